@@ -1,0 +1,1 @@
+"""Application events from Kafka into ClickHouse, exactly once, orchestrated by Dagster."""

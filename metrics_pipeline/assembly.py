@@ -1,0 +1,187 @@
+"""Puts adapters and drain together from settings. The command line and Dagster both start here."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from clickhouse_connect.driver.client import Client
+
+from metrics_pipeline.clickhouse import schema
+from metrics_pipeline.clickhouse.books import read_books
+from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.warehouse import ClickHouseWarehouse
+from metrics_pipeline.core.audit import Verdict, judge
+from metrics_pipeline.core.batch import BatchLimits
+from metrics_pipeline.core.decode import EventLimits
+from metrics_pipeline.core.ending import AtOffsets, AtWindowEnd, Ending
+from metrics_pipeline.core.ledger import LedgerEntry
+from metrics_pipeline.core.offsets import shard_partitions
+from metrics_pipeline.delivery import Delivery, Shard, Step
+from metrics_pipeline.drain import Drain, DrainReport
+from metrics_pipeline.errors import RetryableError, SchemaMismatchError
+from metrics_pipeline.kafka.admin import describe_topic, ensure_topic
+from metrics_pipeline.kafka.handover import KafkaHandover
+from metrics_pipeline.kafka.log import KafkaLog
+from metrics_pipeline.kafka.offsets import FencedOffsets
+from metrics_pipeline.ports import Log
+from metrics_pipeline.retry import Retry
+from metrics_pipeline.settings import Settings, kafka_address
+from metrics_pipeline.takeover import Takeover, closing_commits
+
+logger = logging.getLogger("metrics_pipeline.drain")
+
+EndingOf = Callable[[Log, Sequence[int]], Ending]
+"""Makes the ending of a run from the log and the shard's partitions."""
+
+
+class SystemClock:
+    """The machine's time."""
+
+    def monotonic_seconds(self) -> float:
+        return time.monotonic()
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class DrainRun:
+    """Which shard is drained, by whom, and whether another run may be at it right now."""
+
+    run_id: str
+    shard: int = 0
+    has_predecessor: bool = False
+
+
+def prepare(settings: Settings) -> None:
+    """Create the topic and the schema where they are missing."""
+    ensure_topic(kafka_address(settings), settings.kafka)
+    with connect(settings) as client:
+        schema.apply(client, settings.clickhouse.deduplication_window_blocks)
+
+
+def until_caught_up(log: Log, partitions: Sequence[int]) -> Ending:
+    """Ends at what is the high watermark now."""
+    return AtOffsets({p: marks.high for p, marks in log.watermarks(partitions).items()})
+
+
+def until_window_ends(settings: Settings) -> EndingOf:
+    """Ends when the successor is ready, or the window is over, or nothing arrives."""
+    drain = settings.drain
+    ending = AtWindowEnd(drain.window_seconds, drain.idle_seconds, drain.handover_seconds)
+    return lambda _log, _partitions: ending
+
+
+def run_drain(
+    settings: Settings,
+    run: DrainRun,
+    ending_of: EndingOf,
+    *,
+    stop: Callable[[], bool],
+    on_entry: Callable[[LedgerEntry], None] = lambda _entry: None,
+    observe: Callable[[Step], None] = lambda _step: None,
+) -> DrainReport:
+    """Drain one shard in the foreground; see `Drain.run` for what is raised."""
+    address = kafka_address(settings)
+    clock = SystemClock()
+    limits = EventLimits(
+        max_age_ms=settings.events.max_age_days * 86_400_000,
+        max_future_ms=settings.events.max_future_seconds * 1_000,
+    )
+    report = DrainReport()
+
+    def land(entry: LedgerEntry) -> None:
+        report.add(entry)
+        on_entry(entry)
+
+    retry = Retry(clock, settings.drain.retry_seconds, stop, _say_waiting)
+    with ExitStack() as stack:
+        client = retry.call(lambda: stack.enter_context(connect(settings)))
+        retry.call(lambda: _check_schema(client, settings))
+        log = retry.call(lambda: stack.enter_context(KafkaLog(address, settings.kafka)))
+        store = stack.enter_context(FencedOffsets(address, settings.kafka, run.shard))
+        handover = retry.call(
+            lambda: stack.enter_context(KafkaHandover(address, settings.kafka, run.shard, run.run_id))
+        )
+        executor = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="delivery"))
+        warehouse = ClickHouseWarehouse(client, settings.kafka.topic, log.topic_id, settings.kafka.group)
+        delivery = Delivery(
+            Shard(settings.kafka.group, log.topic_id, run.shard, run.run_id),
+            store,
+            warehouse,
+            clock,
+            retry,
+            zombie_seconds=settings.drain.zombie_seconds,
+            observe=observe,
+        )
+        partitions = shard_partitions(log.partitions(), settings.drain.shards, run.shard)
+        drain = Drain(
+            log,
+            delivery,
+            Takeover(log, delivery, warehouse, clock, retry, limits, land, observe),
+            handover,
+            clock,
+            executor,
+            BatchLimits(
+                settings.drain.flush_events, settings.drain.flush_bytes, settings.drain.flush_seconds
+            ),
+            limits,
+            stall_seconds=settings.drain.retry_seconds,
+            stop=stop,
+            on_entry=land,
+            observe=observe,
+        )
+        ending = retry.call(lambda: ending_of(log, partitions))
+        report.reason = drain.run(partitions, ending, has_predecessor=run.has_predecessor)
+    return report
+
+
+def _check_schema(client: Client, settings: Settings) -> None:
+    plan = schema.plan(client, settings.clickhouse.deduplication_window_blocks)
+    if not plan.is_empty:
+        raise SchemaMismatchError(
+            f"the schema is not up to date ({len(plan.statements)} objects missing, "
+            f"{len(plan.differences)} columns differ): run `metrics-pipeline schema plan`, then `schema apply`"
+        )
+
+
+def _say_waiting(error: RetryableError, wait_seconds: float) -> None:
+    logger.warning("%s; trying again in %.1f s", error, wait_seconds)
+
+
+def audit(settings: Settings) -> Verdict:
+    """Read the books of the topic and judge them."""
+    address = kafka_address(settings)
+    description = describe_topic(address, settings.kafka)
+    with connect(settings) as client, FencedOffsets(address, settings.kafka, shard=0) as store:
+        committed = {p: c.offset for p, c in store.committed(description.partitions).items()}
+        books = read_books(
+            client,
+            topic=settings.kafka.topic,
+            topic_id=description.topic_id,
+            group=settings.kafka.group,
+            committed=committed,
+        )
+    return judge(books)
+
+
+def reset_offsets(settings: Settings, *, to_latest: bool) -> dict[int, int]:
+    """Commit an end of the present topic for all partitions, fencing running drains. Returns the new offsets."""
+    address = kafka_address(settings)
+    positions: dict[int, int] = {}
+    with KafkaLog(address, settings.kafka) as log:
+        for shard in range(settings.drain.shards):
+            partitions = shard_partitions(log.partitions(), settings.drain.shards, shard)
+            marks = log.watermarks(partitions)
+            starts = {p: m.high if to_latest else m.low for p, m in marks.items()}
+            with FencedOffsets(address, settings.kafka, shard) as store:
+                store.fence()
+                store.commit(closing_commits(starts, log.topic_id))
+            positions |= starts
+    return positions

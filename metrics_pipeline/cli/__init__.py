@@ -1,0 +1,57 @@
+"""The command line `metrics-pipeline`: one file per group of commands."""
+
+import logging
+import sys
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from metrics_pipeline.cli import audit, dashboard, demo, drain, latency, local, produce, schema, status
+from metrics_pipeline.errors import ConfigurationError, PipelineError, RetryableError
+
+EXIT_FAILED = 1
+EXIT_WRONG_SETTINGS = 2
+EXIT_TRY_AGAIN = 75
+"""sysexits' EX_TEMPFAIL: the same command may succeed later."""
+
+app = typer.Typer(
+    name="metrics-pipeline",
+    help="Application events from Kafka into ClickHouse, exactly once. Settings: METRICS_* in the environment.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+for group in (local.app, status.app, demo.app, produce.app, drain.app, audit.app, latency.app, dashboard.app):
+    app.registered_commands.extend(group.registered_commands)
+app.add_typer(schema.app, name="schema")
+
+
+@app.callback()
+def _configure(
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Say more on stderr."),
+) -> None:
+    console = Console(stderr=True)
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S")],
+    )
+    logging.getLogger("metrics_pipeline").setLevel(logging.DEBUG if verbose else logging.INFO)
+    logging.getLogger("clickhouse_connect").setLevel(logging.DEBUG if verbose else logging.ERROR)
+
+
+def main() -> None:
+    """Entry point: runs a command; an error of ours is one message and an exit code, no traceback."""
+    try:
+        app()
+    except PipelineError as error:
+        sys.stderr.write(f"metrics-pipeline: {error}\n")
+        sys.exit(_exit_code(error))
+
+
+def _exit_code(error: PipelineError) -> int:
+    if isinstance(error, ConfigurationError):
+        return EXIT_WRONG_SETTINGS
+    return EXIT_TRY_AGAIN if isinstance(error, RetryableError) else EXIT_FAILED

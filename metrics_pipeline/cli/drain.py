@@ -1,0 +1,108 @@
+"""`drain` and `reset-offsets`: the pipeline without Dagster."""
+
+import signal
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from metrics_pipeline.assembly import DrainRun, reset_offsets, run_drain, until_caught_up, until_window_ends
+from metrics_pipeline.cli.output import print_json
+from metrics_pipeline.core.ledger import LedgerEntry
+from metrics_pipeline.drain import DrainReport
+from metrics_pipeline.settings import load_settings
+
+app = typer.Typer()
+
+
+class Edge(StrEnum):
+    """An end of the topic."""
+
+    EARLIEST = "earliest"
+    LATEST = "latest"
+
+
+@app.command(epilog="Example: metrics-pipeline drain --once")
+def drain(
+    once: bool = typer.Option(False, "--once", help="End when all that the topic holds now has landed."),
+    shard: int = typer.Option(0, min=0, help="Shard to drain; METRICS_DRAIN__SHARDS says how many there are."),
+    as_json: bool = typer.Option(False, "--json", help="Print the report as one JSON object."),
+) -> None:
+    """Drain one shard in the foreground, without Dagster.
+
+    Without --once it ends with its window, or when nothing arrives. SIGTERM and Ctrl-C flush, commit and exit 0.
+    """
+    settings = load_settings()
+    run = DrainRun(run_id=f"cli-{uuid.uuid4()}", shard=shard)
+    ending = until_caught_up if once else until_window_ends(settings)
+    with _stop_on_signal() as stop, _progress() as bar:
+
+        def show(entry: LedgerEntry) -> None:
+            bar.update(task, advance=entry.consumed)
+
+        task = bar.add_task(f"shard {shard}", total=None)
+        report = run_drain(settings, run, ending, stop=stop.is_set, on_entry=show)
+    _print_report(report, as_json=as_json)
+
+
+@app.command("reset-offsets", epilog="Example: metrics-pipeline reset-offsets --to earliest --yes")
+def reset(
+    to: Edge = typer.Option(..., help="Where every partition is to be read next."),
+    yes: bool = typer.Option(False, "--yes", help="Don't ask."),
+) -> None:
+    """Set the committed offsets of all shards to an end of the topic, for a topic that was deleted and recreated.
+
+    Events that are read again are recognised as duplicates; events that are skipped are lost to the pipeline.
+    """
+    settings = load_settings()
+    if not yes:
+        typer.confirm(f"Set all offsets of {settings.kafka.topic} to {to.value}?", abort=True)
+    for partition, offset in reset_offsets(settings, to_latest=to is Edge.LATEST).items():
+        typer.echo(f"partition {partition}: {offset}")
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[threading.Event]:
+    stop = threading.Event()
+    before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+
+
+def _print_report(report: DrainReport, *, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "reason": report.reason.value,
+                "batches": report.batches,
+                "consumed": report.consumed,
+                "inserted": report.inserted,
+                "duplicates": report.duplicates,
+                "dead_letters": report.dead_letters,
+                "lost_offsets": report.lost,
+            }
+        )
+    else:
+        typer.echo(
+            f"{report.reason.value}: {report.consumed} messages in {report.batches} batches, "
+            f"{report.inserted} inserted, {report.duplicates} duplicates, {report.dead_letters} dead letters"
+        )

@@ -1,0 +1,56 @@
+"""`schema plan | apply | check`."""
+
+import typer
+
+from metrics_pipeline.clickhouse import schema
+from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.settings import load_settings
+
+app = typer.Typer(help="Compare the server's tables with the wanted ones, and create what is missing.")
+
+
+@app.command(epilog="Example: metrics-pipeline schema plan")
+def plan() -> None:
+    """Print the statements that `apply` would run, and what differs."""
+    wanted = _plan()
+    for statement in wanted.statements:
+        typer.echo(statement + ";\n")
+    for difference in wanted.differences:
+        typer.echo(f"differs: {difference}")
+    if wanted.is_empty:
+        typer.echo("the schema is up to date")
+
+
+@app.command(epilog="Example: metrics-pipeline schema apply")
+def apply() -> None:
+    """Create what is missing. Safe to repeat."""
+    settings = load_settings()
+    with connect(settings) as client:
+        done = schema.apply(client, settings.clickhouse.deduplication_window_blocks)
+    typer.echo(f"created {len(done.statements)} objects")
+    _fail_on(done.differences)
+
+
+@app.command(epilog="Example: metrics-pipeline schema check")
+def check() -> None:
+    """Exit 1 if the server's schema is not the wanted one."""
+    wanted = _plan()
+    for statement in wanted.statements:
+        typer.echo(f"missing: {statement.splitlines()[0]}")
+    _fail_on(wanted.differences)
+    if wanted.statements:
+        raise typer.Exit(1)
+    typer.echo("the schema is up to date")
+
+
+def _plan() -> schema.Plan:
+    settings = load_settings()
+    with connect(settings) as client:
+        return schema.plan(client, settings.clickhouse.deduplication_window_blocks)
+
+
+def _fail_on(differences: tuple[str, ...]) -> None:
+    for difference in differences:
+        typer.echo(f"differs: {difference}", err=True)
+    if differences:
+        raise typer.Exit(1)

@@ -1,0 +1,41 @@
+"""A connection to ClickHouse, configured for this pipeline."""
+
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import clickhouse_connect
+from clickhouse_connect.driver.client import Client
+
+from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.settings import Settings, clickhouse_url
+
+
+def connect(settings: Settings, **server_settings: Any) -> Client:
+    """Open a client for `settings.clickhouse.url`; it may be used by several threads at once.
+
+    Raises ClickHouseUnavailableError if nothing answers, ConfigurationError if the account is refused.
+    """
+    url = urlsplit(clickhouse_url(settings))
+    secure = url.scheme == "https"
+    return calling(
+        f"connecting to ClickHouse at {url.hostname}:{url.port or ''}",
+        lambda: clickhouse_connect.get_client(
+            host=url.hostname or "",
+            port=url.port or (8443 if secure else 8123),
+            secure=secure,
+            username=unquote(url.username) if url.username else None,
+            password=unquote(url.password or ""),
+            database=database_name(settings),
+            autogenerate_session_id=False,
+            client_name="metrics-pipeline",
+            connect_timeout=10,
+            send_receive_timeout=settings.clickhouse.request_timeout_seconds,
+            query_retries=0,
+            settings=server_settings,
+        ),
+    )
+
+
+def database_name(settings: Settings) -> str:
+    """The database that the URL names; `default` without one."""
+    return urlsplit(clickhouse_url(settings)).path.strip("/") or "default"

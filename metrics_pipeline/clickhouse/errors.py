@@ -1,0 +1,81 @@
+"""ClickHouse's error codes, sorted by what to do about them.
+
+Source of the codes: `src/Common/ErrorCodes.cpp` of ClickHouse. A code that stands nowhere here is retried: waiting loses
+nothing, while a wrong guess that rows are bad would throw them out.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from clickhouse_connect.driver.exceptions import Error
+
+from metrics_pipeline.errors import (
+    ClickHouseUnavailableError,
+    ConfigurationError,
+    PipelineError,
+    RejectedError,
+    SchemaMismatchError,
+)
+
+_T = TypeVar("_T")
+
+REJECTED_CODES = {
+    6: "CANNOT_PARSE_TEXT",
+    27: "CANNOT_PARSE_INPUT_ASSERTION_FAILED",
+    38: "CANNOT_PARSE_DATE",
+    41: "CANNOT_PARSE_DATETIME",
+    53: "TYPE_MISMATCH",
+    69: "ARGUMENT_OUT_OF_BOUND",
+    70: "CANNOT_CONVERT_TYPE",
+    72: "CANNOT_PARSE_NUMBER",
+    117: "INCORRECT_DATA",
+    349: "CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN",
+    376: "CANNOT_PARSE_UUID",
+    395: "FUNCTION_THROW_IF_VALUE_IS_NON_ZERO",
+    469: "VIOLATED_CONSTRAINT",
+}
+"""The server refuses the rows for what they say."""
+
+SCHEMA_CODES = {
+    8: "THERE_IS_NO_COLUMN",
+    16: "NO_SUCH_COLUMN_IN_TABLE",
+    47: "UNKNOWN_IDENTIFIER",
+    60: "UNKNOWN_TABLE",
+    81: "UNKNOWN_DATABASE",
+}
+"""A table or column is not there."""
+
+CONFIGURATION_CODES = {
+    164: "READONLY",
+    192: "UNKNOWN_USER",
+    193: "WRONG_PASSWORD",
+    194: "REQUIRED_PASSWORD",
+    497: "ACCESS_DENIED",
+    516: "AUTHENTICATION_FAILED",
+}
+"""The account may not do this."""
+
+
+def translate(error: Error, doing: str) -> PipelineError:
+    """The error of ours that says what happened while `doing`, and what to do now."""
+    said = f"while {doing}: {first_line(error)}"
+    if error.code in REJECTED_CODES:
+        return RejectedError(said)
+    if error.code in SCHEMA_CODES:
+        return SchemaMismatchError(f"{said}: run `metrics-pipeline schema plan`, then `schema apply`")
+    if error.code in CONFIGURATION_CODES:
+        return ConfigurationError(f"{said}: check the user, password and grants of METRICS_CLICKHOUSE__URL")
+    return ClickHouseUnavailableError(said)
+
+
+def calling(doing: str, action: Callable[[], _T]) -> _T:
+    """Run one client call; the driver's errors become ours."""
+    try:
+        return action()
+    except Error as error:
+        raise translate(error, doing) from error
+
+
+def first_line(error: Exception, limit_characters: int = 500) -> str:
+    """The server's words without its stack trace."""
+    return str(error).strip().split("\n", 1)[0][:limit_characters]

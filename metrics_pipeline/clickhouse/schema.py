@@ -1,0 +1,251 @@
+"""The tables: the one place that knows their columns, engines and keys, and how to bring a server there.
+
+Columns of raw_events come from the event contract. Every table that a micro-batch writes remembers the tokens of its
+last inserts, so that a repeated insert changes nothing; partition keys depend on the batch alone, never on the time of
+the insert, since the server remembers tokens per partition.
+"""
+
+from dataclasses import dataclass, field
+
+from clickhouse_connect.driver.client import Client
+
+from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.event import IDENTITY, RAW_COLUMNS
+
+QUANTILE_RELATIVE_ERROR = 0.01
+LATENCY_QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
+LATENCY_STATE = f"quantilesDD({QUANTILE_RELATIVE_ERROR}, {', '.join(map(str, LATENCY_QUANTILES))})"
+LATENCY_STATE_FUNCTION = LATENCY_STATE.replace("quantilesDD(", "quantilesDDState(", 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    name: str
+    type: str
+    codec: str = ""
+    comment: str = ""
+
+    @property
+    def ddl(self) -> str:
+        codec = f" CODEC({self.codec})" if self.codec else ""
+        comment = f" COMMENT '{_quoted(self.comment)}'" if self.comment else ""
+        return f"`{self.name}` {self.type}{codec}{comment}"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    name: str
+    engine: str
+    partition_by: str
+    order_by: tuple[str, ...]
+    columns: tuple[Column, ...]
+    comment: str
+    indexes: tuple[str, ...] = ()
+
+    def ddl(self, deduplication_window_blocks: int) -> str:
+        lines = [c.ddl for c in self.columns] + [f"INDEX {index}" for index in self.indexes]
+        body = ",\n    ".join(lines)
+        return (
+            f"CREATE TABLE IF NOT EXISTS {self.name}\n(\n    {body}\n)\n"
+            f"ENGINE = {self.engine}\nPARTITION BY {self.partition_by}\nORDER BY ({', '.join(self.order_by)})\n"
+            f"SETTINGS non_replicated_deduplication_window = {deduplication_window_blocks}\n"
+            f"COMMENT '{_quoted(self.comment)}'"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    name: str
+    target: str
+    select: str
+    comment: str
+
+    def ddl(self, deduplication_window_blocks: int) -> str:  # noqa: ARG002 - same call for tables and views
+        return (
+            f"CREATE MATERIALIZED VIEW IF NOT EXISTS {self.name} TO {self.target} AS\n{self.select}\n"
+            f"COMMENT '{_quoted(self.comment)}'"
+        )
+
+
+RAW_EVENTS = Table(
+    name="raw_events",
+    # The look-up keeps duplicates out; replacing is the last guard behind it.
+    engine="ReplacingMergeTree",
+    partition_by="toYYYYMMDD(timestamp)",
+    order_by=IDENTITY,
+    columns=tuple(Column(c.name, c.clickhouse_type, c.codec, c.comment) for c in RAW_COLUMNS),
+    comment="Every event once, as it was sent.",
+)
+
+ROLLUP_1M = Table(
+    name="rollup_1m",
+    engine="AggregatingMergeTree",
+    partition_by="toYYYYMM(minute)",
+    order_by=("service", "endpoint", "tier", "minute"),
+    columns=(
+        Column("minute", "DateTime('UTC')", "Delta, ZSTD(1)", "Start of the minute of the events' timestamps"),
+        Column("service", "LowCardinality(String)"),
+        Column("endpoint", "LowCardinality(String)"),
+        Column("tier", "LowCardinality(String)"),
+        Column("requests", "SimpleAggregateFunction(sum, UInt64)", "T64, ZSTD(1)"),
+        Column("errors", "SimpleAggregateFunction(sum, UInt64)", "T64, ZSTD(1)", "Requests with status >= 500"),
+        Column("latency_sum_ms", "SimpleAggregateFunction(sum, Float64)"),
+        Column("latency_min_ms", "SimpleAggregateFunction(min, Float64)"),
+        Column("latency_max_ms", "SimpleAggregateFunction(max, Float64)"),
+        Column(
+            "latency_ms",
+            f"AggregateFunction({LATENCY_STATE}, Float64)",
+            "ZSTD(1)",
+            f"Quantiles {', '.join(map(str, LATENCY_QUANTILES))}, relative error {QUANTILE_RELATIVE_ERROR}",
+        ),
+    ),
+    comment="One state per service, endpoint, tier and minute.",
+)
+
+ROLLUP_1M_VIEW = View(
+    name="rollup_1m_view",
+    target="rollup_1m",
+    # Total functions only: a view that throws would block every insert.
+    select=f"""SELECT
+    toStartOfMinute(timestamp) AS minute, service, endpoint, tier,
+    count() AS requests,
+    countIf(status >= 500) AS errors,
+    sum(raw_events.latency_ms) AS latency_sum_ms,
+    min(raw_events.latency_ms) AS latency_min_ms,
+    max(raw_events.latency_ms) AS latency_max_ms,
+    {LATENCY_STATE_FUNCTION}(raw_events.latency_ms) AS latency_ms
+FROM raw_events
+GROUP BY minute, service, endpoint, tier""",
+    comment="Feeds rollup_1m from each insert into raw_events.",
+)
+
+DEAD_LETTERS = Table(
+    name="dead_letters",
+    engine="ReplacingMergeTree",
+    partition_by="toYYYYMM(kafka_timestamp)",
+    order_by=("topic", "topic_id", "kafka_partition", "kafka_offset"),
+    columns=(
+        Column("topic", "LowCardinality(String)"),
+        Column("topic_id", "LowCardinality(String)"),
+        Column("kafka_partition", "UInt32"),
+        Column("kafka_offset", "UInt64"),
+        Column("kafka_timestamp", "DateTime64(3, 'UTC')"),
+        Column("reason", "LowCardinality(String)", comment="A code; docs/event.md lists them"),
+        Column("detail", "String", comment="What is wrong, with the field and its value"),
+        Column("service", "LowCardinality(String)", comment="Sender, where it could be read"),
+        Column("payload", "String", "ZSTD(3)", "The message as it was"),
+        Column("batch", "String", comment="Token of the micro-batch"),
+        Column("stored_at", "DateTime64(3, 'UTC') DEFAULT now64(3)"),
+    ),
+    comment="Messages that are no valid event, each with its reason.",
+)
+
+BATCHES = Table(
+    name="batches",
+    engine="ReplacingMergeTree",
+    partition_by="toYYYYMM(last_message)",
+    order_by=("topic", "topic_id", "last_message", "batch"),
+    columns=(
+        Column("batch", "String", comment="Token: hash of group, topic id and ranges"),
+        Column("topic", "LowCardinality(String)"),
+        Column("topic_id", "LowCardinality(String)"),
+        Column("consumer_group", "LowCardinality(String)"),
+        Column("shard", "UInt32"),
+        Column("run_id", "String"),
+        Column("partitions", "Array(UInt32)", comment="One element per partition, here and in partition_*"),
+        Column("partition_start", "Array(UInt64)", comment="First offset of the range"),
+        Column("partition_end", "Array(UInt64)", comment="Offset behind the range"),
+        Column("partition_consumed", "Array(UInt64)"),
+        Column("partition_inserted", "Array(UInt64)"),
+        Column("partition_duplicates", "Array(UInt64)"),
+        Column("partition_dead_letters", "Array(UInt64)"),
+        Column("partition_skipped", "Array(UInt64)", comment="Offsets that held no message for us"),
+        Column("partition_lost", "Array(UInt64)", comment="Offsets that the log dropped before they were read"),
+        Column("consumed", "UInt64"),
+        Column("inserted", "UInt64"),
+        Column("duplicates", "UInt64"),
+        Column("dead_letters", "UInt64"),
+        Column("skipped", "UInt64"),
+        Column("lost", "UInt64"),
+        Column("size_bytes", "UInt64"),
+        Column("first_event", "DateTime64(3, 'UTC')"),
+        Column("last_event", "DateTime64(3, 'UTC')"),
+        Column("first_message", "DateTime64(3, 'UTC')"),
+        Column("last_message", "DateTime64(3, 'UTC')"),
+        Column("started_at", "DateTime64(3, 'UTC')"),
+        Column("visible_at", "DateTime64(3, 'UTC')", comment="When its events could be queried"),
+        Column("commit_duration_ms", "UInt32"),
+        Column("look_up_duration_ms", "UInt32"),
+        Column("insert_duration_ms", "UInt32"),
+        Column("freshness_ms", "Array(UInt64)", comment="Upper borders of age classes, produced to visible"),
+        Column("freshness_events", "Array(UInt32)", comment="Events in each class"),
+    ),
+    comment="The ledger: one row per micro-batch, every offset accounted for.",
+    indexes=("batch_index batch TYPE bloom_filter(0.001) GRANULARITY 1",),
+)
+
+OBJECTS: tuple[Table | View, ...] = (RAW_EVENTS, ROLLUP_1M, ROLLUP_1M_VIEW, DEAD_LETTERS, BATCHES)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What has to be done for the server to have the schema: statements in order, and what is there but differs."""
+
+    statements: tuple[str, ...] = ()
+    differences: tuple[str, ...] = field(default=())
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.statements and not self.differences
+
+
+def plan(client: Client, deduplication_window_blocks: int) -> Plan:
+    """Compare the wanted tables and columns with those of the client's database."""
+    found = _columns_of(client)
+    statements = tuple(o.ddl(deduplication_window_blocks) for o in OBJECTS if o.name not in found)
+    differences = tuple(
+        f"{table.name}.{name}: {problem}"
+        for table in OBJECTS
+        if isinstance(table, Table) and table.name in found
+        for name, problem in _compare(table, found[table.name])
+    )
+    return Plan(statements, differences)
+
+
+def apply(client: Client, deduplication_window_blocks: int) -> Plan:
+    """Create what is missing; harmless when repeated or run twice at once. Returns what was planned."""
+    wanted = plan(client, deduplication_window_blocks)
+    for statement in wanted.statements:
+        calling("creating the schema", lambda statement=statement: client.command(statement))
+    return wanted
+
+
+def _columns_of(client: Client) -> dict[str, dict[str, str]]:
+    rows = calling(
+        "reading the schema",
+        lambda: client.query(
+            "SELECT table, name, type FROM system.columns WHERE database = currentDatabase()"
+        ).result_rows,
+    )
+    tables: dict[str, dict[str, str]] = {}
+    for table, name, column_type in rows:
+        tables.setdefault(table, {})[name] = column_type
+    return tables
+
+
+def _compare(table: Table, found: dict[str, str]) -> list[tuple[str, str]]:
+    wanted = {c.name: c.type.split(" DEFAULT ")[0] for c in table.columns}
+    problems = [(name, "is missing") for name in wanted if name not in found]
+    return problems + [
+        (name, f"is {found[name]}, wanted {wanted[name]}")
+        for name in wanted
+        if name in found and _normal(found[name]) != _normal(wanted[name])
+    ]
+
+
+def _normal(column_type: str) -> str:
+    return column_type.replace(" ", "")
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("'", "\\'")

@@ -1,0 +1,194 @@
+"""The tables as a `Warehouse`: idempotent inserts and the look-up of duplicates."""
+
+import io
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import polars as pl
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.external import ExternalData
+
+from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.schema import BATCHES, DEAD_LETTERS, RAW_EVENTS
+from metrics_pipeline.core.ledger import LedgerEntry
+from metrics_pipeline.core.offsets import OffsetRange
+from metrics_pipeline.event import IDENTITY
+
+FRESH_SPAN = timedelta(minutes=5)
+"""Events within this span of the newest are looked up apart from stragglers: each query then reads a narrow range."""
+
+_INSERT_SETTINGS: Mapping[str, Any] = {
+    # A token is worth something only if the server writes the block now, as one block, and the views take part.
+    "async_insert": 0,
+    "insert_deduplicate": 1,
+    "deduplicate_blocks_in_dependent_materialized_views": 1,
+    "max_insert_threads": 1,
+    "max_insert_block_size": 4_000_000,
+    "min_insert_block_size_rows": 4_000_000,
+    "min_insert_block_size_bytes": 4 << 30,
+    "max_partitions_per_insert_block": 1_000,
+    "input_format_parallel_parsing": 0,
+}
+
+_LOOK_UP_SQL = """
+SELECT service, endpoint, timestamp, toString(event_id) AS event_id
+FROM raw_events
+PREWHERE timestamp IN (SELECT timestamp FROM candidates)
+WHERE (service, endpoint, timestamp, event_id) IN (SELECT service, endpoint, timestamp, event_id FROM candidates)
+  AND timestamp BETWEEN {first:DateTime64(3, 'UTC')} AND {last:DateTime64(3, 'UTC')}
+  AND NOT (kafka_timestamp BETWEEN {first_message:DateTime64(3, 'UTC')} AND {last_message:DateTime64(3, 'UTC')}
+           AND arrayExists((p, s, e) -> kafka_partition = p AND kafka_offset >= s AND kafka_offset < e,
+                           {partitions:Array(UInt32)}, {starts:Array(UInt64)}, {ends:Array(UInt64)}))
+"""
+"""The PREWHERE on the timestamps alone reads one small column and skips nearly all granules: 7 times faster for
+stragglers than the tuple alone. See docs/decisions."""
+
+_CANDIDATES = ["service String", "endpoint String", "timestamp DateTime64(3, 'UTC')", "event_id UUID"]
+
+
+class ClickHouseWarehouse:
+    """A `Warehouse` for one topic and consumer group."""
+
+    def __init__(self, client: Client, topic: str, topic_id: str, group: str) -> None:
+        self._client = client
+        self._topic = topic
+        self._topic_id = topic_id
+        self._group = group
+
+    def existing(self, events: pl.DataFrame, batch: Sequence[OffsetRange]) -> pl.DataFrame:
+        newest = events["timestamp"].max()
+        fresh = pl.col("timestamp") >= pl.lit(newest) - FRESH_SPAN
+        return pl.concat(
+            [self._look_up(part, batch) for part in (events.filter(fresh), events.filter(~fresh))]
+        )
+
+    def insert_events(self, events: pl.DataFrame, token: str) -> None:
+        self._insert(RAW_EVENTS.name, events, token)
+
+    def insert_dead_letters(self, dead_letters: pl.DataFrame, token: str) -> None:
+        rows = dead_letters.with_columns(
+            topic=pl.lit(self._topic), topic_id=pl.lit(self._topic_id), batch=pl.lit(token)
+        )
+        self._insert(DEAD_LETTERS.name, rows, token)
+
+    def insert_ledger_entry(self, entry: LedgerEntry) -> None:
+        row = _ledger_row(entry) | {
+            "topic": self._topic,
+            "topic_id": self._topic_id,
+            "consumer_group": self._group,
+        }
+        self._insert(BATCHES.name, pl.DataFrame([row], schema_overrides=_LEDGER_OVERRIDES), entry.token)
+
+    def has_ledger_entry(self, token: str) -> bool:
+        sql = f"SELECT 1 FROM {BATCHES.name} WHERE batch = {{batch:String}} LIMIT 1"
+        rows = calling(
+            f"looking for batch {token} in the ledger",
+            lambda: self._client.query(sql, parameters={"batch": token}).result_rows,
+        )
+        return bool(rows)
+
+    def ledger_ends(self, partitions: Sequence[int]) -> Mapping[str, Mapping[int, int]]:
+        sql = f"""SELECT topic_id, p, max(e) FROM {BATCHES.name} ARRAY JOIN partitions AS p, partition_end AS e
+            WHERE topic = {{topic:String}} AND consumer_group = {{group:String}} AND p IN {{partitions:Array(UInt32)}}
+            GROUP BY topic_id, p"""
+        parameters = {"topic": self._topic, "group": self._group, "partitions": list(partitions)}
+        rows = calling(
+            "reading the ends of the ledger", lambda: self._client.query(sql, parameters=parameters).result_rows
+        )
+        ends: dict[str, dict[int, int]] = {}
+        for topic_id, partition, end in rows:
+            ends.setdefault(topic_id, {})[int(partition)] = int(end)
+        return ends
+
+    def _look_up(self, events: pl.DataFrame, batch: Sequence[OffsetRange]) -> pl.DataFrame:
+        identities = events.select(IDENTITY)
+        if not len(events):
+            return identities
+        parameters = {
+            "first": events["timestamp"].min(),
+            "last": events["timestamp"].max(),
+            "first_message": events["kafka_timestamp"].min(),
+            "last_message": events["kafka_timestamp"].max(),
+            "partitions": [r.partition for r in batch],
+            "starts": [r.start for r in batch],
+            "ends": [r.end for r in batch],
+        }
+        answer = calling(
+            f"looking up {len(events)} events",
+            lambda: self._client.raw_query(
+                _LOOK_UP_SQL,
+                parameters=parameters,
+                fmt="ArrowStream",
+                external_data=ExternalData(
+                    file_name="candidates.arrow",
+                    fmt="ArrowStream",
+                    structure=_CANDIDATES,
+                    data=_arrow_stream(identities),
+                ),
+                settings={"output_format_arrow_string_as_string": 1},
+            ),
+        )
+        return pl.read_ipc_stream(io.BytesIO(answer)).cast(dict(identities.schema))
+
+    def _insert(self, table: str, rows: pl.DataFrame, token: str) -> None:
+        calling(
+            f"inserting {len(rows)} rows into {table}",
+            lambda: self._client.raw_insert(
+                table,
+                rows.columns,
+                _arrow_stream(rows),
+                fmt="ArrowStream",
+                settings={**_INSERT_SETTINGS, "insert_deduplication_token": token},
+            ),
+        )
+
+
+_MILLISECONDS = pl.Datetime("ms", "UTC")
+_LEDGER_OVERRIDES = {
+    name: _MILLISECONDS
+    for name in ("first_event", "last_event", "first_message", "last_message", "started_at", "visible_at")
+}
+
+
+def _ledger_row(entry: LedgerEntry) -> dict[str, Any]:
+    accounts = entry.accounts
+    return {
+        "batch": entry.token,
+        "shard": entry.shard,
+        "run_id": entry.run_id,
+        "partitions": [a.range.partition for a in accounts],
+        "partition_start": [a.range.start for a in accounts],
+        "partition_end": [a.range.end for a in accounts],
+        "partition_consumed": [a.consumed for a in accounts],
+        "partition_inserted": [a.inserted for a in accounts],
+        "partition_duplicates": [a.duplicates for a in accounts],
+        "partition_dead_letters": [a.dead_letters for a in accounts],
+        "partition_skipped": [a.skipped for a in accounts],
+        "partition_lost": [a.lost for a in accounts],
+        "consumed": entry.consumed,
+        "inserted": entry.inserted,
+        "duplicates": entry.duplicates,
+        "dead_letters": entry.dead_letters,
+        "skipped": sum(a.skipped for a in accounts),
+        "lost": entry.lost,
+        "size_bytes": entry.size_bytes,
+        "first_event": entry.first_event_ms,
+        "last_event": entry.last_event_ms,
+        "first_message": entry.first_message_ms,
+        "last_message": entry.last_message_ms,
+        "started_at": entry.started_ms,
+        "visible_at": entry.visible_ms,
+        "commit_duration_ms": entry.commit_duration_ms,
+        "look_up_duration_ms": entry.look_up_duration_ms,
+        "insert_duration_ms": entry.insert_duration_ms,
+        "freshness_ms": list(entry.freshness.upper_ms),
+        "freshness_events": list(entry.freshness.events),
+    }
+
+
+def _arrow_stream(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    # One record batch, with the layouts of strings that every server version reads.
+    frame.rechunk().write_ipc_stream(buffer, compat_level=pl.CompatLevel.oldest())
+    return buffer.getvalue()

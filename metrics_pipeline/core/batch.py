@@ -1,0 +1,152 @@
+"""A micro-batch: how it grows, when it is due, and what it holds. No clock, no I/O.
+
+What a batch holds depends on its ranges of offsets alone, never on the chunks that they were fetched in, nor on when:
+recovery after a crash must rebuild the identical block.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from metrics_pipeline.core.decode import Decoded
+from metrics_pipeline.core.messages import Messages
+from metrics_pipeline.core.offsets import OffsetRange
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """A batch is due at whichever comes first."""
+
+    events: int
+    size_bytes: int
+    age_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Everything that the log holds in `ranges`, decoded.
+
+    `events` may still hold duplicates; `lost` counts the offsets of a partition that the log no longer had.
+    """
+
+    ranges: tuple[OffsetRange, ...]
+    events: tuple[pl.DataFrame, ...]
+    dead_letters: tuple[pl.DataFrame, ...]
+    consumed: Mapping[int, int]
+    lost: Mapping[int, int]
+    size_bytes: int
+    first_message_ms: int
+    last_message_ms: int
+
+    @property
+    def messages(self) -> int:
+        return sum(self.consumed.values())
+
+    @property
+    def offsets(self) -> int:
+        return sum(r.offsets for r in self.ranges)
+
+    @property
+    def ends(self) -> dict[int, int]:
+        """The next offset of every partition that the batch covers."""
+        return {r.partition: r.end for r in self.ranges}
+
+
+def lost_batch(ranges: tuple[OffsetRange, ...]) -> MicroBatch:
+    """The account of offsets that the log dropped before they were read."""
+    return MicroBatch(
+        ranges=ranges,
+        events=(),
+        dead_letters=(),
+        consumed={},
+        lost={r.partition: r.offsets for r in ranges},
+        size_bytes=0,
+        first_message_ms=0,
+        last_message_ms=0,
+    )
+
+
+@dataclass(slots=True)
+class BatchBuilder:
+    """Grows one micro-batch from `positions` (partition -> next offset)."""
+
+    positions: dict[int, int]
+    limits: BatchLimits
+    lost: dict[int, int] = field(default_factory=dict)
+    _starts: dict[int, int] = field(init=False)
+    _chunks: list[Decoded] = field(default_factory=list, init=False)
+    _consumed: Counter[int] = field(default_factory=Counter, init=False)
+    _size_bytes: int = field(default=0, init=False)
+    _opened_at_seconds: float | None = field(default=None, init=False)
+    _message_times_ms: tuple[int, int] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._starts = dict(self.positions)
+
+    def add(self, messages: Messages, decoded: Decoded, now_seconds: float) -> None:
+        """Take a fetched chunk in; `decoded` is what `messages` say."""
+        if not len(messages):
+            return
+        self._chunks.append(decoded)
+        self._consumed.update(messages.partitions)
+        self._size_bytes += messages.size_bytes
+        for partition, offset in zip(messages.partitions, messages.offsets, strict=True):
+            self.positions[partition] = offset + 1
+        first, last = min(messages.timestamps_ms), max(messages.timestamps_ms)
+        if self._message_times_ms is not None:
+            first, last = min(first, self._message_times_ms[0]), max(last, self._message_times_ms[1])
+        self._message_times_ms = (first, last)
+        self._open(now_seconds)
+
+    def advance(self, ends: Mapping[int, int], now_seconds: float) -> None:
+        """Account for offsets without messages (control records, compaction) up to `ends`."""
+        for partition, end in ends.items():
+            if end > self.positions[partition]:
+                self.positions[partition] = end
+                self._open(now_seconds)
+
+    @property
+    def is_empty(self) -> bool:
+        return self._opened_at_seconds is None
+
+    @property
+    def room_events(self) -> int:
+        return max(0, self.limits.events - self._consumed.total())
+
+    @property
+    def room_bytes(self) -> int:
+        return max(0, self.limits.size_bytes - self._size_bytes)
+
+    @property
+    def is_full(self) -> bool:
+        return self.room_events == 0 or self.room_bytes == 0
+
+    def is_due(self, now_seconds: float) -> bool:
+        """Is it time to flush, by size or by age?"""
+        if self._opened_at_seconds is None:
+            return False
+        return self.is_full or now_seconds - self._opened_at_seconds >= self.limits.age_seconds
+
+    def build(self) -> MicroBatch:
+        """The batch so far; go on with a new builder at `positions`."""
+        first, last = self._message_times_ms or (0, 0)
+        return MicroBatch(
+            ranges=tuple(
+                OffsetRange(p, start, self.positions[p])
+                for p, start in sorted(self._starts.items())
+                if self.positions[p] > start
+            ),
+            events=tuple(c.events for c in self._chunks),
+            dead_letters=tuple(c.dead_letters for c in self._chunks),
+            consumed=dict(self._consumed),
+            lost=dict(self.lost),
+            size_bytes=self._size_bytes,
+            first_message_ms=first,
+            last_message_ms=last,
+        )
+
+    def _open(self, now_seconds: float) -> None:
+        if self._opened_at_seconds is None:
+            self._opened_at_seconds = now_seconds

@@ -1,0 +1,129 @@
+"""The ledger: one entry per micro-batch, in which every offset is accounted for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from metrics_pipeline.core.batch import MicroBatch
+from metrics_pipeline.core.offsets import OffsetRange
+
+FRESHNESS_STEP_RATIO = 1.02
+"""Freshness is kept in classes whose borders grow by this ratio: 2% resolution at any age."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionAccount:
+    """What became of the offsets of one partition.
+
+    consumed = inserted + duplicates + dead_letters, and range.offsets = consumed + skipped + lost.
+    """
+
+    range: OffsetRange
+    consumed: int
+    inserted: int
+    duplicates: int
+    dead_letters: int
+    lost: int
+
+    @property
+    def skipped(self) -> int:
+        """Offsets that never held a message for us: control records, aborted transactions, compaction."""
+        return self.range.offsets - self.consumed - self.lost
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """How old events were when they became visible: `events[i]` of them at most `upper_ms[i]` (2% steps)."""
+
+    upper_ms: tuple[int, ...]
+    events: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """One row of the ledger. Times are epoch milliseconds, durations milliseconds."""
+
+    token: str
+    topic_id: str
+    shard: int
+    run_id: str
+    accounts: tuple[PartitionAccount, ...]
+    size_bytes: int
+    first_event_ms: int
+    last_event_ms: int
+    first_message_ms: int
+    last_message_ms: int
+    started_ms: int
+    visible_ms: int
+    commit_duration_ms: int
+    look_up_duration_ms: int
+    insert_duration_ms: int
+    freshness: Freshness
+
+    @property
+    def consumed(self) -> int:
+        return sum(a.consumed for a in self.accounts)
+
+    @property
+    def inserted(self) -> int:
+        return sum(a.inserted for a in self.accounts)
+
+    @property
+    def duplicates(self) -> int:
+        return sum(a.duplicates for a in self.accounts)
+
+    @property
+    def dead_letters(self) -> int:
+        return sum(a.dead_letters for a in self.accounts)
+
+    @property
+    def lost(self) -> int:
+        return sum(a.lost for a in self.accounts)
+
+
+def accounts_of(
+    batch: MicroBatch, inserted: pl.DataFrame, dead_letters: pl.DataFrame
+) -> tuple[PartitionAccount, ...]:
+    """Balance the batch: what was consumed and neither inserted nor dead-lettered was a duplicate."""
+    landed = rows_per_partition(inserted)
+    dead = rows_per_partition(dead_letters)
+    return tuple(
+        PartitionAccount(
+            range=r,
+            consumed=batch.consumed.get(r.partition, 0),
+            inserted=landed.get(r.partition, 0),
+            dead_letters=dead.get(r.partition, 0),
+            duplicates=batch.consumed.get(r.partition, 0)
+            - landed.get(r.partition, 0)
+            - dead.get(r.partition, 0),
+            lost=batch.lost.get(r.partition, 0),
+        )
+        for r in batch.ranges
+    )
+
+
+def rows_per_partition(frame: pl.DataFrame) -> Mapping[int, int]:
+    """Number of rows per kafka_partition."""
+    counted = frame.group_by("kafka_partition").len()
+    return dict(zip(counted["kafka_partition"].to_list(), counted["len"].to_list(), strict=True))
+
+
+def freshness_of(message_times: pl.Series, visible_ms: int) -> Freshness:
+    """Ages of `message_times` (Datetime, ms) at `visible_ms`, counted in classes of 2%."""
+    ages = (visible_ms - message_times.cast(pl.Int64)).clip(lower_bound=1)
+    classes = ages.log(FRESHNESS_STEP_RATIO).ceil().value_counts(sort=False, name="events")
+    ordered = classes.sort(classes.columns[0])
+    upper = (FRESHNESS_STEP_RATIO ** ordered.to_series(0)).ceil().cast(pl.Int64)
+    return Freshness(tuple(upper.to_list()), tuple(ordered["events"].to_list()))
+
+
+def weighted_quantile(counts: Mapping[int, int], quantile: float) -> int:
+    """The smallest value with at least this share of the weight at or below it; raises ValueError without any."""
+    needed = quantile * sum(counts.values())
+    below = 0
+    for value in sorted(counts):
+        below += counts[value]
+        if below >= needed:
+            return value
+    raise ValueError("no values, so no quantile")

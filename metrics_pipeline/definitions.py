@@ -1,0 +1,10 @@
+"""Dagster's entry: everything that the code location holds."""
+
+from dagster import Definitions
+
+from metrics_pipeline.defs.assets import ASSETS
+from metrics_pipeline.defs.drain import drain
+from metrics_pipeline.defs.relay import relay
+from metrics_pipeline.defs.resources import PipelineResource
+
+defs = Definitions(assets=ASSETS, jobs=[drain], sensors=[relay], resources={"pipeline": PipelineResource()})

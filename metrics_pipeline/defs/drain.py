@@ -1,0 +1,107 @@
+"""The drain job: one run drains one shard for one window."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from dagster import (
+    AssetMaterialization,
+    AssetSpec,
+    Backoff,
+    Config,
+    DagsterExecutionInterruptedError,
+    Failure,
+    Jitter,
+    OpExecutionContext,
+    RetryPolicy,
+    in_process_executor,
+    job,
+    op,
+)
+from pydantic import Field
+
+from metrics_pipeline.assembly import DrainRun, run_drain, until_window_ends
+from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, RAW_EVENTS_ASSET, ROLLUP_1M_ASSET
+from metrics_pipeline.defs.resources import PipelineResource
+from metrics_pipeline.drain import DrainReport
+from metrics_pipeline.errors import PipelineError, RetryableError
+
+RETRIES = RetryPolicy(max_retries=3, delay=5, backoff=Backoff.EXPONENTIAL, jitter=Jitter.PLUS_MINUS)
+
+
+class DrainConfig(Config):  # type: ignore[misc]
+    """What one run drains."""
+
+    shard: int = Field(default=0, ge=0, description="Shard to drain; METRICS_DRAIN__SHARDS says how many there are.")
+    has_predecessor: bool = Field(
+        default=False, description="Another run may be draining the shard: announce ourselves and wait for it."
+    )
+
+
+@op(retry_policy=RETRIES)
+def drain_shard(context: OpExecutionContext, config: DrainConfig, pipeline: PipelineResource) -> None:
+    """Drain one shard until its window ends. A cancel or SIGTERM flushes and commits first."""
+    try:
+        settings = pipeline.settings()
+        run = DrainRun(context.run_id, config.shard, has_predecessor=config.has_predecessor)
+        _in_thread(
+            lambda stop: run_drain(settings, run, until_window_ends(settings), stop=stop),
+            lambda report: _record(context, config.shard, report),
+        )
+    except RetryableError as error:
+        raise Failure(str(error)) from error
+    except PipelineError as error:
+        raise Failure(str(error), allow_retries=False) from error
+
+
+@job(executor_def=in_process_executor, description="Drains a shard of the topic into ClickHouse for one window.")
+def drain() -> None:
+    """One op: a drain run is one process."""
+    drain_shard()
+
+
+def _in_thread(
+    work: Callable[[Callable[[], bool]], DrainReport], record: Callable[[DrainReport], None]
+) -> None:
+    """Work in a second thread: Dagster interrupts the first one anywhere, which must not hit a half-done step."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(1, thread_name_prefix="drain") as pool:
+        future = pool.submit(work, stop.is_set)
+        try:
+            record(future.result())
+        except (DagsterExecutionInterruptedError, KeyboardInterrupt):
+            stop.set()
+            record(future.result())
+            raise
+
+
+def _record(context: OpExecutionContext, shard: int, report: DrainReport) -> None:
+    """Put what the run did on the pages of the assets, where Dagster plots it over time."""
+    context.log.info(
+        f"shard {shard}: {report.reason}; {report.consumed} messages in {report.batches} batches, "
+        f"{report.inserted} inserted, {report.duplicates} duplicates, {report.dead_letters} dead letters"
+    )
+    if report.lost:
+        context.log.error(
+            f"{report.lost} offsets were dropped by the topic's retention before they were read: the ledger has "
+            "the ranges, `metrics-pipeline audit` lists them"
+        )
+    shared = {"shard": shard, "run_ended": report.reason.value, "batches": report.batches}
+    landed: dict[str, int | float | str] = {"rows": report.inserted, "duplicates": report.duplicates, **shared}
+    if report.freshness_ms:
+        landed |= {
+            "freshness_p50_seconds": report.freshness_seconds(0.5),
+            "freshness_p99_seconds": report.freshness_seconds(0.99),
+            "freshness_max_seconds": report.freshness_seconds(1.0),
+        }
+    dead: dict[str, int | float | str] = {"rows": report.dead_letters, "lost_offsets": report.lost, **shared}
+    for spec, metadata in (
+        (RAW_EVENTS_ASSET, landed),
+        (ROLLUP_1M_ASSET, landed),
+        (DEAD_LETTERS_ASSET, dead),
+    ):
+        context.log_event(_materialization(spec, metadata))
+
+
+def _materialization(spec: AssetSpec, metadata: dict[str, int | float | str]) -> AssetMaterialization:
+    return AssetMaterialization(asset_key=spec.key, metadata=metadata)

@@ -1,0 +1,112 @@
+"""The relay sensor: starts drain runs so that draining never stops while events arrive."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+from dagster import (
+    DagsterInstance,
+    DagsterRunStatus,
+    DefaultSensorStatus,
+    RunConfig,
+    RunRecord,
+    RunRequest,
+    RunsFilter,
+    SensorEvaluationContext,
+    SensorResult,
+    SkipReason,
+    sensor,
+)
+
+from metrics_pipeline.core.offsets import shard_partitions
+from metrics_pipeline.core.relay import ActiveRun, Launch, RelayPolicy, ShardState, plan_launches
+from metrics_pipeline.defs.drain import DrainConfig, drain
+from metrics_pipeline.defs.resources import PipelineResource
+from metrics_pipeline.errors import RetryableError
+from metrics_pipeline.kafka.lag import PartitionLag, read_lag
+from metrics_pipeline.settings import DrainSettings, kafka_address
+
+TICK_SECONDS = 5
+SHARD_TAG = "metrics/shard"
+LEAD_SECONDS = 10
+"""A tick may come 5 s late, and a run takes some 5 s to warm up."""
+_RUNS_LOOKED_AT = 20
+_ACTIVE = {
+    DagsterRunStatus.NOT_STARTED,
+    DagsterRunStatus.QUEUED,
+    DagsterRunStatus.STARTING,
+    DagsterRunStatus.STARTED,
+    DagsterRunStatus.CANCELING,
+}
+
+
+@sensor(
+    job=drain,
+    minimum_interval_seconds=TICK_SECONDS,
+    default_status=DefaultSensorStatus.RUNNING,
+    description="Starts the next drain run of each shard shortly before the present one's window ends.",
+)
+def relay(context: SensorEvaluationContext, pipeline: PipelineResource) -> SensorResult | SkipReason:
+    """Reads offsets, never payloads, and commits nothing."""
+    settings = pipeline.settings()
+    try:
+        lags = read_lag(kafka_address(settings), settings.kafka)
+    except RetryableError as error:
+        return SkipReason(f"{error}; the next tick tries again")
+    states = [
+        _state_of(context.instance, shard, [lags[p] for p in shard_partitions(lags, settings.drain.shards, shard)])
+        for shard in range(settings.drain.shards)
+    ]
+    launches = plan_launches(states, _policy(settings.drain))
+    if not launches:
+        return SkipReason(_summary(states))
+    return SensorResult(run_requests=[_request(launch) for launch in launches])
+
+
+def _policy(drain_settings: DrainSettings) -> RelayPolicy:
+    return RelayPolicy(
+        window_seconds=drain_settings.window_seconds,
+        handover_seconds=drain_settings.handover_seconds,
+        lead_seconds=min(LEAD_SECONDS, drain_settings.window_seconds / 2),
+    )
+
+
+def _request(launch: Launch) -> RunRequest:
+    config = DrainConfig(shard=launch.shard, has_predecessor=launch.has_predecessor)
+    return RunRequest(
+        run_config=RunConfig(ops={"drain_shard": config}),
+        # Live drains go before everything else in the queue.
+        tags={SHARD_TAG: str(launch.shard), "metrics/launched": launch.reason, "dagster/priority": "100"},
+    )
+
+
+def _state_of(instance: DagsterInstance, shard: int, lags: Sequence[PartitionLag]) -> ShardState:
+    now_seconds = datetime.now(UTC).timestamp()
+    records = instance.get_run_records(
+        RunsFilter(job_name=drain.name, tags={SHARD_TAG: str(shard)}), limit=_RUNS_LOOKED_AT
+    )
+    failed = list(_last_failures(records))
+    return ShardState(
+        shard=shard,
+        lag=sum(lag.offsets for lag in lags),
+        has_open_intent=any(lag.commit is not None and lag.commit.intent is not None for lag in lags),
+        active=tuple(
+            ActiveRun(r.dagster_run.run_id, now_seconds - r.create_timestamp.timestamp())
+            for r in records
+            if r.dagster_run.status in _ACTIVE
+        ),
+        failures=len(failed),
+        failed_ago_seconds=now_seconds - (failed[0].end_time or now_seconds) if failed else float("inf"),
+    )
+
+
+def _last_failures(records: Sequence[RunRecord]) -> Iterator[RunRecord]:
+    """The failed runs since the last one that went well, newest first."""
+    for record in records:
+        if record.dagster_run.status == DagsterRunStatus.FAILURE:
+            yield record
+        elif record.dagster_run.status not in _ACTIVE:
+            return
+
+
+def _summary(states: Sequence[ShardState]) -> str:
+    return "; ".join(f"shard {s.shard}: {s.lag} offsets behind, {len(s.active)} active runs" for s in states)

@@ -1,0 +1,25 @@
+"""What assets, jobs and sensors get handed: the settings, and through them Kafka and ClickHouse."""
+
+from dagster import ConfigurableResource
+from pydantic import Field
+
+from metrics_pipeline.settings import Settings, load_settings
+
+
+class PipelineResource(ConfigurableResource):  # type: ignore[type-arg]
+    """The pipeline as the environment configures it.
+
+    Addresses and secrets stay in the environment: run config is shown in the UI and stored with each run.
+    """
+
+    window_seconds: float | None = Field(
+        default=None, gt=0, description="Window of drain runs, seconds; without it METRICS_DRAIN__WINDOW_SECONDS."
+    )
+
+    def settings(self) -> Settings:
+        """Read the environment. Raises ConfigurationError that names every wrong value."""
+        settings = load_settings()
+        if self.window_seconds is None:
+            return settings
+        drain = settings.drain.model_copy(update={"window_seconds": self.window_seconds})
+        return settings.model_copy(update={"drain": drain})

@@ -1,0 +1,248 @@
+"""The drain: one run over one shard. The only owner of the order of steps.
+
+    take over -> [fetch -> decode -> build]* -> deliver -> ... -> flush -> close
+
+Two batches exist at a time: one is being built by the caller's thread, one is being delivered by a second thread.
+While the second is busy and the first is full, nothing is fetched: memory is bounded whatever the lag.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, wait
+from dataclasses import dataclass, field
+
+from metrics_pipeline.core.batch import BatchBuilder, BatchLimits
+from metrics_pipeline.core.decode import EventLimits, decode
+from metrics_pipeline.core.ending import Ending, Reason, Situation
+from metrics_pipeline.core.ledger import LedgerEntry, weighted_quantile
+from metrics_pipeline.delivery import Delivery, Step
+from metrics_pipeline.errors import FencedError, KafkaUnavailableError, OffsetOutOfRangeError
+from metrics_pipeline.ports import Clock, Handover, Log
+from metrics_pipeline.takeover import Takeover
+
+logger = logging.getLogger("metrics_pipeline.drain")
+
+POLL_SECONDS = 0.1
+CLOSE_AFTER_SECONDS = 1.0
+"""A quiet topic's last batch is closed after so long, so that its committed offset tells the truth to lag tools."""
+PAUSE_AFTER_SECONDS = 1.0
+"""A full batch waits so long for the one before it before partitions are paused. Pausing drops what was fetched ahead:
+it is for a slow or absent server, not for every busy moment."""
+RELEASE_WAIT_SECONDS = 5.0
+"""A predecessor that was told of us gets so long to close its books; then it is fenced."""
+RELEASE_CHECK_SECONDS = 0.05
+SUCCESSOR_CHECK_SECONDS = 0.2
+
+
+@dataclass(slots=True)
+class DrainReport:
+    """What a run did."""
+
+    reason: Reason = Reason.STOPPED
+    batches: int = 0
+    consumed: int = 0
+    inserted: int = 0
+    duplicates: int = 0
+    dead_letters: int = 0
+    lost: int = 0
+    freshness_ms: Counter[int] = field(default_factory=Counter)
+    """Events per age class (upper border, milliseconds) when they became visible."""
+
+    def freshness_seconds(self, quantile: float) -> float:
+        """Age of events when they became visible; raises ValueError if none did."""
+        return weighted_quantile(self.freshness_ms, quantile) / 1000
+
+    def add(self, entry: LedgerEntry) -> None:
+        self.batches += 1
+        self.consumed += entry.consumed
+        self.inserted += entry.inserted
+        self.duplicates += entry.duplicates
+        self.dead_letters += entry.dead_letters
+        self.lost += entry.lost
+        self.freshness_ms.update(dict(zip(entry.freshness.upper_ms, entry.freshness.events, strict=True)))
+
+
+class Drain:
+    """Drains partitions of a log into a warehouse until an ending, or `stop`, says so.
+
+    `on_entry` hears, in the caller's thread, of each landed batch.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        delivery: Delivery,
+        takeover: Takeover,
+        handover: Handover,
+        clock: Clock,
+        executor: Executor,
+        batch_limits: BatchLimits,
+        event_limits: EventLimits,
+        *,
+        stall_seconds: float,
+        stop: Callable[[], bool],
+        on_entry: Callable[[LedgerEntry], None],
+        observe: Callable[[Step], None],
+    ) -> None:
+        self._log = log
+        self._delivery = delivery
+        self._takeover = takeover
+        self._handover = handover
+        self._clock = clock
+        self._executor = executor
+        self._batch_limits = batch_limits
+        self._event_limits = event_limits
+        self._stall_seconds = stall_seconds
+        self._stop = stop
+        self._on_entry = on_entry
+        self._observe = observe
+        self._builder = BatchBuilder({}, batch_limits)
+        self._delivering: Future[LedgerEntry | None] | None = None
+        self._last_message_seconds = 0.0
+        self._full_since_seconds: float | None = None
+        self._is_paused = False
+        self._successor: str | None = None
+        self._successor_checked_seconds = 0.0
+
+    def run(self, partitions: Sequence[int], ending: Ending, *, has_predecessor: bool) -> Reason:
+        """Drain until the end; on return everything fetched has landed and no intent is open.
+
+        Raises RetryableError when an engine stayed away for too long (the intent that stays open is recovered by the
+        next run), StopError when somebody has to act.
+        """
+        if has_predecessor:
+            self._await_release()
+        try:
+            self._read_from(self._takeover.start(partitions))
+            reason = self._pump(ending)
+            self._flush()
+        except FencedError as error:
+            logger.info("%s", error)
+            return Reason.FENCED
+        finally:
+            self._join()
+        if self._successor is not None:
+            self._handover.release(self._successor)
+        return reason
+
+    def _await_release(self) -> None:
+        """Tell the predecessor that we are ready, and let it close its books; it may be gone, so not for long."""
+        self._handover.announce()
+        deadline_seconds = self._clock.monotonic_seconds() + RELEASE_WAIT_SECONDS
+        while not self._handover.is_released():
+            if self._clock.monotonic_seconds() > deadline_seconds or self._stop():
+                logger.warning("the predecessor did not close its books in %.0f s, fencing it", RELEASE_WAIT_SECONDS)
+                return
+            self._clock.sleep(RELEASE_CHECK_SECONDS)
+
+    def _read_from(self, positions: dict[int, int]) -> None:
+        self._log.assign(positions)
+        self._builder = BatchBuilder(dict(positions), self._batch_limits)
+        self._is_paused = False
+        self._full_since_seconds = None
+
+    def _pump(self, ending: Ending) -> Reason:
+        started_seconds = self._last_message_seconds = self._clock.monotonic_seconds()
+        while True:
+            self._reap()
+            now_seconds = self._clock.monotonic_seconds()
+            if self._stop():
+                return Reason.STOPPED
+            reason = ending.reason(
+                Situation(
+                    now_seconds=now_seconds,
+                    started_seconds=started_seconds,
+                    last_message_seconds=self._last_message_seconds,
+                    positions=self._builder.positions,
+                    successor_is_ready=self._successor_is_ready,
+                )
+            )
+            if reason is not None:
+                return reason
+            if now_seconds - self._last_message_seconds > self._stall_seconds and not self._delivering:
+                raise KafkaUnavailableError(
+                    f"no message for {self._stall_seconds:.0f} s though the topic goes on behind "
+                    f"{self._builder.positions}: check the brokers; the next run goes on from there"
+                )
+            if self._delivering is not None and self._builder.is_full:
+                self._hold(now_seconds)
+            else:
+                self._fetch()
+                self._deliver_if_due()
+
+    def _fetch(self) -> None:
+        if self._is_paused:
+            self._log.resume()
+            self._is_paused = False
+        self._full_since_seconds = None
+        self._observe(Step.FETCH)
+        try:
+            fetched = self._log.poll(self._builder.room_events, self._builder.room_bytes, POLL_SECONDS)
+        except OffsetOutOfRangeError as error:
+            logger.warning("%s", error)
+            self._flush()
+            self._read_from(self._takeover.skip_lost(self._builder.positions))
+            return
+        now_seconds = self._clock.monotonic_seconds()
+        if len(fetched.messages):
+            self._last_message_seconds = now_seconds
+            self._builder.add(fetched.messages, decode(fetched.messages, self._event_limits), now_seconds)
+        self._builder.advance(fetched.ends, now_seconds)
+
+    def _hold(self, now_seconds: float) -> None:
+        """Backpressure: the batch in hand is full and the one before it is still on its way."""
+        if self._full_since_seconds is None:
+            self._full_since_seconds = now_seconds
+        elif now_seconds - self._full_since_seconds > PAUSE_AFTER_SECONDS and not self._is_paused:
+            logger.info("pausing the partitions until the batch on its way has landed")
+            self._log.pause()
+            self._is_paused = True
+        self._last_message_seconds = now_seconds
+        if self._delivering is not None:
+            wait([self._delivering], timeout=POLL_SECONDS)
+
+    def _deliver_if_due(self) -> None:
+        self._reap()
+        if self._delivering is not None:
+            return
+        now_seconds = self._clock.monotonic_seconds()
+        if self._builder.is_due(now_seconds):
+            batch = self._builder.build()
+            self._builder = BatchBuilder(self._builder.positions, self._batch_limits)
+            self._delivering = self._executor.submit(self._delivery.deliver, batch)
+        elif self._delivery.has_unclosed_batch and self._is_quiet(now_seconds):
+            self._delivering = self._executor.submit(self._delivery.close)
+
+    def _is_quiet(self, now_seconds: float) -> bool:
+        return self._builder.is_empty and now_seconds - self._last_message_seconds > CLOSE_AFTER_SECONDS
+
+    def _flush(self) -> None:
+        """Land what is in hand and close."""
+        self._join()
+        self._reap()
+        if not self._builder.is_empty:
+            batch = self._builder.build()
+            self._builder = BatchBuilder(self._builder.positions, self._batch_limits)
+            self._on_entry(self._delivery.deliver(batch))
+        self._delivery.close()
+
+    def _reap(self) -> None:
+        """Take the result of a finished delivery; raises what it raised."""
+        if self._delivering is not None and self._delivering.done():
+            delivered, self._delivering = self._delivering, None
+            entry = delivered.result()
+            if entry is not None:
+                self._on_entry(entry)
+
+    def _join(self) -> None:
+        """Let the delivery on its way come to its end, whatever that is."""
+        if self._delivering is not None:
+            wait([self._delivering])
+
+    def _successor_is_ready(self) -> bool:
+        now_seconds = self._clock.monotonic_seconds()
+        if self._successor is None and now_seconds - self._successor_checked_seconds >= SUCCESSOR_CHECK_SECONDS:
+            self._successor_checked_seconds = now_seconds
+            self._successor = self._handover.successor()
+        return self._successor is not None

@@ -1,0 +1,53 @@
+"""How far the committed offsets are behind the topic. Reads offsets only, never payloads, and commits nothing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from metrics_pipeline.core.offsets import Commit, decode_commit
+from metrics_pipeline.kafka.admin import describe_topic
+from metrics_pipeline.kafka.config import calling, client_config
+from metrics_pipeline.settings import KafkaSettings
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionLag:
+    """One partition: the log's [low, high), and what is committed, if anything is."""
+
+    low: int
+    high: int
+    commit: Commit | None
+
+    @property
+    def offsets(self) -> int:
+        """Offsets that have not landed for sure."""
+        return self.high - max(self.low, self.commit.offset if self.commit else self.low)
+
+
+def read_lag(bootstrap_servers: str, settings: KafkaSettings) -> Mapping[int, PartitionLag]:
+    """Partition -> lag. Raises KafkaUnavailableError, ConfigurationError if there is no topic."""
+    admin = AdminClient(client_config(bootstrap_servers, settings))
+    partitions = describe_topic(bootstrap_servers, settings).partitions
+    topic_partitions = [TopicPartition(settings.topic, p) for p in partitions]
+
+    def ends(spec: OffsetSpec) -> Mapping[int, int]:
+        futures = admin.list_offsets(
+            {tp: spec for tp in topic_partitions},
+            isolation_level=IsolationLevel.READ_COMMITTED,
+            request_timeout=settings.request_timeout_seconds,
+        )
+        return {tp.partition: future.result().offset for tp, future in futures.items()}
+
+    def committed() -> Mapping[int, Commit]:
+        wanted = [ConsumerGroupTopicPartitions(settings.group, topic_partitions)]
+        futures = admin.list_consumer_group_offsets(wanted, request_timeout=settings.request_timeout_seconds)
+        answers = futures[settings.group].result().topic_partitions
+        return {a.partition: decode_commit(a.offset, a.metadata) for a in answers if a.offset >= 0}
+
+    doing = f"reading the lag of {settings.group} on {settings.topic}"
+    low = calling(doing, lambda: ends(OffsetSpec.earliest()))
+    high = calling(doing, lambda: ends(OffsetSpec.latest()))
+    commits = calling(doing, committed)
+    return {p: PartitionLag(low[p], high[p], commits.get(p)) for p in partitions}

@@ -1,0 +1,137 @@
+"""The topic as a `Log`: assigned partitions, exact offsets, bounded prefetch."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+
+from metrics_pipeline.core.messages import Messages
+from metrics_pipeline.core.offsets import Watermarks
+from metrics_pipeline.errors import ConfigurationError
+from metrics_pipeline.kafka.admin import describe_topic
+from metrics_pipeline.kafka.config import calling, client_config, translate
+from metrics_pipeline.ports import Fetched
+from metrics_pipeline.settings import KafkaSettings
+
+_LARGEST_POLL_MESSAGES = 10_000
+_FIRST_GUESS_MESSAGE_BYTES = 512
+
+
+class KafkaLog:
+    """Reads one topic without joining a group. Close it, or use it as a context manager."""
+
+    def __init__(self, bootstrap_servers: str, settings: KafkaSettings) -> None:
+        self._topic = settings.topic
+        self._timeout_seconds = settings.request_timeout_seconds
+        self._description = describe_topic(bootstrap_servers, settings)
+        self._consumer = Consumer(_consumer_config(bootstrap_servers, settings))
+        self._assigned: list[TopicPartition] = []
+        self._held: list[Message] = []
+        self._mean_message_bytes = float(_FIRST_GUESS_MESSAGE_BYTES)
+
+    def __enter__(self) -> "KafkaLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._held = []
+        self._consumer.close()
+
+    @property
+    def topic_id(self) -> str:
+        return self._description.topic_id
+
+    def partitions(self) -> tuple[int, ...]:
+        return self._description.partitions
+
+    def watermarks(self, partitions: Sequence[int]) -> Mapping[int, Watermarks]:
+        def one(partition: int) -> Watermarks:
+            answer = self._consumer.get_watermark_offsets(
+                TopicPartition(self._topic, partition), timeout=self._timeout_seconds
+            )
+            low, high = answer
+            return Watermarks(low, high)
+
+        return {
+            p: calling(f"asking for the watermarks of {self._topic}[{p}]", lambda p=p: one(p)) for p in partitions
+        }
+
+    def assign(self, positions: Mapping[int, int]) -> None:
+        self._held = []
+        self._assigned = [TopicPartition(self._topic, p, offset) for p, offset in sorted(positions.items())]
+        calling(f"assigning {self._topic}", lambda: self._consumer.assign(self._assigned))
+
+    def poll(self, max_events: int, max_bytes: int, timeout_seconds: float) -> Fetched:
+        if not self._held:
+            fits = max(1, int(max_bytes / self._mean_message_bytes))
+            wanted = max(1, min(max_events, fits, _LARGEST_POLL_MESSAGES))
+            self._held = calling(
+                f"fetching {self._topic}",
+                lambda: self._consumer.consume(num_messages=wanted, timeout=timeout_seconds),
+            )
+        taken, self._held = _within(self._held, max_events, max_bytes)
+        fetched = _to_fetched(taken, self._topic)
+        if len(fetched.messages):
+            mean = fetched.messages.size_bytes / len(fetched.messages)
+            self._mean_message_bytes = max(1.0, mean)
+        return fetched
+
+    def pause(self) -> None:
+        calling(f"pausing {self._topic}", lambda: self._consumer.pause(self._assigned))
+
+    def resume(self) -> None:
+        calling(f"resuming {self._topic}", lambda: self._consumer.resume(self._assigned))
+
+
+def _consumer_config(bootstrap_servers: str, settings: KafkaSettings) -> dict[str, Any]:
+    return client_config(
+        bootstrap_servers,
+        settings,
+        **{
+            "group.id": settings.group,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "error",
+            "enable.partition.eof": True,
+            "isolation.level": "read_committed",
+            "queued.max.messages.kbytes": settings.prefetch_bytes // 1024,
+            "queued.min.messages": 1_000_000,
+            "fetch.message.max.bytes": min(settings.prefetch_bytes, 4 << 20),
+            "fetch.wait.max.ms": 100,
+            "fetch.queue.backoff.ms": 20,
+        },
+    )
+
+
+def _within(messages: list[Message], max_events: int, max_bytes: int) -> tuple[list[Message], list[Message]]:
+    """Cut where either limit is reached; at least one message stays on the left."""
+    size_bytes = 0
+    for index, message in enumerate(messages[:max_events]):
+        size_bytes += len(message)
+        if size_bytes > max_bytes and index:
+            return messages[:index], messages[index:]
+    return messages[:max_events], messages[max_events:]
+
+
+def _to_fetched(received: list[Message], topic: str) -> Fetched:
+    ends: dict[int, int] = {}
+    messages: list[Message] = []
+    for message in received:
+        error = message.error()
+        if error is None:
+            messages.append(message)
+        elif error.code() == KafkaError._PARTITION_EOF:
+            ends[message.partition()] = message.offset()
+        elif not error.retriable():
+            raise translate(error, f"fetching {topic}[{message.partition()}]")
+    return Fetched(
+        Messages(
+            partitions=[m.partition() for m in messages],
+            offsets=[m.offset() for m in messages],
+            timestamps_ms=[m.timestamp()[1] for m in messages],
+            values=[m.value() for m in messages],
+        ),
+        ends,
+    )

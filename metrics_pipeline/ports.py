@@ -1,0 +1,135 @@
+"""What the drain needs of Kafka, ClickHouse and a clock. Adapters implement these; models in tests do, too."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import polars as pl
+
+from metrics_pipeline.core.ledger import LedgerEntry
+from metrics_pipeline.core.messages import Messages
+from metrics_pipeline.core.offsets import Commit, OffsetRange, Watermarks
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Messages in offset order per partition, and the ends that the log reported beyond them.
+
+    `ends` holds partitions read to their end: partition -> next offset, which lies beyond the last message where
+    control records or compaction left a hole.
+    """
+
+    messages: Messages
+    ends: Mapping[int, int] = field(default_factory=dict)
+
+
+class Log(Protocol):
+    """The topic, read at exact offsets. No group membership, so nothing rebalances."""
+
+    @property
+    def topic_id(self) -> str:
+        """The topic's unique id; another one after it was deleted and recreated."""
+        ...
+
+    def partitions(self) -> tuple[int, ...]:
+        """All partitions of the topic. Raises KafkaUnavailableError, ConfigurationError if there is no topic."""
+        ...
+
+    def watermarks(self, partitions: Sequence[int]) -> Mapping[int, Watermarks]:
+        """The offsets that the log holds, committed records only. Raises KafkaUnavailableError."""
+        ...
+
+    def assign(self, positions: Mapping[int, int]) -> None:
+        """Read from exactly these offsets on; drops what was fetched ahead."""
+        ...
+
+    def poll(self, max_events: int, max_bytes: int, timeout_seconds: float) -> Fetched:
+        """At most `max_events` messages and `max_bytes` (but at least one message), waiting up to the timeout.
+
+        Raises OffsetOutOfRangeError if a position no longer exists, KafkaUnavailableError.
+        """
+        ...
+
+    def pause(self) -> None:
+        """Fetch no more, and hold nothing that was fetched ahead."""
+        ...
+
+    def resume(self) -> None:
+        """Fetch again from where `poll` stopped."""
+        ...
+
+
+class OffsetStore(Protocol):
+    """Committed offsets of one shard, writable by the newest owner alone."""
+
+    def fence(self) -> None:
+        """Become the owner: from now on commits of every earlier owner fail."""
+        ...
+
+    def committed(self, partitions: Sequence[int]) -> Mapping[int, Commit]:
+        """What is committed; partitions without an entry have none."""
+        ...
+
+    def commit(self, commits: Mapping[int, Commit]) -> None:
+        """Commit all or none. Raises FencedError if another owner took over, KafkaUnavailableError."""
+        ...
+
+
+class Warehouse(Protocol):
+    """The tables. Every insert of a token happens once, however often it is sent."""
+
+    def existing(self, events: pl.DataFrame, batch: Sequence[OffsetRange]) -> pl.DataFrame:
+        """The identities (columns event.IDENTITY) among `events` that are stored by other batches than this one."""
+        ...
+
+    def insert_events(self, events: pl.DataFrame, token: str) -> None:
+        """Add to raw_events and, through the view, to rollup_1m."""
+        ...
+
+    def insert_dead_letters(self, dead_letters: pl.DataFrame, token: str) -> None:
+        """Add to dead_letters."""
+        ...
+
+    def insert_ledger_entry(self, entry: LedgerEntry) -> None:
+        """Add to batches."""
+        ...
+
+    def has_ledger_entry(self, token: str) -> bool:
+        """Did this batch land to its end?"""
+        ...
+
+    def ledger_ends(self, partitions: Sequence[int]) -> Mapping[str, Mapping[int, int]]:
+        """Topic id -> partition -> the offset that the ledger accounts up to, for every id that the topic ever had."""
+        ...
+
+
+class Handover(Protocol):
+    """How a run and its successor agree on when one ends and the other begins. Advisory: exactness is the fence's."""
+
+    def announce(self) -> None:
+        """Tell the present owner that this run is ready."""
+        ...
+
+    def successor(self) -> str | None:
+        """The run that announced itself, if another than this one did."""
+        ...
+
+    def release(self, successor: str) -> None:
+        """Tell the successor that this run has closed its books."""
+        ...
+
+    def is_released(self) -> bool:
+        """Has the predecessor closed its books for this run?"""
+        ...
+
+
+class Clock(Protocol):
+    """Time, so that a simulation can own it."""
+
+    def monotonic_seconds(self) -> float: ...
+
+    def now_ms(self) -> int:
+        """Wall clock, epoch milliseconds."""
+        ...
+
+    def sleep(self, seconds: float) -> None: ...

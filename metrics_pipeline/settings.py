@@ -1,0 +1,236 @@
+"""All settings, typed, with their units. The environment is the only source: `METRICS_<PART>__<NAME>`.
+
+Where an address is not set, the one of the engines that `metrics-pipeline up` started is used.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from metrics_pipeline.errors import ConfigurationError
+
+ENVIRONMENT_PREFIX = "METRICS_"
+
+_Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=64)]
+_TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=249)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KafkaSettings(_Part):
+    """Where the events come from."""
+
+    bootstrap_servers: str | None = Field(None, description="host:port[,host:port…]; unset: the local broker")
+    topic: _TopicName = Field("events", description="topic that services write their events to")
+    group: _TopicName = Field(
+        "metrics-pipeline",
+        description="name under which offsets are stored; no consumer group membership is used",
+    )
+    partitions: int = Field(8, ge=1, le=10_000, description="partitions of the topic where we create it")
+    replication_factor: int = Field(1, ge=1, le=10, description="replicas of the topic where we create it")
+    request_timeout_seconds: float = Field(
+        30, gt=0, le=300, description="longest wait for one answer of a broker, seconds"
+    )
+    prefetch_bytes: int = Field(
+        32 << 20, ge=1 << 20, le=1 << 30, description="fetched ahead of the drain at most, bytes"
+    )
+    options: dict[str, str] = Field(
+        default_factory=dict,
+        description='further librdkafka options as JSON, e.g. {"security.protocol": "SSL"}; secret',
+        repr=False,
+    )
+
+
+class ClickHouseSettings(_Part):
+    """Where the events go."""
+
+    url: SecretStr | None = Field(
+        None, description="http[s]://user:password@host:port/database; unset: the local server"
+    )
+    request_timeout_seconds: float = Field(
+        60, gt=0, le=3600, description="longest wait for one answer of the server, seconds"
+    )
+    deduplication_window_blocks: int = Field(
+        10_000, ge=100, le=1_000_000, description="inserted blocks whose tokens each table remembers"
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        parts = urlsplit(value.get_secret_value())
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must look like http://user:password@host:8123/database")
+        return value
+
+
+class DrainSettings(_Part):
+    """How a drain run cuts the log into micro-batches."""
+
+    shards: int = Field(
+        1, ge=1, le=1_000, description="drain runs side by side; partition p is in shard p mod n"
+    )
+    window_seconds: float = Field(60, gt=0, le=86_400, description="a run hands over after so long, seconds")
+    flush_seconds: float = Field(0.5, gt=0, le=600, description="a batch is flushed at this age, seconds")
+    flush_events: int = Field(200_000, ge=1, le=2_000_000, description="... or at this many messages")
+    flush_bytes: int = Field(64 << 20, ge=1 << 10, le=1 << 30, description="... or at this size, bytes")
+    idle_seconds: float = Field(
+        15, gt=0, le=86_400, description="a run without news ends after so long, seconds"
+    )
+    handover_seconds: float = Field(
+        30,
+        gt=0,
+        le=3_600,
+        description="a run outlives its window by so long at most, waiting for a successor",
+    )
+    retry_seconds: float = Field(
+        120,
+        gt=0,
+        le=86_400,
+        description="a run retries an engine that is away for so long, seconds, then fails",
+    )
+    zombie_seconds: float = Field(
+        20, gt=0, le=600, description="a proof that the shard is ours is trusted for so long, seconds"
+    )
+
+    @model_validator(mode="after")
+    def _flush_within_window(self) -> Self:
+        if self.flush_seconds > self.window_seconds:
+            raise ValueError("flush_seconds must not exceed window_seconds")
+        return self
+
+
+class EventSettings(_Part):
+    """Limits on what an event may say, on top of the contract in event.py."""
+
+    max_age_days: int = Field(396, ge=1, le=10_000, description="older than its message by more: dead letter")
+    max_future_seconds: int = Field(
+        3_600, ge=0, le=864_000, description="ahead of its message by more: dead letter"
+    )
+
+
+class LocalSettings(_Part):
+    """Local engines, for the demo, development and tests."""
+
+    home: Path | None = Field(None, description="folder of the engines' data, logs and state")
+    cache: Path | None = Field(None, description="folder of the fetched engines; shared by all homes")
+    dagster_home: Path | None = Field(
+        None, description="Dagster's instance; unset: dagster_home/ of the checkout"
+    )
+
+
+class Settings(BaseSettings):
+    """The whole configuration. Build it with `load_settings`, which names wrong values one by one."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    kafka: KafkaSettings = Field(default_factory=KafkaSettings)
+    clickhouse: ClickHouseSettings = Field(default_factory=ClickHouseSettings)
+    drain: DrainSettings = Field(default_factory=DrainSettings)
+    events: EventSettings = Field(default_factory=EventSettings)
+    local: LocalSettings = Field(default_factory=LocalSettings)
+
+
+def load_settings(*, with_local_engines: bool = True) -> Settings:
+    """Read the environment; fill unset addresses with those of the running local engines.
+
+    Raises ConfigurationError that names every wrong setting, its value (unless secret) and the reason.
+    """
+    _refuse_unknown_names()
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from None
+    return _with_local_addresses(settings) if with_local_engines else settings
+
+
+def local_home(local: LocalSettings) -> Path:
+    """The folder of the local engines: as set, else in the checkout, else in the user's state folder."""
+    if local.home is not None:
+        return local.home.expanduser().absolute()
+    checkout = Path(__file__).parents[1]
+    if (checkout / "workspace.yaml").is_file():
+        return checkout / ".local"
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "metrics-pipeline"
+
+
+def local_state_file(local: LocalSettings) -> Path:
+    """Where `up` notes what runs and at which addresses."""
+    return local_home(local) / "state.json"
+
+
+def kafka_address(settings: Settings) -> str:
+    """The bootstrap servers; ConfigurationError if there are none."""
+    if settings.kafka.bootstrap_servers is None:
+        raise ConfigurationError(_no_engine("Kafka", "KAFKA__BOOTSTRAP_SERVERS=host:9092"))
+    return settings.kafka.bootstrap_servers
+
+
+def clickhouse_url(settings: Settings) -> str:
+    """The server's URL with its secrets; ConfigurationError if there is none."""
+    if settings.clickhouse.url is None:
+        raise ConfigurationError(
+            _no_engine("ClickHouse", "CLICKHOUSE__URL=http://user:password@host:8123/db")
+        )
+    return settings.clickhouse.url.get_secret_value()
+
+
+def _no_engine(name: str, example: str) -> str:
+    return (
+        f"no address for {name}: start a local one with `metrics-pipeline up --engines-only`, "
+        f"or set {ENVIRONMENT_PREFIX}{example}"
+    )
+
+
+def _with_local_addresses(settings: Settings) -> Settings:
+    try:
+        addresses = json.loads(local_state_file(settings.local).read_text())["addresses"]
+    except (OSError, ValueError, KeyError):
+        return settings
+    kafka, clickhouse = settings.kafka, settings.clickhouse
+    if kafka.bootstrap_servers is None and addresses.get("kafka"):
+        kafka = kafka.model_copy(update={"bootstrap_servers": addresses["kafka"]})
+    if clickhouse.url is None and addresses.get("clickhouse"):
+        clickhouse = clickhouse.model_copy(update={"url": SecretStr(addresses["clickhouse"])})
+    return settings.model_copy(update={"kafka": kafka, "clickhouse": clickhouse})
+
+
+def _refuse_unknown_names() -> None:
+    known = {name.upper() for name in Settings.model_fields}
+    for variable in os.environ:
+        if variable.upper().startswith(ENVIRONMENT_PREFIX):
+            part = variable[len(ENVIRONMENT_PREFIX) :].upper().partition("__")[0]
+            if part not in known:
+                raise ConfigurationError(
+                    f"{variable} is no setting; settings start with "
+                    + ", ".join(f"{ENVIRONMENT_PREFIX}{name}__" for name in sorted(known))
+                )
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_url=False):
+        name = ENVIRONMENT_PREFIX + "__".join(str(step).upper() for step in problem["loc"])
+        secret = any(word in name for word in ("URL", "OPTIONS"))
+        shown = "" if secret or problem["type"] == "missing" else f" (got {problem['input']!r:.80})"
+        lines.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}{shown}")
+    return "wrong settings:\n  " + "\n  ".join(lines)

@@ -1,0 +1,143 @@
+"""How a run becomes the owner of its shard, and where it starts to read.
+
+Fence first, read committed offsets second: what an earlier run commits in between can't exist. Then finish the batch that
+it left open, and account for offsets that the log has dropped.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from metrics_pipeline.core.batch import BatchBuilder, BatchLimits, MicroBatch, lost_batch
+from metrics_pipeline.core.decode import EventLimits, decode
+from metrics_pipeline.core.ledger import LedgerEntry
+from metrics_pipeline.core.messages import Messages
+from metrics_pipeline.core.offsets import Commit, OffsetRange, Watermarks, open_batches
+from metrics_pipeline.delivery import Delivery, Step
+from metrics_pipeline.errors import KafkaUnavailableError, StopError, TopicMismatchError
+from metrics_pipeline.ports import Clock, Log, Warehouse
+from metrics_pipeline.retry import Retry
+
+logger = logging.getLogger("metrics_pipeline.takeover")
+
+_POLL_SECONDS = 0.1
+_POLL_EVENTS = 10_000
+_POLL_BYTES = 16 << 20
+_UNLIMITED = BatchLimits(events=1 << 62, size_bytes=1 << 62, age_seconds=float("inf"))
+
+RESET_HINT = "to begin anew at the start of the present topic, run `metrics-pipeline reset-offsets --to earliest`"
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """Takes a shard over. `on_entry` hears of each batch that lands on the way."""
+
+    log: Log
+    delivery: Delivery
+    warehouse: Warehouse
+    clock: Clock
+    retry: Retry
+    events: EventLimits
+    on_entry: Callable[[LedgerEntry], None]
+    observe: Callable[[Step], None]
+
+    def start(self, partitions: Sequence[int]) -> dict[int, int]:
+        """Own `partitions`; returns partition -> offset to read next, with nothing owed before it.
+
+        Raises TopicMismatchError if what is committed belongs to another topic, StopError if an intent was left by
+        a run with another number of shards.
+        """
+        commits = self.delivery.take_over(partitions)
+        for partition, commit in commits.items():
+            if commit.topic_id not in ("", self.log.topic_id):
+                raise TopicMismatchError(
+                    f"the offset of partition {partition} was committed for topic id {commit.topic_id}, the topic's id "
+                    f"is now {self.log.topic_id}: it was deleted and recreated; {RESET_HINT}"
+                )
+        positions = {p: c.offset for p, c in commits.items()}
+        for token, ranges in open_batches(commits).items():
+            self._recover(token, ranges)
+            positions |= {r.partition: r.end for r in ranges}
+        positions |= self._unknown_starts([p for p in partitions if p not in positions])
+        return self.skip_lost(positions)
+
+    def skip_lost(self, positions: Mapping[int, int]) -> dict[int, int]:
+        """Put what lies before the log's first offset on record as lost; returns positions that exist."""
+        marks = self.retry.call(lambda: self.log.watermarks(sorted(positions)))
+        for partition, position in positions.items():
+            if position > marks[partition].high:
+                raise TopicMismatchError(
+                    f"offset {position} of partition {partition} is next, but the topic ends at "
+                    f"{marks[partition].high}: it was recreated or truncated; {RESET_HINT}"
+                )
+        lost = tuple(
+            OffsetRange(p, position, marks[p].low)
+            for p, position in sorted(positions.items())
+            if position < marks[p].low
+        )
+        if lost:
+            logger.error("lost to the topic's retention before they were read: %s", lost)
+            self.on_entry(self.delivery.deliver(lost_batch(lost)))
+        return {**positions, **{r.partition: r.end for r in lost}}
+
+    def _unknown_starts(self, partitions: Sequence[int]) -> dict[int, int]:
+        """Where to start without a committed offset: behind the ledger, else at the log's first offset."""
+        if not partitions:
+            return {}
+        ledger = self.retry.call(lambda: self.warehouse.ledger_ends(partitions))
+        known = ledger.get(self.log.topic_id, {})
+        if ledger and not known:
+            raise TopicMismatchError(
+                f"nothing is committed for partitions {list(partitions)}, and the ledger knows this topic by other "
+                f"ids ({', '.join(sorted(ledger))}): it was deleted and recreated; {RESET_HINT}"
+            )
+        marks = self.retry.call(lambda: self.log.watermarks(partitions))
+        return {p: known.get(p, marks[p].low) for p in partitions}
+
+    def _recover(self, token: str, ranges: tuple[OffsetRange, ...]) -> None:
+        """Finish the batch that an earlier run left open."""
+        self.observe(Step.RECOVER)
+        ends = {r.partition: r.end for r in ranges}
+        if self.retry.call(lambda: self.warehouse.has_ledger_entry(token)):
+            logger.info("batch %s had landed, closing it", token)
+            self.delivery.note_landed(ends)
+            return
+        logger.info("rebuilding batch %s: %s", token, ranges)
+        batch = self._fetch(ranges)
+        if self.delivery.token(batch) != token:
+            raise StopError(
+                f"the open batch {token} doesn't match its partitions {sorted(ends)}: the number of shards or the "
+                "group changed while it was open; start once with the former METRICS_DRAIN__SHARDS and "
+                "METRICS_KAFKA__GROUP, let it drain, then change them"
+            )
+        self.on_entry(self.delivery.redeliver(batch))
+
+    def _fetch(self, ranges: tuple[OffsetRange, ...]) -> MicroBatch:
+        """Read exactly `ranges`."""
+        ends = {r.partition: r.end for r in ranges}
+        marks = self.retry.call(lambda: self.log.watermarks(sorted(ends)))
+        lost = _already_lost(ranges, marks)
+        builder = BatchBuilder({r.partition: r.start for r in ranges}, _UNLIMITED, lost)
+        builder.advance({r.partition: r.start + lost.get(r.partition, 0) for r in ranges}, 0)
+        self.log.assign(builder.positions)
+        deadline_seconds = self.clock.monotonic_seconds() + self.retry.limit_seconds
+        while any(builder.positions[p] < end for p, end in ends.items()):
+            now_seconds = self.clock.monotonic_seconds()
+            if now_seconds > deadline_seconds:
+                raise KafkaUnavailableError(f"could not read {ranges} again in {self.retry.limit_seconds:.0f} s")
+            fetched = self.log.poll(_POLL_EVENTS, _POLL_BYTES, _POLL_SECONDS)
+            inside = fetched.messages.before(ends)
+            builder.add(inside, decode(inside, self.events), now_seconds)
+            reached = {**fetched.ends, **fetched.messages.next_offsets()}
+            builder.advance({p: min(end, ends[p]) for p, end in reached.items()}, now_seconds)
+        return builder.build()
+
+
+def _already_lost(ranges: Sequence[OffsetRange], marks: Mapping[int, Watermarks]) -> dict[int, int]:
+    lost = {r.partition: min(max(marks[r.partition].low, r.start), r.end) - r.start for r in ranges}
+    return {p: offsets for p, offsets in lost.items() if offsets}
+
+
+def closing_commits(positions: Mapping[int, int], topic_id: str) -> dict[int, Commit]:
+    """Commits that set every partition to a position with no intent open."""
+    return {p: Commit(offset, None, topic_id) for p, offset in positions.items()}

@@ -1,6 +1,7 @@
 """How many events a core decodes and deduplicates per second: `python benchmarks/decode.py`.
 
-Figures are CPU time of all threads, the best of several rounds, so they hold on a busy machine, too.
+Figures are CPU time of all threads, the best of several rounds. The first line is the standard library's
+parser alone on the same events: compare the others with it where the machine's speed varies.
 `POLARS_MAX_THREADS=1` shows what handing small columns from thread to thread costs.
 """
 
@@ -23,7 +24,7 @@ LIMITS = EventLimits(max_age_ms=396 * 86_400_000, max_future_ms=3_600_000)
 CHUNKS = (1_000, 4_000, 20_000)
 EVENTS = 20_000
 DEDUPLICATED_EVENTS = 200_000
-ROUNDS = 7
+ROUNDS = 15
 
 Event = dict[str, Any]
 
@@ -65,9 +66,7 @@ WORKLOADS: dict[str, Callable[[int, Event], bytes]] = {
     "microseconds, +00:00": lambda _, event: as_json(
         event | {"timestamp": event["timestamp"].replace("Z", "456+00:00")}
     ),
-    "offset +02:00": lambda _, event: as_json(
-        event | {"timestamp": event["timestamp"].replace("Z", "+02:00")}
-    ),
+    "offset +02:00": lambda _, event: as_json(event | {"timestamp": event["timestamp"].replace("Z", "+02:00")}),
     "ids that are no UUIDs": lambda i, event: as_json(event | {"event_id": f"request-{i}"}),
     "no optional fields": lambda _, event: as_json(
         {k: event[k] for k in ("event_id", "timestamp", "service", "endpoint", "status", "latency_ms")}
@@ -94,13 +93,16 @@ def best_cpu_seconds(work: Callable[[], object]) -> float:
     return best
 
 
+def report_reference(messages: Messages) -> None:
+    seconds = best_cpu_seconds(lambda: [json.loads(value or b"") for value in messages.values])
+    print(f"{'json.loads alone':28} {'':25} {len(messages) / seconds / 1e3:8,.0f} k events/s per core")
+
+
 def report(name: str, messages: Messages, chunk: int) -> None:
     chunks = [messages[start : start + chunk] for start in range(0, len(messages), chunk)]
     seconds = best_cpu_seconds(lambda: [decode(part, LIMITS) for part in chunks])
     rate, size_bytes = len(messages) / seconds, messages.size_bytes / len(messages)
-    print(
-        f"decode      {name:28} {size_bytes:5.0f} B  chunks of {chunk:6,}  {rate / 1e3:6.0f} k events/s per core"
-    )
+    print(f"{name:28} {size_bytes:4.0f} B  chunks of {chunk:6,} {rate / 1e3:8,.0f} k events/s per core")
 
 
 def report_deduplication(duplicates_in_100: int) -> None:
@@ -115,11 +117,10 @@ def report_deduplication(duplicates_in_100: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chunks", type=int, nargs="+", default=CHUNKS, help="messages per call of decode")
     chunks: list[int] = parser.parse_args().chunks
+    report_reference(messages_of(WORKLOADS["typical"]))
     for chunk in chunks:
         report("typical", messages_of(WORKLOADS["typical"]), chunk)
     for name, workload in WORKLOADS.items():

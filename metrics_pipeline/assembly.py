@@ -128,9 +128,7 @@ def run_drain(
             handover,
             clock,
             executor,
-            BatchLimits(
-                settings.drain.flush_events, settings.drain.flush_bytes, settings.drain.flush_seconds
-            ),
+            BatchLimits(settings.drain.flush_events, settings.drain.flush_bytes, settings.drain.flush_seconds),
             limits,
             stall_seconds=settings.drain.retry_seconds,
             stop=stop,

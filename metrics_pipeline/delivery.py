@@ -13,7 +13,6 @@ repeats the steps; what had landed is recognised by the token. See docs/architec
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from typing import Generic, TypeVar
 
@@ -126,9 +125,7 @@ class Delivery:
             self._commit({p: self._commit_at(end) for p, end in self._unclosed.items()})
             self._unclosed = {}
 
-    def _land(
-        self, batch: MicroBatch, token: str, started_ms: int, commit_duration_ms: int
-    ) -> LedgerEntry:
+    def _land(self, batch: MicroBatch, token: str, started_ms: int, commit_duration_ms: int) -> LedgerEntry:
         unique = deduplicate(pl.concat([NO_EVENTS, *batch.events])).events
         dead_letters = pl.concat([NO_DEAD_LETTERS, *batch.dead_letters])
         look_up = self._timed(lambda: self._drop_stored(unique, batch.ranges))
@@ -136,6 +133,7 @@ class Delivery:
         insert = self._timed(lambda: self._insert(Step.EVENTS, self._warehouse.insert_events, fresh, token))
         visible_ms = self._clock.now_ms()
         self._insert(Step.DEAD, self._warehouse.insert_dead_letters, dead_letters, token)
+        event_times_ms = fresh["timestamp"].cast(pl.Int64).to_list()
         entry = LedgerEntry(
             token=token,
             topic_id=self._shard.topic_id,
@@ -143,8 +141,8 @@ class Delivery:
             run_id=self._shard.run_id,
             accounts=accounts_of(batch, fresh, dead_letters),
             size_bytes=batch.size_bytes,
-            first_event_ms=_epoch_ms(fresh["timestamp"].min()),
-            last_event_ms=_epoch_ms(fresh["timestamp"].max()),
+            first_event_ms=min(event_times_ms, default=0),
+            last_event_ms=max(event_times_ms, default=0),
             first_message_ms=batch.first_message_ms,
             last_message_ms=batch.last_message_ms,
             started_ms=started_ms,
@@ -166,9 +164,7 @@ class Delivery:
         stored = self._retry.call(lambda: self._warehouse.existing(events, ranges))
         return events.join(stored, on=IDENTITY, how="anti", maintain_order="left")
 
-    def _insert(
-        self, step: Step, insert: Callable[[pl.DataFrame, str], None], rows: pl.DataFrame, token: str
-    ) -> None:
+    def _insert(self, step: Step, insert: Callable[[pl.DataFrame, str], None], rows: pl.DataFrame, token: str) -> None:
         if len(rows):
             self._observe(step)
             self._as_owner(lambda: insert(rows, token))
@@ -199,8 +195,3 @@ class Delivery:
         before_seconds = self._clock.monotonic_seconds()
         result = action()
         return _Timed(result, round(1000 * (self._clock.monotonic_seconds() - before_seconds)))
-
-
-def _epoch_ms(timestamp: object) -> int:
-    """Epoch milliseconds of a frame's extreme; 0 where there are no rows."""
-    return int(timestamp.timestamp() * 1000) if isinstance(timestamp, datetime) else 0

@@ -83,16 +83,12 @@ class ClickHouseSettings(_Part):
 class DrainSettings(_Part):
     """How a drain run cuts the log into micro-batches."""
 
-    shards: int = Field(
-        1, ge=1, le=1_000, description="drain runs side by side; partition p is in shard p mod n"
-    )
+    shards: int = Field(1, ge=1, le=1_000, description="drain runs side by side; partition p is in shard p mod n")
     window_seconds: float = Field(60, gt=0, le=86_400, description="a run hands over after so long, seconds")
     flush_seconds: float = Field(0.5, gt=0, le=600, description="a batch is flushed at this age, seconds")
     flush_events: int = Field(200_000, ge=1, le=2_000_000, description="... or at this many messages")
     flush_bytes: int = Field(64 << 20, ge=1 << 10, le=1 << 30, description="... or at this size, bytes")
-    idle_seconds: float = Field(
-        15, gt=0, le=86_400, description="a run without news ends after so long, seconds"
-    )
+    idle_seconds: float = Field(15, gt=0, le=86_400, description="a run without news ends after so long, seconds")
     handover_seconds: float = Field(
         30,
         gt=0,
@@ -120,9 +116,7 @@ class EventSettings(_Part):
     """Limits on what an event may say, on top of the contract in event.py."""
 
     max_age_days: int = Field(396, ge=1, le=10_000, description="older than its message by more: dead letter")
-    max_future_seconds: int = Field(
-        3_600, ge=0, le=864_000, description="ahead of its message by more: dead letter"
-    )
+    max_future_seconds: int = Field(3_600, ge=0, le=864_000, description="ahead of its message by more: dead letter")
 
 
 class LocalSettings(_Part):
@@ -130,9 +124,7 @@ class LocalSettings(_Part):
 
     home: Path | None = Field(None, description="folder of the engines' data, logs and state")
     cache: Path | None = Field(None, description="folder of the fetched engines; shared by all homes")
-    dagster_home: Path | None = Field(
-        None, description="Dagster's instance; unset: dagster_home/ of the checkout"
-    )
+    dagster_home: Path | None = Field(None, description="Dagster's instance; unset: dagster_home/ of the checkout")
 
 
 class Settings(BaseSettings):
@@ -188,9 +180,7 @@ def kafka_address(settings: Settings) -> str:
 def clickhouse_url(settings: Settings) -> str:
     """The server's URL with its secrets; ConfigurationError if there is none."""
     if settings.clickhouse.url is None:
-        raise ConfigurationError(
-            _no_engine("ClickHouse", "CLICKHOUSE__URL=http://user:password@host:8123/db")
-        )
+        raise ConfigurationError(_no_engine("ClickHouse", "CLICKHOUSE__URL=http://user:password@host:8123/db"))
     return settings.clickhouse.url.get_secret_value()
 
 

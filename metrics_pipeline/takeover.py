@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from metrics_pipeline.core.batch import BatchBuilder, BatchLimits, MicroBatch, lost_batch
 from metrics_pipeline.core.decode import EventLimits, decode
 from metrics_pipeline.core.ledger import LedgerEntry
-from metrics_pipeline.core.messages import Messages
 from metrics_pipeline.core.offsets import Commit, OffsetRange, Watermarks, open_batches
 from metrics_pipeline.delivery import Delivery, Step
 from metrics_pipeline.errors import KafkaUnavailableError, StopError, TopicMismatchError

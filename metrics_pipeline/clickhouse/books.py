@@ -36,9 +36,7 @@ _DRIFT = """
 """
 
 
-def read_books(
-    client: Client, *, topic: str, topic_id: str, group: str, committed: Mapping[int, int]
-) -> Books:
+def read_books(client: Client, *, topic: str, topic_id: str, group: str, committed: Mapping[int, int]) -> Books:
     """All figures of an audit; `committed` (partition -> next offset) is what the brokers say.
 
     The tables are counted whole, so they must be fed by this group alone; ranges are checked for the present topic.
@@ -46,16 +44,12 @@ def read_books(
     parameters = {"topic": topic, "topic_id": topic_id, "group": group, "limit": LONGEST_LIST}
 
     def rows(sql: str) -> list[tuple[Any, ...]]:
-        return calling(
-            "auditing", lambda: [tuple(row) for row in client.query(sql, parameters=parameters).result_rows]
-        )
+        return calling("auditing", lambda: [tuple(row) for row in client.query(sql, parameters=parameters).result_rows])
 
     offsets, consumed, inserted, duplicates, dead_letters, skipped = map(int, rows(_SUMS)[0])
     raw_rows = int(rows("SELECT count() FROM raw_events")[0][0])
     distinct = int(
-        rows(
-            "SELECT count() FROM raw_events FINAL SETTINGS do_not_merge_across_partitions_select_final = 1"
-        )[0][0]
+        rows("SELECT count() FROM raw_events FINAL SETTINGS do_not_merge_across_partitions_select_final = 1")[0][0]
     )
     between = f"SELECT p, before, s FROM ({_RANGES}) WHERE position > 1 AND s > before LIMIT {{limit:UInt32}}"
     doubled = f"SELECT p, s, least(e, before) FROM ({_RANGES}) WHERE position > 1 AND s < before LIMIT {{limit:UInt32}}"

@@ -17,11 +17,8 @@ _FILTER = """
     AND ({{endpoint:String}} = '' OR endpoint = {{endpoint:String}})
     AND ({{tier:String}} = '' OR tier = {{tier:String}})"""
 
-_FROM_ROLLUP = (
-    f"""SELECT sum(requests), sum(errors), {LATENCY_STATE.replace("quantilesDD(", "quantilesDDMerge(", 1)}(latency_ms)
-    FROM rollup_1m WHERE """
-    + _FILTER.format(time_column="minute")
-)
+_FROM_ROLLUP = f"""SELECT sum(requests), sum(errors), {LATENCY_STATE.replace("quantilesDD(", "quantilesDDMerge(", 1)}(latency_ms)
+    FROM rollup_1m WHERE """ + _FILTER.format(time_column="minute")
 
 _FROM_RAW = """SELECT count(), countIf(status >= 500), quantilesExact(0.5, 0.9, 0.95, 0.99, 0.999)(latency_ms)
     FROM raw_events FINAL WHERE """ + _FILTER.format(time_column="timestamp")

@@ -6,6 +6,7 @@ the insert, since the server remembers tokens per partition.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from clickhouse_connect.driver.client import Client
 
@@ -29,7 +30,7 @@ class Column:
     def ddl(self) -> str:
         codec = f" CODEC({self.codec})" if self.codec else ""
         comment = f" COMMENT '{_quoted(self.comment)}'" if self.comment else ""
-        return f"`{self.name}` {self.type}{codec}{comment}"
+        return f"`{self.name}` {self.type}{comment}{codec}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,16 +217,16 @@ def apply(client: Client, deduplication_window_blocks: int) -> Plan:
     """Create what is missing; harmless when repeated or run twice at once. Returns what was planned."""
     wanted = plan(client, deduplication_window_blocks)
     for statement in wanted.statements:
-        calling("creating the schema", lambda statement=statement: client.command(statement))
+        calling("creating the schema", partial(client.command, statement))
     return wanted
 
 
 def _columns_of(client: Client) -> dict[str, dict[str, str]]:
     rows = calling(
         "reading the schema",
-        lambda: client.query(
-            "SELECT table, name, type FROM system.columns WHERE database = currentDatabase()"
-        ).result_rows,
+        lambda: (
+            client.query("SELECT table, name, type FROM system.columns WHERE database = currentDatabase()").result_rows
+        ),
     )
     tables: dict[str, dict[str, str]] = {}
     for table, name, column_type in rows:

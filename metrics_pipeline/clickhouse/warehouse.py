@@ -59,9 +59,7 @@ class ClickHouseWarehouse:
     def existing(self, events: pl.DataFrame, batch: Sequence[OffsetRange]) -> pl.DataFrame:
         newest = events["timestamp"].max()
         fresh = pl.col("timestamp") >= pl.lit(newest) - FRESH_SPAN
-        return pl.concat(
-            [self._look_up(part, batch) for part in (events.filter(fresh), events.filter(~fresh))]
-        )
+        return pl.concat([self._look_up(part, batch) for part in (events.filter(fresh), events.filter(~fresh))])
 
     def insert_events(self, events: pl.DataFrame, token: str) -> None:
         self._insert(RAW_EVENTS.name, events, token)
@@ -94,7 +92,8 @@ class ClickHouseWarehouse:
             GROUP BY topic_id, p"""
         parameters = {"topic": self._topic, "group": self._group, "partitions": list(partitions)}
         rows = calling(
-            "reading the ends of the ledger", lambda: self._client.query(sql, parameters=parameters).result_rows
+            "reading the ends of the ledger",
+            lambda: self._client.query(sql, parameters=parameters).result_rows,
         )
         ends: dict[str, dict[int, int]] = {}
         for topic_id, partition, end in rows:
@@ -129,7 +128,7 @@ class ClickHouseWarehouse:
                 settings={"output_format_arrow_string_as_string": 1},
             ),
         )
-        return pl.read_ipc_stream(io.BytesIO(answer)).cast(dict(identities.schema))
+        return pl.read_ipc_stream(io.BytesIO(answer)).cast(identities.schema)
 
     def _insert(self, table: str, rows: pl.DataFrame, token: str) -> None:
         calling(
@@ -145,10 +144,9 @@ class ClickHouseWarehouse:
 
 
 _MILLISECONDS = pl.Datetime("ms", "UTC")
-_LEDGER_OVERRIDES = {
-    name: _MILLISECONDS
-    for name in ("first_event", "last_event", "first_message", "last_message", "started_at", "visible_at")
-}
+_LEDGER_OVERRIDES = dict.fromkeys(
+    ("first_event", "last_event", "first_message", "last_message", "started_at", "visible_at"), _MILLISECONDS
+)
 
 
 def _ledger_row(entry: LedgerEntry) -> dict[str, Any]:

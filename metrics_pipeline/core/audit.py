@@ -59,7 +59,10 @@ def judge(books: Books) -> Verdict:
     checks = [
         (landed != books.consumed, f"{books.consumed} consumed, but {landed} inserted, duplicate or dead"),
         (accounted != books.offsets, f"{books.offsets} offsets, but {accounted} consumed, skipped or lost"),
-        (books.raw_rows != books.inserted, f"{books.inserted} inserted, but raw_events has {books.raw_rows} rows"),
+        (
+            books.raw_rows != books.inserted,
+            f"{books.inserted} inserted, but raw_events has {books.raw_rows} rows",
+        ),
         (books.raw_doubles > 0, f"raw_events holds {books.raw_doubles} events more than once"),
         (
             books.rollup_requests != books.inserted,
@@ -74,9 +77,7 @@ def judge(books: Books) -> Verdict:
     problems += [f"lost to retention: {_named(r)}" for r in books.lost]
     problems += [f"gap in the ledger: {_named(r)}" for r in books.gaps]
     problems += [f"twice in the ledger: {_named(r)}" for r in books.overlaps]
-    problems += [
-        f"minute {m.minute}: {m.raw} in raw_events, {m.rollup} in rollup_1m" for m in books.drifting_minutes
-    ]
+    problems += [f"minute {m.minute}: {m.raw} in raw_events, {m.rollup} in rollup_1m" for m in books.drifting_minutes]
     return Verdict(books, tuple(problems))
 
 

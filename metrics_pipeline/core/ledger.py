@@ -82,9 +82,7 @@ class LedgerEntry:
         return sum(a.lost for a in self.accounts)
 
 
-def accounts_of(
-    batch: MicroBatch, inserted: pl.DataFrame, dead_letters: pl.DataFrame
-) -> tuple[PartitionAccount, ...]:
+def accounts_of(batch: MicroBatch, inserted: pl.DataFrame, dead_letters: pl.DataFrame) -> tuple[PartitionAccount, ...]:
     """Balance the batch: what was consumed and neither inserted nor dead-lettered was a duplicate."""
     landed = rows_per_partition(inserted)
     dead = rows_per_partition(dead_letters)
@@ -94,9 +92,7 @@ def accounts_of(
             consumed=batch.consumed.get(r.partition, 0),
             inserted=landed.get(r.partition, 0),
             dead_letters=dead.get(r.partition, 0),
-            duplicates=batch.consumed.get(r.partition, 0)
-            - landed.get(r.partition, 0)
-            - dead.get(r.partition, 0),
+            duplicates=batch.consumed.get(r.partition, 0) - landed.get(r.partition, 0) - dead.get(r.partition, 0),
             lost=batch.lost.get(r.partition, 0),
         )
         for r in batch.ranges

@@ -28,9 +28,7 @@ class Messages:
         return len(self.values)
 
     def __getitem__(self, rows: slice) -> Self:
-        return type(self)(
-            self.partitions[rows], self.offsets[rows], self.timestamps_ms[rows], self.values[rows]
-        )
+        return type(self)(self.partitions[rows], self.offsets[rows], self.timestamps_ms[rows], self.values[rows])
 
     @property
     def size_bytes(self) -> int:
@@ -51,8 +49,7 @@ class Messages:
     def before(self, ends: Mapping[int, int]) -> Self:
         """The messages that lie before `ends` (partition -> offset); none of partitions that aren't in it."""
         kept = [
-            offset < ends.get(partition, 0)
-            for partition, offset in zip(self.partitions, self.offsets, strict=True)
+            offset < ends.get(partition, 0) for partition, offset in zip(self.partitions, self.offsets, strict=True)
         ]
         return type(self)(
             list(compress(self.partitions, kept)),

@@ -93,7 +93,5 @@ def open_batches(commits: Mapping[int, Commit]) -> dict[str, tuple[OffsetRange, 
     found: dict[str, list[OffsetRange]] = {}
     for partition, commit in sorted(commits.items()):
         if commit.intent is not None:
-            found.setdefault(commit.intent.token, []).append(
-                OffsetRange(partition, commit.offset, commit.intent.end)
-            )
+            found.setdefault(commit.intent.token, []).append(OffsetRange(partition, commit.offset, commit.intent.end))
     return {token: tuple(ranges) for token, ranges in found.items()}

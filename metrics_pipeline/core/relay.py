@@ -59,7 +59,7 @@ def backoff_seconds(failures: int, policy: RelayPolicy) -> float:
     if failures == 0:
         return 0
     doublings = min(failures - 1, 30)
-    return min(policy.first_backoff_seconds * 2**doublings, policy.longest_backoff_seconds)
+    return min(policy.first_backoff_seconds * (1 << doublings), policy.longest_backoff_seconds)
 
 
 def plan_launches(states: Iterable[ShardState], policy: RelayPolicy) -> list[Launch]:

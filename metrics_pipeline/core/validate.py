@@ -75,14 +75,35 @@ def validate(document: Mapping[str, Any], message_ms: int, limits: EventLimits) 
     """
     holders = {parent: _object(parent, document.get(parent)) for parent in _PARENTS} | {"": document}
     row: list[Any] = [
-        check(field, value)
-        if (value := holders[parent].get(name)) is not None
-        else _default(field, holders[parent])
+        check(field, value) if (value := holders[parent].get(name)) is not None else _default(field, holders[parent])
         for field, parent, name, check in _PLAN
     ]
     _judge_time(document["timestamp"], row[_TIMESTAMP_INDEX], message_ms, limits)
-    row.append(_attributes(document, holders))
+    row.append(attributes(document))
     return row
+
+
+def attributes(document: Mapping[str, Any]) -> dict[str, str]:
+    """The attributes, and every field that the contract doesn't know, as texts. Raises InvalidEventError."""
+    given = _object(_ATTRIBUTES, document.get(_ATTRIBUTES))
+    kept = {key: value if type(value) is str else _to_text(key, value) for key, value in given.items()}
+    for parent, known in _KNOWN.items():
+        holder = _object(parent, document.get(parent)) if parent else document
+        for name in holder:
+            if name not in known:
+                key = _free_key(f"{parent}.{name}" if parent else name, kept)
+                kept[key] = _to_text(key, holder[name])
+    if len(kept) > MAX_ATTRIBUTES:
+        raise InvalidEventError(
+            Reason.TOO_MANY_ATTRIBUTES,
+            f"there are {len(kept)} attributes, unknown fields included, {MAX_ATTRIBUTES} at most",
+        )
+    for key, text in kept.items():
+        if len(key) > MAX_ATTRIBUTE_KEY_CHARACTERS or not key.isascii():
+            _check_text("the name of an attribute", key, MAX_ATTRIBUTE_KEY_CHARACTERS)
+        if len(text) > MAX_ATTRIBUTE_VALUE_CHARACTERS or not text.isascii():
+            _check_text(key, text, MAX_ATTRIBUTE_VALUE_CHARACTERS)
+    return kept
 
 
 def event_uuid(text: str) -> str:
@@ -148,14 +169,11 @@ def _judge_time(given: Any, event_ms: int, message_ms: int, limits: EventLimits)
             f"{_seconds(limits.max_future_ms)} at most",
         )
     if message_ms > 0 and -ahead_ms > limits.max_age_ms:
-        in_seconds = (
-            type(given) is int and -limits.max_age_ms <= given * 1_000 - message_ms <= limits.max_future_ms
-        )
+        in_seconds = type(given) is int and -limits.max_age_ms <= given * 1_000 - message_ms <= limits.max_future_ms
         raise InvalidEventError(
             Reason.TIMESTAMP_TOO_OLD,
             f"timestamp {shown(given)} is {_seconds(-ahead_ms)} behind its message, "
-            f"{_seconds(limits.max_age_ms)} at most"
-            + ("; seconds instead of milliseconds?" if in_seconds else ""),
+            f"{_seconds(limits.max_age_ms)} at most" + ("; seconds instead of milliseconds?" if in_seconds else ""),
         )
     if not MIN_TIMESTAMP_MS <= event_ms <= MAX_TIMESTAMP_MS:
         raise InvalidEventError(Reason.OUT_OF_RANGE, f"timestamp {shown(given)} is not within 1970-2105")
@@ -187,7 +205,8 @@ def _text(field: Field, value: Any) -> str:
         _refuse_type(field.path, value, "a string")
     if not value and field.required:
         raise InvalidEventError(Reason.EMPTY_FIELD, f"{field.path} is empty")
-    _check_text(field.path, value, field.max_characters)
+    if len(value) > field.max_characters or not value.isascii():
+        _check_text(field.path, value, field.max_characters)
     return value
 
 
@@ -239,35 +258,12 @@ def _check_text(path: str, value: str, max_characters: int) -> None:
             Reason.TOO_LONG,
             f"{_bare(path)} has {len(value)} characters, {max_characters} at most: {shown(value)}",
         )
-    if not value.isascii() and has_lone_surrogate(value):
-        raise InvalidEventError(
-            Reason.LONE_SURROGATE, f"{_bare(path)} holds a lone surrogate: {shown(value)}"
-        )
+    if has_lone_surrogate(value):
+        raise InvalidEventError(Reason.LONE_SURROGATE, f"{_bare(path)} holds a lone surrogate: {shown(value)}")
 
 
 def _bare(name: str) -> str:
     return shown(name).strip('"')
-
-
-def _attributes(document: Mapping[str, Any], holders: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """The attributes, and every field that the contract doesn't know."""
-    given = _object(_ATTRIBUTES, document.get(_ATTRIBUTES))
-    kept = {key: value if type(value) is str else _to_text(key, value) for key, value in given.items()}
-    for parent, known in _KNOWN.items():
-        holder = holders[parent]
-        for name in holder:
-            if name not in known:
-                key = _free_key(f"{parent}.{name}" if parent else name, kept)
-                kept[key] = _to_text(key, holder[name])
-    if len(kept) > MAX_ATTRIBUTES:
-        raise InvalidEventError(
-            Reason.TOO_MANY_ATTRIBUTES,
-            f"there are {len(kept)} attributes, unknown fields included, {MAX_ATTRIBUTES} at most",
-        )
-    for key, text in kept.items():
-        _check_text("the name of an attribute", key, MAX_ATTRIBUTE_KEY_CHARACTERS)
-        _check_text(key, text, MAX_ATTRIBUTE_VALUE_CHARACTERS)
-    return kept
 
 
 def _free_key(key: str, taken: Container[str]) -> str:

@@ -29,12 +29,13 @@ from metrics_pipeline.errors import PipelineError, RetryableError
 RETRIES = RetryPolicy(max_retries=3, delay=5, backoff=Backoff.EXPONENTIAL, jitter=Jitter.PLUS_MINUS)
 
 
-class DrainConfig(Config):  # type: ignore[misc]
+class DrainConfig(Config):
     """What one run drains."""
 
     shard: int = Field(default=0, ge=0, description="Shard to drain; METRICS_DRAIN__SHARDS says how many there are.")
     has_predecessor: bool = Field(
-        default=False, description="Another run may be draining the shard: announce ourselves and wait for it."
+        default=False,
+        description="Another run may be draining the shard: announce ourselves and wait for it.",
     )
 
 
@@ -54,15 +55,16 @@ def drain_shard(context: OpExecutionContext, config: DrainConfig, pipeline: Pipe
         raise Failure(str(error), allow_retries=False) from error
 
 
-@job(executor_def=in_process_executor, description="Drains a shard of the topic into ClickHouse for one window.")
+@job(
+    executor_def=in_process_executor,
+    description="Drains a shard of the topic into ClickHouse for one window.",
+)
 def drain() -> None:
     """One op: a drain run is one process."""
     drain_shard()
 
 
-def _in_thread(
-    work: Callable[[Callable[[], bool]], DrainReport], record: Callable[[DrainReport], None]
-) -> None:
+def _in_thread(work: Callable[[Callable[[], bool]], DrainReport], record: Callable[[DrainReport], None]) -> None:
     """Work in a second thread: Dagster interrupts the first one anywhere, which must not hit a half-done step."""
     stop = threading.Event()
     with ThreadPoolExecutor(1, thread_name_prefix="drain") as pool:
@@ -87,7 +89,11 @@ def _record(context: OpExecutionContext, shard: int, report: DrainReport) -> Non
             "the ranges, `metrics-pipeline audit` lists them"
         )
     shared = {"shard": shard, "run_ended": report.reason.value, "batches": report.batches}
-    landed: dict[str, int | float | str] = {"rows": report.inserted, "duplicates": report.duplicates, **shared}
+    landed: dict[str, int | float | str] = {
+        "rows": report.inserted,
+        "duplicates": report.duplicates,
+        **shared,
+    }
     if report.freshness_ms:
         landed |= {
             "freshness_p50_seconds": report.freshness_seconds(0.5),

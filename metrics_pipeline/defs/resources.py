@@ -13,7 +13,9 @@ class PipelineResource(ConfigurableResource):  # type: ignore[type-arg]
     """
 
     window_seconds: float | None = Field(
-        default=None, gt=0, description="Window of drain runs, seconds; without it METRICS_DRAIN__WINDOW_SECONDS."
+        default=None,
+        gt=0,
+        description="Window of drain runs, seconds; without it METRICS_DRAIN__WINDOW_SECONDS.",
     )
 
     def settings(self) -> Settings:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.kafka.config import calling, client_config
 from metrics_pipeline.settings import KafkaSettings
 
@@ -24,9 +23,9 @@ def describe_topic(bootstrap_servers: str, settings: KafkaSettings) -> TopicDesc
     name = settings.topic
     described = calling(
         f"describing topic {name} on {bootstrap_servers}",
-        lambda: admin.describe_topics(
-            TopicCollection([name]), request_timeout=settings.request_timeout_seconds
-        )[name].result(),
+        lambda: admin.describe_topics(TopicCollection([name]), request_timeout=settings.request_timeout_seconds)[
+            name
+        ].result(),
     )
     return TopicDescription(str(described.topic_id), tuple(sorted(p.id for p in described.partitions)))
 
@@ -34,9 +33,7 @@ def describe_topic(bootstrap_servers: str, settings: KafkaSettings) -> TopicDesc
 def ensure_topic(bootstrap_servers: str, settings: KafkaSettings) -> None:
     """Create the topic unless it exists; an existing one is left as it is."""
     admin = AdminClient(client_config(bootstrap_servers, settings))
-    new = NewTopic(
-        settings.topic, num_partitions=settings.partitions, replication_factor=settings.replication_factor
-    )
+    new = NewTopic(settings.topic, num_partitions=settings.partitions, replication_factor=settings.replication_factor)
     future = admin.create_topics([new], request_timeout=settings.request_timeout_seconds)[settings.topic]
 
     def created() -> None:

@@ -13,9 +13,7 @@ GROUP_SUFFIX = ".handover"
 class KafkaHandover:
     """A `Handover`: one record per shard, {"next": run, "released": bool}. Close it, or use it as a context manager."""
 
-    def __init__(
-        self, bootstrap_servers: str, settings: KafkaSettings, shard: int, run_id: str
-    ) -> None:
+    def __init__(self, bootstrap_servers: str, settings: KafkaSettings, shard: int, run_id: str) -> None:
         self._run_id = run_id
         self._timeout_seconds = settings.request_timeout_seconds
         self._slot = TopicPartition(settings.topic, shard)
@@ -53,10 +51,9 @@ class KafkaHandover:
         return record.get("next") == self._run_id and bool(record.get("released"))
 
     def _read(self) -> dict[str, str]:
-        answer = calling(
-            self._doing, lambda: self._consumer.committed([self._slot], timeout=self._timeout_seconds)
-        )
-        return json.loads(answer[0].metadata or "{}")
+        answer = calling(self._doing, lambda: self._consumer.committed([self._slot], timeout=self._timeout_seconds))
+        record: dict[str, str] = json.loads(answer[0].metadata or "{}")
+        return record
 
     def _write(self, run_id: str, *, released: bool) -> None:
         record = json.dumps({"next": run_id, "released": released})

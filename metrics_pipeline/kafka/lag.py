@@ -34,7 +34,7 @@ def read_lag(bootstrap_servers: str, settings: KafkaSettings) -> Mapping[int, Pa
 
     def ends(spec: OffsetSpec) -> Mapping[int, int]:
         futures = admin.list_offsets(
-            {tp: spec for tp in topic_partitions},
+            dict.fromkeys(topic_partitions, spec),
             isolation_level=IsolationLevel.READ_COMMITTED,
             request_timeout=settings.request_timeout_seconds,
         )

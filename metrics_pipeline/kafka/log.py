@@ -1,15 +1,16 @@
 """The topic as a `Log`: assigned partitions, exact offsets, bounded prefetch."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from metrics_pipeline.core.messages import Messages
 from metrics_pipeline.core.offsets import Watermarks
-from metrics_pipeline.errors import ConfigurationError
+from metrics_pipeline.errors import KafkaUnavailableError
 from metrics_pipeline.kafka.admin import describe_topic
-from metrics_pipeline.kafka.config import calling, client_config, translate
+from metrics_pipeline.kafka.config import calling, client_config, logger, translate
 from metrics_pipeline.ports import Fetched
 from metrics_pipeline.settings import KafkaSettings
 
@@ -47,16 +48,14 @@ class KafkaLog:
         return self._description.partitions
 
     def watermarks(self, partitions: Sequence[int]) -> Mapping[int, Watermarks]:
-        def one(partition: int) -> Watermarks:
-            answer = self._consumer.get_watermark_offsets(
-                TopicPartition(self._topic, partition), timeout=self._timeout_seconds
-            )
-            low, high = answer
-            return Watermarks(low, high)
-
         return {
-            p: calling(f"asking for the watermarks of {self._topic}[{p}]", lambda p=p: one(p)) for p in partitions
+            p: calling(f"asking for the watermarks of {self._topic}[{p}]", partial(self._marks, p)) for p in partitions
         }
+
+    def _marks(self, partition: int) -> Watermarks:
+        slot = TopicPartition(self._topic, partition)
+        low, high = self._consumer.get_watermark_offsets(slot, timeout=self._timeout_seconds)
+        return Watermarks(low, high)
 
     def assign(self, positions: Mapping[int, int]) -> None:
         self._held = []
@@ -117,21 +116,27 @@ def _within(messages: list[Message], max_events: int, max_bytes: int) -> tuple[l
 
 def _to_fetched(received: list[Message], topic: str) -> Fetched:
     ends: dict[int, int] = {}
-    messages: list[Message] = []
+    rows: list[tuple[int, int, int, bytes | None]] = []
     for message in received:
         error = message.error()
         if error is None:
-            messages.append(message)
+            # A fetched message has a partition and an offset; the client's types allow for unsent ones.
+            partition, offset = cast("tuple[int, int]", (message.partition(), message.offset()))
+            rows.append((partition, offset, message.timestamp()[1], message.value()))
         elif error.code() == KafkaError._PARTITION_EOF:
-            ends[message.partition()] = message.offset()
-        elif not error.retriable():
-            raise translate(error, f"fetching {topic}[{message.partition()}]")
-    return Fetched(
-        Messages(
-            partitions=[m.partition() for m in messages],
-            offsets=[m.offset() for m in messages],
-            timestamps_ms=[m.timestamp()[1] for m in messages],
-            values=[m.value() for m in messages],
-        ),
-        ends,
-    )
+            ends |= {cast("int", message.partition()): cast("int", message.offset())}
+        else:
+            _raise_unless_passing(error, f"fetching {topic}[{message.partition()}]")
+    if not rows:
+        return Fetched(Messages([], [], [], []), ends)
+    partitions, offsets, timestamps_ms, values = map(list, zip(*rows, strict=True))
+    return Fetched(Messages(partitions, offsets, timestamps_ms, values), ends)
+
+
+def _raise_unless_passing(error: KafkaError, doing: str) -> None:
+    """The client recovers from lost connections by itself; it says so, and the drain's own limit ends the wait."""
+    problem = translate(error, doing)
+    if isinstance(problem, KafkaUnavailableError):
+        logger.warning("%s; the client tries again", problem)
+    else:
+        raise problem

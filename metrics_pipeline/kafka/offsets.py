@@ -68,9 +68,7 @@ class FencedOffsets:
         return {a.partition: decode_commit(a.offset, a.metadata) for a in answered if a.offset >= 0}
 
     def commit(self, commits: Mapping[int, Commit]) -> None:
-        offsets = [
-            TopicPartition(self._topic, p, c.offset, encode_metadata(c)) for p, c in sorted(commits.items())
-        ]
+        offsets = [TopicPartition(self._topic, p, c.offset, encode_metadata(c)) for p, c in sorted(commits.items())]
         doing = f"committing {self._shard_name}"
         try:
             self._producer.begin_transaction()

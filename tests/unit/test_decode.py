@@ -195,12 +195,8 @@ ORDINARY = [
     text(latency_ms=12),
     json.dumps(EVENT, indent=4),
     json.dumps(dict(reversed(EVENT.items()))),
-    json.dumps(
-        {k: v for k, v in EVENT.items() if k not in ("method", "customer", "region", "host", "attributes")}
-    ),
-    text(customer=None, host=None, attributes=None, customer_absent=None).replace(
-        ', "customer_absent": null', ""
-    ),
+    json.dumps({k: v for k, v in EVENT.items() if k not in ("method", "customer", "region", "host", "attributes")}),
+    text(customer=None, host=None, attributes=None, customer_absent=None).replace(', "customer_absent": null', ""),
     text(host="caf\u00e9 \U0001f600"),
     text(attributes={}),
 ]
@@ -229,9 +225,7 @@ def test_odd_spellings_are_the_same_event(odd: str) -> None:
     assert landed(odd) == landed(TEXT)
 
 
-@pytest.mark.parametrize(
-    "host", ["\0", "a\0b", "😀", "\u202e", "\x7f", "\uffff", "𝄞é\u0301", " ", "\n", '"\\']
-)
+@pytest.mark.parametrize("host", ["\0", "a\0b", "😀", "\u202e", "\x7f", "\uffff", "𝄞é\u0301", " ", "\n", '"\\'])
 @pytest.mark.parametrize("ensure_ascii", [True, False])
 def test_any_unicode_lands(host: str, ensure_ascii: bool) -> None:
     value = json.dumps(EVENT | {"host": host, "attributes": {host: host}}, ensure_ascii=ensure_ascii)
@@ -318,9 +312,7 @@ def test_a_message_without_a_time_is_judged_by_the_years_alone() -> None:
 def test_absurd_times_of_messages_are_survived(message_ms: int) -> None:
     result = decoded(TEXT.encode(), b"", message_ms=message_ms)
     assert len(result.events) == (message_ms <= 0)
-    times = pl.concat([result.events["kafka_timestamp"], result.dead_letters["kafka_timestamp"]]).cast(
-        pl.Int64
-    )
+    times = pl.concat([result.events["kafka_timestamp"], result.dead_letters["kafka_timestamp"]]).cast(pl.Int64)
     assert set(times) == {min(max(message_ms, 0), MAX_TIMESTAMP_MS)}
 
 

@@ -29,9 +29,7 @@ EXAMPLES_FACTOR = int(os.environ.get("DECODE_EXAMPLES_FACTOR", "1"))
 
 
 def seeded(max_examples: int) -> settings:
-    return settings(
-        max_examples=max_examples * EXAMPLES_FACTOR, derandomize=EXAMPLES_FACTOR == 1, deadline=None
-    )
+    return settings(max_examples=max_examples * EXAMPLES_FACTOR, derandomize=EXAMPLES_FACTOR == 1, deadline=None)
 
 
 def one_of(*groups: list[str]) -> st.SearchStrategy[str]:
@@ -48,9 +46,7 @@ FIRST, LAST = datetime(2026, 1, 1), datetime(2026, 11, 1)  # noqa: DTZ001
 
 def instants(separators: str, fractions: list[str], offsets: list[str]) -> st.SearchStrategy[str]:
     return st.builds(
-        lambda moment, separator, fraction, offset: (
-            f"{moment:%Y-%m-%d}{separator}{moment:%H:%M:%S}{fraction}{offset}"
-        ),
+        lambda moment, separator, fraction, offset: f"{moment:%Y-%m-%d}{separator}{moment:%H:%M:%S}{fraction}{offset}",
         st.datetimes(FIRST, LAST),
         st.sampled_from(separators),
         st.sampled_from(fractions),
@@ -75,10 +71,9 @@ UUID_TEXTS = st.one_of(
     st.uuids().map(lambda identity: str(identity)[:-1]),
 )
 INSTANTS = instants("T", ["", ".123", ".123", ".123456", ".123999999"], ["Z", "Z", "Z", "+00:00"])
+SLOW_INSTANTS = instants("Tt ", ["", ".1", ".12", "." + "9" * 30], ["Z", "z", "-00:00", "+02:00", "-23:59"])
 ODD_INSTANTS = st.one_of(
-    instants(
-        "Tt ", ["", ".1", ".12", "." + "9" * 30], ["z", "-00:00", "+02:00", "-23:59", "+24:00", "+0000"]
-    ),
+    instants("T", ["", ".123"], ["+24:00", "+0000", "+02"]),
     instants("T_", [".", ",123", ".123"], ["Z", "", "z\n", " Z"]),
     one_of(
         ["2026-11-03T10:15:60Z", "2026-11-03T24:00:00Z", "2026-02-29T00:00:00Z", "0000-01-01T00:00:00.000Z"],
@@ -90,9 +85,7 @@ ODD_INSTANTS = st.one_of(
 NUMBERS = st.one_of(
     st.integers(-1, 700).map(str),
     st.floats(-1, 1e8).map(repr),
-    st.sampled_from(
-        ["99", "100", "599", "600", "-0", "-0.0", "200.0", "2e2", "200.5", "86400000", "86400000.1"]
-    ),
+    st.sampled_from(["99", "100", "599", "600", "-0", "-0.0", "200.0", "2e2", "200.5", "86400000", "86400000.1"]),
     st.sampled_from(["5e-324", "1e-400", "0.1000000000000000055511151231257827", "9007199254740993", "1E+2"]),
 )
 EPOCHS = st.one_of(
@@ -108,11 +101,13 @@ CUSTOMERS = st.lists(
 
 VALID: dict[str, st.SearchStrategy[str]] = {
     "event_id": quoted(UUID_TEXTS),
-    "timestamp": st.one_of(quoted(INSTANTS), st.integers(MESSAGE_MS - 300 * DAY_MS, MESSAGE_MS).map(str)),
+    "timestamp": st.one_of(
+        quoted(INSTANTS), quoted(SLOW_INSTANTS), st.integers(MESSAGE_MS - 300 * DAY_MS, MESSAGE_MS).map(str)
+    ),
     "service": st.just('"checkout"'),
     "endpoint": st.just('"/cart/:id/pay"'),
     "method": st.just('"POST"'),
-    "status": st.integers(100, 599).map(str),
+    "status": st.one_of(st.integers(100, 599).map(str), st.just("200.0")),
     "latency_ms": st.floats(0, 1e4).map(repr),
     "customer": st.just('{"id": "c42", "tier": "enterprise"}'),
     "region": st.just('"eu-west-1"'),
@@ -127,9 +122,7 @@ ODD: dict[str, st.SearchStrategy[str]] = {
     "customer": CUSTOMERS,
     "attributes": MAPS,
 }
-UNKNOWN_NAMES = st.sampled_from(
-    ["unknown", "customer.id", "customer.plan", "version", "field.version", "tier", ""]
-)
+UNKNOWN_NAMES = st.sampled_from(["unknown", "customer.id", "customer.plan", "version", "field.version", "tier", ""])
 
 
 @st.composite
@@ -203,9 +196,7 @@ def test_both_paths_agree_on_every_message(messages: Messages) -> None:
     decoded = decode(messages, LIMITS)
     events = decoded.events.with_columns(pl.col("timestamp").cast(pl.Int64)).rows(named=True)
     dead_letters = decoded.dead_letters.rows(named=True)
-    for value, message_ms, offset in zip(
-        messages.values, messages.timestamps_ms, messages.offsets, strict=True
-    ):
+    for value, message_ms, offset in zip(messages.values, messages.timestamps_ms, messages.offsets, strict=True):
         note(repr(value))
         exact = decode_exact(value, message_ms, LIMITS)
         row = (dead_letters if isinstance(exact, DeadLetter) else events).pop(0)
@@ -232,9 +223,7 @@ def test_a_message_is_judged_without_its_neighbours(messages: Messages) -> None:
     alone = [decode(messages[i : i + 1], LIMITS) for i in range(len(messages))]
     nothing = decode(messages[:0], LIMITS)
     assert_frame_equal(together.events, pl.concat([nothing.events, *(d.events for d in alone)]))
-    assert_frame_equal(
-        together.dead_letters, pl.concat([nothing.dead_letters, *(d.dead_letters for d in alone)])
-    )
+    assert_frame_equal(together.dead_letters, pl.concat([nothing.dead_letters, *(d.dead_letters for d in alone)]))
 
 
 @seeded(400)

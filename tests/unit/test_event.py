@@ -25,9 +25,7 @@ REFERENCE = Path(__file__).parents[2] / "docs" / "event.md"
 
 
 def test_the_reference_page_is_current() -> None:
-    assert REFERENCE.read_text() == reference(), (
-        "run: python -m metrics_pipeline.event_reference > docs/event.md"
-    )
+    assert REFERENCE.read_text() == reference(), "run: python -m metrics_pipeline.event_reference > docs/event.md"
 
 
 def test_the_required_fields() -> None:

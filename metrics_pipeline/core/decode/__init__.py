@@ -48,10 +48,10 @@ def decode(messages: Messages, limits: EventLimits) -> Decoded:
 def _decode_block(messages: Messages, limits: EventLimits) -> Decoded:
     events, doubtful = decode_fast(messages, limits)
     lineage = lineage_frame(messages)
-    dead_letters: dict[int, DeadLetter] = {}
-    if doubtful:
-        others, dead_letters = _decode_exactly(messages, doubtful, limits)
-        events = pl.concat([events, others]).sort(ROW)
+    others, dead_letters = _decode_exactly(messages, doubtful, limits)
+    if others:
+        columns = {f.path: [event[i] for event in others.values()] for i, f in enumerate(FIELDS)}
+        events = pl.concat([events, events_frame(list(others), columns)]).sort(ROW)
     origins = lineage if len(events) == len(messages) else lineage[events[ROW]]
     return Decoded(
         events=pl.DataFrame([*events.get_columns()[1:], *origins.get_columns()]),
@@ -61,7 +61,8 @@ def _decode_block(messages: Messages, limits: EventLimits) -> Decoded:
 
 def _decode_exactly(
     messages: Messages, rows: list[int], limits: EventLimits
-) -> tuple[pl.DataFrame, dict[int, DeadLetter]]:
+) -> tuple[dict[int, list[Any]], dict[int, DeadLetter]]:
+    """Index among the messages -> event, and index -> dead letter, both in order."""
     events: dict[int, list[Any]] = {}
     dead_letters: dict[int, DeadLetter] = {}
     for row in rows:
@@ -70,5 +71,4 @@ def _decode_exactly(
             dead_letters[row] = outcome
         else:
             events[row] = outcome
-    columns = {f.path: [event[i] for event in events.values()] for i, f in enumerate(FIELDS)}
-    return events_frame(list(events), columns), dead_letters
+    return events, dead_letters

@@ -62,9 +62,7 @@ def parse(value: bytes | None) -> dict[str, Any]:
     if value is None:
         raise InvalidEventError(Reason.TOMBSTONE, "the value is null")
     if len(value) > MAX_MESSAGE_BYTES:
-        raise InvalidEventError(
-            Reason.TOO_LARGE, f"the value has {len(value)} bytes, {MAX_MESSAGE_BYTES} at most"
-        )
+        raise InvalidEventError(Reason.TOO_LARGE, f"the value has {len(value)} bytes, {MAX_MESSAGE_BYTES} at most")
     if _is_too_deep(value):
         raise InvalidEventError(Reason.TOO_DEEP, f"the value is nested more than {MAX_DEPTH} levels deep")
     try:

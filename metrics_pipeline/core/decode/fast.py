@@ -1,21 +1,23 @@
 """The fast path: typed parsing, then whole columns at a time. It never decides that a message is bad.
 
 What it isn't sure of it leaves to the exact path, so it may be narrower than the contract but never wider:
-the parser refuses unknown fields and what is beyond the limits, and columns are checked for the rest.
+the parser refuses what is beyond the limits, and columns are checked for the rest.
 """
 
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import Annotated, Any
+from types import SimpleNamespace
+from typing import Annotated, Any, cast
 
 import polars as pl
-from msgspec import Meta, MsgspecError, Struct, defstruct
+from msgspec import Meta, MsgspecError, Struct, ValidationError, defstruct
 from msgspec import field as msgspec_field
 from msgspec.json import Decoder
 
+from metrics_pipeline.core.decode.exact import parse
 from metrics_pipeline.core.decode.frame import ROW, events_frame
 from metrics_pipeline.core.messages import Messages
-from metrics_pipeline.core.validate import EventLimits, event_uuid
+from metrics_pipeline.core.validate import EventLimits, InvalidEventError, attributes, event_uuid
 from metrics_pipeline.event import (
     FIELDS,
     MAX_ATTRIBUTE_KEY_CHARACTERS,
@@ -29,9 +31,7 @@ from metrics_pipeline.event import (
 )
 
 _CANONICAL_UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
-_COMMON_TIMESTAMP = (
-    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-5][0-9](?:\.[0-9]{3}[0-9]*)?(?:Z|\+00:00)$"
-)
+_COMMON_TIMESTAMP = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-5][0-9](?:\.[0-9]{3}[0-9]*)?(?:Z|\+00:00)$"
 _TO_THE_SECOND = "%Y-%m-%dT%H:%M:%S"
 
 
@@ -50,36 +50,32 @@ def decode_fast(messages: Messages, limits: EventLimits) -> tuple[pl.DataFrame, 
     return events, doubtful
 
 
-def _event_type() -> tuple[type[Struct], dict[str, Struct]]:
-    """The contract as a type to parse into, and its inner objects (name -> one without any field)."""
-    inner = {
-        parent: defstruct(
-            parent,
-            [_member(f) for f in FIELDS if f.parent == parent],
-            forbid_unknown_fields=True,
-            frozen=True,
-            gc=False,
-            kw_only=True,
-        )
-        for parent in dict.fromkeys(f.parent for f in FIELDS if f.parent)
-    }
+_Member = tuple[str, Any] | tuple[str, Any, Any]
+
+
+def _event_type(*, is_open: bool) -> type[Struct]:
+    """The contract as a type to parse into; an open one passes over unknown fields and takes any attributes."""
     # In the order of the contract: a document that keeps it is parsed faster.
-    members: dict[str, tuple[str, Any] | tuple[str, Any, Any]] = {}
+    members: dict[str, _Member] = {}
     for field in FIELDS:
-        if field.parent:
-            members[field.parent] = (field.parent, inner[field.parent] | None, None)
-        else:
-            members[field.name] = _member(field)
-    event = defstruct("Event", members.values(), forbid_unknown_fields=True, gc=False, kw_only=True)
-    return event, {parent: struct() for parent, struct in inner.items()}
+        if not field.parent:
+            members[field.name] = _member(field, is_open=is_open)
+        elif field.parent not in members:
+            inner = [_member(f, is_open=is_open) for f in FIELDS if f.parent == field.parent]
+            members[field.parent] = (field.parent, _struct(field.parent, inner, is_open=is_open) | None, None)
+    return _struct("Event", list(members.values()), is_open=is_open)
 
 
-def _member(field: Field) -> tuple[str, Any] | tuple[str, Any, Any]:
-    value_type = _value_type(field)
+def _struct(name: str, members: Sequence[_Member], *, is_open: bool) -> type[Struct]:
+    return defstruct(name, members, forbid_unknown_fields=not is_open, gc=False, kw_only=True)
+
+
+def _member(field: Field, *, is_open: bool) -> _Member:
+    if field.kind is Kind.ATTRIBUTES:
+        return field.name, Any if is_open else _value_type(field) | None, msgspec_field(default_factory=dict)
     if field.required:
-        return field.name, value_type
-    default = msgspec_field(default_factory=dict) if field.kind is Kind.ATTRIBUTES else field.default
-    return field.name, value_type | None, default
+        return field.name, _value_type(field)
+    return field.name, _value_type(field) | None, field.default
 
 
 def _value_type(field: Field) -> Any:
@@ -97,32 +93,58 @@ def _value_type(field: Field) -> Any:
     return Annotated[str, Meta(min_length=int(field.required), max_length=field.max_characters)]
 
 
-_EVENT, _INNER = _event_type()
-_DECODER = Decoder(_EVENT)
+_PARSER = Decoder(_event_type(is_open=False))
+_OPEN_PARSER = Decoder(_event_type(is_open=True))
+_ABSENT = {
+    parent: SimpleNamespace(**{f.name: f.default for f in FIELDS if f.parent == parent})
+    for parent in dict.fromkeys(f.parent for f in FIELDS if f.parent)
+}
+"""What stands in for inner objects that are absent."""
 
 
 def _parse(values: Sequence[bytes | None]) -> tuple[list[int], list[Struct], list[int]]:
     """Indices and parsed events of what the parser takes, and the indices of the rest."""
     rows, parsed, doubtful = [], [], []
-    decode = _DECODER.decode
+    decode = _PARSER.decode
     for row, value in enumerate(values):
         if value is None or len(value) > MAX_MESSAGE_BYTES:
             doubtful.append(row)
             continue
         try:
             parsed.append(decode(value))
+        except ValidationError:
+            event = _parse_despite_unknown_fields(value)
+            if event is None:
+                doubtful.append(row)
+                continue
+            parsed.append(event)
         except (MsgspecError, UnicodeError):
             doubtful.append(row)
-        else:
-            rows.append(row)
+            continue
+        rows.append(row)
     return rows, parsed, doubtful
+
+
+def _parse_despite_unknown_fields(value: bytes) -> Struct | None:
+    """The event, if unknown fields and attributes that are no texts are all that the parser minds.
+
+    A service may begin to send a new field with every event, so this has to be quick, too.
+    """
+    try:
+        # First of all the whole document: an open parser doesn't look at what it passes over.
+        kept = attributes(parse(value))
+        event: Any = _OPEN_PARSER.decode(value)
+    except (InvalidEventError, MsgspecError):
+        return None
+    event.attributes = kept
+    return cast("Struct", event)
 
 
 def _columns(parsed: Sequence[Struct]) -> dict[str, Any]:
     """Path of each field -> its values."""
-    holders: dict[str, Sequence[Struct]] = {"": parsed}
-    for parent, nothing in _INNER.items():
-        holders[parent] = [holder or nothing for holder in map(attrgetter(parent), parsed)]
+    holders: dict[str, Sequence[Any]] = {"": parsed}
+    for parent, absent in _ABSENT.items():
+        holders[parent] = [holder or absent for holder in map(attrgetter(parent), parsed)]
     # No tuple per event: the garbage collector would count and walk them.
     return {f.path: list(map(attrgetter(f.name), holders[f.parent])) for f in FIELDS}
 

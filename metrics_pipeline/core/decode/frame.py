@@ -43,9 +43,7 @@ def lineage_frame(messages: Messages) -> pl.DataFrame:
             pl.Series(offsets.name, messages.offsets, offsets.polars_type),
             pl.Series(timestamps.name, messages.timestamps_ms, pl.Int64),
         ]
-    ).with_columns(
-        pl.col(timestamps.name).clip(MIN_TIMESTAMP_MS, MAX_TIMESTAMP_MS).cast(timestamps.polars_type)
-    )
+    ).with_columns(pl.col(timestamps.name).clip(MIN_TIMESTAMP_MS, MAX_TIMESTAMP_MS).cast(timestamps.polars_type))
 
 
 def dead_letters_frame(

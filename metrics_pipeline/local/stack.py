@@ -1,0 +1,176 @@
+"""What `up` starts and `down` stops, and the note in between: state.json in the home folder."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from fcntl import LOCK_EX, flock
+from pathlib import Path
+
+from metrics_pipeline.local.clickhouse import PREFERRED_HTTP_PORT, start_clickhouse
+from metrics_pipeline.local.dagster import PREFERRED_PORT as PREFERRED_DAGSTER_PORT
+from metrics_pipeline.local.dagster import start_dagster
+from metrics_pipeline.local.fetch import cache_folder, clickhouse_program, kafka_program
+from metrics_pipeline.local.kafka import PREFERRED_PORT as PREFERRED_KAFKA_PORT
+from metrics_pipeline.local.kafka import start_kafka
+from metrics_pipeline.local.process import EngineProcess
+from metrics_pipeline.settings import Settings, load_settings, local_home, local_state_file
+
+_DAGSTER_STOP_SECONDS = 40
+"""Longer than a drain run needs to flush and commit."""
+_ENGINE_STOP_SECONDS = 20
+_DAGSTER_PROCESSES = ("dagster-daemon", "code-server", "dagster-webserver")
+"""In the order of stopping: first nothing new is launched, then running drains flush, then the UI goes."""
+
+
+@dataclass(slots=True)
+class State:
+    """Addresses of what is up, and the processes among it that are ours."""
+
+    addresses: dict[str, str | None] = field(
+        default_factory=lambda: {"kafka": None, "clickhouse": None, "dagster": None}
+    )
+    processes: list[EngineProcess] = field(default_factory=list)
+
+    def process(self, name: str) -> EngineProcess | None:
+        return next((p for p in self.processes if p.name == name), None)
+
+    def is_alive(self, *names: str) -> bool:
+        return all((p := self.process(name)) is not None and p.is_alive() for name in names)
+
+
+def up(
+    *,
+    engines_only: bool,
+    prepare: Callable[[Settings], None],
+    say: Callable[[str], None] = lambda _text: None,
+) -> dict[str, str | None]:
+    """Start what the settings don't place elsewhere and isn't up yet; returns the addresses when all answer.
+
+    `prepare` creates topic and schema before Dagster starts. What this call started is stopped if it fails.
+    """
+    given = load_settings(with_local_engines=False)
+    home = local_home(given.local)
+    home.mkdir(parents=True, exist_ok=True)
+    file = local_state_file(given.local)
+    with _locked(home):
+        state = _read(file)
+        before, addresses = list(state.processes), dict(state.addresses)
+        try:
+            _start_engines(state, given, home, say)
+            _write(file, state)
+            settings = load_settings()
+            prepare(settings)
+            if not engines_only:
+                _start_dagster(state, given, home, say)
+            _write(file, state)
+        except BaseException:
+            _stop([p for p in state.processes if p not in before])
+            state.processes, state.addresses = before, addresses
+            _write(file, state)
+            raise
+    return state.addresses
+
+
+def down(say: Callable[[str], None] = lambda _text: None) -> None:
+    """Stop everything that `up` started: Dagster first, so that running drains flush into living engines."""
+    given = load_settings(with_local_engines=False)
+    home = local_home(given.local)
+    if not home.is_dir():
+        return
+    with _locked(home):
+        file = local_state_file(given.local)
+        for process in _stopping_order(_read(file).processes):
+            if process.is_alive():
+                say(f"stopping {process.name}")
+            _stop([process])
+        file.unlink(missing_ok=True)
+
+
+def running() -> State:
+    """What is noted as up."""
+    return _read(local_state_file(load_settings(with_local_engines=False).local))
+
+
+def _start_engines(state: State, given: Settings, home: Path, say: Callable[[str], None]) -> None:
+    cache = cache_folder(given.local)
+    if given.kafka.bootstrap_servers is not None:
+        state.addresses["kafka"] = given.kafka.bootstrap_servers
+    elif not state.is_alive("kafka"):
+        program = kafka_program(cache)
+        say("starting Kafka")
+        kafka = start_kafka(program, home / "kafka", preferred_port=PREFERRED_KAFKA_PORT)
+        _note(state, kafka.process)
+        state.addresses["kafka"] = kafka.address
+    if given.clickhouse.url is not None:
+        state.addresses["clickhouse"] = given.clickhouse.url.get_secret_value()
+    elif not state.is_alive("clickhouse"):
+        clickhouse_engine = clickhouse_program(cache)
+        say("starting ClickHouse")
+        clickhouse = start_clickhouse(clickhouse_engine, home / "clickhouse", preferred_port=PREFERRED_HTTP_PORT)
+        _note(state, clickhouse.process)
+        state.addresses["clickhouse"] = clickhouse.url
+
+
+def _start_dagster(state: State, given: Settings, home: Path, say: Callable[[str], None]) -> None:
+    if state.is_alive(*_DAGSTER_PROCESSES):
+        return
+    _stop([p for p in state.processes if p.name in _DAGSTER_PROCESSES])
+    say("starting Dagster")
+    environment = {"METRICS_LOCAL__HOME": str(home)}
+    stack = start_dagster(home / "dagster", dagster_home(given), environment, preferred_port=PREFERRED_DAGSTER_PORT)
+    for process in stack.processes:
+        _note(state, process)
+    state.addresses["dagster"] = stack.url
+
+
+def dagster_home(settings: Settings) -> Path:
+    """Dagster's instance folder: as set, else dagster_home/ of the checkout that the home belongs to, else in the home."""
+    if settings.local.dagster_home is not None:
+        return settings.local.dagster_home.expanduser().absolute()
+    home = local_home(settings.local)
+    beside = home.parent / "dagster_home"
+    return beside if beside.is_dir() else home / "dagster_home"
+
+
+def _note(state: State, process: EngineProcess) -> None:
+    state.processes = [p for p in state.processes if p.name != process.name] + [process]
+
+
+def _stopping_order(processes: list[EngineProcess]) -> list[EngineProcess]:
+    order = (*_DAGSTER_PROCESSES, "clickhouse", "kafka")
+    return sorted(processes, key=lambda p: order.index(p.name) if p.name in order else len(order))
+
+
+def _stop(processes: list[EngineProcess]) -> None:
+    for process in processes:
+        is_dagster = process.name in _DAGSTER_PROCESSES
+        process.stop(_DAGSTER_STOP_SECONDS if is_dagster else _ENGINE_STOP_SECONDS)
+
+
+def _read(file: Path) -> State:
+    try:
+        noted = json.loads(file.read_text())
+        return State(noted["addresses"], [EngineProcess(**p) for p in noted["processes"]])
+    except (OSError, ValueError, KeyError, TypeError):
+        return State()
+
+
+def _write(file: Path, state: State) -> None:
+    staged = file.with_suffix(".new")
+    staged.write_text(
+        json.dumps({"addresses": state.addresses, "processes": [asdict(p) for p in state.processes]}, indent=2)
+    )
+    staged.chmod(0o600)
+    staged.replace(file)
+
+
+@contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    descriptor = os.open(home / ".lock", os.O_CREAT | os.O_RDWR)
+    try:
+        flock(descriptor, LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

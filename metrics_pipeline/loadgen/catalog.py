@@ -53,8 +53,7 @@ TIERS = {"free": 70, "pro": 25, "enterprise": 5}
 
 REGIONS = {"eu-west-1": 40, "us-east-1": 35, "ap-southeast-1": 15, "sa-east-1": 10}
 VERSIONS = ("4.18.2", "4.19.0", "4.19.1", "4.20.0-rc.1")
-CLIENTS = ("web", "ios", "android", "partner-api")
-HOSTS_PER_REGION = 12
+HOSTS = 48
 CUSTOMERS = 5_000
 
 SLOW_ENDPOINT = ("reports", "/reports/:id/run")

@@ -12,9 +12,8 @@ from statistics import NormalDist
 import polars as pl
 
 from metrics_pipeline.loadgen.catalog import (
-    CLIENTS,
     CUSTOMERS,
-    HOSTS_PER_REGION,
+    HOSTS,
     REGIONS,
     TIERS,
     TROUBLED_ENDPOINT,
@@ -26,7 +25,7 @@ from metrics_pipeline.loadgen.catalog import (
 
 _DRAWS = 1 << 16
 """A random draw is an unsigned 16-bit integer: the index in a table of so many entries."""
-_TAILS = 1 << 15
+_TAILS = 1 << 13
 _STATUS_DRAWS = 1 << 12
 _DRAWS_PER_EVENT = 9
 
@@ -67,6 +66,7 @@ class _Tables:
     status_profile: pl.Series
     is_troubled: pl.Series
     status_of_draw: pl.Series
+    text_of_status: pl.Series
     log_factor_of_status: pl.Series
     normal_of_draw: pl.Series
     tail: pl.Series
@@ -85,7 +85,7 @@ def traffic(seed: int, block: int, start_ms: float, ms_per_event: float, size: i
     columns = _look_up(tables, draws, nominal_ms)
     texts = columns.select(
         event_id=pl.concat_str("prefix", "version", "variant", "digits_1", "digits_2", "digits_3"),
-        rest=pl.concat_str("middle", "status", pl.lit(',"latency_ms":'), "latency_ms", "tail"),
+        rest=pl.concat_str("middle", "status_text", "latency_ms", "tail"),
     )
     rows = pl.DataFrame([texts["event_id"], *columns.select(_ROW_COLUMNS).get_columns()])
     return Traffic(texts["event_id"].to_list(), texts["rest"].to_list(), rows)
@@ -109,7 +109,6 @@ def _look_up(tables: _Tables, draws: list[pl.Series], nominal_ms: pl.Series) -> 
     endpoint = tables.endpoint_of_draw.gather(draws[0])
     tail = draws[1] % _TAILS
     profile = tables.status_profile.gather(endpoint)
-    # The two draws whose tables are small lend the bits that those leave over.
     status = tables.status_of_draw.gather(profile * _STATUS_DRAWS + draws[2] % _STATUS_DRAWS)
     log_latency = (
         tables.log_median.gather(endpoint)
@@ -127,6 +126,7 @@ def _look_up(tables: _Tables, draws: list[pl.Series], nominal_ms: pl.Series) -> 
             "digits_2": tables.hex_digits.gather(draws[7]),
             "digits_3": tables.hex_digits.gather(draws[8]),
             "middle": tables.middle.gather(endpoint),
+            "status_text": tables.text_of_status.gather(status),
             "tail": tables.tail.gather(tail),
             "service": tables.service.gather(endpoint),
             "endpoint": tables.path.gather(endpoint),
@@ -173,6 +173,7 @@ def _tables() -> _Tables:
         status_profile=pl.Series([profiles.index((e.method, e.error_factor)) for e in known], dtype=pl.UInt32),
         is_troubled=pl.Series([(e.service, e.path) == TROUBLED_ENDPOINT for e in known]),
         status_of_draw=pl.Series(statuses, dtype=pl.UInt16),
+        text_of_status=pl.Series([f'{status},"latency_ms":' for status in range(600)]),
         log_factor_of_status=pl.Series([log(_LATENCY_FACTORS.get(status, 1.0)) for status in range(600)]),
         normal_of_draw=_normal_quantiles(),
         tail=pl.Series([text for text, _ in tails]),
@@ -192,21 +193,22 @@ def _middle(endpoint: Endpoint) -> str:
 
 def _tails(rng: Random) -> list[tuple[str, str]]:
     """The document from the customer on, and the customer's tier; the same customer has always the same tier."""
-    tiers = rng.choices(list(TIERS), list(TIERS.values()), k=CUSTOMERS)
-    weights = [zipf_weight(rank) for rank in range(CUSTOMERS)]
-    customers = rng.choices(range(CUSTOMERS), weights, k=_TAILS)
-    regions = rng.choices(list(REGIONS), list(REGIONS.values()), k=_TAILS)
-    return [
-        (_tail(rng, customer, tiers[customer], region), tiers[customer])
-        for customer, region in zip(customers, regions, strict=True)
-    ]
+    tiers = [tier for tier, percent in TIERS.items() for _ in range(percent)]
+    groups = {tier: [c for c in range(CUSTOMERS) if tiers[c % 100] == tier] for tier in TIERS}
+    popular = {
+        tier: rng.choices(group, [zipf_weight(rank) for rank in range(len(group))], k=_TAILS)
+        for tier, group in groups.items()
+    }
+    picked = rng.choices(list(TIERS), list(TIERS.values()), k=_TAILS)
+    return [(_tail(rng, popular[tier][i], tier), tier) for i, tier in enumerate(picked)]
 
 
-def _tail(rng: Random, customer: int, tier: str, region: str) -> str:
+def _tail(rng: Random, customer: int, tier: str) -> str:
+    (region,) = rng.choices(list(REGIONS), list(REGIONS.values()))
     return (
         f',"customer":{{"id":"c{customer}","tier":"{tier}"}},"region":"{region}",'
-        f'"host":"web-{region}-{rng.randrange(HOSTS_PER_REGION)}",'
-        f'"attributes":{{"version":"{rng.choice(VERSIONS)}","client":"{rng.choice(CLIENTS)}"}}}}'
+        f'"host":"web-{rng.randrange(HOSTS)}",'
+        f'"attributes":{{"version":"{rng.choice(VERSIONS)}"}}}}'
     )
 
 

@@ -63,7 +63,12 @@ OTHER_JSON = one_of(
     ['""', '{"a":1,"a":"2"}', "[" * 70 + "]" * 70, '"\\ud83d\\ude00"', '"\\ud83d"', '"\\u0000"'],
     ["1.", "01", "tru", "'a'"],
 )
-UUID_FORMS: list[Callable[[str], str]] = [str, str.upper, "{{{}}}".format, "urn:uuid:{}".format]
+UUID_FORMS: list[Callable[[str], str]] = [
+    str.upper,
+    lambda s: s[:8].upper() + s[8:],
+    "{{{}}}".format,
+    "urn:uuid:{}".format,
+]
 UUID_TEXTS = st.one_of(
     st.uuids().map(str),
     st.builds(lambda identity, form: form(str(identity)), st.uuids(), st.sampled_from(UUID_FORMS)),

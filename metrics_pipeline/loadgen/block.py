@@ -1,0 +1,109 @@
+"""A block of messages: made from the seed, stamped as it is sent, accounted for once nothing repeats it."""
+
+from collections import Counter
+from random import Random
+from zlib import crc32
+
+import polars as pl
+
+from metrics_pipeline.loadgen import odd
+from metrics_pipeline.loadgen.malformed import Payload
+from metrics_pipeline.loadgen.plan import LoadPlan
+from metrics_pipeline.loadgen.slots import draw_slots
+from metrics_pipeline.loadgen.traffic import traffic
+
+BLOCK_MESSAGES = 16_384
+"""Large enough that what a Polars call costs by itself doesn't count; a block takes 10-20 ms to make."""
+
+LATE = "late"
+ODD = "odd"
+
+
+class Block:
+    """Messages number `first` to `first + size - 1` of a run; lists are by slot, the index in the block.
+
+    `keys` are event ids as sent. `payloads` and `stamps_ms` (event timestamps) grow as messages are sent.
+    `copies` counts the messages that carry the slot's own payload: 0 where the slot repeats another one.
+    """
+
+    def __init__(self, plan: LoadPlan, start_ms: int, number: int, partitions: int) -> None:
+        self.first = number * BLOCK_MESSAGES
+        left = BLOCK_MESSAGES if plan.events is None else plan.events - self.first
+        self.size = min(BLOCK_MESSAGES, left)
+        ms_per_event = 1_000 / plan.nominal_rate
+        made = traffic(plan.seed, number, start_ms + self.first * ms_per_event, ms_per_event, self.size)
+        self.rng = Random(f"{plan.seed}/{number}/slots")  # noqa: S311  # traffic, not secrets
+        self.slots = draw_slots(plan, self.rng, self.first, self.size)
+        self.special = self.slots.special
+        self.ids = made.ids
+        self.rests = made.rests
+        self.keys = _keys(made.ids, self.slots.odd)
+        self.partitions = [crc32(key.encode()) % partitions for key in self.keys]
+        self.payloads: list[Payload] = []
+        self.stamps_ms: list[int] = []
+        self.copies = [1] * self.size
+        self._rows = _stored(made.rows, self.slots.odd)
+
+    @property
+    def sent(self) -> int:
+        """How many slots have been sent."""
+        return len(self.stamps_ms)
+
+    @property
+    def is_full(self) -> bool:
+        """Have all of them?"""
+        return self.sent == self.size
+
+    def holds_event(self, slot: int) -> bool:
+        """Was a valid event sent from here, which a duplicate may repeat?"""
+        return self.copies[slot] > 0 and slot not in self.slots.malformed
+
+    def forget_payloads(self) -> None:
+        """Free what only sending and repeating need."""
+        self.ids, self.rests, self.payloads = [], [], []
+
+    def count_failed(self, failed: Counter[str]) -> None:
+        """Take back one copy per failed message; `failed` holds keys, and loses those of this block."""
+        for slot, key in enumerate(self.keys[: self.sent]) if failed else ():
+            if self.copies[slot] and key in failed:
+                self.copies[slot] -= failed.pop(key)
+
+    def account(self) -> pl.DataFrame:
+        """One row per slot that was sent: the columns of sent.SENT_SCHEMA, `partition`, and `kind`.
+
+        The kind is null for an ordinary event, LATE, ODD, or the kind of a malformed message; `copies` is 0
+        for a repetition.
+        """
+        labels = {
+            **dict.fromkeys(self.slots.late, LATE),
+            **dict.fromkeys(self.slots.odd, ODD),
+            **self.slots.malformed,
+        }
+        kinds: list[str | None] = [None] * self.size
+        for slot, label in labels.items():
+            kinds[slot] = label
+        sent = self.sent
+        return self._rows.head(sent).with_columns(
+            pl.Series("timestamp", self.stamps_ms, pl.Int64),
+            pl.Series("copies", self.copies[:sent], pl.UInt32),
+            pl.Series("partition", self.partitions[:sent], pl.UInt32),
+            pl.Series("kind", kinds[:sent], pl.String),
+        )
+
+
+def _keys(ids: list[str], odd_kinds: dict[int, str]) -> list[str]:
+    keys = list(ids)
+    for slot, kind in odd_kinds.items():
+        keys[slot] = odd.sent_id(kind, ids[slot])
+    return keys
+
+
+def _stored(rows: pl.DataFrame, odd_kinds: dict[int, str]) -> pl.DataFrame:
+    """The rows as the pipeline stores them."""
+    if not odd_kinds:
+        return rows
+    slots = list(odd_kinds)
+    events = rows[slots].rows(named=True)
+    ids = [odd.stored_id(kind, e["event_id"]) for kind, e in zip(odd_kinds.values(), events, strict=True)]
+    tiers = [odd.stored_tier(kind, e["tier"]) for kind, e in zip(odd_kinds.values(), events, strict=True)]
+    return rows.with_columns(rows["event_id"].scatter(slots, ids), rows["tier"].scatter(slots, tiers))

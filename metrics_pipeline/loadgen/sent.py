@@ -1,0 +1,124 @@
+"""The file that lists what was sent, so that a test can compare it with what landed."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import polars as pl
+
+from metrics_pipeline.errors import ConfigurationError, StopError
+
+SENT_SCHEMA = pl.Schema(
+    {
+        "event_id": pl.String(),
+        "timestamp": pl.Int64(),
+        "service": pl.String(),
+        "endpoint": pl.String(),
+        "tier": pl.String(),
+        "status": pl.UInt16(),
+        "latency_ms": pl.Float64(),
+        "copies": pl.UInt32(),
+    }
+)
+"""One row per unique valid event, in no particular order: the values that land, the timestamp as epoch
+milliseconds, and in how many messages the event was sent."""
+
+_TAIL_BYTES = 1 << 16
+
+
+class SentFile(Protocol):
+    """Takes events as they are acknowledged. Nothing is kept in memory."""
+
+    def write(self, events: pl.DataFrame) -> None:
+        """Add rows; columns other than those of SENT_SCHEMA are left out."""
+        ...
+
+    def close(self, summary: Mapping[str, Any]) -> None:
+        """Complete the file."""
+        ...
+
+
+def open_sent(path: Path | None) -> SentFile:
+    """A new file, over an old one: Parquet if its name ends so, else NDJSON. Raises ConfigurationError."""
+    if path is None:
+        return _NoFile()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return _ParquetFile(path) if path.suffix == ".parquet" else _NdjsonFile(path)
+    except OSError as error:
+        raise ConfigurationError(f"can't write what is sent to {path}: {error.strerror}") from None
+
+
+def read_sent(path: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """The events (SENT_SCHEMA) and the summary of a file that a run has completed. Raises StopError if it hasn't."""
+    if path.suffix == ".parquet":
+        return pl.read_parquet(path), json.loads(_summary_path(path).read_text())["summary"]
+    summary = _last_line(path)
+    rows = pl.scan_ndjson(path, schema=SENT_SCHEMA).filter(pl.col("event_id").is_not_null())
+    return rows.collect(), summary
+
+
+class _NoFile:
+    def write(self, events: pl.DataFrame) -> None:
+        pass
+
+    def close(self, summary: Mapping[str, Any]) -> None:
+        pass
+
+
+class _NdjsonFile:
+    """One line per event; the last line is {"summary": …}."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: BinaryIO = path.open("wb")
+
+    def write(self, events: pl.DataFrame) -> None:
+        events.select(SENT_SCHEMA.names()).write_ndjson(self._file)
+
+    def close(self, summary: Mapping[str, Any]) -> None:
+        with self._file:
+            self._file.write(json.dumps({"summary": summary}).encode() + b"\n")
+
+
+class _ParquetFile:
+    """Parts beside the file, which are put together at the end; the summary is in a file of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._parts = path.with_name(path.name + ".parts")
+        self._count = 0
+        path.unlink(missing_ok=True)
+        shutil.rmtree(self._parts, ignore_errors=True)
+        self._parts.mkdir()
+
+    def write(self, events: pl.DataFrame) -> None:
+        events.select(SENT_SCHEMA.names()).write_parquet(self._next_part(), compression="lz4")
+
+    def close(self, summary: Mapping[str, Any]) -> None:
+        pl.DataFrame(schema=SENT_SCHEMA).write_parquet(self._next_part())
+        pl.scan_parquet(self._parts / "*.parquet").sink_parquet(self._path)
+        shutil.rmtree(self._parts)
+        _summary_path(self._path).write_text(json.dumps({"summary": summary}) + "\n")
+
+    def _next_part(self) -> Path:
+        self._count += 1
+        return self._parts / f"{self._count:06d}.parquet"
+
+
+def _summary_path(path: Path) -> Path:
+    return path.with_name(path.name + ".summary.json")
+
+
+def _last_line(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        lines = file.read().splitlines()
+    try:
+        summary: dict[str, Any] = json.loads(lines[-1])["summary"]
+    except (IndexError, KeyError, ValueError):
+        raise StopError(
+            f"{path} ends without a summary: its producer was killed, so the list of what was sent is incomplete"
+        ) from None
+    return summary

@@ -1,7 +1,7 @@
 """How many events a core decodes and deduplicates per second: `python benchmarks/decode.py`.
 
-Figures are CPU time of all threads, the best of several rounds. The first line is the standard library's
-parser alone on the same events: compare the others with it where the machine's speed varies.
+Figures are CPU time of all threads. Where the speed of the machine varies, look at the ratio: the standard library's
+parser alone, on typical events, measured in turn with each line.
 `POLARS_MAX_THREADS=1` shows what handing small columns from thread to thread costs.
 """
 
@@ -10,6 +10,7 @@ import json
 import random
 import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 from uuid import UUID
 
@@ -84,50 +85,56 @@ def messages_of(workload: Callable[[int, Event], bytes], events: int = EVENTS) -
     )
 
 
-def best_cpu_seconds(work: Callable[[], object]) -> float:
-    best = float("inf")
+def cpu_seconds(work: Callable[[], object]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def measure(name: str, events: int, work: Callable[[], object], reference: Callable[[], object]) -> None:
+    """Best and median rate, and the median ratio to the reference (EVENTS events) of the same round."""
+    rates, ratios = [], []
     for _ in range(ROUNDS):
-        started = time.process_time()
-        work()
-        best = min(best, time.process_time() - started)
-    return best
+        reference_rate = EVENTS / cpu_seconds(reference)
+        rates.append(events / cpu_seconds(work))
+        ratios.append(rates[-1] / reference_rate)
+    best, middle = max(rates) / 1e3, median(rates) / 1e3
+    print(f"{name:42} best {best:6,.0f} k/s   median {middle:6,.0f} k/s   {median(ratios):5.2f} x json.loads")
 
 
-def report_reference(messages: Messages) -> None:
-    seconds = best_cpu_seconds(lambda: [json.loads(value or b"") for value in messages.values])
-    print(f"{'json.loads alone':28} {'':25} {len(messages) / seconds / 1e3:8,.0f} k events/s per core")
-
-
-def report(name: str, messages: Messages, chunk: int) -> None:
+def measure_decoding(name: str, chunk: int, reference: Callable[[], object]) -> None:
+    messages = messages_of(WORKLOADS[name])
+    size_bytes = messages.size_bytes / len(messages)
     chunks = [messages[start : start + chunk] for start in range(0, len(messages), chunk)]
-    seconds = best_cpu_seconds(lambda: [decode(part, LIMITS) for part in chunks])
-    rate, size_bytes = len(messages) / seconds, messages.size_bytes / len(messages)
-    print(f"{name:28} {size_bytes:4.0f} B  chunks of {chunk:6,} {rate / 1e3:8,.0f} k events/s per core")
+    label = f"{name}, {size_bytes:.0f} B, by {chunk:,}"
+    measure(label, len(messages), lambda: [decode(part, LIMITS) for part in chunks], reference)
 
 
-def report_deduplication(duplicates_in_100: int) -> None:
-    messages = messages_of(WORKLOADS["typical"], DEDUPLICATED_EVENTS * (100 - duplicates_in_100) // 100)
-    unique = decode(messages, LIMITS).events
-    again = unique.head(DEDUPLICATED_EVENTS - len(unique)).with_columns(pl.col("kafka_offset") + 10**6)
+def measure_deduplication(duplicates_in_100: int, reference: Callable[[], object]) -> None:
+    unique_events = DEDUPLICATED_EVENTS * (100 - duplicates_in_100) // 100
+    unique = decode(messages_of(WORKLOADS["typical"], unique_events), LIMITS).events
+    again = unique.head(DEDUPLICATED_EVENTS - unique_events).with_columns(pl.col("kafka_offset") + 10**6)
     events = pl.concat([unique, again]).sample(fraction=1, shuffle=True, seed=7)
-    seconds = best_cpu_seconds(lambda: deduplicate(events))
-    rate = len(events) / seconds
-    name = f"deduplicate, {duplicates_in_100}% duplicates"
-    print(f"{name:28} {'':7} one of {len(events):9,} {rate / 1e3:8,.0f} k events/s per core")
+    label = f"deduplicate {len(events):,}, {duplicates_in_100}% duplicates"
+    measure(label, len(events), lambda: deduplicate(events), reference)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chunks", type=int, nargs="+", default=CHUNKS, help="messages per call of decode")
     chunks: list[int] = parser.parse_args().chunks
-    report_reference(messages_of(WORKLOADS["typical"]))
+    values = messages_of(WORKLOADS["typical"]).values
+
+    def reference() -> object:
+        return [json.loads(value or b"") for value in values]
+
     for chunk in chunks:
-        report("typical", messages_of(WORKLOADS["typical"]), chunk)
-    for name, workload in WORKLOADS.items():
+        measure_decoding("typical", chunk, reference)
+    for name in WORKLOADS:
         if name != "typical":
-            report(name, messages_of(workload), 4_000)
+            measure_decoding(name, 4_000, reference)
     for duplicates_in_100 in (0, 5):
-        report_deduplication(duplicates_in_100)
+        measure_deduplication(duplicates_in_100, reference)
 
 
 if __name__ == "__main__":

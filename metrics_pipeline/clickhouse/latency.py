@@ -12,7 +12,7 @@ from metrics_pipeline.core.timerange import TimeRange, whole_minutes
 QUANTILES = (0.5, 0.95, 0.99)
 
 _FILTER = """
-    {time_column} >= {{start:DateTime64(3)}} AND {time_column} < {{end:DateTime64(3)}}
+    {time_column} >= {{start:DateTime64(3, 'UTC')}} AND {time_column} < {{end:DateTime64(3, 'UTC')}}
     AND ({{service:String}} = '' OR service = {{service:String}})
     AND ({{endpoint:String}} = '' OR endpoint = {{endpoint:String}})
     AND ({{tier:String}} = '' OR tier = {{tier:String}})"""
@@ -68,3 +68,13 @@ def ask(client: Client, question: Question, *, exact: bool = False) -> Answer:
         float(p95) if known else None,
         float(p99) if known else None,
     )
+
+
+def busiest(client: Client, span: TimeRange, *, tier: str) -> tuple[str, str] | None:
+    """The service and endpoint with the most requests of a tier; None without any."""
+    sql = """SELECT service, endpoint FROM rollup_1m
+        WHERE minute >= {start:DateTime64(3, 'UTC')} AND minute < {end:DateTime64(3, 'UTC')} AND tier = {tier:String}
+        GROUP BY service, endpoint ORDER BY sum(requests) DESC LIMIT 1"""
+    parameters = {"start": span.start, "end": span.end, "tier": tier}
+    rows = calling("looking for the busiest endpoint", lambda: client.query(sql, parameters=parameters).result_rows)
+    return (str(rows[0][0]), str(rows[0][1])) if rows else None

@@ -39,7 +39,8 @@ class FencedOffsets:
                 settings,
                 **{
                     "transactional.id": f"{settings.group}.{shard}",
-                    "retry.backoff.ms": 10, "transaction.timeout.ms": int(settings.request_timeout_seconds * 1000),
+                    "retry.backoff.ms": 10,
+                    "transaction.timeout.ms": int(settings.request_timeout_seconds * 1000),
                 },
             )
         )

@@ -61,8 +61,11 @@ def _escaped(document: dict[str, Any]) -> str:
 
 
 def _number_forms(document: dict[str, Any]) -> str:
-    return _compact(document | {"status": "\0", "latency_ms": "\1"}).replace(
-        r'"\u0000"', f"{document['status']}.0").replace(r'"\u0001"', f"{document['latency_ms']!r}E+0")
+    return (
+        _compact(document | {"status": "\0", "latency_ms": "\1"})
+        .replace(r'"\u0000"', f"{document['status']}.0")
+        .replace(r'"\u0001"', f"{document['latency_ms']!r}E+0")
+    )
 
 
 def _with_offset(timestamp: str) -> str:
@@ -70,7 +73,7 @@ def _with_offset(timestamp: str) -> str:
 
 
 def _with_unicode(document: dict[str, Any]) -> dict[str, Any]:
-    return document | {"host": "wéb-七", "attributes": {"note": "naïve 🚀 \u202eשלום\u0000", "": "\\\"\t"}}
+    return document | {"host": "wéb-七", "attributes": {"note": "naïve 🚀 \u202eשלום\u0000", "": '\\"\t'}}
 
 
 def _with_unknown_fields(document: dict[str, Any]) -> dict[str, Any]:
@@ -89,9 +92,7 @@ KINDS: Mapping[str, Odd] = {
     "id_without_dashes": Odd(_compact, new_id=lambda event_id: event_id.replace("-", "")),
     "unknown_fields": Odd(lambda d: _compact(_with_unknown_fields(d))),
     "required_fields_only": Odd(lambda d: _compact({k: d[k] for k in _REQUIRED}), loses_tier=True),
-    "null_fields": Odd(
-        lambda d: _compact(d | {"customer": None, "attributes": None, "region": None}), loses_tier=True
-    ),
+    "null_fields": Odd(lambda d: _compact(d | {"customer": None, "attributes": None, "region": None}), loses_tier=True),
     "epoch_milliseconds": Odd(lambda d: _compact(d | {"timestamp": timestamp_ms(d["timestamp"])})),
     "utc_offset": Odd(lambda d: _compact(d | {"timestamp": _with_offset(d["timestamp"])})),
     "duplicate_keys": Odd(lambda d: '{"status":"first",' + _compact(d)[1:]),
@@ -103,4 +104,3 @@ KINDS: Mapping[str, Odd] = {
 }
 
 _NAMES = tuple(KINDS)
-

@@ -56,7 +56,9 @@ def read_sent(path: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
     if path.suffix == ".parquet":
         return pl.read_parquet(path), json.loads(_summary_path(path).read_text())["summary"]
     summary = _last_line(path)
-    rows = pl.scan_ndjson(path, schema=SENT_SCHEMA).filter(pl.col("event_id").is_not_null())
+    # The parser of Polars panics on integer types below 64 bits.
+    wide = {name: pl.Int64() if kind.is_integer() else kind for name, kind in SENT_SCHEMA.items()}
+    rows = pl.scan_ndjson(path, schema=wide).filter(pl.col("event_id").is_not_null()).cast(dict(SENT_SCHEMA))
     return rows.collect(), summary
 
 

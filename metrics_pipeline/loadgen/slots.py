@@ -37,8 +37,7 @@ def draw_slots(plan: LoadPlan, rng: Random, first: int, size: int) -> Slots:
     """
     ordinary = 1 if first == 0 else 0
     ranges = [
-        _quota(fraction, first, first + size)
-        for fraction in (plan.duplicates, plan.late, plan.malformed, plan.odd)
+        _quota(fraction, first, first + size) for fraction in (plan.duplicates, plan.late, plan.malformed, plan.odd)
     ]
     wanted = [len(r) for r in ranges]
     picked = rng.sample(range(ordinary, size), min(sum(wanted), size - ordinary))

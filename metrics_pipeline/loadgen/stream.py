@@ -132,9 +132,7 @@ class EventStream:
         wanted = min(_OLD_PER_BLOCK, _MAX_OLD - len(self._old)) if self._plan.duplicates else 0
         for slot in rng.sample(range(block.size), wanted):
             if block.holds_event(slot):
-                old[slot] = _Old(
-                    block.payloads[slot], block.keys[slot], block.partitions[slot], block.copies[slot]
-                )
+                old[slot] = _Old(block.payloads[slot], block.keys[slot], block.partitions[slot], block.copies[slot])
                 block.copies[slot] = 0
         self._old.extend(old.values())
         block.forget_payloads()
@@ -184,9 +182,7 @@ def _stamp(block: Block, stamps_ms: list[int], texts: list[str]) -> None:
     block.payloads.extend(
         [
             f'{{"event_id":"{event_id}","timestamp":"{timestamp}{rest}'
-            for event_id, timestamp, rest in zip(
-                block.ids[first:end], texts, block.rests[first:end], strict=True
-            )
+            for event_id, timestamp, rest in zip(block.ids[first:end], texts, block.rests[first:end], strict=True)
         ]
     )
     block.stamps_ms.extend(stamps_ms)

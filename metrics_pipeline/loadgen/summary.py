@@ -92,8 +92,6 @@ class LoadSummary:
     def _note_times(self, valid: pl.DataFrame) -> None:
         if valid.is_empty():
             return
-        first, last = valid.select(
-            first=pl.col("timestamp").min(), last=pl.col("timestamp").max()
-        ).row(0)
+        first, last = valid.select(first=pl.col("timestamp").min(), last=pl.col("timestamp").max()).row(0)
         self.first_timestamp_ms = min(first, self.first_timestamp_ms or first)
         self.last_timestamp_ms = max(last, self.last_timestamp_ms or last)

@@ -186,9 +186,7 @@ def _tables() -> _Tables:
 
 
 def _middle(endpoint: Endpoint) -> str:
-    return (
-        f'","service":"{endpoint.service}","endpoint":"{endpoint.path}","method":"{endpoint.method}","status":'
-    )
+    return f'","service":"{endpoint.service}","endpoint":"{endpoint.path}","method":"{endpoint.method}","status":'
 
 
 def _tails(rng: Random) -> list[tuple[str, str]]:

@@ -1,0 +1,170 @@
+"""`demo`: the whole pipeline under load on this machine, in one command."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from metrics_pipeline.assembly import prepare
+from metrics_pipeline.cli.latency import print_answer
+from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.dashboard import dashboard_url, play_url
+from metrics_pipeline.clickhouse.latency import Question, ask, busiest
+from metrics_pipeline.core.timerange import TimeRange
+from metrics_pipeline.local import stack
+from metrics_pipeline.local.demo import Demo, Frame, Load, Outcome
+from metrics_pipeline.settings import Settings, clickhouse_url, load_settings
+
+app = typer.Typer()
+
+_PLAIN_EVERY_SECONDS = 5
+
+
+@app.command(epilog="Example: metrics-pipeline demo --rate 40000 --duration 60")
+def demo(
+    rate: float = typer.Option(5_000, min=1, help="Messages per second."),
+    duration: float | None = typer.Option(None, min=1, help="Seconds; without it until Ctrl-C."),
+    seed: int = typer.Option(0, help="The same seed gives the same events."),
+    sent: Path | None = typer.Option(None, help="List what was sent in this file."),
+) -> None:
+    """Start everything, send realistic events, watch them land, then drain, audit and stop everything.
+
+    Ends with Ctrl-C or after --duration; exit 0 only if every event that was sent is there exactly once.
+    """
+    console = Console()
+    began = datetime.now(UTC)
+    try:
+        with console.status("starting Kafka, ClickHouse and Dagster") as status:
+            addresses = stack.up(engines_only=False, prepare=prepare, say=status.update)
+        settings = load_settings()
+        with _View(console, _links(addresses, settings)).live() as view:
+            outcome = Demo(settings, Load(rate, duration, seed=seed, sent=sent), view.say, view.show).run()
+        _print_outcome(console, settings, outcome, began)
+    finally:
+        with console.status("stopping everything"):
+            stack.down()
+    if not outcome.is_exact:
+        raise typer.Exit(1)
+
+
+class _View:
+    """A live table on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, console: Console, links: Table) -> None:
+        self._console = console
+        self._links = links
+        self._live: Live | None = None
+        self._phase = ""
+        self._frame: Frame | None = None
+        self._said_seconds = -float(_PLAIN_EVERY_SECONDS)
+
+    @contextmanager
+    def live(self) -> Iterator["_View"]:
+        if not self._console.is_terminal:
+            self._console.print(self._links)
+            yield self
+            return
+        with Live(self._render(), console=self._console, refresh_per_second=4) as self._live:
+            yield self
+
+    def say(self, phase: str) -> None:
+        self._phase = phase
+        if self._live is not None:
+            self._live.update(self._render())
+        else:
+            self._console.print(f"{phase} …", highlight=False)
+
+    def show(self, frame: Frame) -> None:
+        self._frame = frame
+        if self._live is not None:
+            self._live.update(self._render())
+        elif frame.elapsed_seconds - self._said_seconds >= _PLAIN_EVERY_SECONDS:
+            self._said_seconds = frame.elapsed_seconds
+            self._console.print(_one_line(frame), highlight=False)
+
+    def _render(self) -> Panel:
+        figures = _figures(self._frame) if self._frame else Text("")
+        return Panel(
+            Group(Text(f"{self._phase} …", style="bold"), figures, self._links),
+            title="metrics-pipeline",
+            subtitle="Ctrl-C drains, audits and stops",
+            width=min(self._console.width, 100),
+        )
+
+
+def _figures(frame: Frame) -> Table:
+    statistics, fresh = frame.overview.statistics, frame.overview.statistics.freshness
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(width=18)
+    table.add_column(width=22, style="cyan")
+    table.add_column(width=18)
+    table.add_column(style="cyan")
+    freshness = f"p50 {fresh.p50:.2f} s   p99 {fresh.p99:.2f} s" if fresh else "…"
+    table.add_row("events in", f"{frame.produced_per_second:,.0f} /s", "batches", f"{statistics.batches:,}")
+    table.add_row("events landed", f"{frame.landed_per_second:,.0f} /s", "duplicates", f"{statistics.duplicates:,}")
+    table.add_row("lag", f"{frame.overview.lag:,} events", "dead letters", f"{statistics.dead_letters:,}")
+    table.add_row("freshness", freshness, "running for", f"{frame.elapsed_seconds:.0f} s")
+    return table
+
+
+def _one_line(frame: Frame) -> str:
+    statistics, fresh = frame.overview.statistics, frame.overview.statistics.freshness
+    freshness = f"{fresh.p50:.2f}/{fresh.p99:.2f} s" if fresh else "-"
+    return (
+        f"{frame.elapsed_seconds:5.0f} s  in {frame.produced_per_second:8,.0f}/s  "
+        f"landed {frame.landed_per_second:8,.0f}/s  lag {frame.overview.lag:8,}  freshness p50/p99 {freshness}  "
+        f"batches {statistics.batches:,}  duplicates {statistics.duplicates:,}  dead letters {statistics.dead_letters:,}"
+    )
+
+
+def _links(addresses: dict[str, str | None], settings: Settings) -> Table:
+    url = clickhouse_url(settings)
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(width=18)
+    table.add_column(overflow="fold")
+    for name, link in (
+        ("Dagster", addresses["dagster"] or ""),
+        ("live dashboard", dashboard_url(url)),
+        ("SQL", play_url(url)),
+    ):
+        shown = link.partition("#")[0]
+        table.add_row(name, Text(shown, style=f"link {link}"))
+    table.add_row("", Text("the dashboard's whole link: metrics-pipeline dashboard", style="dim"))
+    return table
+
+
+def _print_outcome(console: Console, settings: Settings, outcome: Outcome, began: datetime) -> None:
+    produced, landed, verdict = outcome.produced, outcome.landed, outcome.verdict
+    if landed is None or verdict is None:
+        return
+    table = Table("", "sent", "landed", box=None)
+    table.add_row("events", f"{produced['unique_events']:,}", f"{landed.inserted:,}")
+    table.add_row("duplicates", f"{produced['duplicates']:,}", f"{landed.duplicates:,}")
+    table.add_row("malformed → dead letters", f"{produced['malformed']:,}", f"{landed.dead_letters:,}")
+    console.print(table)
+    if landed.freshness is not None:
+        fresh = landed.freshness
+        console.print(
+            f"freshness, produced to visible: p50 {fresh.p50:.2f} s, p99 {fresh.p99:.2f} s, max {fresh.max:.2f} s",
+            highlight=False,
+        )
+    for problem in verdict.problems:
+        console.print(f"[red]✗[/] {problem}")
+    if outcome.is_exact:
+        console.print("[green]✓[/] exact: every event that was sent is there once, in raw_events and in rollup_1m")
+    else:
+        console.print("[red]✗[/] what landed is not what was sent: run `metrics-pipeline up`, then `audit`")
+    with connect(settings) as client:
+        span = TimeRange(began, datetime.now(UTC) + timedelta(minutes=1))
+        found = busiest(client, span, tier="enterprise")
+        if found is not None:
+            service, endpoint = found
+            answer = ask(client, Question(span, service, endpoint, "enterprise"))
+            print_answer(f"{service} {endpoint} enterprise", answer)

@@ -1,0 +1,57 @@
+"""`status` and `dashboard`: what is going on, and where to look at it."""
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from metrics_pipeline.cli.output import print_json
+from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.dashboard import dashboard_url
+from metrics_pipeline.local import stack
+from metrics_pipeline.observe import Overview, drain_runs, look
+from metrics_pipeline.settings import clickhouse_url, load_settings
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: metrics-pipeline status --json")
+def status(as_json: bool = typer.Option(False, "--json", help="Print the figures as one JSON object.")) -> None:
+    """Lag, rates, freshness and runs: the last 10 seconds for rates, the last 60 for freshness, the ledger for counts."""
+    settings = load_settings()
+    with connect(settings) as client:
+        overview = look(settings, client)
+    dagster = stack.running().addresses.get("dagster")
+    runs = drain_runs(dagster) if dagster else None
+    figures = _figures(overview, runs)
+    if as_json:
+        print_json(figures)
+        return
+    table = Table(show_header=False, box=None)
+    for name, value in figures.items():
+        table.add_row(name.replace("_", " "), str(value))
+    Console().print(table)
+
+
+@app.command(epilog="Example: metrics-pipeline dashboard --minutes 60")
+def dashboard(minutes: int = typer.Option(15, min=1, max=400 * 1_440, help="How far the panels look back.")) -> None:
+    """Print the link that opens our panels in the dashboard of the ClickHouse server."""
+    rounding_seconds = max(1, minutes * 60 // 180)
+    typer.echo(dashboard_url(clickhouse_url(load_settings()), seconds=minutes * 60, rounding_seconds=rounding_seconds))
+
+
+def _figures(overview: Overview, runs: object) -> dict[str, object]:
+    statistics = overview.statistics
+    fresh = statistics.freshness
+    return {
+        "lag": overview.lag,
+        "events_per_second": round(statistics.events_per_second, 1),
+        "freshness_seconds": {"p50": fresh.p50 if fresh else None, "p99": fresh.p99 if fresh else None},
+        "consumed": statistics.consumed,
+        "inserted": statistics.inserted,
+        "duplicates": statistics.duplicates,
+        "dead_letters": statistics.dead_letters,
+        "lost_offsets": statistics.lost,
+        "batches": statistics.batches,
+        "shards": [{"shard": shard, "lag": lag} for shard, lag in enumerate(overview.shards)],
+        "runs": runs,
+    }

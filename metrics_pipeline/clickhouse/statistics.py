@@ -1,0 +1,77 @@
+"""Figures of the running pipeline, read from the ledger."""
+
+from dataclasses import dataclass
+
+from clickhouse_connect.driver.client import Client
+
+from metrics_pipeline.clickhouse.errors import calling
+
+RATE_WINDOW_SECONDS = 10
+FRESHNESS_WINDOW_SECONDS = 60
+
+_TOTALS = """
+    SELECT count(), sum(consumed), sum(inserted), sum(duplicates), sum(dead_letters), sum(lost),
+        sumIf(consumed, visible_at > now64(3) - {rate_seconds:UInt32}) / {rate_seconds:UInt32}
+    FROM batches FINAL WHERE visible_at >= {since:DateTime64(3, 'UTC')}
+"""
+
+_FRESHNESS = """
+    SELECT quantilesExactWeighted(0.5, 0.99, 1)(age, weight) FROM batches FINAL
+    ARRAY JOIN freshness_ms AS age, freshness_events AS weight
+    WHERE visible_at > now64(3) - {seconds:UInt32} AND visible_at >= {since:DateTime64(3, 'UTC')}
+"""
+"""Weighted by events, from classes of 2%: the age of events, produced to visible in rollup_1m."""
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """Age of events when they became visible, seconds."""
+
+    p50: float
+    p99: float
+    max: float
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Counts since the start of what was asked for; `freshness` is None where nothing landed lately."""
+
+    batches: int
+    consumed: int
+    inserted: int
+    duplicates: int
+    dead_letters: int
+    lost: int
+    events_per_second: float
+    freshness: Freshness | None
+
+
+def read_statistics(
+    client: Client, *, since_ms: int = 0, freshness_seconds: int = FRESHNESS_WINDOW_SECONDS
+) -> Statistics:
+    """Counts of batches that became visible since then; freshness of the last `freshness_seconds`."""
+    parameters = {
+        "rate_seconds": RATE_WINDOW_SECONDS,
+        "seconds": freshness_seconds,
+        "since": since_ms / 1000,
+    }
+    totals, freshness = calling(
+        "reading the pipeline's figures",
+        lambda: (
+            client.query(_TOTALS, parameters=parameters).result_rows[0],
+            client.query(_FRESHNESS, parameters=parameters).result_rows[0][0],
+        ),
+    )
+    *counts, events_per_second = totals
+    batches, consumed, inserted, duplicates, dead_letters, lost = map(int, counts)
+    p50, p99, most = (float(age) / 1000 for age in freshness)
+    return Statistics(
+        batches,
+        consumed,
+        inserted,
+        duplicates,
+        dead_letters,
+        lost,
+        float(events_per_second),
+        Freshness(p50, p99, most) if most > 0 else None,
+    )

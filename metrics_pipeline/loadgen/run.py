@@ -1,0 +1,149 @@
+"""One run of the load generator: take, send, account, until the plan is done or somebody stops it."""
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from metrics_pipeline.assembly import SystemClock
+from metrics_pipeline.loadgen.pace import TICK_SECONDS, Pacer
+from metrics_pipeline.loadgen.plan import LoadPlan
+from metrics_pipeline.loadgen.sender import DELIVERY_SECONDS, EventSender
+from metrics_pipeline.loadgen.sent import SentFile, open_sent
+from metrics_pipeline.loadgen.stream import EventStream
+from metrics_pipeline.loadgen.summary import LoadSummary
+from metrics_pipeline.ports import Clock
+from metrics_pipeline.settings import Settings, kafka_address
+
+SETTLE_SECONDS = 5.0
+SETTLE_BLOCKS = 16
+"""What is acknowledged is written to the file this often, or when so many blocks wait for it."""
+
+_LONGEST_SETTLE_SECONDS = 0.5
+_PROGRESS_SECONDS = 0.2
+_LONGEST_SPAN_MS = round(2_000 * TICK_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """How far a run is. `outstanding` messages are not yet acknowledged."""
+
+    sent: int
+    outstanding: int
+    failed: int
+    elapsed_seconds: float
+
+
+def produce(
+    plan: LoadPlan,
+    settings: Settings,
+    sent: Path | None = None,
+    stop_event: threading.Event | None = None,
+    on_progress: Callable[[LoadProgress], None] | None = None,
+    clock: Clock | None = None,
+) -> LoadSummary:
+    """Send what the plan says to the topic of the settings; list what was acknowledged in `sent`.
+
+    Setting `stop_event` ends the run early: what is sent already is awaited, the file completed. Messages that
+    finally failed are counted in the summary. Raises ConfigurationError (no address, no topic, file not
+    writable) and KafkaUnavailableError if no broker answers at the start.
+    """
+    sender = EventSender(kafka_address(settings), settings.kafka)
+    run = _Run(plan, sender, open_sent(sent), clock or SystemClock(), settings.kafka.topic)
+    stop = stop_event or threading.Event()
+    try:
+        run.send_all(stop, on_progress or (lambda _progress: None))
+    finally:
+        summary = run.finish(stop)
+    return summary
+
+
+class _Run:
+    def __init__(
+        self, plan: LoadPlan, sender: EventSender, sent: SentFile, clock: Clock, topic: str
+    ) -> None:
+        self._sender = sender
+        self._sent = sent
+        self._clock = clock
+        self._pacer = Pacer(plan)
+        self._last_ms = clock.now_ms()
+        self._stream = EventStream(plan, self._last_ms, sender.partitions)
+        self._summary = LoadSummary(topic, plan.seed)
+        self._queued = 0
+        self._began_seconds = clock.monotonic_seconds()
+        self._settled_seconds = 0.0
+        self._shown_seconds = 0.0
+
+    def send_all(self, stop: threading.Event, on_progress: Callable[[LoadProgress], None]) -> None:
+        """Tick until the plan is done."""
+        elapsed_seconds = 0.0
+        while not (stop.is_set() or self._sender.is_broken or self._pacer.is_over(elapsed_seconds)):
+            elapsed_seconds = self._elapsed_seconds()
+            self._tick(elapsed_seconds, stop)
+            self._settle_now_and_then(elapsed_seconds)
+            if elapsed_seconds - self._shown_seconds >= _PROGRESS_SECONDS:
+                self._shown_seconds = elapsed_seconds
+                on_progress(self._progress(elapsed_seconds))
+            if not self._pacer.is_over(elapsed_seconds):
+                self._clock.sleep(self._pacer.wait_seconds(self._elapsed_seconds()))
+        on_progress(self._progress(self._elapsed_seconds()))
+
+    def finish(self, stop: threading.Event) -> LoadSummary:
+        """Await the last acknowledgements and complete the file."""
+        self._await_all(stop)
+        self._stream.fail(self._sender.take_failures())
+        self._summary.elapsed_seconds = self._elapsed_seconds()
+        self._write(self._stream.finish())
+        self._summary.failed = self._sender.reasons.total()
+        self._summary.failures = dict(self._sender.reasons)
+        self._sent.close(self._summary.as_dict())
+        return self._summary
+
+    def _tick(self, elapsed_seconds: float, stop: threading.Event) -> None:
+        now_ms = self._clock.now_ms()
+        count = self._pacer.due(elapsed_seconds)
+        if count:
+            messages = self._stream.take(count, max(self._last_ms, now_ms - _LONGEST_SPAN_MS), now_ms)
+            self._sender.send(messages, stop.is_set)
+            self._queued += count
+        else:
+            self._sender.serve()
+        self._last_ms = now_ms
+
+    def _settle_now_and_then(self, elapsed_seconds: float) -> None:
+        waiting = self._stream.unsettled_blocks
+        is_time = waiting and elapsed_seconds - self._settled_seconds >= SETTLE_SECONDS
+        if not (is_time or waiting >= SETTLE_BLOCKS):
+            return
+        # Usually takes a few milliseconds of the time until the next tick.
+        if self._sender.settle(_LONGEST_SETTLE_SECONDS):
+            self._settled_seconds = elapsed_seconds
+            self._stream.fail(self._sender.take_failures())
+            self._write(self._stream.settle())
+
+    def _await_all(self, stop: threading.Event) -> None:
+        deadline_seconds = self._clock.monotonic_seconds() + DELIVERY_SECONDS
+        stopped_seconds: float | None = None
+        while not self._sender.settle(_LONGEST_SETTLE_SECONDS):
+            now_seconds = self._clock.monotonic_seconds()
+            if stop.is_set() and stopped_seconds is None:
+                stopped_seconds = now_seconds
+                deadline_seconds = min(deadline_seconds, now_seconds + 30)
+            if now_seconds > deadline_seconds:
+                self._sender.abandon()
+                return
+
+    def _write(self, accounts: Iterable[pl.DataFrame]) -> None:
+        events = [self._summary.add(account) for account in accounts]
+        if events:
+            self._sent.write(pl.concat(events))
+
+    def _progress(self, elapsed_seconds: float) -> LoadProgress:
+        return LoadProgress(
+            self._queued, self._sender.outstanding, self._sender.reasons.total(), elapsed_seconds
+        )
+
+    def _elapsed_seconds(self) -> float:
+        return self._clock.monotonic_seconds() - self._began_seconds

@@ -1,0 +1,60 @@
+"""The pipeline at a glance: what the brokers, the ledger and Dagster say right now."""
+
+import json
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from clickhouse_connect.driver.client import Client
+
+from metrics_pipeline.clickhouse.statistics import Statistics, read_statistics
+from metrics_pipeline.core.offsets import shard_partitions
+from metrics_pipeline.kafka.lag import PartitionLag, read_lag
+from metrics_pipeline.settings import Settings, kafka_address
+
+_DRAIN_RUNS = """{ runsOrError(filter: {pipelineName: "drain"}, limit: 100) {
+  ... on Runs { results { status } } } }"""
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """`produced` counts offsets ever written to the topic; `shards` is lag per shard."""
+
+    produced: int
+    lag: int
+    shards: tuple[int, ...]
+    statistics: Statistics
+
+
+def look(settings: Settings, client: Client, *, since_ms: int = 0, freshness_seconds: int = 60) -> Overview:
+    """Ask brokers and ledger. Raises what their adapters raise."""
+    lags = read_lag(kafka_address(settings), settings.kafka)
+    statistics = read_statistics(client, since_ms=since_ms, freshness_seconds=freshness_seconds)
+    return Overview(
+        produced=sum(lag.high for lag in lags.values()),
+        lag=sum(lag.offsets for lag in lags.values()),
+        shards=_per_shard(lags, settings.drain.shards),
+        statistics=statistics,
+    )
+
+
+def drain_runs(dagster_url: str) -> Mapping[str, int] | None:
+    """Status -> number, of the last 100 drain runs; None where Dagster doesn't answer."""
+    request = urllib.request.Request(  # noqa: S310 - the address that `up` noted
+        f"{dagster_url}/graphql",
+        data=json.dumps({"query": _DRAIN_RUNS}).encode(),
+        headers={"content-type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+            runs = json.load(answer)["data"]["runsOrError"]["results"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    counts: dict[str, int] = {}
+    for run in runs:
+        counts[run["status"]] = counts.get(run["status"], 0) + 1
+    return counts
+
+
+def _per_shard(lags: Mapping[int, PartitionLag], shards: int) -> tuple[int, ...]:
+    return tuple(sum(lags[p].offsets for p in shard_partitions(lags, shards, shard)) for shard in range(shards))

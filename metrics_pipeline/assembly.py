@@ -1,5 +1,6 @@
 """Puts adapters and drain together from settings. The command line and Dagster both start here."""
 
+import gc
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -101,6 +102,7 @@ def run_drain(
         on_entry(entry)
 
     retry = Retry(clock, settings.drain.retry_seconds, stop, _say_waiting)
+    _calm_garbage_collector()
     with ExitStack() as stack:
         client = retry.call(lambda: stack.enter_context(connect(settings)))
         retry.call(lambda: _check_schema(client, settings))
@@ -138,6 +140,15 @@ def run_drain(
         ending = retry.call(lambda: ending_of(log, partitions))
         report.reason = drain.run(partitions, ending, has_predecessor=run.has_predecessor)
     return report
+
+
+def _calm_garbage_collector() -> None:
+    """Collect rarely, and never what the imports made: a drain makes millions of objects, but no cycles.
+
+    With the default thresholds a third of a drain's time goes into looking for cycles.
+    """
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 50)
 
 
 def _check_schema(client: Client, settings: Settings) -> None:

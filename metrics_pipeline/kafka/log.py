@@ -116,21 +116,28 @@ def _within(messages: list[Message], max_events: int, max_bytes: int) -> tuple[l
 
 def _to_fetched(received: list[Message], topic: str) -> Fetched:
     ends: dict[int, int] = {}
-    rows: list[tuple[int, int, int, bytes | None]] = []
-    for message in received:
-        error = message.error()
-        if error is None:
-            # A fetched message has a partition and an offset; the client's types allow for unsent ones.
-            partition, offset = cast("tuple[int, int]", (message.partition(), message.offset()))
-            rows.append((partition, offset, message.timestamp()[1], message.value()))
-        elif error.code() == KafkaError._PARTITION_EOF:
-            ends |= {cast("int", message.partition()): cast("int", message.offset())}
-        else:
-            _raise_unless_passing(error, f"fetching {topic}[{message.partition()}]")
-    if not rows:
-        return Fetched(Messages([], [], [], []), ends)
-    partitions, offsets, timestamps_ms, values = map(list, zip(*rows, strict=True))
-    return Fetched(Messages(partitions, offsets, timestamps_ms, values), ends)
+    messages = received
+    if any(m.error() is not None for m in received):
+        messages = []
+        for message in received:
+            error = message.error()
+            if error is None:
+                messages.append(message)
+            elif error.code() == KafkaError._PARTITION_EOF:
+                ends |= {cast("int", message.partition()): cast("int", message.offset())}
+            else:
+                _raise_unless_passing(error, f"fetching {topic}[{message.partition()}]")
+    # Column by column: a tuple per message would cost more than all of this, in garbage collection.
+    # A fetched message has a partition and an offset; the client's types allow for unsent ones.
+    return Fetched(
+        Messages(
+            partitions=cast("list[int]", [m.partition() for m in messages]),
+            offsets=cast("list[int]", [m.offset() for m in messages]),
+            timestamps_ms=[m.timestamp()[1] for m in messages],
+            values=[m.value() for m in messages],
+        ),
+        ends,
+    )
 
 
 def _raise_unless_passing(error: KafkaError, doing: str) -> None:

@@ -23,7 +23,7 @@ from metrics_pipeline.takeover import Takeover
 
 logger = logging.getLogger("metrics_pipeline.drain")
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.05
 CLOSE_AFTER_SECONDS = 1.0
 """A quiet topic's last batch is closed after so long, so that its committed offset tells the truth to lag tools."""
 PAUSE_AFTER_SECONDS = 1.0

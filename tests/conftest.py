@@ -1,0 +1,59 @@
+"""Real engines for the tests: started once, on free ports, in folders of their own, and stopped at the end."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from metrics_pipeline.assembly import prepare
+from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.local.clickhouse import ClickHouseServer, start_clickhouse
+from metrics_pipeline.local.fetch import cache_folder, clickhouse_program, kafka_program
+from metrics_pipeline.local.kafka import KafkaServer, start_kafka
+from metrics_pipeline.settings import LocalSettings, Settings, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Tests see the settings that they set themselves, and no engines that happen to run."""
+    for name in list(os.environ):
+        if name.startswith("METRICS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("METRICS_LOCAL__HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    server = start_kafka(kafka_program(cache_folder(LocalSettings())), tmp_path_factory.mktemp("kafka"))
+    yield server
+    server.process.stop(20)
+
+
+@pytest.fixture(scope="session")
+def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
+    folder = tmp_path_factory.mktemp("clickhouse")
+    server = start_clickhouse(clickhouse_program(cache_folder(LocalSettings())), folder)
+    yield server
+    server.process.stop(20)
+
+
+@pytest.fixture
+def settings(
+    kafka: KafkaServer, clickhouse: ClickHouseServer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Settings]:
+    """A fresh topic, consumer group and database, with the schema applied; also set in the environment."""
+    name = f"t{uuid.uuid4().hex[:12]}"
+    monkeypatch.setenv("METRICS_KAFKA__BOOTSTRAP_SERVERS", kafka.address)
+    monkeypatch.setenv("METRICS_CLICKHOUSE__URL", clickhouse.url)
+    with connect(load_settings()) as client:
+        client.command(f"CREATE DATABASE {name}")
+    monkeypatch.setenv("METRICS_CLICKHOUSE__URL", clickhouse.url.removesuffix("default") + name)
+    monkeypatch.setenv("METRICS_KAFKA__TOPIC", name)
+    monkeypatch.setenv("METRICS_KAFKA__GROUP", name)
+    made = load_settings()
+    prepare(made)
+    yield made
+    with connect(made) as client:
+        client.command(f"DROP DATABASE {name}")

@@ -1,0 +1,95 @@
+"""The command line as a user types it, without Dagster, on engines that it starts itself."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("METRICS_")}
+    environment["METRICS_LOCAL__HOME"] = str(tmp_path / "home")
+
+    def call(*arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "metrics_pipeline", *arguments],
+            env={**environment, **more},
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+
+    yield call
+    call("down")
+
+
+def parsed(done: "subprocess.CompletedProcess[str]") -> Any:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_up_produce_drain_audit_latency_down(run: Run, tmp_path: Path) -> None:
+    addresses = parsed(run("up", "--engines-only", "--json"))
+    assert addresses["dagster"] is None
+    noted = json.loads((tmp_path / "home" / "state.json").read_text())["processes"]
+    sent = tmp_path / "sent.ndjson"
+    produced = parsed(
+        run(
+            *("produce", "--events", "20000", "--rate", "0", "--duplicates", "0.05", "--late", "0.02"),
+            *("--malformed", "0.02", "--odd", "0.02", "--seed", "7", "--sent", str(sent), "--json"),
+        )
+    )
+    report = parsed(run("drain", "--once", "--json"))
+    assert report["consumed"] == produced["messages"] == 20_000
+    verdict = parsed(run("audit", "--json"))
+    assert verdict["ok"]
+    assert verdict["inserted"] == verdict["raw_rows"] == verdict["rollup_requests"] == produced["unique_events"]
+    assert verdict["duplicates"] == produced["duplicates"]
+    assert verdict["dead_letters"] == produced["malformed"]
+    assert verdict["gaps"] == verdict["overlaps"] == []
+    assert verdict["rollup_drift"] == 0
+    answer = parsed(run("latency", "--from", "4 days ago", "--to", "in 1 hour", "--json"))
+    exact = parsed(run("latency", "--from", "4 days ago", "--to", "in 1 hour", "--exact", "--json"))
+    assert answer["requests"] == exact["requests"] == produced["unique_events"]
+    assert answer["errors"] == exact["errors"]
+    assert answer["p99_ms"] == pytest.approx(exact["p99_ms"], rel=0.02)
+    status = parsed(run("status", "--json"))
+    assert (status["lag"], status["dead_letters"]) == (0, produced["malformed"])
+    assert run("schema", "check").returncode == 0
+    assert run("dashboard").stdout.startswith(addresses["clickhouse"].removesuffix("/default"))
+    assert run("down").returncode == 0
+    assert not [p for p in noted if psutil.pid_exists(p["pid"])]
+
+
+def test_wrong_settings_are_named_and_secrets_are_not_shown(run: Run) -> None:
+    done = run("audit", METRICS_DRAIN__SHARDS="many", METRICS_CLICKHOUSE__URL="ftp://user:hidden@host")
+    assert done.returncode == 2
+    assert "METRICS_DRAIN__SHARDS" in done.stderr
+    assert "METRICS_CLICKHOUSE__URL" in done.stderr
+    assert "hidden" not in done.stderr
+    unknown = run("audit", METRICS_DRIAN__SHARDS="1")
+    assert unknown.returncode == 2
+    assert "METRICS_DRIAN__SHARDS" in unknown.stderr
+
+
+def test_without_engines_the_message_says_what_to_do(run: Run) -> None:
+    done = run("drain", "--once")
+    assert done.returncode == 2
+    assert "metrics-pipeline up" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["up", "demo", "status", "produce", "drain", "audit", "latency", "dashboard"])
+def test_every_command_has_help_with_an_example(run: Run, command: str) -> None:
+    done = run(command, "--help")
+    assert done.returncode == 0
+    assert f"metrics-pipeline {command}" in " ".join(done.stdout.split())

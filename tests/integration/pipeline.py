@@ -1,0 +1,70 @@
+"""What integration tests do to a pipeline: send, drain, count."""
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from confluent_kafka import Producer
+
+from metrics_pipeline.assembly import DrainRun, audit, run_drain, until_caught_up
+from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.delivery import Step
+from metrics_pipeline.drain import DrainReport
+from metrics_pipeline.settings import Settings, kafka_address
+
+
+class CrashError(Exception):
+    """Stands for a process that ends between two steps."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    raw: int
+    distinct: int
+    rollup: int
+    dead: int
+
+
+def send(settings: Settings, values: Sequence[bytes | None], *, partition: int | None = None) -> None:
+    producer = Producer({"bootstrap.servers": kafka_address(settings), "linger.ms": 5})
+    for number, value in enumerate(values):
+        at = number % settings.kafka.partitions if partition is None else partition
+        producer.produce(settings.kafka.topic, value, partition=at)
+    assert producer.flush(30) == 0
+
+
+def drain_once(settings: Settings, observe: Callable[[Step], None] = lambda _step: None) -> DrainReport:
+    run = DrainRun(run_id=str(uuid.uuid4()))
+    return run_drain(settings, run, until_caught_up, stop=lambda: False, observe=observe)
+
+
+def crash_at(step: Step, occurrence: int = 1) -> Callable[[Step], None]:
+    """An observer that ends the run right before `step` begins for the given time."""
+    seen = 0
+
+    def observe(begun: Step) -> None:
+        nonlocal seen
+        seen += begun is step
+        if begun is step and seen == occurrence:
+            raise CrashError(step)
+
+    return observe
+
+
+def counts(settings: Settings) -> Counts:
+    with connect(settings) as client:
+
+        def number(sql: str) -> int:
+            return int(client.query(sql).result_rows[0][0])
+
+        return Counts(
+            raw=number("SELECT count() FROM raw_events"),
+            distinct=number("SELECT uniqExact(event_id) FROM raw_events"),
+            rollup=number("SELECT sum(requests) FROM rollup_1m"),
+            dead=number("SELECT count() FROM dead_letters"),
+        )
+
+
+def assert_exact(settings: Settings, *, events: int, dead: int = 0) -> None:
+    assert counts(settings) == Counts(raw=events, distinct=events, rollup=events, dead=dead)
+    assert audit(settings).problems == ()

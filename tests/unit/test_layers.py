@@ -1,0 +1,55 @@
+"""Dependencies point one way; imports say so."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import metrics_pipeline
+
+ROOT = Path(metrics_pipeline.__file__).parent
+FORBIDDEN = {
+    "core": ("confluent_kafka", "clickhouse_connect", "dagster", "metrics_pipeline.kafka", "metrics_pipeline.clickhouse"),
+    "kafka": ("clickhouse_connect", "dagster", "metrics_pipeline.clickhouse", "metrics_pipeline.drain"),
+    "clickhouse": ("confluent_kafka", "dagster", "metrics_pipeline.kafka", "metrics_pipeline.drain"),
+    "cli": ("dagster", "metrics_pipeline.defs"),
+    "local": ("dagster", "metrics_pipeline.defs", "metrics_pipeline.cli"),
+    "loadgen": ("dagster", "clickhouse_connect", "metrics_pipeline.defs", "metrics_pipeline.cli"),
+    "ports.py": ("confluent_kafka", "clickhouse_connect", "dagster", "metrics_pipeline.drain"),
+    "drain.py": ("confluent_kafka", "clickhouse_connect", "dagster", "metrics_pipeline.kafka", "metrics_pipeline.clickhouse"),
+    "delivery.py": ("confluent_kafka", "clickhouse_connect", "dagster"),
+    "takeover.py": ("confluent_kafka", "clickhouse_connect", "dagster"),
+}
+
+
+def imports_of(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+@pytest.mark.parametrize("room", FORBIDDEN)
+def test_a_room_imports_only_what_it_may(room: str) -> None:
+    files = [ROOT / room] if room.endswith(".py") else sorted((ROOT / room).rglob("*.py"))
+    assert files
+    wrong = {
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in files
+        for name in imports_of(file)
+        for forbidden in FORBIDDEN[room]
+        if name == forbidden or name.startswith(forbidden + ".")
+    }
+    assert wrong == set()
+
+
+def test_only_defs_and_its_entry_import_dagster() -> None:
+    importers = {
+        file.relative_to(ROOT).parts[0]
+        for file in ROOT.rglob("*.py")
+        if any(name.split(".")[0] == "dagster" for name in imports_of(file))
+    }
+    assert importers == {"defs", "definitions.py"}

@@ -1,0 +1,56 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metrics_pipeline.core.offsets import (
+    METADATA_LIMIT_BYTES,
+    Commit,
+    Intent,
+    OffsetRange,
+    batch_token,
+    decode_commit,
+    encode_metadata,
+    open_batches,
+    shard_partitions,
+)
+
+OFFSETS = st.integers(0, 2**63 - 1)
+
+
+@given(OFFSETS, st.none() | st.builds(Intent, OFFSETS, st.text("0123456789abcdef", min_size=32, max_size=32)), st.text())
+def test_metadata_survives_the_way_to_the_broker_and_back(offset: int, intent: Intent | None, topic_id: str) -> None:
+    commit = Commit(offset, intent, topic_id)
+    assert decode_commit(offset, encode_metadata(commit)) == commit
+
+
+def test_the_longest_metadata_fit() -> None:
+    longest = Commit(2**63 - 1, Intent(2**63 - 1, "f" * 32), "x" * 22)
+    assert len(encode_metadata(longest)) < METADATA_LIMIT_BYTES
+
+
+@given(st.text())
+def test_metadata_of_other_tools_reads_as_none(metadata: str) -> None:
+    assert decode_commit(7, metadata).offset == 7
+
+
+def test_a_token_depends_on_ranges_alone_not_on_their_order() -> None:
+    ranges = [OffsetRange(0, 1, 5), OffsetRange(1, 0, 9)]
+    token = batch_token("group", "topic", ranges)
+    assert token == batch_token("group", "topic", reversed(ranges))
+    assert len({token, batch_token("other", "topic", ranges), batch_token("group", "topic", ranges[:1])}) == 3
+
+
+@given(st.integers(1, 64), st.integers(1, 16))
+def test_every_partition_has_exactly_one_shard(partitions: int, shards: int) -> None:
+    owned = [p for shard in range(shards) for p in shard_partitions(range(partitions), shards, shard)]
+    assert sorted(owned) == list(range(partitions))
+
+
+def test_open_batches_are_grouped_by_token() -> None:
+    commits = {0: Commit(1, Intent(4, "a")), 1: Commit(2), 2: Commit(3, Intent(9, "a"))}
+    assert open_batches(commits) == {"a": (OffsetRange(0, 1, 4), OffsetRange(2, 3, 9))}
+
+
+def test_a_range_that_ends_before_it_starts_is_refused() -> None:
+    with pytest.raises(ValueError, match="not a range"):
+        OffsetRange(0, 5, 4)

@@ -30,3 +30,19 @@ check: setup ## lint, formatting, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+RATE ?= 5000
+DURATION ?=
+
+.PHONY: demo
+demo: setup ## run the whole pipeline under load: RATE=40000 DURATION=60
+	@$(BIN)/metrics-pipeline demo --rate $(RATE) $(if $(DURATION),--duration $(DURATION))
+
+.PHONY: test
+test: check ## lint, types, and all tests against real engines
+	$(BIN)/python -m pytest
+
+.PHONY: bench
+bench: setup ## the benchmarks of docs/benchmarks.md
+	$(BIN)/python benchmarks/decode.py
+	$(BIN)/metrics-pipeline up --engines-only && $(BIN)/python benchmarks/commit_latency.py; $(BIN)/metrics-pipeline down

@@ -40,9 +40,7 @@ def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseS
 
 
 @pytest.fixture
-def settings(
-    kafka: KafkaServer, clickhouse: ClickHouseServer, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Settings]:
+def settings(kafka: KafkaServer, clickhouse: ClickHouseServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     """A fresh topic, consumer group and database, with the schema applied; also set in the environment."""
     name = f"t{uuid.uuid4().hex[:12]}"
     monkeypatch.setenv("METRICS_KAFKA__BOOTSTRAP_SERVERS", kafka.address)

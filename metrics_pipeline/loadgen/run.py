@@ -61,9 +61,7 @@ def produce(
 
 
 class _Run:
-    def __init__(
-        self, plan: LoadPlan, sender: EventSender, sent: SentFile, clock: Clock, topic: str
-    ) -> None:
+    def __init__(self, plan: LoadPlan, sender: EventSender, sent: SentFile, clock: Clock, topic: str) -> None:
         self._sender = sender
         self._sent = sent
         self._clock = clock
@@ -141,9 +139,7 @@ class _Run:
             self._sent.write(pl.concat(events))
 
     def _progress(self, elapsed_seconds: float) -> LoadProgress:
-        return LoadProgress(
-            self._queued, self._sender.outstanding, self._sender.reasons.total(), elapsed_seconds
-        )
+        return LoadProgress(self._queued, self._sender.outstanding, self._sender.reasons.total(), elapsed_seconds)
 
     def _elapsed_seconds(self) -> float:
         return self._clock.monotonic_seconds() - self._began_seconds

@@ -65,9 +65,7 @@ class EventSender:
         What can't be queued is a failure like any other.
         """
         produce, topic, on_failure = self._producer.produce, self._topic, self._on_failure
-        for payload, key, partition in zip(
-            messages.payloads, messages.keys, messages.partitions, strict=True
-        ):
+        for payload, key, partition in zip(messages.payloads, messages.keys, messages.partitions, strict=True):
             try:
                 produce(topic, payload, key, partition, on_failure)
             except (BufferError, KafkaException):
@@ -92,9 +90,7 @@ class EventSender:
         failed, self._failed = self._failed, Counter()
         return failed
 
-    def _insist(
-        self, payload: str | bytes | None, key: str, partition: int, is_stopping: Callable[[], bool]
-    ) -> None:
+    def _insist(self, payload: str | bytes | None, key: str, partition: int, is_stopping: Callable[[], bool]) -> None:
         """Queue one message that was not taken at once."""
         give_up: float | None = None
         while not self.is_broken:

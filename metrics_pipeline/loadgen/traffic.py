@@ -5,7 +5,7 @@ A block depends on its arguments alone, so the same seed and start give the same
 
 from dataclasses import dataclass
 from functools import cache
-from math import exp, log, tau
+from math import log, tau
 from random import Random
 from statistics import NormalDist
 

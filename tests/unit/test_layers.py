@@ -9,14 +9,26 @@ import metrics_pipeline
 
 ROOT = Path(metrics_pipeline.__file__).parent
 FORBIDDEN = {
-    "core": ("confluent_kafka", "clickhouse_connect", "dagster", "metrics_pipeline.kafka", "metrics_pipeline.clickhouse"),
+    "core": (
+        "confluent_kafka",
+        "clickhouse_connect",
+        "dagster",
+        "metrics_pipeline.kafka",
+        "metrics_pipeline.clickhouse",
+    ),
     "kafka": ("clickhouse_connect", "dagster", "metrics_pipeline.clickhouse", "metrics_pipeline.drain"),
     "clickhouse": ("confluent_kafka", "dagster", "metrics_pipeline.kafka", "metrics_pipeline.drain"),
     "cli": ("dagster", "metrics_pipeline.defs"),
     "local": ("dagster", "metrics_pipeline.defs", "metrics_pipeline.cli"),
     "loadgen": ("dagster", "clickhouse_connect", "metrics_pipeline.defs", "metrics_pipeline.cli"),
     "ports.py": ("confluent_kafka", "clickhouse_connect", "dagster", "metrics_pipeline.drain"),
-    "drain.py": ("confluent_kafka", "clickhouse_connect", "dagster", "metrics_pipeline.kafka", "metrics_pipeline.clickhouse"),
+    "drain.py": (
+        "confluent_kafka",
+        "clickhouse_connect",
+        "dagster",
+        "metrics_pipeline.kafka",
+        "metrics_pipeline.clickhouse",
+    ),
     "delivery.py": ("confluent_kafka", "clickhouse_connect", "dagster"),
     "takeover.py": ("confluent_kafka", "clickhouse_connect", "dagster"),
 }

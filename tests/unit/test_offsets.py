@@ -17,7 +17,9 @@ from metrics_pipeline.core.offsets import (
 OFFSETS = st.integers(0, 2**63 - 1)
 
 
-@given(OFFSETS, st.none() | st.builds(Intent, OFFSETS, st.text("0123456789abcdef", min_size=32, max_size=32)), st.text())
+@given(
+    OFFSETS, st.none() | st.builds(Intent, OFFSETS, st.text("0123456789abcdef", min_size=32, max_size=32)), st.text()
+)
 def test_metadata_survives_the_way_to_the_broker_and_back(offset: int, intent: Intent | None, topic_id: str) -> None:
     commit = Commit(offset, intent, topic_id)
     assert decode_commit(offset, encode_metadata(commit)) == commit

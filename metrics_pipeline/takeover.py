@@ -1,7 +1,7 @@
 """How a run becomes the owner of its shard, and where it starts to read.
 
-Fence first, read committed offsets second: what an earlier run commits in between can't exist. Then finish the batch that
-it left open, and account for offsets that the log has dropped.
+Fence first, read committed offsets second: what an earlier run commits in between can't exist. Then finish the batch
+that it left open, and account for offsets that the log has dropped.
 """
 
 import logging

@@ -120,7 +120,8 @@ def _one_line(frame: Frame) -> str:
     return (
         f"{frame.elapsed_seconds:5.0f} s  in {frame.produced_per_second:8,.0f}/s  "
         f"landed {frame.landed_per_second:8,.0f}/s  lag {frame.overview.lag:8,}  freshness p50/p99 {freshness}  "
-        f"batches {statistics.batches:,}  duplicates {statistics.duplicates:,}  dead letters {statistics.dead_letters:,}"
+        f"batches {statistics.batches:,}  duplicates {statistics.duplicates:,}  "
+        f"dead letters {statistics.dead_letters:,}"
     )
 
 

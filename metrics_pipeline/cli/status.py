@@ -16,7 +16,7 @@ app = typer.Typer()
 
 @app.command(epilog="Example: metrics-pipeline status --json")
 def status(as_json: bool = typer.Option(False, "--json", help="Print the figures as one JSON object.")) -> None:
-    """Lag, rates, freshness and runs: the last 10 seconds for rates, the last 60 for freshness, the ledger for counts."""
+    """Lag, rates, freshness and runs: rates of 10 seconds, freshness of 60, counts of all time."""
     settings = load_settings()
     with connect(settings) as client:
         overview = look(settings, client)

@@ -6,9 +6,8 @@ from urllib.parse import urlsplit
 
 from lzstring import LZString
 
-from metrics_pipeline.clickhouse.schema import LATENCY_QUANTILES, LATENCY_STATE
+from metrics_pipeline.clickhouse.schema import LATENCY_MERGE_FUNCTION, LATENCY_QUANTILES
 
-_MERGE = LATENCY_STATE.replace("quantilesDD(", "quantilesDDMerge(", 1)
 _RECENT_MINUTES = "minute >= now() - {seconds:UInt32}"
 _RECENT_BATCHES = "visible_at >= now() - {seconds:UInt32}"
 _BY_MINUTE = "toStartOfInterval(minute, toIntervalSecond(greatest({rounding:UInt32}, 60)))::INT AS t"
@@ -27,7 +26,7 @@ def _latency_query(condition: str) -> str:
     p50, p95, p99 = (LATENCY_QUANTILES.index(q) + 1 for q in (0.5, 0.95, 0.99))
     return (
         f"SELECT {_BY_MINUTE}, quantiles[{p50}] AS p50, quantiles[{p95}] AS p95, quantiles[{p99}] AS p99 FROM ("
-        f"SELECT minute, {_MERGE}(latency_ms) AS quantiles FROM rollup_1m "
+        f"SELECT minute, {LATENCY_MERGE_FUNCTION}(latency_ms) AS quantiles FROM rollup_1m "
         f"WHERE {_RECENT_MINUTES}{condition} GROUP BY minute) ORDER BY t"
     )
 

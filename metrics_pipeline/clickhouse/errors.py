@@ -1,7 +1,7 @@
 """ClickHouse's error codes, sorted by what to do about them.
 
-Source of the codes: `src/Common/ErrorCodes.cpp` of ClickHouse. A code that stands nowhere here is retried: waiting loses
-nothing, while a wrong guess that rows are bad would throw them out.
+Source of the codes: `src/Common/ErrorCodes.cpp` of ClickHouse. A code that stands nowhere here is retried: waiting
+loses nothing, while a wrong guess that rows are bad would throw them out.
 """
 
 from collections.abc import Callable

@@ -6,7 +6,7 @@ from typing import Any
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.clickhouse.schema import LATENCY_STATE
+from metrics_pipeline.clickhouse.schema import LATENCY_MERGE_FUNCTION
 from metrics_pipeline.core.timerange import TimeRange, whole_minutes
 
 QUANTILES = (0.5, 0.95, 0.99)
@@ -17,7 +17,7 @@ _FILTER = """
     AND ({{endpoint:String}} = '' OR endpoint = {{endpoint:String}})
     AND ({{tier:String}} = '' OR tier = {{tier:String}})"""
 
-_FROM_ROLLUP = f"""SELECT sum(requests), sum(errors), {LATENCY_STATE.replace("quantilesDD(", "quantilesDDMerge(", 1)}(latency_ms)
+_FROM_ROLLUP = f"""SELECT sum(requests), sum(errors), {LATENCY_MERGE_FUNCTION}(latency_ms)
     FROM rollup_1m WHERE """ + _FILTER.format(time_column="minute")
 
 _FROM_RAW = """SELECT count(), countIf(status >= 500), quantilesExact(0.5, 0.9, 0.95, 0.99, 0.999)(latency_ms)

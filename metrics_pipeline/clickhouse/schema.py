@@ -16,6 +16,7 @@ from metrics_pipeline.event import IDENTITY, RAW_COLUMNS
 QUANTILE_RELATIVE_ERROR = 0.01
 LATENCY_QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 LATENCY_STATE = f"quantilesDD({QUANTILE_RELATIVE_ERROR}, {', '.join(map(str, LATENCY_QUANTILES))})"
+LATENCY_MERGE_FUNCTION = LATENCY_STATE.replace("quantilesDD(", "quantilesDDMerge(", 1)
 LATENCY_STATE_FUNCTION = LATENCY_STATE.replace("quantilesDD(", "quantilesDDState(", 1)
 
 

@@ -1,7 +1,7 @@
 """Which drain runs to start next. Pure: what is known about a shard in, launches out.
 
-A shard is drained by one run after the other, like a relay: shortly before a run's window ends its successor starts, warms
-up, and takes over. A wrong decision here costs a moment of freshness, never an event: exactness is the fence's.
+A shard is drained by one run after the other, like a relay: shortly before a run's window ends its successor starts,
+warms up, and takes over. A wrong decision here costs a moment of freshness, never an event: exactness is the fence's.
 """
 
 from collections.abc import Iterable

@@ -21,12 +21,8 @@ def describe_topic(bootstrap_servers: str, settings: KafkaSettings) -> TopicDesc
     """Raises ConfigurationError if the topic doesn't exist, KafkaUnavailableError if no broker answers."""
     admin = AdminClient(client_config(bootstrap_servers, settings))
     name = settings.topic
-    described = calling(
-        f"describing topic {name} on {bootstrap_servers}",
-        lambda: admin.describe_topics(TopicCollection([name]), request_timeout=settings.request_timeout_seconds)[
-            name
-        ].result(),
-    )
+    futures = admin.describe_topics(TopicCollection([name]), request_timeout=settings.request_timeout_seconds)
+    described = calling(f"describing topic {name} on {bootstrap_servers}", futures[name].result)
     return TopicDescription(str(described.topic_id), tuple(sorted(p.id for p in described.partitions)))
 
 

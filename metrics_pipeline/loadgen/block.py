@@ -32,7 +32,7 @@ class Block:
         self.size = min(BLOCK_MESSAGES, left)
         ms_per_event = 1_000 / plan.nominal_rate
         made = traffic(plan.seed, number, start_ms + self.first * ms_per_event, ms_per_event, self.size)
-        self.rng = Random(f"{plan.seed}/{number}/slots")  # noqa: S311  # traffic, not secrets
+        self.rng = Random(f"{plan.seed}/{number}/slots")  # traffic, not secrets
         self.slots = draw_slots(plan, self.rng, self.first, self.size)
         self.special = self.slots.special
         self.ids = made.ids

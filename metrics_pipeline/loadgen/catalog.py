@@ -108,7 +108,7 @@ def _endpoint(
     resource_rank, (name, _, verb) = resource[0], resource[1].partition("/")
     operation_rank, (method, pattern, slowness) = operation
     path = pattern.format(resource=name, verb=verb or _DEFAULT_VERB)
-    rng = Random(crc32(f"{service} {path}".encode()))  # noqa: S311  # traffic, not secrets
+    rng = Random(crc32(f"{service} {path}".encode()))  # traffic, not secrets
     median_ms = rng.uniform(3, 14) * slowness
     return Endpoint(
         service,

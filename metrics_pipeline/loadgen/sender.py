@@ -109,7 +109,7 @@ class EventSender:
                     break
         self._note_failure(None, key)
 
-    def _on_failure(self, error: KafkaError, message: Message) -> None:
+    def _on_failure(self, error: KafkaError | None, message: Message) -> None:
         key = message.key()
         self._note_failure(error, key.decode() if isinstance(key, bytes) else str(key))
 

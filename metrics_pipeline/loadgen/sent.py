@@ -58,7 +58,7 @@ def read_sent(path: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
     summary = _last_line(path)
     # The parser of Polars panics on integer types below 64 bits.
     wide = {name: pl.Int64() if kind.is_integer() else kind for name, kind in SENT_SCHEMA.items()}
-    rows = pl.scan_ndjson(path, schema=wide).filter(pl.col("event_id").is_not_null()).cast(dict(SENT_SCHEMA))
+    rows = pl.scan_ndjson(path, schema=wide).filter(pl.col("event_id").is_not_null()).cast(SENT_SCHEMA)
     return rows.collect(), summary
 
 

@@ -81,7 +81,7 @@ class LoadSummary:
 
     def _count(self, kind: str | None, events: int, copies: int) -> None:
         self.messages += copies
-        if kind in KINDS:
+        if kind is not None and kind in KINDS:
             self.malformed_kinds[kind] += copies
             return
         self.unique_events += events

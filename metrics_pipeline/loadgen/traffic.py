@@ -158,7 +158,7 @@ def _id_prefixes(nominal_ms: pl.Series) -> pl.Series:
 
 @cache
 def _tables() -> _Tables:
-    rng = Random(0)  # noqa: S311  # traffic, not secrets; the tables are the same for every seed
+    rng = Random(0)  # traffic, not secrets; the tables are the same for every seed
     known = endpoints()
     tails = _tails(rng)
     profiles = sorted({(e.method, e.error_factor) for e in known})

@@ -126,7 +126,7 @@ def _start_dagster(state: State, given: Settings, home: Path, say: Callable[[str
 
 
 def dagster_home(settings: Settings) -> Path:
-    """Dagster's instance folder: as set, else dagster_home/ of the checkout that the home belongs to, else in the home."""
+    """Dagster's instance folder: as set, else dagster_home/ beside the home, as in a checkout, else in the home."""
     if settings.local.dagster_home is not None:
         return settings.local.dagster_home.expanduser().absolute()
     home = local_home(settings.local)

@@ -38,7 +38,8 @@ class Block:
         self.ids = made.ids
         self.rests = made.rests
         self.keys = _keys(made.ids, self.slots.odd)
-        self.partitions = [crc32(key.encode()) % partitions for key in self.keys]
+        # As librdkafka's default partitioner does it, so that every client of that family agrees.
+        self.partitions = [checksum % partitions for checksum in map(crc32, map(str.encode, self.keys))]
         self.payloads: list[Payload] = []
         self.stamps_ms: list[int] = []
         self.copies = [1] * self.size

@@ -21,6 +21,9 @@ SETTLE_SECONDS = 5.0
 SETTLE_BLOCKS = 16
 """What is acknowledged is written to the file this often, or when so many blocks wait for it."""
 
+STOP_SECONDS = 30
+"""A run that is stopped waits so long for acknowledgements; what has none then has failed."""
+
 _LONGEST_SETTLE_SECONDS = 0.5
 _PROGRESS_SECONDS = 0.2
 _LONGEST_SPAN_MS = round(2_000 * TICK_SECONDS)
@@ -42,6 +45,7 @@ def produce(
     sent: Path | None = None,
     stop_event: threading.Event | None = None,
     on_progress: Callable[[LoadProgress], None] | None = None,
+    *,
     clock: Clock | None = None,
 ) -> LoadSummary:
     """Send what the plan says to the topic of the settings; list what was acknowledged in `sent`.
@@ -123,12 +127,12 @@ class _Run:
 
     def _await_all(self, stop: threading.Event) -> None:
         deadline_seconds = self._clock.monotonic_seconds() + DELIVERY_SECONDS
-        stopped_seconds: float | None = None
+        was_stopping = False
         while not self._sender.settle(_LONGEST_SETTLE_SECONDS):
             now_seconds = self._clock.monotonic_seconds()
-            if stop.is_set() and stopped_seconds is None:
-                stopped_seconds = now_seconds
-                deadline_seconds = min(deadline_seconds, now_seconds + 30)
+            if stop.is_set() and not was_stopping:
+                was_stopping = True
+                deadline_seconds = min(deadline_seconds, now_seconds + STOP_SECONDS)
             if now_seconds > deadline_seconds:
                 self._sender.abandon()
                 return

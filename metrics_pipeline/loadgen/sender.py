@@ -83,7 +83,7 @@ class EventSender:
     def abandon(self) -> None:
         """Count all that is outstanding as failed; whether it reached the log is unknown."""
         self._producer.purge()
-        self._producer.flush(_POLL_SECONDS)
+        self._producer.flush(self._give_up_seconds)
 
     def take_failures(self) -> Counter[str]:
         """Keys of the messages that failed since the last call, and how many of each."""
@@ -116,5 +116,6 @@ class EventSender:
     def _note_failure(self, error: KafkaError | None, key: str) -> None:
         reason = error.str() if error else "stopped before the broker took it"
         self._failed[key] += 1
-        self.reasons[reason if len(self.reasons) < _MAX_REASONS else "others"] += 1
+        is_listed = reason in self.reasons or len(self.reasons) < _MAX_REASONS
+        self.reasons[reason if is_listed else "others"] += 1
         self.is_broken = self.is_broken or bool(error and error.fatal())

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,16 @@ def launches(instance: DagsterInstance) -> list[RunRequest]:
     return list(evaluated.run_requests or [])
 
 
+def first_launch(instance: DagsterInstance) -> RunRequest:
+    """A tick may find the broker still loading its groups; the relay's answer is the next tick."""
+    deadline_seconds = time.monotonic() + 30
+    while not (found := launches(instance)):
+        assert time.monotonic() < deadline_seconds, "the relay launched nothing"
+        time.sleep(0.2)
+    (request,) = found
+    return request
+
+
 def test_it_loads_in_a_fresh_interpreter() -> None:
     command = [sys.executable, "-c", "from metrics_pipeline.definitions import defs; defs.resolve_job_def('drain')"]
     assert subprocess.run(command, check=False, timeout=120).returncode == 0
@@ -48,7 +59,7 @@ def test_a_run_drains_its_window_and_reports_to_the_assets(
     monkeypatch.setenv("METRICS_DRAIN__IDLE_SECONDS", "1")
     sent = events(200)
     send(settings, [*sent, *sent[:10], b"{"])
-    (request,) = launches(instance)
+    request = first_launch(instance)
     result = defs.resolve_job_def("drain").execute_in_process(run_config=request.run_config, instance=instance)
     assert result.success
     reported = {m.asset_key.path[-1]: m.metadata for m in result.asset_materializations_for_node("drain_shard")}
@@ -73,7 +84,7 @@ def test_a_wrong_setting_fails_the_run_at_once_and_by_name(
 
 def test_a_failed_run_backs_off_and_is_tried_again(settings: Settings, instance: DagsterInstance) -> None:
     send(settings, events(10))
-    (request,) = launches(instance)
+    request = first_launch(instance)
     run = instance.create_run_for_job(
         defs.resolve_job_def("drain"), run_config=request.run_config, tags=dict(request.tags)
     )

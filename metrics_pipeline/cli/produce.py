@@ -1,7 +1,7 @@
 """`produce`: send realistic events."""
 
-import signal
-import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import typer
@@ -9,28 +9,46 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from metrics_pipeline.cli.output import print_json
+from metrics_pipeline.cli.signals import stop_on_signal
 from metrics_pipeline.loadgen.plan import LoadPlan
 from metrics_pipeline.loadgen.run import LoadProgress
 from metrics_pipeline.loadgen.run import produce as run_load
+from metrics_pipeline.loadgen.summary import LoadSummary
 from metrics_pipeline.settings import load_settings
 
 app = typer.Typer()
 
+_PLAIN_EVERY_SECONDS = 10
+_EXAMPLES = """Example: metrics-pipeline produce --events 100000 --rate 0 --sent sent.ndjson
 
-@app.command(epilog="Example: metrics-pipeline produce --duration 60 --rate 40000 --duplicates 0.02 --sent sent.ndjson")
+Example: metrics-pipeline produce --duration 60 --rate 40000 --duplicates 0.02 --late 0.002 --malformed 0.001"""
+
+
+@app.command(epilog=_EXAMPLES)
 def produce(
-    events: int | None = typer.Option(None, min=0, help="Messages in all."),
+    events: int | None = typer.Option(
+        None, min=0, help="Messages in all, duplicates and malformed ones included; else until --duration or Ctrl-C."
+    ),
     duration: float | None = typer.Option(None, help="Seconds, instead of --events."),
     rate: float = typer.Option(5_000, min=0, help="Messages per second; 0 for as fast as possible."),
-    duplicates: float = typer.Option(0, help="Fraction of messages that repeat an earlier one."),
-    late: float = typer.Option(0, help="Fraction of events that are seconds to days late."),
-    malformed: float = typer.Option(0, help="Fraction of messages that are no valid event."),
-    odd: float = typer.Option(0.001, help="Fraction of events that are legal but odd."),
-    seed: int = typer.Option(0, help="The same seed gives the same events."),
-    sent: Path | None = typer.Option(None, help="List what was acknowledged: NDJSON, or Parquet by its ending."),
+    duplicates: float = typer.Option(0, help="Fraction of messages that repeat an earlier one, byte for byte."),
+    late: float = typer.Option(0, help="Fraction of messages whose event is 1 second to 3 days late."),
+    malformed: float = typer.Option(0, help="Fraction of messages that are no valid event; all kinds in rotation."),
+    odd: float = typer.Option(0.001, help="Fraction of messages that are legal but odd; all kinds in rotation."),
+    seed: int = typer.Option(0, help="The same seed gives the same traffic."),
+    sent: Path | None = typer.Option(
+        None, help="List the unique events that were acknowledged: NDJSON, or Parquet if the name ends so."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print the summary as one JSON object."),
 ) -> None:
-    """Send realistic events to the topic. Ends with the plan, or with Ctrl-C; exit 1 if a message finally failed."""
+    """Send realistic events to the topic.
+
+    Ctrl-C and SIGTERM end it early: what was sent is awaited, the file completed.
+
+    Exit code 1 if a message was finally not acknowledged.
+
+    All messages of an event id go to the same partition.
+    """
     plan = LoadPlan(
         rate=rate,
         events=events,
@@ -41,35 +59,75 @@ def produce(
         odd=odd,
         seed=seed,
     )
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    total = events if events is not None else round(duration * rate) if duration and rate else None
-    with _progress() as bar:
-        task = bar.add_task("producing", total=total)
-
-        def show(progress: LoadProgress) -> None:
-            bar.update(task, completed=progress.sent)
-
-        summary = run_load(plan, load_settings(), sent, stop, show)
+    settings = load_settings()
+    with stop_on_signal() as stop, _shown(plan, is_quiet=as_json) as show:
+        summary = run_load(plan, settings, sent, stop, show)
     if as_json:
         print_json(summary.as_dict())
     else:
-        typer.echo(
-            f"{summary.messages} messages acknowledged in {summary.elapsed_seconds:.1f} s ({summary.rate:,.0f}/s): "
-            f"{summary.unique_events} events, {summary.duplicates} duplicates, {summary.malformed} malformed"
-        )
+        _print_summary(summary)
     if summary.failed:
         raise typer.Exit(1)
 
 
-def _progress() -> Progress:
-    return Progress(
+@contextmanager
+def _shown(plan: LoadPlan, *, is_quiet: bool) -> Iterator[Callable[[LoadProgress], None]]:
+    """A bar on a terminal; elsewhere a line now and then, unless the output is for a script."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield (lambda _progress: None) if is_quiet else _Lines(console).show
+        return
+    # No refreshing thread: it would compete with the producer for the interpreter.
+    with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed:,.0f} messages"),
+        TextColumn("{task.completed:,.0f} messages  {task.fields[rate]:,.0f}/s"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
+        auto_refresh=False,
+    ) as bar:
+        task = bar.add_task("producing", total=_total(plan), rate=0.0)
+
+        def show(progress: LoadProgress) -> None:
+            what = f"producing, {progress.failed:,} failed" if progress.failed else "producing"
+            bar.update(task, description=what, completed=progress.sent, rate=_rate(progress), refresh=True)
+
+        yield show
+
+
+class _Lines:
+    """Progress for a log."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._shown_seconds = 0.0
+
+    def show(self, progress: LoadProgress) -> None:
+        if progress.elapsed_seconds - self._shown_seconds >= _PLAIN_EVERY_SECONDS:
+            self._shown_seconds = progress.elapsed_seconds
+            self._console.print(
+                f"{progress.elapsed_seconds:.0f} s: {progress.sent:,} messages, {_rate(progress):,.0f}/s, "
+                f"{progress.outstanding:,} outstanding, {progress.failed:,} failed"
+            )
+
+
+def _rate(progress: LoadProgress) -> float:
+    return progress.sent / progress.elapsed_seconds if progress.elapsed_seconds else 0.0
+
+
+def _total(plan: LoadPlan) -> int | None:
+    if plan.events is not None:
+        return plan.events
+    return round(plan.duration_seconds * plan.rate) or None if plan.duration_seconds else None
+
+
+def _print_summary(summary: LoadSummary) -> None:
+    typer.echo(
+        f"{summary.messages:,} messages acknowledged in {summary.elapsed_seconds:.1f} s ({summary.rate:,.0f}/s): "
+        f"{summary.unique_events:,} events ({summary.late:,} late, {summary.odd:,} odd), "
+        f"{summary.duplicates:,} duplicates, {summary.malformed:,} malformed"
     )
+    for reason, count in summary.failures.items():
+        typer.echo(f"{count:,} messages failed: {reason}", err=True)

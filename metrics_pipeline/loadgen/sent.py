@@ -54,7 +54,8 @@ def open_sent(path: Path | None) -> SentFile:
 def read_sent(path: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
     """The events (SENT_SCHEMA) and the summary of a file that a run has completed. Raises StopError if it hasn't."""
     if path.suffix == ".parquet":
-        return pl.read_parquet(path), json.loads(_summary_path(path).read_text())["summary"]
+        summary = _last_line(_summary_path(path))
+        return pl.read_parquet(path), summary
     summary = _last_line(path)
     # The parser of Polars panics on integer types below 64 bits.
     wide = {name: pl.Int64() if kind.is_integer() else kind for name, kind in SENT_SCHEMA.items()}
@@ -92,11 +93,12 @@ class _ParquetFile:
         self._parts = path.with_name(path.name + ".parts")
         self._count = 0
         path.unlink(missing_ok=True)
+        _summary_path(path).unlink(missing_ok=True)
         shutil.rmtree(self._parts, ignore_errors=True)
         self._parts.mkdir()
 
     def write(self, events: pl.DataFrame) -> None:
-        events.select(SENT_SCHEMA.names()).write_parquet(self._next_part(), compression="lz4")
+        events.select(SENT_SCHEMA.names()).cast(SENT_SCHEMA).write_parquet(self._next_part(), compression="lz4")
 
     def close(self, summary: Mapping[str, Any]) -> None:
         pl.DataFrame(schema=SENT_SCHEMA).write_parquet(self._next_part())
@@ -114,13 +116,13 @@ def _summary_path(path: Path) -> Path:
 
 
 def _last_line(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-        lines = file.read().splitlines()
     try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            lines = file.read().splitlines()
         summary: dict[str, Any] = json.loads(lines[-1])["summary"]
-    except (IndexError, KeyError, ValueError):
+    except (FileNotFoundError, IndexError, KeyError, ValueError):
         raise StopError(
-            f"{path} ends without a summary: its producer was killed, so the list of what was sent is incomplete"
+            f"{path} holds no summary: its producer still runs or was killed, so what was sent is incomplete"
         ) from None
     return summary

@@ -53,6 +53,9 @@ def start_clickhouse(
             "--listen_host=127.0.0.1",
             f"--http_port={http_port}",
             f"--tcp_port={tcp_port}",
+            # The library heeds these on its command line alone; with its default level it writes 300 lines a second.
+            f"--logger.log={folder / 'server.log'}",
+            "--logger.level=warning",
             "--multiquery",
             f"--query={_FOREVER}",
         ]
@@ -77,13 +80,14 @@ def _answers(url: str) -> bool:
 
 
 _CONFIG = {
-    "logger": "<level>warning</level><console>1</console>",
+    "logger": "<level>warning</level>",
     "listen_host": "127.0.0.1",
     "users_config": "users.xml",
     "max_server_memory_usage_to_ram_ratio": "0.5",
     "mark_cache_size": str(256 << 20),
     "max_concurrent_queries": "100",
     "background_pool_size": "2",
+    "background_merges_mutations_concurrency_ratio": "1",
     "background_schedule_pool_size": "8",
     "query_log": (
         "<database>system</database><table>query_log</table>"

@@ -17,7 +17,7 @@ from msgspec.json import Decoder
 from metrics_pipeline.core.decode.exact import parse
 from metrics_pipeline.core.decode.frame import ROW, events_frame
 from metrics_pipeline.core.messages import Messages
-from metrics_pipeline.core.validate import EventLimits, InvalidEventError, attributes, event_uuid
+from metrics_pipeline.core.validate import EventLimits, InvalidEventError, attributes, event_uuid, timestamp_ms
 from metrics_pipeline.event import (
     FIELDS,
     MAX_ATTRIBUTE_KEY_CHARACTERS,
@@ -159,13 +159,24 @@ def _canonical_ids(ids: Sequence[str]) -> pl.Series:
 
 
 def _timestamps_ms(given: Sequence[str | int]) -> pl.Series:
-    """Epoch milliseconds; null where the form is not one of the common ones."""
+    """Epoch milliseconds; null where they can't be read."""
     texts = pl.Series([v if type(v) is str else None for v in given], dtype=pl.String)
     numbers = pl.Series([v if type(v) is int else None for v in given], dtype=pl.Int64)
-    return pl.DataFrame({"text": texts, "number": numbers}).select(_TIMESTAMP_MS).to_series()
+    times_ms = pl.DataFrame({"text": texts, "number": numbers}).select(_COMMON_FORM_MS).to_series()
+    if not times_ms.null_count():
+        return times_ms
+    uncommon = (_uncommon_ms(v) if ms is None else ms for ms, v in zip(times_ms, given, strict=True))
+    return pl.Series(list(uncommon), dtype=pl.Int64)
 
 
-def _timestamp_ms() -> pl.Expr:
+def _uncommon_ms(given: str | int) -> int | None:
+    try:
+        return timestamp_ms(given)
+    except InvalidEventError:
+        return None
+
+
+def _common_form_ms() -> pl.Expr:
     text = pl.col("text")
     # The fraction apart: to the second, Polars has a parser that is several times faster.
     seconds = text.str.slice(0, 19).str.to_datetime(_TO_THE_SECOND, time_unit="ms", strict=False)
@@ -174,7 +185,7 @@ def _timestamp_ms() -> pl.Expr:
     return pl.when(is_common).then(seconds.cast(pl.Int64) + fraction_ms).otherwise("number")
 
 
-_TIMESTAMP_MS = _timestamp_ms()
+_COMMON_FORM_MS = _common_form_ms()
 
 
 def _are_in_time(event_ms: pl.Series, message_ms: pl.Series, limits: EventLimits) -> pl.Series:

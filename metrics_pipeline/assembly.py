@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -14,6 +13,7 @@ from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.books import read_books
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.warehouse import ClickHouseWarehouse
+from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.core.audit import Verdict, judge
 from metrics_pipeline.core.batch import BatchLimits
 from metrics_pipeline.core.decode import EventLimits
@@ -36,19 +36,6 @@ logger = logging.getLogger("metrics_pipeline.drain")
 
 EndingOf = Callable[[Log, Sequence[int]], Ending]
 """Makes the ending of a run from the log and the shard's partitions."""
-
-
-class SystemClock:
-    """The machine's time."""
-
-    def monotonic_seconds(self) -> float:
-        return time.monotonic()
-
-    def now_ms(self) -> int:
-        return time.time_ns() // 1_000_000
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
 
 
 @dataclass(frozen=True, slots=True)

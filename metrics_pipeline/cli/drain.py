@@ -1,10 +1,6 @@
 """`drain` and `reset-offsets`: the pipeline without Dagster."""
 
-import signal
-import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 
 import typer
@@ -13,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from metrics_pipeline.assembly import DrainRun, reset_offsets, run_drain, until_caught_up, until_window_ends
 from metrics_pipeline.cli.output import print_json
+from metrics_pipeline.cli.signals import stop_on_signal
 from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.drain import DrainReport
 from metrics_pipeline.settings import load_settings
@@ -40,7 +37,7 @@ def drain(
     settings = load_settings()
     run = DrainRun(run_id=f"cli-{uuid.uuid4()}", shard=shard)
     ending = until_caught_up if once else until_window_ends(settings)
-    with _stop_on_signal() as stop, _progress() as bar:
+    with stop_on_signal() as stop, _progress() as bar:
 
         def show(entry: LedgerEntry) -> None:
             bar.update(task, advance=entry.consumed)
@@ -64,17 +61,6 @@ def reset(
         typer.confirm(f"Set all offsets of {settings.kafka.topic} to {to.value}?", abort=True)
     for partition, offset in reset_offsets(settings, to_latest=to is Edge.LATEST).items():
         typer.echo(f"partition {partition}: {offset}")
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[threading.Event]:
-    stop = threading.Event()
-    before = {s: signal.signal(s, lambda *_: stop.set()) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _progress() -> Progress:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from metrics_pipeline.assembly import SystemClock
+from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.loadgen.pace import TICK_SECONDS, Pacer
 from metrics_pipeline.loadgen.plan import LoadPlan
 from metrics_pipeline.loadgen.sender import DELIVERY_SECONDS, EventSender

@@ -53,9 +53,6 @@ def start_clickhouse(
             "--listen_host=127.0.0.1",
             f"--http_port={http_port}",
             f"--tcp_port={tcp_port}",
-            # The library heeds these on its command line alone; with its default level it writes 300 lines a second.
-            f"--logger.log={folder / 'server.log'}",
-            "--logger.level=warning",
             "--multiquery",
             f"--query={_FOREVER}",
         ]
@@ -80,6 +77,7 @@ def _answers(url: str) -> bool:
 
 
 _CONFIG = {
+    # With a log or a console named here the library ignores the level and writes 300 lines a second.
     "logger": "<level>warning</level>",
     "listen_host": "127.0.0.1",
     "users_config": "users.xml",

@@ -42,7 +42,14 @@ def start_dagster(
         "load_from:\n  - grpc_server:\n      host: 127.0.0.1\n"
         f"      port: {code_port}\n      location_name: {_CODE_LOCATION}\n"
     )
-    variables = {**os.environ, **environment, "DAGSTER_HOME": str(dagster_home), "PYTHONUNBUFFERED": "1"}
+    variables = {
+        # One drain uses one core: more threads of Polars only wait for each other.
+        "POLARS_MAX_THREADS": "1",
+        **os.environ,
+        **environment,
+        "DAGSTER_HOME": str(dagster_home),
+        "PYTHONUNBUFFERED": "1",
+    }
     scripts = Path(sys.executable).parent
     started: list[EngineProcess] = []
 

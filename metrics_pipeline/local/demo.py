@@ -18,7 +18,7 @@ from metrics_pipeline.clickhouse.statistics import Statistics
 from metrics_pipeline.core.audit import Verdict
 from metrics_pipeline.errors import LocalEngineError, RetryableError
 from metrics_pipeline.observe import Overview, look
-from metrics_pipeline.settings import Settings
+from metrics_pipeline.settings import Settings, local_home
 
 WARM_UP_EVENTS = 100
 FIRST_RUN_SECONDS = 120
@@ -103,7 +103,7 @@ class Demo:
     def _warm_up(self, client: Client, outcome: Outcome, inserted_before: int) -> None:
         """A few events make the relay start its first run; freshness is measured from then on."""
         plan = ["--events", str(WARM_UP_EVENTS), "--rate", str(WARM_UP_EVENTS), "--seed", str(self._load.seed + 1)]
-        self._add(outcome, _summary(self._producer(plan)))
+        self._add(outcome, self._summary(self._producer(plan)))
 
         def has_landed() -> bool:
             return look(self._settings, client).statistics.inserted > inserted_before
@@ -139,7 +139,7 @@ class Demo:
             )
             previous, previous_seconds = overview, now_seconds
         producer.send_signal(signal.SIGTERM)
-        return _summary(producer)
+        return self._summary(producer)
 
     def _await_drained(self, client: Client) -> None:
         def is_drained() -> bool:
@@ -157,9 +157,25 @@ class Demo:
     def _producer(self, plan: list[str]) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "metrics_pipeline", "produce", "--json", *plan]
         # A session of its own: Ctrl-C is for us, who end the producer first and everything else in order.
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
+        with self._producer_log.open("wb") as log:
+            # Not a pipe: nobody reads while it runs, and an outage of the broker is worth many lines.
+            return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True)
+
+    @property
+    def _producer_log(self) -> Path:
+        return local_home(self._settings.local) / "producer.log"
+
+    def _summary(self, producer: "subprocess.Popen[str]") -> dict[str, int]:
+        try:
+            output, _ = producer.communicate(timeout=_PRODUCER_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            producer.kill()
+            raise LocalEngineError(f"the producer did not end in {_PRODUCER_STOP_SECONDS} s and was killed") from None
+        if producer.returncode:
+            said = self._producer_log.read_text(errors="replace").strip()[-1_000:]
+            raise LocalEngineError(f"the producer failed; the end of {self._producer_log}:\n{said}")
+        summary: dict[str, int] = json.loads(output)
+        return summary
 
     def _add(self, outcome: Outcome, summary: dict[str, int]) -> None:
         for name in ("messages", "unique_events", "duplicates", "late", "malformed"):
@@ -176,18 +192,6 @@ class Demo:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _summary(producer: "subprocess.Popen[str]") -> dict[str, int]:
-    try:
-        output, errors = producer.communicate(timeout=_PRODUCER_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        producer.kill()
-        raise LocalEngineError(f"the producer did not end in {_PRODUCER_STOP_SECONDS} s and was killed") from None
-    if producer.returncode:
-        raise LocalEngineError(f"the producer failed: {errors.strip()[-1_000:]}")
-    summary: dict[str, int] = json.loads(output)
-    return summary
 
 
 def _difference(total: Statistics, before: Statistics, since_load: Statistics) -> Statistics:

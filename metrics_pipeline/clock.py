@@ -1,0 +1,16 @@
+"""The machine's time, as a port that a simulation can replace."""
+
+import time
+
+
+class SystemClock:
+    """A `Clock`."""
+
+    def monotonic_seconds(self) -> float:
+        return time.monotonic()
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)

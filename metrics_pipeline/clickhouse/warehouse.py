@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from typing import Any
 
 import polars as pl
@@ -15,8 +14,9 @@ from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.offsets import OffsetRange
 from metrics_pipeline.event import IDENTITY
 
-FRESH_SPAN = timedelta(minutes=5)
-"""Events within this span of the newest are looked up apart from stragglers: each query then reads a narrow range."""
+FRESH_SPAN_MS = 5_000
+"""Events so near to the batch's median are looked up apart from stragglers: the parts that end before them are skipped
+whole, which one late event among them would prevent."""
 
 _INSERT_SETTINGS: Mapping[str, Any] = {
     # A token is worth something only if the server writes the block now, as one block, and the views take part.
@@ -57,9 +57,9 @@ class ClickHouseWarehouse:
         self._group = group
 
     def existing(self, events: pl.DataFrame, batch: Sequence[OffsetRange]) -> pl.DataFrame:
-        newest = events["timestamp"].max()
-        fresh = pl.col("timestamp") >= pl.lit(newest) - FRESH_SPAN
-        return pl.concat([self._look_up(part, batch) for part in (events.filter(fresh), events.filter(~fresh))])
+        times_ms = events["timestamp"].cast(pl.Int64)
+        is_fresh = (times_ms - times_ms.median()).abs() <= FRESH_SPAN_MS
+        return pl.concat([self._look_up(part, batch) for part in (events.filter(is_fresh), events.filter(~is_fresh))])
 
     def insert_events(self, events: pl.DataFrame, token: str) -> None:
         self._insert(RAW_EVENTS.name, events, token)

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from metrics_pipeline.core.offsets import Commit, decode_commit
+from metrics_pipeline.core.offsets import Commit
 from metrics_pipeline.kafka.admin import describe_topic
 from metrics_pipeline.kafka.config import calling, client_config
+from metrics_pipeline.kafka.offsets import read_committed
 from metrics_pipeline.settings import KafkaSettings
 
 
@@ -40,14 +41,14 @@ def read_lag(bootstrap_servers: str, settings: KafkaSettings) -> Mapping[int, Pa
         )
         return {tp.partition: future.result().offset for tp, future in futures.items()}
 
-    def committed() -> Mapping[int, Commit]:
-        wanted = [ConsumerGroupTopicPartitions(settings.group, topic_partitions)]
-        futures = admin.list_consumer_group_offsets(wanted, request_timeout=settings.request_timeout_seconds)
-        answers = futures[settings.group].result().topic_partitions
-        return {a.partition: decode_commit(a.offset, a.metadata) for a in answers if a.offset >= 0}
-
     doing = f"reading the lag of {settings.group} on {settings.topic}"
     low = calling(doing, lambda: ends(OffsetSpec.earliest()))
     high = calling(doing, lambda: ends(OffsetSpec.latest()))
-    commits = calling(doing, committed)
+    consumer = Consumer(
+        client_config(bootstrap_servers, settings, **{"group.id": settings.group, "enable.auto.commit": False})
+    )
+    try:
+        commits = read_committed(consumer, settings.topic, partitions, settings.request_timeout_seconds)
+    finally:
+        consumer.close()
     return {p: PartitionLag(low[p], high[p], commits.get(p)) for p in partitions}

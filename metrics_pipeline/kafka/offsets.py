@@ -58,15 +58,7 @@ class FencedOffsets:
         calling(f"fencing {self._shard_name}", lambda: self._producer.init_transactions(self._timeout_seconds))
 
     def committed(self, partitions: Sequence[int]) -> Mapping[int, Commit]:
-        asked = [TopicPartition(self._topic, p) for p in partitions]
-        answered = calling(
-            f"reading the offsets of {self._shard_name}",
-            lambda: self._consumer.committed(asked, timeout=self._timeout_seconds),
-        )
-        for answer in answered:
-            if answer.error is not None:
-                raise translate(answer.error, f"reading the offset of {self._topic}[{answer.partition}]")
-        return {a.partition: decode_commit(a.offset, a.metadata) for a in answered if a.offset >= 0}
+        return read_committed(self._consumer, self._topic, partitions, self._timeout_seconds)
 
     def commit(self, commits: Mapping[int, Commit]) -> None:
         offsets = [TopicPartition(self._topic, p, c.offset, encode_metadata(c)) for p, c in sorted(commits.items())]
@@ -82,3 +74,21 @@ class FencedOffsets:
             if error.txn_requires_abort():
                 calling(doing, lambda: self._producer.abort_transaction(self._timeout_seconds))
             raise translate(error, doing) from exception
+
+
+def read_committed(
+    consumer: Consumer, topic: str, partitions: Sequence[int], timeout_seconds: float
+) -> Mapping[int, Commit]:
+    """What the consumer's group has committed; partitions without an entry have none. Raises KafkaUnavailableError.
+
+    Not through the admin client: its look-up of a group's offsets crashes the process when the broker is just loading
+    the group (librdkafka issue 5040).
+    """
+    asked = [TopicPartition(topic, p) for p in partitions]
+    answered = calling(
+        f"reading the committed offsets of {topic}", lambda: consumer.committed(asked, timeout=timeout_seconds)
+    )
+    for answer in answered:
+        if answer.error is not None:
+            raise translate(answer.error, f"reading the committed offset of {topic}[{answer.partition}]")
+    return {a.partition: decode_commit(a.offset, a.metadata) for a in answered if a.offset >= 0}

@@ -97,6 +97,10 @@ class Delivery:
         self._proved_at_seconds = self._clock.monotonic_seconds()
         return commits
 
+    def committed(self, partitions: Sequence[int]) -> Mapping[int, Commit]:
+        """What is committed now; an owner that isn't fenced yet may change it."""
+        return self._store.committed(partitions)
+
     def token(self, batch: MicroBatch) -> str:
         return batch_token(self._shard.group, self._shard.topic_id, batch.ranges)
 

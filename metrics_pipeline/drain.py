@@ -112,6 +112,7 @@ class Drain:
         next run), StopError when somebody has to act.
         """
         if has_predecessor:
+            self._takeover.rehearse(partitions)
             self._await_release()
         try:
             self._read_from(self._takeover.start(partitions))

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from metrics_pipeline.core.batch import BatchBuilder, BatchLimits, MicroBatch, lost_batch
 from metrics_pipeline.core.decode import EventLimits, decode
+from metrics_pipeline.core.deduplicate import deduplicate
 from metrics_pipeline.core.ledger import LedgerEntry
+from metrics_pipeline.core.messages import Messages
 from metrics_pipeline.core.offsets import Commit, OffsetRange, Watermarks, open_batches
 from metrics_pipeline.delivery import Delivery, Step
 from metrics_pipeline.errors import KafkaUnavailableError, StopError, TopicMismatchError
@@ -23,6 +25,13 @@ _POLL_SECONDS = 0.1
 _POLL_EVENTS = 10_000
 _POLL_BYTES = 16 << 20
 _UNLIMITED = BatchLimits(events=1 << 62, size_bytes=1 << 62, age_seconds=float("inf"))
+
+_REHEARSAL = Messages(
+    [0],
+    [0],
+    [0],
+    [b'{"event_id":"-","timestamp":0,"service":"-","endpoint":"-","status":200,"latency_ms":0,"attributes":{"-":"-"}}'],
+)
 
 RESET_HINT = "to begin anew at the start of the present topic, run `metrics-pipeline reset-offsets --to earliest`"
 
@@ -39,6 +48,16 @@ class Takeover:
     events: EventLimits
     on_entry: Callable[[LedgerEntry], None]
     observe: Callable[[Step], None]
+
+    def rehearse(self, partitions: Sequence[int]) -> None:
+        """Do once, without effect, what the first batch will need: connections, compiled decoders, the look-up.
+
+        What is slow the first time then happens while the predecessor still drains.
+        """
+        self.retry.call(lambda: self.log.watermarks(partitions))
+        self.retry.call(lambda: self.delivery.committed(partitions))
+        unique = deduplicate(decode(_REHEARSAL, self.events).events).events
+        self.retry.call(lambda: self.warehouse.existing(unique, ()))
 
     def start(self, partitions: Sequence[int]) -> dict[int, int]:
         """Own `partitions`; returns partition -> offset to read next, with nothing owed before it.

@@ -1,6 +1,7 @@
 """The drain against a real broker and a real server: exact whatever happens between two steps."""
 
 import random
+import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -9,10 +10,19 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from metrics_pipeline.assembly import DrainRun, audit, prepare, reset_offsets, run_drain, until_caught_up
+from metrics_pipeline.assembly import (
+    DrainRun,
+    audit,
+    prepare,
+    reset_offsets,
+    run_drain,
+    until_caught_up,
+    until_window_ends,
+)
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.core.ending import Reason
 from metrics_pipeline.delivery import Step
+from metrics_pipeline.drain import DrainReport
 from metrics_pipeline.errors import ConfigurationError, TopicMismatchError
 from metrics_pipeline.settings import Settings, kafka_address
 from tests.integration.events import encode, event, events
@@ -202,3 +212,28 @@ def test_the_audit_sees_a_lost_row_a_doubled_row_and_a_drifting_minute(settings:
         client.command("TRUNCATE TABLE rollup_1m")
     assert "minute" in " ".join(audit(settings).problems)
     assert counts(settings).rollup == 0
+
+
+def test_a_run_hands_its_shard_to_a_successor_that_announced_itself(settings: Settings) -> None:
+    """The first run would go on for an hour; the second one gets the shard, and both are exact."""
+    patient = with_batches_of(settings, 1_000, window_seconds=3_600.0, idle_seconds=3_600.0)
+    send(settings, events(500))
+    stopping = threading.Event()
+
+    def drain_until_handover() -> DrainReport:
+        run = DrainRun(str(uuid.uuid4()))
+        return run_drain(patient, run, until_window_ends(patient), stop=stopping.is_set)
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(drain_until_handover)
+        try:
+            while counts(settings).raw < 500:
+                assert not first.done(), first.result()
+            send(settings, events(500, seed=1))
+            successor = DrainRun(str(uuid.uuid4()), has_predecessor=True)
+            second = run_drain(settings, successor, until_caught_up, stop=lambda: False)
+            assert first.result(timeout=30).reason is Reason.HANDOVER
+        finally:
+            stopping.set()
+    assert second.reason is Reason.CAUGHT_UP
+    assert_exact(settings, events=1_000)

@@ -1,0 +1,118 @@
+"""Engines that die and come back while a drain is at work: it waits, says so, and goes on; nothing lost or doubled."""
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from metrics_pipeline.assembly import DrainRun, prepare, run_drain, until_caught_up
+from metrics_pipeline.delivery import Step
+from metrics_pipeline.drain import DrainReport
+from metrics_pipeline.errors import ClickHouseUnavailableError
+from metrics_pipeline.local.clickhouse import ClickHouseServer, start_clickhouse
+from metrics_pipeline.local.fetch import cache_folder, clickhouse_program, kafka_program
+from metrics_pipeline.local.kafka import KafkaServer, start_kafka
+from metrics_pipeline.settings import LocalSettings, Settings, load_settings
+from tests.integration.events import events
+from tests.integration.pipeline import assert_exact, drain_once, send
+
+CACHE = cache_folder(LocalSettings())
+
+
+class Engines:
+    """A broker and a server of the test's own, which it may kill and start again at the same address."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.kafka: KafkaServer = start_kafka(kafka_program(CACHE), folder / "kafka")
+        self.clickhouse: ClickHouseServer = start_clickhouse(clickhouse_program(CACHE), folder / "clickhouse")
+
+    def restart_kafka(self) -> None:
+        port = int(self.kafka.address.rpartition(":")[2])
+        self.kafka = start_kafka(kafka_program(CACHE), self._folder / "kafka", preferred_port=port)
+
+    def restart_clickhouse(self) -> None:
+        port = urlsplit(self.clickhouse.url).port
+        self.clickhouse = start_clickhouse(clickhouse_program(CACHE), self._folder / "clickhouse", preferred_port=port)
+
+    def stop(self) -> None:
+        self.clickhouse.process.stop(20)
+        self.kafka.process.stop(20)
+
+
+@pytest.fixture
+def engines(tmp_path: Path) -> Iterator[Engines]:
+    made = Engines(tmp_path)
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def own_settings(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("METRICS_KAFKA__BOOTSTRAP_SERVERS", engines.kafka.address)
+    monkeypatch.setenv("METRICS_CLICKHOUSE__URL", engines.clickhouse.url)
+    monkeypatch.setenv("METRICS_DRAIN__FLUSH_EVENTS", "100")
+    made = load_settings()
+    prepare(made)
+    return made
+
+
+def drain_through(settings: Settings, step: Step, outage: Callable[[], None], end: Callable[[], None]) -> DrainReport:
+    """Drain; right before the second `step` the outage begins, and `end` runs beside the waiting drain."""
+    seen, begun = 0, threading.Event()
+
+    def observe(at: Step) -> None:
+        nonlocal seen
+        seen += at is step
+        if seen == 2 and not begun.is_set():
+            outage()
+            begun.set()
+
+    def recover() -> None:
+        assert begun.wait(60)
+        end()
+
+    with ThreadPoolExecutor(1) as pool:
+        recovering = pool.submit(recover)
+        report = run_drain(settings, DrainRun(str(uuid.uuid4())), until_caught_up, stop=lambda: False, observe=observe)
+        recovering.result(timeout=60)
+    return report
+
+
+@pytest.mark.parametrize("step", [Step.LOOK_UP, Step.EVENTS, Step.LEDGER])
+def test_clickhouse_is_killed_and_comes_back(
+    engines: Engines, own_settings: Settings, step: Step, caplog: pytest.LogCaptureFixture
+) -> None:
+    send(own_settings, events(400), partition=0)
+    with caplog.at_level(logging.WARNING, "metrics_pipeline"):
+        drain_through(own_settings, step, engines.clickhouse.process.kill, engines.restart_clickhouse)
+    assert "trying again" in caplog.text
+    assert_exact(own_settings, events=400)
+
+
+def test_kafka_is_killed_and_comes_back(
+    engines: Engines, own_settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    send(own_settings, events(400), partition=0)
+    with caplog.at_level(logging.WARNING, "metrics_pipeline"):
+        drain_through(own_settings, Step.INTENT, engines.kafka.process.kill, engines.restart_kafka)
+    assert "trying again" in caplog.text
+    assert_exact(own_settings, events=400)
+
+
+def test_a_run_gives_up_after_its_limit_and_the_next_one_finishes_its_batch(
+    engines: Engines, own_settings: Settings
+) -> None:
+    drain = own_settings.drain.model_copy(update={"retry_seconds": 2.0})
+    impatient = own_settings.model_copy(update={"drain": drain})
+    send(own_settings, events(400), partition=0)
+    with pytest.raises(ClickHouseUnavailableError):
+        drain_through(impatient, Step.EVENTS, engines.clickhouse.process.kill, lambda: None)
+    engines.restart_clickhouse()
+    drain_once(own_settings)
+    assert_exact(own_settings, events=400)

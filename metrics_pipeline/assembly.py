@@ -3,7 +3,6 @@
 import gc
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -19,18 +18,21 @@ from metrics_pipeline.core.batch import BatchLimits
 from metrics_pipeline.core.decode import EventLimits
 from metrics_pipeline.core.ending import AtOffsets, AtWindowEnd, Ending
 from metrics_pipeline.core.ledger import LedgerEntry
-from metrics_pipeline.core.offsets import shard_partitions
-from metrics_pipeline.delivery import Delivery, Shard, Step
+from metrics_pipeline.core.offsets import Owner
+from metrics_pipeline.delivery import Delivery, Source
 from metrics_pipeline.drain import Drain, DrainReport
-from metrics_pipeline.errors import RetryableError, SchemaMismatchError
+from metrics_pipeline.errors import ConfigurationError, RetryableError, SchemaMismatchError
 from metrics_pipeline.kafka.admin import describe_topic, ensure_topic
 from metrics_pipeline.kafka.handover import KafkaHandover
 from metrics_pipeline.kafka.log import KafkaLog
-from metrics_pipeline.kafka.offsets import FencedOffsets
+from metrics_pipeline.kafka.offsets import FencedOffsets, committed_offsets
+from metrics_pipeline.ownership import Ownership
 from metrics_pipeline.ports import Log
 from metrics_pipeline.retry import Retry
 from metrics_pipeline.settings import Settings, kafka_address
+from metrics_pipeline.steps import Step
 from metrics_pipeline.takeover import Takeover, closing_commits
+from metrics_pipeline.worker import ThreadWorker
 
 logger = logging.getLogger("metrics_pipeline.drain")
 
@@ -94,29 +96,29 @@ def run_drain(
         client = retry.call(lambda: stack.enter_context(connect(settings)))
         retry.call(lambda: _check_schema(client, settings))
         log = retry.call(lambda: stack.enter_context(KafkaLog(address, settings.kafka)))
-        store = stack.enter_context(FencedOffsets(address, settings.kafka, run.shard))
+        owner = shard_owner(settings, run.shard, log.partitions())
+        store = stack.enter_context(FencedOffsets(address, settings.kafka, owner, log.partitions()))
         handover = retry.call(
             lambda: stack.enter_context(KafkaHandover(address, settings.kafka, run.shard, run.run_id))
         )
-        executor = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="delivery"))
-        warehouse = ClickHouseWarehouse(client, settings.kafka.topic, log.topic_id, settings.kafka.group)
-        delivery = Delivery(
-            Shard(settings.kafka.group, log.topic_id, run.shard, run.run_id),
-            store,
-            warehouse,
-            clock,
-            retry,
-            zombie_seconds=settings.drain.zombie_seconds,
-            observe=observe,
+        warehouse = ClickHouseWarehouse(
+            client,
+            settings.kafka.topic,
+            log.topic_id,
+            settings.kafka.group,
+            settings.clickhouse.deduplication_window_blocks,
         )
-        partitions = shard_partitions(log.partitions(), settings.drain.shards, run.shard)
+        ownership = Ownership(owner, store, clock, retry, zombie_seconds=settings.drain.zombie_seconds, observe=observe)
+        source = Source(settings.kafka.group, log.topic_id, run.run_id)
+        delivery = Delivery(source, ownership, warehouse, clock, retry, observe=observe)
+        partitions = owner.partitions(log.partitions())
         drain = Drain(
             log,
             delivery,
-            Takeover(log, delivery, warehouse, clock, retry, limits, land, observe),
+            Takeover(log, ownership, delivery, warehouse, clock, retry, limits, land, observe),
             handover,
             clock,
-            executor,
+            stack.enter_context(ThreadWorker("delivery")),
             BatchLimits(settings.drain.flush_events, settings.drain.flush_bytes, settings.drain.flush_seconds),
             limits,
             stall_seconds=settings.drain.retry_seconds,
@@ -127,6 +129,19 @@ def run_drain(
         ending = retry.call(lambda: ending_of(log, partitions))
         report.reason = drain.run(partitions, ending, has_predecessor=run.has_predecessor)
     return report
+
+
+def shard_owner(settings: Settings, shard: int, partitions: Sequence[int]) -> Owner:
+    """The owner that `shard` is. Raises ConfigurationError if there are more shards than partitions."""
+    shards = settings.drain.shards
+    if shards > len(partitions):
+        raise ConfigurationError(
+            f"METRICS_DRAIN__SHARDS is {shards}, but topic {settings.kafka.topic} has {len(partitions)} partitions: "
+            "set it to that at most, or add partitions"
+        )
+    if shard >= shards:
+        raise ConfigurationError(f"there is no shard {shard}: METRICS_DRAIN__SHARDS is {shards}, so 0 to {shards - 1}")
+    return Owner(shards, shard)
 
 
 def _calm_garbage_collector() -> None:
@@ -155,14 +170,14 @@ def audit(settings: Settings) -> Verdict:
     """Read the books of the topic and judge them."""
     address = kafka_address(settings)
     description = describe_topic(address, settings.kafka)
-    with connect(settings) as client, FencedOffsets(address, settings.kafka, shard=0) as store:
-        committed = {p: c.offset for p, c in store.committed(description.partitions).items()}
+    commits = committed_offsets(address, settings.kafka, description.partitions)
+    with connect(settings) as client:
         books = read_books(
             client,
             topic=settings.kafka.topic,
             topic_id=description.topic_id,
             group=settings.kafka.group,
-            committed=committed,
+            committed={p: commit.offset for p, commit in commits.items()},
         )
     return judge(books)
 
@@ -170,14 +185,19 @@ def audit(settings: Settings) -> Verdict:
 def reset_offsets(settings: Settings, *, to_latest: bool) -> dict[int, int]:
     """Commit an end of the present topic for all partitions, fencing running drains. Returns the new offsets."""
     address = kafka_address(settings)
+    clock = SystemClock()
+    retry = Retry(clock, settings.drain.retry_seconds, lambda: False, _say_waiting)
     positions: dict[int, int] = {}
     with KafkaLog(address, settings.kafka) as log:
         for shard in range(settings.drain.shards):
-            partitions = shard_partitions(log.partitions(), settings.drain.shards, shard)
-            marks = log.watermarks(partitions)
+            owner = shard_owner(settings, shard, log.partitions())
+            marks = log.watermarks(owner.partitions(log.partitions()))
             starts = {p: m.high if to_latest else m.low for p, m in marks.items()}
-            with FencedOffsets(address, settings.kafka, shard) as store:
-                store.fence()
-                store.commit(closing_commits(starts, log.topic_id))
+            with FencedOffsets(address, settings.kafka, owner, log.partitions()) as store:
+                ownership = Ownership(
+                    owner, store, clock, retry, zombie_seconds=settings.drain.zombie_seconds, observe=lambda _step: None
+                )
+                ownership.take_over(log.partitions())
+                ownership.commit(closing_commits(starts, log.topic_id))
             positions |= starts
     return positions

@@ -3,6 +3,7 @@
     INTENT   commit the batch's start with its end and token; the same commit closes the batch before it
     LOOK_UP  drop what other batches have stored already
     EVENTS   insert into raw_events (its view fills rollup_1m), under the token
+    VERDICT  only where the server refused rows: commit how far the search for them has come, then insert the next part
     DEAD     insert the dead letters, under the token
     LEDGER   insert the account, under the token
     CLOSE    commit the end, when no next batch follows
@@ -11,46 +12,49 @@ A crash between any two steps leaves an open intent. Whoever takes the shard ove
 repeats the steps; what had landed is recognised by the token. See docs/architecture.md for why that is exact.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Generic, TypeVar
 
 import polars as pl
 
 from metrics_pipeline.core.batch import MicroBatch
+from metrics_pipeline.core.bisection import Bisection, Slice
 from metrics_pipeline.core.deduplicate import deduplicate
 from metrics_pipeline.core.ledger import LedgerEntry, accounts_of, freshness_of
-from metrics_pipeline.core.offsets import Commit, Intent, OffsetRange, batch_token
+from metrics_pipeline.core.offsets import Commit, Intent, OpenBatch, batch_token
+from metrics_pipeline.core.refusal import refused_dead_letters
+from metrics_pipeline.errors import RejectedError, StopError
 from metrics_pipeline.event import IDENTITY, NO_DEAD_LETTERS, NO_EVENTS
-from metrics_pipeline.ports import Clock, OffsetStore, Warehouse
+from metrics_pipeline.ownership import Ownership
+from metrics_pipeline.ports import Clock, Warehouse
 from metrics_pipeline.retry import Retry
+from metrics_pipeline.steps import Step
 
 _T = TypeVar("_T")
 
+logger = logging.getLogger("metrics_pipeline.delivery")
 
-class Step(StrEnum):
-    """The named steps of a drain run; `observe` hears of each before it begins."""
-
-    FENCE = "fence"
-    RECOVER = "recover"
-    FETCH = "fetch"
-    INTENT = "intent"
-    LOOK_UP = "look-up"
-    EVENTS = "events"
-    DEAD = "dead letters"
-    LEDGER = "ledger"
-    CLOSE = "close"
+_ROW = "row"
+"""Name of the column with an event's place among the batch's unique events, while it is under way."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
-    """Whose batches these are: names that go into tokens and the ledger."""
+class Source:
+    """Where batches come from and who drains them: names that go into tokens and the ledger."""
 
     group: str
     topic_id: str
-    shard: int
     run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Landed:
+    """What became of a batch's fresh events."""
+
+    events: pl.DataFrame
+    refused: pl.DataFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,86 +68,90 @@ class Delivery:
 
     def __init__(
         self,
-        shard: Shard,
-        store: OffsetStore,
+        source: Source,
+        ownership: Ownership,
         warehouse: Warehouse,
         clock: Clock,
         retry: Retry,
         *,
-        zombie_seconds: float,
         observe: Callable[[Step], None],
     ) -> None:
-        self._shard = shard
-        self._store = store
+        self._source = source
+        self._ownership = ownership
         self._warehouse = warehouse
         self._clock = clock
         self._retry = retry
-        self._zombie_seconds = zombie_seconds
         self._observe = observe
         self._unclosed: dict[int, int] = {}
-        self._last_commit: Mapping[int, Commit] = {}
-        self._proved_at_seconds = float("-inf")
 
     @property
     def has_unclosed_batch(self) -> bool:
         return bool(self._unclosed)
 
-    def take_over(self, partitions: Sequence[int]) -> Mapping[int, Commit]:
-        """Fence every earlier run of the shard, then read what is committed."""
-        self._observe(Step.FENCE)
-        self._retry.call(self._store.fence)
-        commits = self._retry.call(lambda: self._store.committed(partitions))
-        self._last_commit = dict(commits)
-        self._proved_at_seconds = self._clock.monotonic_seconds()
-        return commits
-
-    def committed(self, partitions: Sequence[int]) -> Mapping[int, Commit]:
-        """What is committed now; an owner that isn't fenced yet may change it."""
-        return self._store.committed(partitions)
-
     def token(self, batch: MicroBatch) -> str:
-        return batch_token(self._shard.group, self._shard.topic_id, batch.ranges)
+        return batch_token(self._source.group, self._source.topic_id, batch.ranges)
+
+    def claim(self, positions: Mapping[int, int]) -> None:
+        """Put on record where reading begins, of partitions that nothing was committed of."""
+        self._observe(Step.CLAIM)
+        self._ownership.commit({p: self._commit_at(offset) for p, offset in positions.items()})
 
     def deliver(self, batch: MicroBatch) -> LedgerEntry:
         """Land a new batch."""
         started_ms = self._clock.now_ms()
-        token = self.token(batch)
+        opened = OpenBatch(self.token(batch), batch.ranges, opened_ms=started_ms, verdicts="")
         self._observe(Step.INTENT)
-        opening = {p: self._commit_at(end) for p, end in self._unclosed.items()}
-        opening |= {r.partition: self._commit_at(r.start, Intent(r.end, token)) for r in batch.ranges}
-        commit = self._timed(lambda: self._commit(opening))
-        return self._land(batch, token, started_ms, commit.duration_ms)
+        commit = self._timed(lambda: self._ownership.commit(self._closing() | self._opening(opened)))
+        return self._land(batch, opened, _whole, started_ms, commit.duration_ms)
 
-    def redeliver(self, batch: MicroBatch) -> LedgerEntry:
+    def redeliver(self, batch: MicroBatch, opened: OpenBatch) -> LedgerEntry:
         """Land a batch whose intent an earlier run left open."""
-        return self._land(batch, self.token(batch), self._clock.now_ms(), 0)
+        if self._retry.call(lambda: self._warehouse.remembers(opened.opened_ms)):
+            still_missing = _whole
+        else:
+            logger.error(
+                "batch %s was left open for so long that the server may have forgotten its token: inserting only "
+                "what raw_events lacks; if `metrics-pipeline audit` finds a drifting minute, its rollup was cut short",
+                opened.token,
+            )
+            still_missing = self._missing
+        return self._land(batch, opened, still_missing, self._clock.now_ms(), 0)
 
     def note_landed(self, ends: Mapping[int, int]) -> None:
         """An earlier run landed everything up to `ends`; only the close is missing."""
-        self._unclosed |= ends
+        self._unclosed |= {p: end for p, end in ends.items() if self._ownership.owns(p)}
 
     def close(self) -> None:
         """Commit the end of the last batch, so that no intent stays open."""
         if self._unclosed:
             self._observe(Step.CLOSE)
-            self._commit({p: self._commit_at(end) for p, end in self._unclosed.items()})
+            self._ownership.commit(self._closing())
             self._unclosed = {}
 
-    def _land(self, batch: MicroBatch, token: str, started_ms: int, commit_duration_ms: int) -> LedgerEntry:
-        unique = deduplicate(pl.concat([NO_EVENTS, *batch.events])).events
-        dead_letters = pl.concat([NO_DEAD_LETTERS, *batch.dead_letters])
-        look_up = self._timed(lambda: self._drop_stored(unique, batch.ranges))
-        fresh = look_up.result
-        insert = self._timed(lambda: self._insert(Step.EVENTS, self._warehouse.insert_events, fresh, token))
+    def _land(
+        self,
+        batch: MicroBatch,
+        opened: OpenBatch,
+        missing: Callable[[pl.DataFrame], pl.DataFrame],
+        started_ms: int,
+        commit_duration_ms: int,
+    ) -> LedgerEntry:
+        unique = deduplicate(pl.concat([NO_EVENTS, *batch.events])).events.with_row_index(_ROW)
+        look_up = self._timed(lambda: self._drop_stored(unique, batch))
+        insert = self._timed(
+            lambda: self._insert_events(batch, opened, len(unique), look_up.result, missing(look_up.result))
+        )
+        landed = insert.result
         visible_ms = self._clock.now_ms()
-        self._insert(Step.DEAD, self._warehouse.insert_dead_letters, dead_letters, token)
-        event_times_ms = fresh["timestamp"].cast(pl.Int64).to_list()
+        dead_letters = pl.concat([NO_DEAD_LETTERS, *batch.dead_letters, landed.refused])
+        self._insert(Step.DEAD, self._warehouse.insert_dead_letters, dead_letters, opened.token)
+        event_times_ms = landed.events["timestamp"].cast(pl.Int64).to_list()
         entry = LedgerEntry(
-            token=token,
-            topic_id=self._shard.topic_id,
-            shard=self._shard.shard,
-            run_id=self._shard.run_id,
-            accounts=accounts_of(batch, fresh, dead_letters),
+            token=opened.token,
+            topic_id=self._source.topic_id,
+            shard=self._ownership.owner.shard,
+            run_id=self._source.run_id,
+            accounts=accounts_of(batch, landed.events, dead_letters),
             size_bytes=batch.size_bytes,
             first_event_ms=min(event_times_ms, default=0),
             last_event_ms=max(event_times_ms, default=0),
@@ -154,19 +162,70 @@ class Delivery:
             commit_duration_ms=commit_duration_ms,
             look_up_duration_ms=look_up.duration_ms,
             insert_duration_ms=insert.duration_ms,
-            freshness=freshness_of(fresh["kafka_timestamp"], visible_ms),
+            freshness=freshness_of(landed.events["kafka_timestamp"], visible_ms),
         )
         self._observe(Step.LEDGER)
         self._as_owner(lambda: self._warehouse.insert_ledger_entry(entry))
-        self._unclosed = batch.ends
+        self._unclosed = {}
+        self.note_landed(batch.ends)
         return entry
 
-    def _drop_stored(self, events: pl.DataFrame, ranges: Sequence[OffsetRange]) -> pl.DataFrame:
+    def _drop_stored(self, events: pl.DataFrame, batch: MicroBatch) -> pl.DataFrame:
         if not len(events):
             return events
         self._observe(Step.LOOK_UP)
-        stored = self._retry.call(lambda: self._warehouse.existing(events, ranges))
+        stored = self._retry.call(lambda: self._warehouse.existing(events, batch.ranges))
         return events.join(stored, on=IDENTITY, how="anti", maintain_order="left")
+
+    def _missing(self, events: pl.DataFrame) -> pl.DataFrame:
+        """Those that no batch has stored, not even this one in an earlier attempt."""
+        stored = self._retry.call(lambda: self._warehouse.existing(events, ()))
+        return events.join(stored, on=IDENTITY, how="anti", maintain_order="left")
+
+    def _insert_events(
+        self, batch: MicroBatch, opened: OpenBatch, rows: int, fresh: pl.DataFrame, missing: pl.DataFrame
+    ) -> _Landed:
+        """Insert `missing`, part by part where the server refuses rows for their content; `rows` counts all numbers."""
+        search = Bisection(rows, opened.verdicts)
+        errors: dict[int, str] = {}
+        while (part := search.next) is not None:
+            try:
+                self._insert_part(opened.token, part, rows, missing)
+            except RejectedError as error:
+                self._assure_nothing_landed(part, missing, error)
+                errors[part.start] = str(error)
+                search.note(is_refused=True)
+                self._note_verdicts(opened, search, error)
+            else:
+                search.note(is_refused=False)
+        is_refused = pl.col(_ROW).is_in(search.refused)
+        return _Landed(
+            fresh.filter(~is_refused).drop(_ROW),
+            refused_dead_letters(batch, fresh.filter(is_refused), errors, _ROW),
+        )
+
+    def _insert_part(self, batch_token: str, part: Slice, rows: int, missing: pl.DataFrame) -> None:
+        token = batch_token if part.rows == rows else part.token(batch_token)
+        self._insert(Step.EVENTS, self._warehouse.insert_events, _rows_of(part, missing).drop(_ROW), token)
+
+    def _assure_nothing_landed(self, part: Slice, missing: pl.DataFrame, error: RejectedError) -> None:
+        """A part that had landed in an attempt before, and that the server now refuses, must not be cut."""
+        refused = _rows_of(part, missing)
+        stored = self._retry.call(lambda: self._warehouse.existing(refused, ()))
+        if len(stored):
+            raise StopError(
+                f"the server refuses rows that it took in an earlier attempt ({len(stored)} of {len(refused)} are in "
+                f"raw_events): {error}; drop the constraint or view that was added in between, the next run goes on"
+            ) from error
+
+    def _note_verdicts(self, opened: OpenBatch, search: Bisection, error: RejectedError) -> None:
+        if search.is_exhausted:
+            raise StopError(
+                f"the server refuses too many rows of one batch, {len(search.refused)} so far, the last one {error}: "
+                "mend the constraint or view that refuses them, the next run goes on"
+            ) from error
+        self._observe(Step.VERDICT)
+        self._ownership.commit(self._opening(opened, search.verdicts))
 
     def _insert(self, step: Step, insert: Callable[[pl.DataFrame, str], None], rows: pl.DataFrame, token: str) -> None:
         if len(rows):
@@ -174,28 +233,35 @@ class Delivery:
             self._as_owner(lambda: insert(rows, token))
 
     def _as_owner(self, write: Callable[[], None]) -> None:
-        """Write, retrying, but only while the proof that the shard is ours is young.
-
-        A run that was paused for hours could otherwise insert a batch whose token the server has forgotten. Proving
-        anew is one commit, which fails if the shard has another owner.
-        """
+        """Write, retrying, and only while we own the shard."""
 
         def attempt() -> None:
-            if self._clock.monotonic_seconds() - self._proved_at_seconds > self._zombie_seconds:
-                self._commit(self._last_commit)
+            self._ownership.prove()
             write()
 
         self._retry.call(attempt)
 
-    def _commit(self, commits: Mapping[int, Commit]) -> None:
-        self._retry.call(lambda: self._store.commit(commits))
-        self._last_commit = commits
-        self._proved_at_seconds = self._clock.monotonic_seconds()
+    def _closing(self) -> dict[int, Commit]:
+        return {p: self._commit_at(end) for p, end in self._unclosed.items()}
+
+    def _opening(self, opened: OpenBatch, verdicts: str = "") -> dict[int, Commit]:
+        return {
+            r.partition: self._commit_at(r.start, Intent(r.end, opened.token, opened.opened_ms, verdicts))
+            for r in opened.ranges
+        }
 
     def _commit_at(self, offset: int, intent: Intent | None = None) -> Commit:
-        return Commit(offset, intent, self._shard.topic_id)
+        return Commit(offset, intent, self._source.topic_id)
 
     def _timed(self, action: Callable[[], _T]) -> _Timed[_T]:
         before_seconds = self._clock.monotonic_seconds()
         result = action()
         return _Timed(result, round(1000 * (self._clock.monotonic_seconds() - before_seconds)))
+
+
+def _whole(events: pl.DataFrame) -> pl.DataFrame:
+    return events
+
+
+def _rows_of(part: Slice, events: pl.DataFrame) -> pl.DataFrame:
+    return events.filter(pl.col(_ROW).is_between(part.start, part.end, closed="left"))

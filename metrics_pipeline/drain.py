@@ -9,16 +9,17 @@ While the second is busy and the first is full, nothing is fetched: memory is bo
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, field
+from functools import partial
 
 from metrics_pipeline.core.batch import BatchBuilder, BatchLimits
 from metrics_pipeline.core.decode import EventLimits, decode
 from metrics_pipeline.core.ending import Ending, Reason, Situation
 from metrics_pipeline.core.ledger import LedgerEntry, weighted_quantile
-from metrics_pipeline.delivery import Delivery, Step
+from metrics_pipeline.delivery import Delivery
 from metrics_pipeline.errors import FencedError, KafkaUnavailableError, OffsetOutOfRangeError
-from metrics_pipeline.ports import Clock, Handover, Log
+from metrics_pipeline.ports import Clock, Handover, Job, Log, Worker
+from metrics_pipeline.steps import Step
 from metrics_pipeline.takeover import Takeover
 
 logger = logging.getLogger("metrics_pipeline.drain")
@@ -76,7 +77,7 @@ class Drain:
         takeover: Takeover,
         handover: Handover,
         clock: Clock,
-        executor: Executor,
+        worker: Worker,
         batch_limits: BatchLimits,
         event_limits: EventLimits,
         *,
@@ -90,7 +91,7 @@ class Drain:
         self._takeover = takeover
         self._handover = handover
         self._clock = clock
-        self._executor = executor
+        self._worker = worker
         self._batch_limits = batch_limits
         self._event_limits = event_limits
         self._stall_seconds = stall_seconds
@@ -98,7 +99,7 @@ class Drain:
         self._on_entry = on_entry
         self._observe = observe
         self._builder = BatchBuilder({}, batch_limits)
-        self._delivering: Future[LedgerEntry | None] | None = None
+        self._delivering: Job[LedgerEntry | None] | None = None
         self._last_message_seconds = 0.0
         self._full_since_seconds: float | None = None
         self._is_paused = False
@@ -201,7 +202,7 @@ class Drain:
             self._is_paused = True
         self._last_message_seconds = now_seconds
         if self._delivering is not None:
-            wait([self._delivering], timeout=POLL_SECONDS)
+            self._delivering.wait(POLL_SECONDS)
 
     def _deliver_if_due(self) -> None:
         self._reap()
@@ -211,9 +212,9 @@ class Drain:
         if self._builder.is_due(now_seconds):
             batch = self._builder.build()
             self._builder = BatchBuilder(self._builder.positions, self._batch_limits)
-            self._delivering = self._executor.submit(self._delivery.deliver, batch)
+            self._delivering = self._worker.start(partial(self._delivery.deliver, batch))
         elif self._delivery.has_unclosed_batch and self._is_quiet(now_seconds):
-            self._delivering = self._executor.submit(self._delivery.close)
+            self._delivering = self._worker.start(self._delivery.close)
 
     def _is_quiet(self, now_seconds: float) -> bool:
         return self._builder.is_empty and now_seconds - self._last_message_seconds > CLOSE_AFTER_SECONDS
@@ -230,7 +231,7 @@ class Drain:
 
     def _reap(self) -> None:
         """Take the result of a finished delivery; raises what it raised."""
-        if self._delivering is not None and self._delivering.done():
+        if self._delivering is not None and self._delivering.is_done():
             delivered, self._delivering = self._delivering, None
             entry = delivered.result()
             if entry is not None:
@@ -239,7 +240,7 @@ class Drain:
     def _join(self) -> None:
         """Let the delivery on its way come to its end, whatever that is."""
         if self._delivering is not None:
-            wait([self._delivering])
+            self._delivering.wait()
 
     def _successor_is_ready(self) -> bool:
         now_seconds = self._clock.monotonic_seconds()

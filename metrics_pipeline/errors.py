@@ -9,6 +9,7 @@
     └── StopError                 a person or another run has to act first
         ├── ConfigurationError    a setting is wrong or missing
         ├── FencedError           a newer run owns the shard; end quietly
+        ├── StuckClientError      a client library hangs or can't go on; the next run starts with a new one
         ├── TopicMismatchError    the topic is not the one that the committed offsets belong to
         ├── SchemaMismatchError   a table or column that the pipeline needs is missing
         └── LocalEngineError      a local Kafka, ClickHouse or Dagster did not start
@@ -51,6 +52,10 @@ class ConfigurationError(StopError):
 
 class FencedError(StopError):
     """A newer run of the same shard took over; this one may not write any more."""
+
+
+class StuckClientError(StopError):
+    """A client library doesn't come back from a call, or is in a state that it can't leave."""
 
 
 class TopicMismatchError(StopError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.statistics import Statistics, read_statistics
-from metrics_pipeline.core.offsets import shard_partitions
+from metrics_pipeline.core.offsets import Owner
 from metrics_pipeline.kafka.lag import PartitionLag, read_lag
 from metrics_pipeline.settings import Settings, kafka_address
 
@@ -57,4 +57,4 @@ def drain_runs(dagster_url: str) -> Mapping[str, int] | None:
 
 
 def _per_shard(lags: Mapping[int, PartitionLag], shards: int) -> tuple[int, ...]:
-    return tuple(sum(lags[p].offsets for p in shard_partitions(lags, shards, shard)) for shard in range(shards))
+    return tuple(sum(lags[p].offsets for p in Owner(shards, shard).partitions(lags)) for shard in range(shards))

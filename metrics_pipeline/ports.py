@@ -1,14 +1,17 @@
 """What the drain needs of Kafka, ClickHouse and a clock. Adapters implement these; models in tests do, too."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import polars as pl
 
 from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.messages import Messages
-from metrics_pipeline.core.offsets import Commit, OffsetRange, Watermarks
+from metrics_pipeline.core.offsets import Commit, OffsetRange, Owner, Watermarks
+
+_T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +63,50 @@ class Log(Protocol):
 
 
 class OffsetStore(Protocol):
-    """Committed offsets of one shard, writable by the newest owner alone."""
+    """Committed offsets, writable by the newest run of an owner that nobody fenced since."""
 
-    def fence(self) -> None:
-        """Become the owner: from now on commits of every earlier owner fail."""
+    def fence(self, owner: Owner) -> None:
+        """From now on commits of every run of `owner` that fenced before fail. Fencing the own one allows to commit.
+
+        Raises KafkaUnavailableError.
+        """
+        ...
+
+    def register(self, shards: int) -> None:
+        """Make known, for good, that there are owners of so many shards. Raises KafkaUnavailableError."""
+        ...
+
+    def registered(self) -> frozenset[int]:
+        """All numbers of shards that were made known. Raises KafkaUnavailableError."""
         ...
 
     def committed(self, partitions: Sequence[int]) -> Mapping[int, Commit]:
-        """What is committed; partitions without an entry have none."""
+        """What is committed, whoever did it; partitions without an entry have none. Raises KafkaUnavailableError."""
         ...
 
     def commit(self, commits: Mapping[int, Commit]) -> None:
-        """Commit all or none. Raises FencedError if another owner took over, KafkaUnavailableError."""
+        """Commit all or none. Raises FencedError if another run fenced this one, KafkaUnavailableError."""
         ...
 
 
 class Warehouse(Protocol):
-    """The tables. Every insert of a token happens once, however often it is sent."""
+    """The tables. Every insert of a token happens once, however often it is sent.
+
+    All methods raise ClickHouseUnavailableError where a repeat may help: the server may have done what was asked.
+    """
 
     def existing(self, events: pl.DataFrame, batch: Sequence[OffsetRange]) -> pl.DataFrame:
-        """The identities (columns event.IDENTITY) among `events` that are stored by other batches than this one."""
+        """The identities (columns event.IDENTITY) among `events` that are stored by other batches than this one.
+
+        With no ranges: by any batch.
+        """
         ...
 
     def insert_events(self, events: pl.DataFrame, token: str) -> None:
-        """Add to raw_events and, through the view, to rollup_1m."""
+        """Add to raw_events and, through the view, to rollup_1m.
+
+        Raises RejectedError if the server refuses a row for its content; then nothing was added.
+        """
         ...
 
     def insert_dead_letters(self, dead_letters: pl.DataFrame, token: str) -> None:
@@ -96,6 +119,10 @@ class Warehouse(Protocol):
 
     def has_ledger_entry(self, token: str) -> bool:
         """Did this batch land to its end?"""
+        ...
+
+    def remembers(self, since_ms: int) -> bool:
+        """Are the tokens of all inserts since then (wall clock, epoch milliseconds) still known?"""
         ...
 
     def ledger_ends(self, partitions: Sequence[int]) -> Mapping[str, Mapping[int, int]]:
@@ -133,3 +160,23 @@ class Clock(Protocol):
         ...
 
     def sleep(self, seconds: float) -> None: ...
+
+
+class Job(Protocol[_T_co]):
+    """Work under way beside the caller."""
+
+    def is_done(self) -> bool: ...
+
+    def wait(self, timeout_seconds: float | None = None) -> None:
+        """Return when it is done, however it ended, or after the timeout."""
+        ...
+
+    def result(self) -> _T_co:
+        """What it returned; raises what it raised. To be called when it is done."""
+        ...
+
+
+class Worker(Protocol):
+    """Does one piece of work beside the caller."""
+
+    def start(self, work: Callable[[], _T]) -> Job[_T]: ...

@@ -1,7 +1,10 @@
 """How a run becomes the owner of its shard, and where it starts to read.
 
-Fence first, read committed offsets second: what an earlier run commits in between can't exist. Then finish the batch
-that it left open, and account for offsets that the log has dropped.
+Fence first, read committed offsets second: what an earlier run commits in between can't exist. Then finish the batches
+that earlier runs left open, and account for offsets that the log has dropped.
+
+Under another number of shards an open batch may cover partitions of several of today's shards. Each of them finishes
+all of it, under its one token, and closes the partitions of its own.
 """
 
 import logging
@@ -13,11 +16,13 @@ from metrics_pipeline.core.decode import EventLimits, decode
 from metrics_pipeline.core.deduplicate import deduplicate
 from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.messages import Messages
-from metrics_pipeline.core.offsets import Commit, OffsetRange, Watermarks, open_batches
-from metrics_pipeline.delivery import Delivery, Step
+from metrics_pipeline.core.offsets import Commit, OffsetRange, OpenBatch, Watermarks, open_batches
+from metrics_pipeline.delivery import Delivery
 from metrics_pipeline.errors import KafkaUnavailableError, StopError, TopicMismatchError
+from metrics_pipeline.ownership import Ownership
 from metrics_pipeline.ports import Clock, Log, Warehouse
 from metrics_pipeline.retry import Retry
+from metrics_pipeline.steps import Step
 
 logger = logging.getLogger("metrics_pipeline.takeover")
 
@@ -41,6 +46,7 @@ class Takeover:
     """Takes a shard over. `on_entry` hears of each batch that lands on the way."""
 
     log: Log
+    ownership: Ownership
     delivery: Delivery
     warehouse: Warehouse
     clock: Clock
@@ -55,29 +61,31 @@ class Takeover:
         What is slow the first time then happens while the predecessor still drains.
         """
         self.retry.call(lambda: self.log.watermarks(partitions))
-        self.retry.call(lambda: self.delivery.committed(partitions))
+        self.ownership.committed(partitions)
         unique = deduplicate(decode(_REHEARSAL, self.events).events).events
         self.retry.call(lambda: self.warehouse.existing(unique, ()))
 
     def start(self, partitions: Sequence[int]) -> dict[int, int]:
         """Own `partitions`; returns partition -> offset to read next, with nothing owed before it.
 
-        Raises TopicMismatchError if what is committed belongs to another topic, StopError if an intent was left by
-        a run with another number of shards.
+        Raises TopicMismatchError if what is committed belongs to another topic.
         """
-        commits = self.delivery.take_over(partitions)
+        commits = self.ownership.take_over(self.log.partitions())
         for partition, commit in commits.items():
             if commit.topic_id not in ("", self.log.topic_id):
                 raise TopicMismatchError(
                     f"the offset of partition {partition} was committed for topic id {commit.topic_id}, the topic's id "
                     f"is now {self.log.topic_id}: it was deleted and recreated; {RESET_HINT}"
                 )
-        positions = {p: c.offset for p, c in commits.items()}
-        for token, ranges in open_batches(commits).items():
-            self._recover(token, ranges)
-            positions |= {r.partition: r.end for r in ranges}
-        positions |= self._unknown_starts([p for p in partitions if p not in positions])
-        return self.skip_lost(positions)
+        positions = {p: c.offset for p, c in commits.items() if p in partitions}
+        for batch in open_batches(commits):
+            if any(p in positions for p in batch.ends):
+                self._recover(batch)
+                positions |= {p: end for p, end in batch.ends.items() if p in positions}
+        unknown = self._unknown_starts([p for p in partitions if p not in positions])
+        if unknown:
+            self.delivery.claim(unknown)
+        return self.skip_lost(positions | unknown)
 
     def skip_lost(self, positions: Mapping[int, int]) -> dict[int, int]:
         """Put what lies before the log's first offset on record as lost; returns positions that exist."""
@@ -112,23 +120,21 @@ class Takeover:
         marks = self.retry.call(lambda: self.log.watermarks(partitions))
         return {p: known.get(p, marks[p].low) for p in partitions}
 
-    def _recover(self, token: str, ranges: tuple[OffsetRange, ...]) -> None:
-        """Finish the batch that an earlier run left open."""
+    def _recover(self, opened: OpenBatch) -> None:
+        """Finish a batch that an earlier run left open."""
         self.observe(Step.RECOVER)
-        ends = {r.partition: r.end for r in ranges}
-        if self.retry.call(lambda: self.warehouse.has_ledger_entry(token)):
-            logger.info("batch %s had landed, closing it", token)
-            self.delivery.note_landed(ends)
+        if self.retry.call(lambda: self.warehouse.has_ledger_entry(opened.token)):
+            logger.info("batch %s had landed, closing it", opened.token)
+            self.delivery.note_landed(opened.ends)
             return
-        logger.info("rebuilding batch %s: %s", token, ranges)
-        batch = self._fetch(ranges)
-        if self.delivery.token(batch) != token:
+        logger.info("rebuilding batch %s: %s", opened.token, opened.ranges)
+        batch = self._fetch(opened.ranges)
+        if self.delivery.token(batch) != opened.token:
             raise StopError(
-                f"the open batch {token} doesn't match its partitions {sorted(ends)}: the number of shards or the "
-                "group changed while it was open; start once with the former METRICS_DRAIN__SHARDS and "
-                "METRICS_KAFKA__GROUP, let it drain, then change them"
+                f"the open batch {opened.token} doesn't match its partitions {sorted(opened.ends)}, and the ledger has "
+                f"no entry of it: was METRICS_KAFKA__GROUP changed, or an offset moved by hand? {RESET_HINT}"
             )
-        self.on_entry(self.delivery.redeliver(batch))
+        self.on_entry(self.delivery.redeliver(batch, opened))
 
     def _fetch(self, ranges: tuple[OffsetRange, ...]) -> MicroBatch:
         """Read exactly `ranges`."""

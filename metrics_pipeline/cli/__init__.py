@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from metrics_pipeline.cli import audit, demo, drain, latency, local, produce, schema, status
-from metrics_pipeline.errors import ConfigurationError, PipelineError, RetryableError
+from metrics_pipeline.errors import ConfigurationError, PipelineError, RetryableError, StuckClientError
 
 EXIT_FAILED = 1
 EXIT_WRONG_SETTINGS = 2
@@ -54,4 +54,4 @@ def main() -> None:
 def _exit_code(error: PipelineError) -> int:
     if isinstance(error, ConfigurationError):
         return EXIT_WRONG_SETTINGS
-    return EXIT_TRY_AGAIN if isinstance(error, RetryableError) else EXIT_FAILED
+    return EXIT_TRY_AGAIN if isinstance(error, (RetryableError, StuckClientError)) else EXIT_FAILED

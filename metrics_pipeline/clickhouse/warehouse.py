@@ -50,11 +50,12 @@ _CANDIDATES = ["service String", "endpoint String", "timestamp DateTime64(3, 'UT
 class ClickHouseWarehouse:
     """A `Warehouse` for one topic and consumer group."""
 
-    def __init__(self, client: Client, topic: str, topic_id: str, group: str) -> None:
+    def __init__(self, client: Client, topic: str, topic_id: str, group: str, token_window_blocks: int) -> None:
         self._client = client
         self._topic = topic
         self._topic_id = topic_id
         self._group = group
+        self._token_window_blocks = token_window_blocks
 
     def existing(self, events: pl.DataFrame, batch: Sequence[OffsetRange]) -> pl.DataFrame:
         times_ms = events["timestamp"].cast(pl.Int64)
@@ -85,6 +86,16 @@ class ClickHouseWarehouse:
             lambda: self._client.query(sql, parameters={"batch": token}).result_rows,
         )
         return bool(rows)
+
+    def remembers(self, since_ms: int) -> bool:
+        # A batch leaves a token per day of its events. Half of the window is left for the parts of refused batches.
+        sql = f"""SELECT sum(dateDiff('day', first_event, last_event) + 1) FROM {BATCHES.name}
+            WHERE inserted > 0 AND visible_at >= {{since:DateTime64(3, 'UTC')}}"""
+        rows = calling(
+            "counting the blocks since a batch was opened",
+            lambda: self._client.query(sql, parameters={"since": since_ms / 1000}).result_rows,
+        )
+        return int(rows[0][0]) < self._token_window_blocks / 2
 
     def ledger_ends(self, partitions: Sequence[int]) -> Mapping[str, Mapping[int, int]]:
         sql = f"""SELECT topic_id, p, max(e) FROM {BATCHES.name} ARRAY JOIN partitions AS p, partition_end AS e

@@ -5,7 +5,7 @@ recovery after a crash must rebuild the identical block.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -28,10 +28,12 @@ class BatchLimits:
 class MicroBatch:
     """Everything that the log holds in `ranges`, decoded.
 
-    `events` may still hold duplicates; `lost` counts the offsets of a partition that the log no longer had.
+    `events` may still hold duplicates; `lost` counts the offsets of a partition that the log no longer had. The
+    messages stay at hand for the rows that the server may refuse.
     """
 
     ranges: tuple[OffsetRange, ...]
+    messages: tuple[Messages, ...]
     events: tuple[pl.DataFrame, ...]
     dead_letters: tuple[pl.DataFrame, ...]
     consumed: Mapping[int, int]
@@ -41,23 +43,25 @@ class MicroBatch:
     last_message_ms: int
 
     @property
-    def messages(self) -> int:
-        return sum(self.consumed.values())
-
-    @property
-    def offsets(self) -> int:
-        return sum(r.offsets for r in self.ranges)
-
-    @property
     def ends(self) -> dict[int, int]:
         """The next offset of every partition that the batch covers."""
         return {r.partition: r.end for r in self.ranges}
+
+    def payloads(self, places: Set[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
+        """(partition, offset) -> value of the message there."""
+        return {
+            (partition, offset): value or b""
+            for chunk in self.messages
+            for partition, offset, value in zip(chunk.partitions, chunk.offsets, chunk.values, strict=True)
+            if (partition, offset) in places
+        }
 
 
 def lost_batch(ranges: tuple[OffsetRange, ...]) -> MicroBatch:
     """The account of offsets that the log dropped before they were read."""
     return MicroBatch(
         ranges=ranges,
+        messages=(),
         events=(),
         dead_letters=(),
         consumed={},
@@ -76,6 +80,7 @@ class BatchBuilder:
     limits: BatchLimits
     lost: dict[int, int] = field(default_factory=dict)
     _starts: dict[int, int] = field(init=False)
+    _messages: list[Messages] = field(default_factory=list, init=False)
     _chunks: list[Decoded] = field(default_factory=list, init=False)
     _consumed: Counter[int] = field(default_factory=Counter, init=False)
     _size_bytes: int = field(default=0, init=False)
@@ -89,6 +94,7 @@ class BatchBuilder:
         """Take a fetched chunk in; `decoded` is what `messages` say."""
         if not len(messages):
             return
+        self._messages.append(messages)
         self._chunks.append(decoded)
         self._consumed.update(messages.partitions)
         self._size_bytes += messages.size_bytes
@@ -138,6 +144,7 @@ class BatchBuilder:
                 for p, start in sorted(self._starts.items())
                 if self.positions[p] > start
             ),
+            messages=tuple(self._messages),
             events=tuple(c.events for c in self._chunks),
             dead_letters=tuple(c.dead_letters for c in self._chunks),
             consumed=dict(self._consumed),

@@ -2,7 +2,8 @@
 
 A committed offset carries metadata: the id of the topic that it belongs to (a topic that was deleted and recreated has
 the same name and another id), and, while a micro-batch [start, end) is on its way, an *intent*: `start` is committed
-with `{"topic": id, "end": end, "batch": token}`; whoever reads it must rebuild exactly that batch before going on.
+with `{"topic": id, "end": end, "batch": token, "at": ms}`; whoever reads it must rebuild exactly that batch before
+going on. Where the server refused rows of it, `"verdicts"` says how far the search for them has come: `bisection.py`.
 """
 
 import hashlib
@@ -33,10 +34,16 @@ class OffsetRange:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """The promise to insert everything up to `end` as the batch `token`."""
+    """The promise to insert everything up to `end` as the batch `token`.
+
+    `opened_ms` is the wall clock when it was made, epoch milliseconds; `verdicts` is what `core.bisection` needs to go
+    on with a batch of which the server refused rows.
+    """
 
     end: int
     token: str
+    opened_ms: int = 0
+    verdicts: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,40 @@ class Commit:
     intent: Intent | None = None
     topic_id: str = ""
     """Empty where a tool other than this pipeline committed the offset."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBatch:
+    """A batch whose intent stands in committed offsets; `ranges` lacks partitions that are closed already."""
+
+    token: str
+    ranges: tuple[OffsetRange, ...]
+    opened_ms: int
+    verdicts: str
+
+    @property
+    def ends(self) -> dict[int, int]:
+        """Partition -> offset behind the batch."""
+        return {r.partition: r.end for r in self.ranges}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Owner:
+    """Who may commit offsets: `shard` of so many `shards`. Runs of one owner follow each other."""
+
+    shards: int
+    shard: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.shard < self.shards:
+            raise ValueError(f"there is no shard {self.shard} of {self.shards}")
+
+    def __str__(self) -> str:
+        return f"{self.shard}-of-{self.shards}"
+
+    def partitions(self, partitions: Iterable[int]) -> tuple[int, ...]:
+        """Those that it owns: p mod shards, so that new partitions find an owner."""
+        return tuple(sorted(p for p in partitions if p % self.shards == self.shard))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +102,9 @@ def encode_metadata(commit: Commit) -> str:
     """Metadata to store beside `commit.offset`."""
     fields: dict[str, str | int] = {"topic": commit.topic_id}
     if commit.intent is not None:
-        fields |= {"end": commit.intent.end, "batch": commit.intent.token}
+        intent = commit.intent
+        fields |= {"end": intent.end, "batch": intent.token, "at": intent.opened_ms}
+        fields |= {"verdicts": intent.verdicts} if intent.verdicts else {}
     return json.dumps(fields, separators=(",", ":"))
 
 
@@ -69,7 +112,14 @@ def decode_commit(offset: int, metadata: str | None) -> Commit:
     """What was committed; metadata that isn't ours (an operator's tool moved the offset) reads as none."""
     try:
         fields = json.loads(metadata or "{}")
-        intent = Intent(end=int(fields["end"]), token=str(fields["batch"])) if "batch" in fields else None
+        intent = None
+        if "batch" in fields:
+            intent = Intent(
+                end=int(fields["end"]),
+                token=str(fields["batch"]),
+                opened_ms=int(fields.get("at", 0)),
+                verdicts=str(fields.get("verdicts", "")),
+            )
         return Commit(offset, intent, str(fields.get("topic", "")))
     except (ValueError, KeyError, TypeError, AttributeError):
         return Commit(offset)
@@ -81,17 +131,29 @@ def batch_token(group: str, topic_id: str, ranges: Iterable[OffsetRange]) -> str
     return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
 
 
-def shard_partitions(partitions: Iterable[int], shards: int, shard: int) -> tuple[int, ...]:
-    """The partitions that `shard` of `shards` owns: p mod shards, so that new partitions find an owner."""
-    if not 0 <= shard < shards:
-        raise ValueError(f"there is no shard {shard} of {shards}")
-    return tuple(sorted(p for p in partitions if p % shards == shard))
+def rivals(owner: Owner, partitions: Iterable[int], shard_counts: Iterable[int]) -> tuple[Owner, ...]:
+    """The owners under other numbers of shards that could commit any of `partitions`."""
+    owned = tuple(partitions)
+    return tuple(
+        sorted({Owner(count, p % count) for count in shard_counts if count != owner.shards for p in owned} - {owner})
+    )
 
 
-def open_batches(commits: Mapping[int, Commit]) -> dict[str, tuple[OffsetRange, ...]]:
-    """Token -> ranges of every batch whose intent is open in `commits` (partition -> commit)."""
-    found: dict[str, list[OffsetRange]] = {}
+def open_batches(commits: Mapping[int, Commit]) -> tuple[OpenBatch, ...]:
+    """Every batch whose intent is open in `commits` (partition -> commit), by its lowest partition."""
+    found: dict[str, list[int]] = {}
     for partition, commit in sorted(commits.items()):
         if commit.intent is not None:
-            found.setdefault(commit.intent.token, []).append(OffsetRange(partition, commit.offset, commit.intent.end))
-    return {token: tuple(ranges) for token, ranges in found.items()}
+            found.setdefault(commit.intent.token, []).append(partition)
+    return tuple(_open_batch(token, {p: commits[p] for p in partitions}) for token, partitions in found.items())
+
+
+def _open_batch(token: str, commits: Mapping[int, Commit]) -> OpenBatch:
+    intents = {p: c.intent for p, c in commits.items() if c.intent is not None}
+    return OpenBatch(
+        token,
+        tuple(OffsetRange(p, commits[p].offset, intent.end) for p, intent in intents.items()),
+        min(intent.opened_ms for intent in intents.values()),
+        # Owners that share the batch go the same way; who came further knows more.
+        max((intent.verdicts for intent in intents.values()), key=len),
+    )

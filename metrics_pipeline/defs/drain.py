@@ -24,7 +24,7 @@ from metrics_pipeline.assembly import DrainRun, run_drain, until_window_ends
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, RAW_EVENTS_ASSET, ROLLUP_1M_ASSET
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.drain import DrainReport
-from metrics_pipeline.errors import PipelineError, RetryableError
+from metrics_pipeline.errors import PipelineError, RetryableError, StuckClientError
 
 RETRIES = RetryPolicy(max_retries=3, delay=5, backoff=Backoff.EXPONENTIAL, jitter=Jitter.PLUS_MINUS)
 
@@ -32,7 +32,10 @@ RETRIES = RetryPolicy(max_retries=3, delay=5, backoff=Backoff.EXPONENTIAL, jitte
 class DrainConfig(Config):
     """What one run drains."""
 
-    shard: int = Field(default=0, ge=0, description="Shard to drain; METRICS_DRAIN__SHARDS says how many there are.")
+    shard: int = Field(default=0, ge=0, description="Shard to drain.")
+    shards: int | None = Field(
+        default=None, ge=1, description="How many shards there are; without it METRICS_DRAIN__SHARDS."
+    )
     has_predecessor: bool = Field(
         default=False,
         description="Another run may be draining the shard: announce ourselves and wait for it.",
@@ -43,13 +46,13 @@ class DrainConfig(Config):
 def drain_shard(context: OpExecutionContext, config: DrainConfig, pipeline: PipelineResource) -> None:
     """Drain one shard until its window ends. A cancel or SIGTERM flushes and commits first."""
     try:
-        settings = pipeline.settings()
+        settings = pipeline.settings(shards=config.shards)
         run = DrainRun(context.run_id, config.shard, has_predecessor=config.has_predecessor)
         _in_thread(
             lambda stop: run_drain(settings, run, until_window_ends(settings), stop=stop),
             lambda report: _record(context, config.shard, report),
         )
-    except RetryableError as error:
+    except (RetryableError, StuckClientError) as error:
         raise Failure(str(error)) from error
     except PipelineError as error:
         raise Failure(str(error), allow_retries=False) from error

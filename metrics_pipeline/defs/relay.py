@@ -17,7 +17,8 @@ from dagster import (
     sensor,
 )
 
-from metrics_pipeline.core.offsets import shard_partitions
+from metrics_pipeline.assembly import shard_owner
+from metrics_pipeline.core.offsets import Owner
 from metrics_pipeline.core.relay import ActiveRun, Launch, RelayPolicy, ShardState, plan_launches
 from metrics_pipeline.defs.drain import DrainConfig, drain
 from metrics_pipeline.defs.resources import PipelineResource
@@ -27,6 +28,7 @@ from metrics_pipeline.settings import DrainSettings, kafka_address
 
 TICK_SECONDS = 5
 SHARD_TAG = "metrics/shard"
+"""With the number of shards: runs under another number are no predecessors, a new run fences them."""
 LEAD_SECONDS = 10
 """A tick may come 5 s late, and a run takes some 5 s to warm up."""
 _RUNS_LOOKED_AT = 20
@@ -52,14 +54,12 @@ def relay(context: SensorEvaluationContext, pipeline: PipelineResource) -> Senso
         lags = read_lag(kafka_address(settings), settings.kafka)
     except RetryableError as error:
         return SkipReason(f"{error}; the next tick tries again")
-    states = [
-        _state_of(context.instance, shard, [lags[p] for p in shard_partitions(lags, settings.drain.shards, shard)])
-        for shard in range(settings.drain.shards)
-    ]
+    owners = [shard_owner(settings, shard, tuple(lags)) for shard in range(settings.drain.shards)]
+    states = [_state_of(context.instance, owner, [lags[p] for p in owner.partitions(lags)]) for owner in owners]
     launches = plan_launches(states, _policy(settings.drain))
     if not launches:
         return SkipReason(_summary(states))
-    return SensorResult(run_requests=[_request(launch) for launch in launches])
+    return SensorResult(run_requests=[_request(launch, settings.drain.shards) for launch in launches])
 
 
 def _policy(drain_settings: DrainSettings) -> RelayPolicy:
@@ -70,23 +70,28 @@ def _policy(drain_settings: DrainSettings) -> RelayPolicy:
     )
 
 
-def _request(launch: Launch) -> RunRequest:
-    config = DrainConfig(shard=launch.shard, has_predecessor=launch.has_predecessor)
+def _request(launch: Launch, shards: int) -> RunRequest:
+    config = DrainConfig(shard=launch.shard, shards=shards, has_predecessor=launch.has_predecessor)
+    owner = Owner(shards, launch.shard)
     return RunRequest(
         run_config=RunConfig(ops={"drain_shard": config}),
         # Live drains go before everything else in the queue.
-        tags={SHARD_TAG: str(launch.shard), "metrics/launched": launch.reason, "dagster/priority": "100"},
+        tags={
+            SHARD_TAG: str(owner),
+            "metrics/launched": launch.reason,
+            "dagster/priority": "100",
+        },
     )
 
 
-def _state_of(instance: DagsterInstance, shard: int, lags: Sequence[PartitionLag]) -> ShardState:
+def _state_of(instance: DagsterInstance, owner: Owner, lags: Sequence[PartitionLag]) -> ShardState:
     now_seconds = datetime.now(UTC).timestamp()
     records = instance.get_run_records(
-        RunsFilter(job_name=drain.name, tags={SHARD_TAG: str(shard)}), limit=_RUNS_LOOKED_AT
+        RunsFilter(job_name=drain.name, tags={SHARD_TAG: str(owner)}), limit=_RUNS_LOOKED_AT
     )
     failed = list(_last_failures(records))
     return ShardState(
-        shard=shard,
+        shard=owner.shard,
         lag=sum(lag.offsets for lag in lags),
         has_open_intent=any(lag.commit is not None and lag.commit.intent is not None for lag in lags),
         active=tuple(

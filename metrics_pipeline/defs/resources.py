@@ -18,10 +18,9 @@ class PipelineResource(ConfigurableResource):  # type: ignore[type-arg]
         description="Window of drain runs, seconds; without it METRICS_DRAIN__WINDOW_SECONDS.",
     )
 
-    def settings(self) -> Settings:
-        """Read the environment. Raises ConfigurationError that names every wrong value."""
+    def settings(self, *, shards: int | None = None) -> Settings:
+        """Read the environment; `shards` is what a run was launched for. Raises ConfigurationError."""
         settings = load_settings()
-        if self.window_seconds is None:
-            return settings
-        drain = settings.drain.model_copy(update={"window_seconds": self.window_seconds})
+        changes = {"window_seconds": self.window_seconds, "shards": shards}
+        drain = settings.drain.model_copy(update={name: value for name, value in changes.items() if value is not None})
         return settings.model_copy(update={"drain": drain})

@@ -1,7 +1,9 @@
 """How every Kafka client of the pipeline is configured, and how its errors are read."""
 
 import logging
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
@@ -12,6 +14,7 @@ from metrics_pipeline.errors import (
     KafkaUnavailableError,
     OffsetOutOfRangeError,
     PipelineError,
+    StuckClientError,
 )
 from metrics_pipeline.settings import KafkaSettings
 
@@ -78,3 +81,26 @@ def calling(doing: str, action: Callable[[], _T]) -> _T:
         return action()
     except KafkaException as exception:
         raise translate(exception.args[0], doing) from exception
+
+
+def within(limit_seconds: float, doing: str, action: Callable[[], _T]) -> _T:
+    """Run one client call that may never return. Raises StuckClientError after the limit; the call is left behind.
+
+    librdkafka ignores the timeout of `send_offsets_to_transaction` while the group's coordinator is away, and may hang
+    for good (its issues 5456 and 5511). The thread is a daemon: it must not keep the process from ending.
+    """
+    answer: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(action())
+        except BaseException as error:  # noqa: BLE001 - handed to the caller
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name=doing, daemon=True).start()
+    try:
+        return answer.result(limit_seconds)
+    except TimeoutError:
+        raise StuckClientError(
+            f"while {doing}: the Kafka client did not return within {limit_seconds:.0f} s; the next run starts anew"
+        ) from None

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from confluent_kafka import Consumer, IsolationLevel, TopicPartition
+from confluent_kafka import IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from metrics_pipeline.core.offsets import Commit
 from metrics_pipeline.kafka.admin import describe_topic
 from metrics_pipeline.kafka.config import calling, client_config
-from metrics_pipeline.kafka.offsets import read_committed
+from metrics_pipeline.kafka.offsets import committed_offsets
 from metrics_pipeline.settings import KafkaSettings
 
 
@@ -44,11 +44,5 @@ def read_lag(bootstrap_servers: str, settings: KafkaSettings) -> Mapping[int, Pa
     doing = f"reading the lag of {settings.group} on {settings.topic}"
     low = calling(doing, lambda: ends(OffsetSpec.earliest()))
     high = calling(doing, lambda: ends(OffsetSpec.latest()))
-    consumer = Consumer(
-        client_config(bootstrap_servers, settings, **{"group.id": settings.group, "enable.auto.commit": False})
-    )
-    try:
-        commits = read_committed(consumer, settings.topic, partitions, settings.request_timeout_seconds)
-    finally:
-        consumer.close()
+    commits = committed_offsets(bootstrap_servers, settings, partitions)
     return {p: PartitionLag(low[p], high[p], commits.get(p)) for p in partitions}

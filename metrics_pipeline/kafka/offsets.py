@@ -1,49 +1,40 @@
-"""Committed offsets of one shard, fenced by a transactional producer.
+"""Committed offsets, fenced by transactional producers: one transactional id per owner.
 
 `init_transactions` makes the broker refuse every earlier producer with the same transactional id; offsets are committed
 inside transactions only, so a run that lost its shard, even one that was paused for hours, can't move them any more.
 Source: KIP-98 (transactional ids and epochs), KIP-447 (offsets committed by a producer).
+
+The numbers of shards that were ever used stand in committed offsets of a side group, one slot a number: n at partition
+n - 1. Nobody ever overwrites what another one wrote.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
-from metrics_pipeline.core.offsets import Commit, decode_commit, encode_metadata
-from metrics_pipeline.kafka.config import calling, client_config, translate
+from metrics_pipeline.core.offsets import Commit, Owner, decode_commit, encode_metadata
+from metrics_pipeline.errors import RetryableError, StuckClientError
+from metrics_pipeline.kafka.config import calling, client_config, translate, within
 from metrics_pipeline.settings import KafkaSettings
+
+REGISTRY_SUFFIX = ".shards"
 
 
 class FencedOffsets:
-    """An `OffsetStore`. Close it, or use it as a context manager."""
+    """An `OffsetStore` of `owner`. Close it, or use it as a context manager."""
 
-    def __init__(self, bootstrap_servers: str, settings: KafkaSettings, shard: int) -> None:
-        self._topic = settings.topic
-        self._shard_name = f"shard {shard} of group {settings.group}"
+    def __init__(
+        self, bootstrap_servers: str, settings: KafkaSettings, owner: Owner, partitions: Sequence[int]
+    ) -> None:
+        self._bootstrap_servers = bootstrap_servers
+        self._settings = settings
+        self._owner = owner
+        self._slots = [TopicPartition(settings.topic, p) for p in partitions]
         self._timeout_seconds = settings.request_timeout_seconds
-        self._consumer = Consumer(
-            client_config(
-                bootstrap_servers,
-                settings,
-                **{
-                    "group.id": settings.group,
-                    "enable.auto.commit": False,
-                    # Read-committed offsets wait for a transaction that an earlier run left open.
-                    "isolation.level": "read_committed",
-                },
-            )
-        )
-        self._producer = Producer(
-            client_config(
-                bootstrap_servers,
-                settings,
-                **{
-                    "transactional.id": f"{settings.group}.{shard}",
-                    "retry.backoff.ms": 10,
-                    "transaction.timeout.ms": int(settings.request_timeout_seconds * 1000),
-                },
-            )
-        )
+        self._consumer = self._reader(settings.group)
+        self._registry = self._reader(settings.group + REGISTRY_SUFFIX)
+        self._producer = self._fencer(owner)
+        self._stuck: StuckClientError | None = None
 
     def __enter__(self) -> "FencedOffsets":
         return self
@@ -53,16 +44,37 @@ class FencedOffsets:
 
     def close(self) -> None:
         self._consumer.close()
+        self._registry.close()
 
-    def fence(self) -> None:
-        calling(f"fencing {self._shard_name}", lambda: self._producer.init_transactions(self._timeout_seconds))
+    def fence(self, owner: Owner) -> None:
+        producer = self._producer if owner == self._owner else self._fencer(owner)
+        doing = f"fencing {self._name(owner)}"
+        self._limited(doing, lambda: calling(doing, lambda: producer.init_transactions(self._timeout_seconds)))
+
+    def register(self, shards: int) -> None:
+        slot = TopicPartition(self._settings.topic, shards - 1, shards)
+        calling(
+            f"registering {shards} shards of group {self._settings.group}",
+            lambda: self._registry.commit(offsets=[slot], asynchronous=False),
+        )
+
+    def registered(self) -> frozenset[int]:
+        answered = calling(
+            f"reading the numbers of shards of group {self._settings.group}",
+            lambda: self._registry.committed(self._slots, timeout=self._timeout_seconds),
+        )
+        return frozenset(slot.partition + 1 for slot in _without_errors(answered) if slot.offset >= 0)
 
     def committed(self, partitions: Sequence[int]) -> Mapping[int, Commit]:
-        return read_committed(self._consumer, self._topic, partitions, self._timeout_seconds)
+        return read_committed(self._consumer, self._settings.topic, partitions, self._timeout_seconds)
 
     def commit(self, commits: Mapping[int, Commit]) -> None:
-        offsets = [TopicPartition(self._topic, p, c.offset, encode_metadata(c)) for p, c in sorted(commits.items())]
-        doing = f"committing {self._shard_name}"
+        topic = self._settings.topic
+        offsets = [TopicPartition(topic, p, c.offset, encode_metadata(c)) for p, c in sorted(commits.items())]
+        doing = f"committing {self._name(self._owner)}"
+        self._limited(doing, lambda: self._commit_transaction(offsets, doing))
+
+    def _commit_transaction(self, offsets: list[TopicPartition], doing: str) -> None:
         try:
             self._producer.begin_transaction()
             self._producer.send_offsets_to_transaction(
@@ -70,10 +82,63 @@ class FencedOffsets:
             )
             self._producer.commit_transaction(self._timeout_seconds)
         except KafkaException as exception:
-            error = exception.args[0]
-            if error.txn_requires_abort():
-                calling(doing, lambda: self._producer.abort_transaction(self._timeout_seconds))
-            raise translate(error, doing) from exception
+            problem = translate(exception.args[0], doing)
+            if isinstance(problem, RetryableError):
+                self._abort_transaction(doing)
+            raise problem from exception
+
+    def _abort_transaction(self, doing: str) -> None:
+        """So that the next attempt can begin one."""
+        try:
+            self._producer.abort_transaction(self._timeout_seconds)
+        except KafkaException as exception:
+            problem = translate(exception.args[0], f"giving up {doing}")
+            if isinstance(problem, RetryableError):
+                raise StuckClientError(f"{problem}; the next run starts anew") from exception
+            raise problem from exception
+
+    def _limited(self, doing: str, action: Callable[[], None]) -> None:
+        """After one call that hung the client is of no use any more."""
+        if self._stuck is not None:
+            raise self._stuck
+        try:
+            # Each call but the one that hangs keeps its own time.
+            within(1.5 * self._timeout_seconds, doing, action)
+        except StuckClientError as error:
+            self._stuck = error
+            raise
+
+    def _name(self, owner: Owner) -> str:
+        return f"shard {owner} of group {self._settings.group}"
+
+    def _reader(self, group: str) -> Consumer:
+        more = {
+            "group.id": group,
+            "enable.auto.commit": False,
+            # Read-committed offsets wait for a transaction that an earlier run left open.
+            "isolation.level": "read_committed",
+        }
+        return Consumer(client_config(self._bootstrap_servers, self._settings, **more))
+
+    def _fencer(self, owner: Owner) -> Producer:
+        more = {
+            "transactional.id": f"{self._settings.group}.{owner}",
+            "retry.backoff.ms": 10,
+            "transaction.timeout.ms": int(self._settings.request_timeout_seconds * 1000),
+        }
+        return Producer(client_config(self._bootstrap_servers, self._settings, **more))
+
+
+def committed_offsets(
+    bootstrap_servers: str, settings: KafkaSettings, partitions: Sequence[int]
+) -> Mapping[int, Commit]:
+    """What the pipeline's group has committed, for whoever only looks. Raises KafkaUnavailableError."""
+    more = {"group.id": settings.group, "enable.auto.commit": False}
+    consumer = Consumer(client_config(bootstrap_servers, settings, **more))
+    try:
+        return read_committed(consumer, settings.topic, partitions, settings.request_timeout_seconds)
+    finally:
+        consumer.close()
 
 
 def read_committed(
@@ -88,7 +153,11 @@ def read_committed(
     answered = calling(
         f"reading the committed offsets of {topic}", lambda: consumer.committed(asked, timeout=timeout_seconds)
     )
+    return {a.partition: decode_commit(a.offset, a.metadata) for a in _without_errors(answered) if a.offset >= 0}
+
+
+def _without_errors(answered: Sequence[TopicPartition]) -> Sequence[TopicPartition]:
     for answer in answered:
         if answer.error is not None:
-            raise translate(answer.error, f"reading the committed offset of {topic}[{answer.partition}]")
-    return {a.partition: decode_commit(a.offset, a.metadata) for a in answered if a.offset >= 0}
+            raise translate(answer.error, f"reading the committed offset of {answer.topic}[{answer.partition}]")
+    return answered

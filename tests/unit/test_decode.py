@@ -153,7 +153,7 @@ def test_bad_input_is_a_dead_letter_with_its_reason(value: bytes | None, reason:
 
 
 def test_every_reason_is_tried() -> None:
-    assert {reason for *_, reason in BAD} == set(Reason)
+    assert {reason for *_, reason in BAD} == set(Reason) - {Reason.REFUSED}
 
 
 def test_the_rest_of_a_batch_lands() -> None:

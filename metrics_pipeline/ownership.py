@@ -1,0 +1,86 @@
+"""Who may commit the offsets of a shard: how a run becomes the owner, and how it knows that it still is one.
+
+Runs of one owner fence each other: the newest one wins. Owners under different numbers of shards share partitions, so
+each fences the others, too, in an order that lets at most one survive:
+
+    REGISTER      make our number of shards known
+    FENCE         fence earlier runs of our own name, which makes us able to commit
+    FENCE_RIVALS  read the known numbers of shards; fence every owner of our partitions under another number
+    (then)        read what is committed
+
+Of two rivals at most one survives. Each survives only if its own fence came after the other's fencing of it; but each
+fences itself before it fences the other, so both can't be. And if one doesn't see the other's number, the other
+registered later than that look, hence looks later still, sees the first one's number, and fences it.
+Source: the doorway of Lamport's bakery algorithm (1974).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from metrics_pipeline.core.offsets import Commit, Owner, rivals
+from metrics_pipeline.ports import Clock, OffsetStore
+from metrics_pipeline.retry import Retry
+from metrics_pipeline.steps import Step
+
+
+class Ownership:
+    """One run's hold on the partitions of its shard. Not thread-safe: one thread calls it at a time."""
+
+    def __init__(
+        self,
+        owner: Owner,
+        store: OffsetStore,
+        clock: Clock,
+        retry: Retry,
+        *,
+        zombie_seconds: float,
+        observe: Callable[[Step], None],
+    ) -> None:
+        self.owner = owner
+        self._store = store
+        self._clock = clock
+        self._retry = retry
+        self._zombie_seconds = zombie_seconds
+        self._observe = observe
+        self._last_commit: Mapping[int, Commit] = {}
+        self._proved_at_seconds = float("-inf")
+
+    def owns(self, partition: int) -> bool:
+        return bool(self.owner.partitions((partition,)))
+
+    def take_over(self, partitions: Sequence[int]) -> Mapping[int, Commit]:
+        """Fence whoever could commit our share of `partitions`; returns what is committed of all of them."""
+        self._observe(Step.REGISTER)
+        self._retry.call(lambda: self._store.register(self.owner.shards))
+        self._observe(Step.FENCE)
+        self._retry.call(lambda: self._store.fence(self.owner))
+        self._observe(Step.FENCE_RIVALS)
+        counts = self._retry.call(self._store.registered)
+        for rival in rivals(self.owner, self.owner.partitions(partitions), counts):
+            self._fence(rival)
+        commits = self._retry.call(lambda: self._store.committed(partitions))
+        self._last_commit = {p: commit for p, commit in commits.items() if self.owns(p)}
+        self._proved_at_seconds = self._clock.monotonic_seconds()
+        return commits
+
+    def committed(self, partitions: Sequence[int]) -> Mapping[int, Commit]:
+        """What is committed now; an owner that isn't fenced yet may change it."""
+        return self._retry.call(lambda: self._store.committed(partitions))
+
+    def commit(self, commits: Mapping[int, Commit]) -> None:
+        """Commit all of ours or none. Raises FencedError if another run took over."""
+        ours = {p: commit for p, commit in commits.items() if self.owns(p)}
+        self._retry.call(lambda: self._store.commit(ours))
+        self._last_commit = ours
+        self._proved_at_seconds = self._clock.monotonic_seconds()
+
+    def prove(self) -> None:
+        """Raise FencedError if we are an owner no more; asks only if the last proof is older than the limit.
+
+        A run that was paused for hours could otherwise insert a batch whose token the server has forgotten. Proving
+        anew is to commit once more what was committed last.
+        """
+        if self._clock.monotonic_seconds() - self._proved_at_seconds > self._zombie_seconds:
+            self.commit(self._last_commit)
+
+    def _fence(self, rival: Owner) -> None:
+        self._retry.call(lambda: self._store.fence(rival))

@@ -12,6 +12,7 @@
         ├── StuckClientError      a client library hangs or can't go on; the next run starts with a new one
         ├── TopicMismatchError    the topic is not the one that the committed offsets belong to
         ├── SchemaMismatchError   a table or column that the pipeline needs is missing
+        ├── ForeignViewError      a view that somebody put on raw_events fails on what is inserted
         └── LocalEngineError      a local Kafka, ClickHouse or Dagster did not start
 
 A message says what happened, to what, and what to do now.
@@ -64,6 +65,10 @@ class TopicMismatchError(StopError):
 
 class SchemaMismatchError(StopError):
     """A table or column that the pipeline needs is not there."""
+
+
+class ForeignViewError(StopError):
+    """A view on raw_events fails. The rows may have landed, so they can't be dead-lettered: the view must be mended."""
 
 
 class LocalEngineError(StopError):

@@ -1,7 +1,7 @@
 """ClickHouse's error codes, sorted by what to do about them.
 
-Source of the codes: `src/Common/ErrorCodes.cpp` of ClickHouse. A code that stands nowhere here is retried: waiting
-loses nothing, while a wrong guess that rows are bad would throw them out.
+Source of the codes: `src/Common/ErrorCodes.cpp` of ClickHouse. A code that stands nowhere here is taken for transient:
+waiting loses nothing, while a wrong guess that rows are bad would throw them out.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from clickhouse_connect.driver.exceptions import Error
 from metrics_pipeline.errors import (
     ClickHouseUnavailableError,
     ConfigurationError,
+    ForeignViewError,
     PipelineError,
     RejectedError,
     SchemaMismatchError,
@@ -36,6 +37,37 @@ REJECTED_CODES = {
 }
 """The server refuses the rows for what they say."""
 
+TRANSIENT_CODES = {
+    3: "UNEXPECTED_END_OF_FILE",
+    95: "CANNOT_READ_FROM_SOCKET",
+    96: "CANNOT_WRITE_TO_SOCKET",
+    159: "TIMEOUT_EXCEEDED",
+    173: "CANNOT_ALLOCATE_MEMORY",
+    198: "DNS_ERROR",
+    201: "QUOTA_EXCEEDED",
+    202: "TOO_MANY_SIMULTANEOUS_QUERIES",
+    203: "NO_FREE_CONNECTION",
+    209: "SOCKET_TIMEOUT",
+    210: "NETWORK_ERROR",
+    225: "NO_ZOOKEEPER",
+    241: "MEMORY_LIMIT_EXCEEDED",
+    242: "TABLE_IS_READ_ONLY",
+    243: "NOT_ENOUGH_SPACE",
+    244: "UNEXPECTED_ZOOKEEPER_ERROR",
+    252: "TOO_MANY_PARTS",
+    279: "ALL_CONNECTION_TRIES_FAILED",
+    285: "TOO_FEW_LIVE_REPLICAS",
+    286: "UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE",
+    319: "UNKNOWN_STATUS_OF_INSERT",
+    394: "QUERY_WAS_CANCELLED",
+    410: "NOT_A_LEADER",
+    425: "SYSTEM_ERROR",
+    439: "CANNOT_SCHEDULE_TASK",
+    499: "S3_ERROR",
+    999: "KEEPER_EXCEPTION",
+}
+"""Load, network, disks, replication: it passes, by itself or by somebody's hand, and the same insert then lands."""
+
 SCHEMA_CODES = {
     8: "THERE_IS_NO_COLUMN",
     16: "NO_SUCH_COLUMN_IN_TABLE",
@@ -56,9 +88,15 @@ CONFIGURATION_CODES = {
 """The account may not do this."""
 
 
+_IN_VIEW = "while pushing to view"
+"""The server has no code of its own for it. The rows then may be in raw_events already, without their rollup."""
+
+
 def translate(error: Error, doing: str) -> PipelineError:
     """The error of ours that says what happened while `doing`, and what to do now."""
     said = f"while {doing}: {first_line(error)}"
+    if error.code in REJECTED_CODES and _IN_VIEW in str(error):
+        return ForeignViewError(f"{said}: mend or drop that view, the next run goes on")
     if error.code in REJECTED_CODES:
         return RejectedError(said)
     if error.code in SCHEMA_CODES:

@@ -66,5 +66,6 @@ def counts(settings: Settings) -> Counts:
 
 
 def assert_exact(settings: Settings, *, events: int, dead: int = 0) -> None:
-    assert counts(settings) == Counts(raw=events, distinct=events, rollup=events, dead=dead)
+    found = counts(settings)
+    assert found == Counts(raw=events, distinct=events, rollup=events, dead=dead), found
     assert audit(settings).problems == ()

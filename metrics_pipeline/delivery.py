@@ -175,6 +175,8 @@ class Delivery:
             return events
         self._observe(Step.LOOK_UP)
         stored = self._retry.call(lambda: self._warehouse.existing(events, batch.ranges))
+        if not len(stored):
+            return events
         return events.join(stored, on=IDENTITY, how="anti", maintain_order="left")
 
     def _missing(self, events: pl.DataFrame) -> pl.DataFrame:
@@ -192,12 +194,14 @@ class Delivery:
             try:
                 self._insert_part(opened.token, part, rows, missing)
             except RejectedError as error:
-                self._assure_nothing_landed(part, missing, error)
+                self._assure_nothing_landed(part, rows, missing, error)
                 errors[part.start] = str(error)
                 search.note(is_refused=True)
                 self._note_verdicts(opened, search, error)
             else:
                 search.note(is_refused=False)
+        if not search.refused:
+            return _Landed(fresh.drop(_ROW), NO_DEAD_LETTERS)
         is_refused = pl.col(_ROW).is_in(search.refused)
         return _Landed(
             fresh.filter(~is_refused).drop(_ROW),
@@ -206,11 +210,11 @@ class Delivery:
 
     def _insert_part(self, batch_token: str, part: Slice, rows: int, missing: pl.DataFrame) -> None:
         token = batch_token if part.rows == rows else part.token(batch_token)
-        self._insert(Step.EVENTS, self._warehouse.insert_events, _rows_of(part, missing).drop(_ROW), token)
+        self._insert(Step.EVENTS, self._warehouse.insert_events, _rows_of(part, rows, missing).drop(_ROW), token)
 
-    def _assure_nothing_landed(self, part: Slice, missing: pl.DataFrame, error: RejectedError) -> None:
+    def _assure_nothing_landed(self, part: Slice, rows: int, missing: pl.DataFrame, error: RejectedError) -> None:
         """A part that had landed in an attempt before, and that the server now refuses, must not be cut."""
-        refused = _rows_of(part, missing)
+        refused = _rows_of(part, rows, missing)
         stored = self._retry.call(lambda: self._warehouse.existing(refused, ()))
         if len(stored):
             raise StopError(
@@ -263,5 +267,7 @@ def _whole(events: pl.DataFrame) -> pl.DataFrame:
     return events
 
 
-def _rows_of(part: Slice, events: pl.DataFrame) -> pl.DataFrame:
+def _rows_of(part: Slice, rows: int, events: pl.DataFrame) -> pl.DataFrame:
+    if part.rows == rows:
+        return events
     return events.filter(pl.col(_ROW).is_between(part.start, part.end, closed="left"))

@@ -86,8 +86,8 @@ class DrainSettings(_Part):
     shards: int = Field(1, ge=1, le=1_000, description="drain runs side by side; partition p is in shard p mod n")
     window_seconds: float = Field(60, gt=0, le=86_400, description="a run hands over after so long, seconds")
     flush_seconds: float = Field(0.3, gt=0, le=600, description="a batch is flushed at this age, seconds")
-    flush_events: int = Field(200_000, ge=1, le=2_000_000, description="... or at this many messages")
-    flush_bytes: int = Field(64 << 20, ge=1 << 10, le=1 << 30, description="... or at this size, bytes")
+    flush_events: int = Field(100_000, ge=1, le=2_000_000, description="... or at this many messages")
+    flush_bytes: int = Field(32 << 20, ge=1 << 10, le=1 << 30, description="... or at this size, bytes")
     idle_seconds: float = Field(15, gt=0, le=86_400, description="a run without news ends after so long, seconds")
     handover_seconds: float = Field(
         30,

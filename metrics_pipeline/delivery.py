@@ -20,7 +20,7 @@ import polars as pl
 
 from metrics_pipeline.core.batch import MicroBatch
 from metrics_pipeline.core.deduplicate import deduplicate
-from metrics_pipeline.core.ledger import LedgerEntry, accounts_of, freshness_of
+from metrics_pipeline.core.ledger import LedgerEntry, accounts_of, freshness_of, minutes_of
 from metrics_pipeline.core.offsets import Commit, Intent, OffsetRange, batch_token
 from metrics_pipeline.event import IDENTITY, NO_DEAD_LETTERS, NO_EVENTS
 from metrics_pipeline.ports import Clock, OffsetStore, Warehouse
@@ -155,6 +155,7 @@ class Delivery:
             look_up_duration_ms=look_up.duration_ms,
             insert_duration_ms=insert.duration_ms,
             freshness=freshness_of(fresh["kafka_timestamp"], visible_ms),
+            minutes=minutes_of(fresh["timestamp"]),
         )
         self._observe(Step.LEDGER)
         self._as_owner(lambda: self._warehouse.insert_ledger_entry(entry))

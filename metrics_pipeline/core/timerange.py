@@ -51,6 +51,14 @@ def given_range(start: str, end: str, now: datetime) -> TimeRange:
     return TimeRange(*(m for m in moments if m is not None))
 
 
+def spelled_range(words: str, now: datetime) -> TimeRange:
+    """FROM..TO, two moments, or what `named_range` takes. Raises ConfigurationError for anything else."""
+    start, separator, end = words.partition("..")
+    if separator:
+        return given_range(start.strip(), end.strip() or "now", now)
+    return named_range(words, now)
+
+
 def whole_minutes(span: TimeRange) -> TimeRange:
     """The smallest range of whole minutes around `span`."""
     end = _floor(span.end)

@@ -273,6 +273,17 @@ def test_a_batch_left_open_is_in_flight_and_hides_nothing_elsewhere(shard: list[
     assert model.sleeps == LOOKS - 1
 
 
+def test_a_batch_that_landed_and_was_not_closed_is_judged() -> None:
+    model = Model([[Batch((0, 0, 1))]], [])
+    while not model.rows:
+        next(model._running[0])
+    model.rollup[0] += 1
+    verdict = audited(model)
+    assert verdict.books.open_batches == ()
+    assert verdict.books.minutes_in_flight == ()
+    assert [m.minute for m in verdict.books.drifting_minutes] == [at(0)]
+
+
 def test_a_row_lost_where_the_ledger_does_not_say_minutes_is_found_by_the_sum() -> None:
     model = Model([[Batch((0, 1, 2), is_noted=False), Batch((1, 1, 4))]], [])
     model.finish()

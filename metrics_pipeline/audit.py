@@ -34,6 +34,8 @@ PAUSE_SECONDS = 0.5
 """Between looks: longer than a batch usually takes from its first row to its ledger row."""
 LONGEST_LIST = 1_000
 """An audit lists so many contradictions of a kind at most."""
+NAMED_MINUTES = 200
+"""So many minutes are asked for one by one; more than that by their span, since a query may only be so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class Audit:
             if not pending:
                 break
             self._clock.sleep(PAUSE_SECONDS)
-            last = self._look(Scope.around(pending, LONGEST_LIST), pending)
+            last = self._look(Scope.around(pending, NAMED_MINUTES), pending)
             pending = self._settle(last, findings)
         return judge(
             Books(
@@ -136,7 +138,7 @@ class Audit:
         quiet = suspects.filter(~pl.col("is_touched"))["minute"].to_list()
         open_minutes: frozenset[int] = frozenset()
         if quiet and seen.open:
-            open_minutes = self._books.open_minutes(Scope.around(quiet, LONGEST_LIST), seen.open_ranges)
+            open_minutes = self._books.open_minutes(Scope.around(quiet, NAMED_MINUTES), seen.open_ranges)
         pending = unsettled(suspects, open_minutes)
         self._record(suspects.filter(~pl.col("minute").is_in(pending.to_list())), findings)
         return frozenset(pending.to_list())
@@ -150,13 +152,14 @@ class Audit:
         findings.raw_doubles += int((counted["raw"] - counted["distinct"]).sum())
 
     def _with_doubles(self, wrong: pl.DataFrame) -> pl.DataFrame:
-        """How many rows of contradicting minutes are doubles; a deep audit knows it of all minutes already."""
-        if self._deep or not len(wrong):
+        """Where raw_events holds too many rows, say how many are doubles; a deep audit knows it of all minutes."""
+        too_many = wrong.filter((pl.col("raw") > pl.col("ledger")) | ~pl.col("is_noted"))["minute"].head(NAMED_MINUTES)
+        if self._deep or not len(too_many):
             return wrong
-        scope = Scope.around(wrong["minute"].to_list(), LONGEST_LIST)
-        counted = self._books.raw_minutes(scope, distinct=True).rename({"events": "found"})
-        joined = wrong.join(counted, on="minute", how="left", maintain_order="left")
-        return joined.with_columns(distinct=pl.min_horizontal("raw", pl.col("found").fill_null(0))).drop("found")
+        counted = self._books.raw_minutes(Scope.around(too_many.to_list(), NAMED_MINUTES), distinct=True)
+        joined = wrong.join(counted.rename({"events": "found"}), on="minute", how="left", maintain_order="left")
+        # Rows that landed since the look are no doubles.
+        return joined.with_columns(distinct=pl.min_horizontal("raw", "found")).drop("found")
 
     def _unnoted(self, seen: _Seen) -> UnnotedDrift | None:
         """Contradiction over the span of ledger rows that don't say their minutes, if all of it is settled."""

@@ -113,7 +113,7 @@ class BookReader(Protocol):
         ...
 
     def dead_letters(self, totals: Sequence[PartitionTotals], scope: Scope) -> Mapping[PartitionKey, int]:
-        """Rows of dead_letters below the ledger's ends, of the batches that touch `scope`."""
+        """Rows of dead_letters within the ledger's [start, end) per partition, of the batches that touch `scope`."""
         ...
 
     def ledger_minutes(self, scope: Scope) -> LedgerMinutes:

@@ -43,17 +43,17 @@ def audit(
     meanwhile are looked at again, and those that never rest are listed as in flight, neither right nor wrong. Offsets
     are checked in full, also with --range.
     """
-    verdict = run_audit(load_settings(), EVERYTHING if span is None else _scope(span), deep=deep)
+    scope = EVERYTHING if span is None else _scope(span)
+    verdict = run_audit(load_settings(), scope, deep=deep)
     if as_json:
-        print_json(as_fields(verdict))
+        print_json(_as_fields(verdict) | {"range": _bounds(scope)})
     else:
         _print(verdict)
     if not verdict.is_ok:
         raise typer.Exit(1)
 
 
-def as_fields(verdict: Verdict) -> dict[str, object]:
-    """The verdict as JSON takes it."""
+def _as_fields(verdict: Verdict) -> dict[str, object]:
     books, ledger = verdict.books, verdict.books.ledger
     return {
         "ok": verdict.is_ok,
@@ -83,6 +83,12 @@ def as_fields(verdict: Verdict) -> dict[str, object]:
 def _scope(span: str) -> Scope:
     minutes = whole_minutes(spelled_range(span, datetime.now(UTC)))
     return Scope(int(minutes.start.timestamp()), int(minutes.end.timestamp()))
+
+
+def _bounds(scope: Scope) -> dict[str, str] | None:
+    if scope.start_seconds is None or scope.end_seconds is None:
+        return None
+    return {"from": minute_name(scope.start_seconds), "to": minute_name(scope.end_seconds)}
 
 
 def _range(r: OffsetRange) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """The tables as a `BookReader`: each by itself, by aggregates over sort keys and small columns, one query per table.
 
-The tables are counted whole, so they must be fed by one consumer group alone. Whether ranges of offsets tile is asked
-for the present topic; sums are taken over every topic that the group ever read.
+Tables are counted whole, so minutes are compared with the ledger rows of every consumer group; accounts and ranges are
+those of the present one. Only one group may feed the tables at a time: batches of another are not known to be open.
 """
 
 import io
@@ -37,7 +37,7 @@ _IN_SCOPE = """(
 """Ledger rows that touch the scope: by their events, or, where they inserted none, by when they landed."""
 
 _TOTALS = """
-    SELECT topic, topic_id, p, max(e), sumIf(e - s, {touches}), sumIf(c, {touches}), sumIf(i, {touches}),
+    SELECT topic, topic_id, p, min(s), max(e), sumIf(e - s, {touches}), sumIf(c, {touches}), sumIf(i, {touches}),
         sumIf(d, {touches}), sumIf(dl, {touches}), sumIf(sk, {touches}), sumIf(l, {touches}),
         sum(sipHash64(s)) - sum(sipHash64(e)) = sipHash64(min(s)) - sipHash64(max(e)) AS tiles
     {rows} {parts} WHERE {of_group} GROUP BY topic, topic_id, p ORDER BY topic, topic_id, p
@@ -89,8 +89,8 @@ class ClickHouseBooks:
             _TOTALS.format(touches=touches, rows=_ROWS, parts=_PARTS, of_group=_OF_GROUP),
             bounds,
         )
-        totals = [PartitionTotals(PartitionKey(r[0], r[1], int(r[2])), *map(int, r[3:11])) for r in rows]
-        torn = [int(r[2]) for r in rows if not r[11] and (r[0], r[1]) == (self._topic, self._topic_id)]
+        totals = [PartitionTotals(PartitionKey(r[0], r[1], int(r[2])), *map(int, r[3:12])) for r in rows]
+        torn = [int(r[2]) for r in rows if not r[12] and (r[0], r[1]) == (self._topic, self._topic_id)]
         return Ledger(
             totals=tuple(totals),
             gaps=self._ranges(_GAPS, {"partitions": torn}) if torn else (),
@@ -112,19 +112,24 @@ class ClickHouseBooks:
                 "topic": topic,
                 "topic_id": topic_id,
                 "partitions": [t.key.partition for t in life],
+                "starts": [t.start for t in life],
                 "ends": [t.end for t in life],
             }
             where, bounds = _dead_letters_of(scope)
             sql = f"""SELECT kafka_partition, count() FROM dead_letters FINAL
-                WHERE topic = {{topic:String}} AND topic_id = {{topic_id:String}} AND kafka_offset < transform(
-                    kafka_partition, {{partitions:Array(UInt32)}}, {{ends:Array(UInt64)}}, toUInt64(0)) AND {where}
+                WHERE topic = {{topic:String}} AND topic_id = {{topic_id:String}}
+                    AND kafka_offset >= transform(
+                        kafka_partition, {{partitions:Array(UInt32)}}, {{starts:Array(UInt64)}}, toUInt64(0))
+                    AND kafka_offset < transform(
+                        kafka_partition, {{partitions:Array(UInt32)}}, {{ends:Array(UInt64)}}, toUInt64(0))
+                    AND {where}
                 GROUP BY kafka_partition"""
             for partition, count in self._rows("dead_letters", sql, parameters | bounds):
                 found[PartitionKey(topic, topic_id, int(partition))] = int(count)
         return found
 
     def ledger_minutes(self, scope: Scope) -> LedgerMinutes:
-        conditions, bounds = [_OF_GROUP, "inserted > 0"], _bounds(scope)
+        conditions, bounds = ["inserted > 0"], _bounds(scope)
         if "start" in bounds:
             conditions.append("last_event >= toDateTime({start:UInt32}, 'UTC')")
             conditions.append("(empty(minutes) OR toUnixTimestamp(m) >= {start:UInt32})")

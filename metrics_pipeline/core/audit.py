@@ -20,9 +20,10 @@ class PartitionKey:
 
 @dataclass(frozen=True, slots=True)
 class PartitionTotals:
-    """What the ledger says of one partition. `end` is where all of its rows end, the sums are of the rows in scope."""
+    """What the ledger says of one partition: [start, end) of all of its rows, the sums of those in scope."""
 
     key: PartitionKey
+    start: int
     end: int
     offsets: int
     consumed: int

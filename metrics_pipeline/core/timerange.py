@@ -56,7 +56,13 @@ def spelled_range(words: str, now: datetime) -> TimeRange:
     start, separator, end = words.partition("..")
     if separator:
         return given_range(start.strip(), end.strip() or "now", now)
-    return named_range(words, now)
+    try:
+        return named_range(words, now)
+    except ConfigurationError:
+        raise ConfigurationError(
+            f"can't tell which range {words!r} is: write FROM..TO, like 2026-11-03T10:00..2026-11-03T11:00 or "
+            "'2 hours ago..now', or a day or span, like 'yesterday' or 'last 30 minutes'"
+        ) from None
 
 
 def whole_minutes(span: TimeRange) -> TimeRange:

@@ -127,7 +127,9 @@ class Model:
             inserted, dead = sum(r.minutes.total() for r in rows), sum(r.dead for r in rows)
             end = max((r.range.end for r in rows), default=0)
             offsets = sum(r.range.offsets for r in rows)
-            totals += [PartitionTotals(key(p), end, offsets, inserted + dead, inserted, 0, dead, 0, 0)] if rows else []
+            totals += (
+                [PartitionTotals(key(p), 0, end, offsets, inserted + dead, inserted, 0, dead, 0, 0)] if rows else []
+            )
         return Ledger(totals=tuple(totals))
 
     def dead_letters(self, totals: Sequence[PartitionTotals], scope: Scope) -> Mapping[PartitionKey, int]:
@@ -307,7 +309,7 @@ def test_a_double_that_covers_for_a_lost_row_is_found_by_a_deep_audit_alone() ->
 
 def test_the_tail_is_what_is_committed_beyond_the_ledger_of_the_present_topic() -> None:
     def totals(topic_id: str, end: int) -> PartitionTotals:
-        return PartitionTotals(PartitionKey("events", topic_id, 0), end, end, end, end, 0, 0, 0, 0)
+        return PartitionTotals(PartitionKey("events", topic_id, 0), 0, end, end, end, end, 0, 0, 0, 0)
 
     ledger = Ledger(totals=(totals("former", 90), totals("id", 10)))
     assert unaccounted_tail(ledger, "id", {0: 12, 1: 5}) == (OffsetRange(0, 10, 12),)
@@ -315,7 +317,7 @@ def test_the_tail_is_what_is_committed_beyond_the_ledger_of_the_present_topic() 
 
 
 def test_problems_say_what_where_and_what_to_do() -> None:
-    wrong = PartitionTotals(key(4), 10, 10, 10, 8, 0, 2, 0, 0)
+    wrong = PartitionTotals(key(4), 0, 10, 10, 10, 8, 0, 2, 0, 0)
     books = Books(
         ledger=Ledger(totals=(wrong,), gaps=(OffsetRange(1, 5, 9),), overlaps=(OffsetRange(2, 0, 3),)),
         dead_letter_rows={key(4): 1},

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 
 from clickhouse_connect.driver.client import Client
 
+from metrics_pipeline.audit import Audit
 from metrics_pipeline.clickhouse import schema
-from metrics_pipeline.clickhouse.books import read_books
+from metrics_pipeline.clickhouse.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.warehouse import ClickHouseWarehouse
 from metrics_pipeline.clock import SystemClock
-from metrics_pipeline.core.audit import Verdict, judge
+from metrics_pipeline.core.audit import Verdict
 from metrics_pipeline.core.batch import BatchLimits
 from metrics_pipeline.core.decode import EventLimits
 from metrics_pipeline.core.ending import AtOffsets, AtWindowEnd, Ending
 from metrics_pipeline.core.ledger import LedgerEntry
+from metrics_pipeline.core.minutes import EVERYTHING, Scope
 from metrics_pipeline.core.offsets import Owner
 from metrics_pipeline.delivery import Delivery, Source
 from metrics_pipeline.drain import Drain, DrainReport
@@ -157,7 +159,7 @@ def _check_schema(client: Client, settings: Settings) -> None:
     plan = schema.plan(client, settings.clickhouse.deduplication_window_blocks)
     if not plan.is_empty:
         raise SchemaMismatchError(
-            f"the schema is not up to date ({len(plan.statements)} objects missing, "
+            f"the schema is not up to date ({len(plan.statements)} tables, views or columns missing, "
             f"{len(plan.differences)} columns differ): run `metrics-pipeline schema plan`, then `schema apply`"
         )
 
@@ -166,20 +168,19 @@ def _say_waiting(error: RetryableError, wait_seconds: float) -> None:
     logger.warning("%s; trying again in %.1f s", error, wait_seconds)
 
 
-def audit(settings: Settings) -> Verdict:
-    """Read the books of the topic and judge them."""
+def audit(settings: Settings, scope: Scope = EVERYTHING, *, deep: bool = False) -> Verdict:
+    """Read the books of the topic and judge them; `deep` also compares the identities of all events in scope."""
     address = kafka_address(settings)
     description = describe_topic(address, settings.kafka)
-    commits = committed_offsets(address, settings.kafka, description.partitions)
     with connect(settings) as client:
-        books = read_books(
-            client,
-            topic=settings.kafka.topic,
-            topic_id=description.topic_id,
-            group=settings.kafka.group,
-            committed={p: commit.offset for p, commit in commits.items()},
-        )
-    return judge(books)
+        books = ClickHouseBooks(client, settings.kafka.topic, description.topic_id, settings.kafka.group)
+        return Audit(
+            books,
+            lambda: committed_offsets(address, settings.kafka, description.partitions),
+            description.topic_id,
+            SystemClock(),
+            deep=deep,
+        ).run(scope)
 
 
 def reset_offsets(settings: Settings, *, to_latest: bool) -> dict[int, int]:

@@ -3,8 +3,16 @@
 from dagster import Definitions
 
 from metrics_pipeline.defs.assets import ASSETS
+from metrics_pipeline.defs.checks import audit_books, audit_job, audit_schedule
 from metrics_pipeline.defs.drain import drain
 from metrics_pipeline.defs.relay import relay
 from metrics_pipeline.defs.resources import PipelineResource
 
-defs = Definitions(assets=ASSETS, jobs=[drain], sensors=[relay], resources={"pipeline": PipelineResource()})
+defs = Definitions(
+    assets=ASSETS,
+    asset_checks=[audit_books],
+    jobs=[drain, audit_job],
+    schedules=[audit_schedule],
+    sensors=[relay],
+    resources={"pipeline": PipelineResource()},
+)

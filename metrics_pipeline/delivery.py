@@ -22,7 +22,7 @@ import polars as pl
 from metrics_pipeline.core.batch import MicroBatch
 from metrics_pipeline.core.bisection import Bisection, Slice
 from metrics_pipeline.core.deduplicate import deduplicate
-from metrics_pipeline.core.ledger import LedgerEntry, accounts_of, freshness_of
+from metrics_pipeline.core.ledger import LedgerEntry, accounts_of, freshness_of, minutes_of
 from metrics_pipeline.core.offsets import Commit, Intent, OpenBatch, batch_token
 from metrics_pipeline.core.refusal import refused_dead_letters
 from metrics_pipeline.errors import RejectedError, StopError
@@ -163,6 +163,7 @@ class Delivery:
             look_up_duration_ms=look_up.duration_ms,
             insert_duration_ms=insert.duration_ms,
             freshness=freshness_of(landed.events["kafka_timestamp"], visible_ms),
+            minutes=minutes_of(landed.events["timestamp"]),
         )
         self._observe(Step.LEDGER)
         self._as_owner(lambda: self._warehouse.insert_ledger_entry(entry))

@@ -23,11 +23,11 @@ def plan() -> None:
 
 @app.command(epilog="Example: metrics-pipeline schema apply")
 def apply() -> None:
-    """Create what is missing. Safe to repeat."""
+    """Create tables, views and columns that are missing. Safe to repeat."""
     settings = load_settings()
     with connect(settings) as client:
         done = schema.apply(client, settings.clickhouse.deduplication_window_blocks)
-    typer.echo(f"created {len(done.statements)} objects")
+    typer.echo(f"added {len(done.statements)} tables, views or columns")
     _fail_on(done.differences)
 
 

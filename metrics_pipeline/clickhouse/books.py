@@ -1,84 +1,276 @@
-"""Reads the books for an audit: the ledger and the tables, each by itself, by aggregates over sort keys."""
+"""The tables as a `BookReader`: each by itself, by aggregates over sort keys and small columns, one query per table.
 
-from collections.abc import Mapping
+Tables are counted whole, so minutes are compared with the ledger rows of every consumer group; accounts and ranges are
+those of the present one. Only one group may feed the tables at a time: batches of another are not known to be open.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
+import polars as pl
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.core.audit import Books, MinuteDrift
+from metrics_pipeline.core.audit import BrokenAccount, BrokenRow, Ledger, PartitionKey, PartitionTotals
+from metrics_pipeline.core.ledger import PartitionAccount
+from metrics_pipeline.core.minutes import COUNTS_SCHEMA, MINUTE_SECONDS, LedgerMinutes, Scope, Unnoted
 from metrics_pipeline.core.offsets import OffsetRange
 
 LONGEST_LIST = 1_000
-"""An audit lists so many gaps, overlaps or minutes at most."""
+"""So many gaps, overlaps or broken rows are listed at most."""
 
-_RANGES = """
-    SELECT p, s, e, lost, max(e) OVER (
+_ROWS = "FROM batches FINAL"
+_OF_GROUP = "consumer_group = {group:String}"
+_PARTS = """ARRAY JOIN partitions AS p, partition_start AS s, partition_end AS e, partition_consumed AS c,
+        partition_inserted AS i, partition_duplicates AS d, partition_dead_letters AS dl, partition_skipped AS sk,
+        partition_lost AS l"""
+
+_IN_SCOPE = """(
+        inserted > 0 AND first_event < toDateTime({end:UInt32}, 'UTC')
+            AND last_event >= toDateTime({start:UInt32}, 'UTC')
+            AND (empty(minutes) OR arrayExists(
+                m -> toUnixTimestamp(m) >= {start:UInt32} AND toUnixTimestamp(m) < {end:UInt32}, minutes))
+        OR inserted = 0 AND started_at >= toDateTime({start:UInt32}, 'UTC')
+            AND started_at < toDateTime({end:UInt32}, 'UTC'))"""
+"""Ledger rows that touch the scope: by their events, or, where they inserted none, by when they landed."""
+
+_TOTALS = """
+    SELECT topic, topic_id, p, min(s), max(e), sumIf(e - s, {touches}), sumIf(c, {touches}), sumIf(i, {touches}),
+        sumIf(d, {touches}), sumIf(dl, {touches}), sumIf(sk, {touches}), sumIf(l, {touches}),
+        sum(sipHash64(s)) - sum(sipHash64(e)) = sipHash64(min(s)) - sipHash64(max(e)) AS tiles
+    {rows} {parts} WHERE {of_group} GROUP BY topic, topic_id, p ORDER BY topic, topic_id, p
+"""
+"""Ranges with start < end tile exactly if every start but the first is an end, and every end but the last a start, as
+often; sums of 64-bit hashes compare that without sorting. Only where they differ are the ranges put in order."""
+
+_ORDERED = """
+    SELECT p, s, e, max(e) OVER (
         PARTITION BY p ORDER BY s, e ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before,
         row_number() OVER (PARTITION BY p ORDER BY s, e) AS position
-    FROM batches FINAL ARRAY JOIN partitions AS p, partition_start AS s, partition_end AS e, partition_lost AS lost
+    FROM batches FINAL ARRAY JOIN partitions AS p, partition_start AS s, partition_end AS e
     WHERE topic = {topic:String} AND topic_id = {topic_id:String} AND consumer_group = {group:String}
+        AND p IN {partitions:Array(UInt32)}
 """
+_GAPS = f"SELECT p, before, s FROM ({_ORDERED}) WHERE position > 1 AND s > before LIMIT {{limit:UInt32}}"
+_OVERLAPS = f"SELECT p, s, least(e, before) FROM ({_ORDERED}) WHERE position > 1 AND s < before LIMIT {{limit:UInt32}}"
 
-_SUMS = """
-    SELECT sum(arraySum(arrayMap((s, e) -> e - s, partition_start, partition_end))),
-        sum(consumed), sum(inserted), sum(duplicates), sum(dead_letters), sum(skipped)
+_LEDGER_MINUTES = """
+    SELECT empty(minutes) AS is_unnoted, toUnixTimestamp(m) AS minute, sum(n) AS events, count() AS batches,
+        if(is_unnoted, toUnixTimestamp(min(first_event)), 0) AS first,
+        if(is_unnoted, toUnixTimestamp(max(last_event)), 0) AS last
     FROM batches FINAL
-    WHERE consumer_group = {group:String}
+    ARRAY JOIN if(empty(minutes), [toDateTime(0, 'UTC')], minutes) AS m,
+        if(empty(minutes), [inserted], minute_inserted) AS n
+    WHERE {where} GROUP BY is_unnoted, minute
 """
 
-_DRIFT = """
-    SELECT toString(minute), sum(raw) AS raw_requests, sum(rollup) AS rollup_requests FROM (
-        SELECT toStartOfMinute(timestamp) AS minute, count() AS raw, 0 AS rollup FROM raw_events GROUP BY minute
-        UNION ALL
-        SELECT minute, 0 AS raw, sum(requests) AS rollup FROM rollup_1m GROUP BY minute
-    ) GROUP BY minute HAVING raw_requests != rollup_requests ORDER BY minute LIMIT {limit:UInt32}
-"""
+_RAW_MINUTE = f"intDiv(toUnixTimestamp(timestamp), {MINUTE_SECONDS}) * {MINUTE_SECONDS}"
+_FINAL_SETTINGS: Mapping[str, Any] = {
+    # Rows with the same key are in the same partition: one that is a single merged part needs no merging.
+    "do_not_merge_across_partitions_select_final": 1,
+}
 
 
-def read_books(client: Client, *, topic: str, topic_id: str, group: str, committed: Mapping[int, int]) -> Books:
-    """All figures of an audit; `committed` (partition -> next offset) is what the brokers say.
+class ClickHouseBooks:
+    """A `BookReader` for the present topic and one consumer group."""
 
-    The tables are counted whole, so they must be fed by this group alone; ranges are checked for the present topic.
-    """
-    parameters = {"topic": topic, "topic_id": topic_id, "group": group, "limit": LONGEST_LIST}
+    def __init__(self, client: Client, topic: str, topic_id: str, group: str) -> None:
+        self._client = client
+        self._topic = topic
+        self._topic_id = topic_id
+        self._group = group
 
-    def rows(sql: str) -> list[tuple[Any, ...]]:
-        return calling("auditing", lambda: [tuple(row) for row in client.query(sql, parameters=parameters).result_rows])
+    def ledger(self, scope: Scope) -> Ledger:
+        touches, bounds = _touches(scope)
+        rows = self._rows(
+            "the ledger",
+            _TOTALS.format(touches=touches, rows=_ROWS, parts=_PARTS, of_group=_OF_GROUP),
+            bounds,
+        )
+        totals = [PartitionTotals(PartitionKey(r[0], r[1], int(r[2])), *map(int, r[3:12])) for r in rows]
+        torn = [int(r[2]) for r in rows if not r[12] and (r[0], r[1]) == (self._topic, self._topic_id)]
+        return Ledger(
+            totals=tuple(totals),
+            gaps=self._ranges(_GAPS, {"partitions": torn}) if torn else (),
+            overlaps=self._ranges(_OVERLAPS, {"partitions": torn}) if torn else (),
+            lost=self._ranges(
+                f"SELECT p, s, s + l {_ROWS} {_PARTS} WHERE {_OF_GROUP} AND lost > 0 AND l > 0 AND {touches} "
+                "ORDER BY p, s LIMIT {limit:UInt32}",
+                bounds,
+            ),
+            broken_accounts=self._broken_accounts(touches, bounds),
+            broken_rows=self._broken_rows(touches, bounds),
+        )
 
-    offsets, consumed, inserted, duplicates, dead_letters, skipped = map(int, rows(_SUMS)[0])
-    raw_rows = int(rows("SELECT count() FROM raw_events")[0][0])
-    distinct = int(
-        rows("SELECT count() FROM raw_events FINAL SETTINGS do_not_merge_across_partitions_select_final = 1")[0][0]
-    )
-    between = f"SELECT p, before, s FROM ({_RANGES}) WHERE position > 1 AND s > before LIMIT {{limit:UInt32}}"
-    doubled = f"SELECT p, s, least(e, before) FROM ({_RANGES}) WHERE position > 1 AND s < before LIMIT {{limit:UInt32}}"
-    ends = {int(p): int(e) for p, e in rows(f"SELECT p, max(e) FROM ({_RANGES}) GROUP BY p")}
-    lost = f"SELECT p, s, s + lost FROM ({_RANGES}) WHERE lost > 0 LIMIT {{limit:UInt32}}"
-    return Books(
-        offsets=offsets,
-        consumed=consumed,
-        inserted=inserted,
-        duplicates=duplicates,
-        dead_letters=dead_letters,
-        skipped=skipped,
-        lost=_ranges(rows(lost)),
-        gaps=_ranges(rows(between)) + _unaccounted_tail(ends, committed),
-        overlaps=_ranges(rows(doubled)),
-        raw_rows=raw_rows,
-        raw_doubles=raw_rows - distinct,
-        rollup_requests=int(rows("SELECT sum(requests) FROM rollup_1m")[0][0]),
-        dead_letter_rows=int(rows("SELECT count() FROM dead_letters FINAL")[0][0]),
-        drifting_minutes=tuple(MinuteDrift(m, int(raw), int(rollup)) for m, raw, rollup in rows(_DRIFT)),
-    )
+    def dead_letters(self, totals: Sequence[PartitionTotals], scope: Scope) -> Mapping[PartitionKey, int]:
+        found: dict[PartitionKey, int] = {}
+        for (topic, topic_id), of_life in groupby(totals, key=lambda t: (t.key.topic, t.key.topic_id)):
+            life = list(of_life)
+            parameters = {
+                "topic": topic,
+                "topic_id": topic_id,
+                "partitions": [t.key.partition for t in life],
+                "starts": [t.start for t in life],
+                "ends": [t.end for t in life],
+            }
+            where, bounds = _dead_letters_of(scope)
+            sql = f"""SELECT kafka_partition, count() FROM dead_letters FINAL
+                WHERE topic = {{topic:String}} AND topic_id = {{topic_id:String}}
+                    AND kafka_offset >= transform(
+                        kafka_partition, {{partitions:Array(UInt32)}}, {{starts:Array(UInt64)}}, toUInt64(0))
+                    AND kafka_offset < transform(
+                        kafka_partition, {{partitions:Array(UInt32)}}, {{ends:Array(UInt64)}}, toUInt64(0))
+                    AND {where}
+                GROUP BY kafka_partition"""
+            for partition, count in self._rows("dead_letters", sql, parameters | bounds):
+                found[PartitionKey(topic, topic_id, int(partition))] = int(count)
+        return found
+
+    def ledger_minutes(self, scope: Scope) -> LedgerMinutes:
+        conditions, bounds = ["inserted > 0"], _bounds(scope)
+        if "start" in bounds:
+            conditions.append("last_event >= toDateTime({start:UInt32}, 'UTC')")
+            conditions.append("(empty(minutes) OR toUnixTimestamp(m) >= {start:UInt32})")
+        if "end" in bounds:
+            conditions.append("first_event < toDateTime({end:UInt32}, 'UTC')")
+            conditions.append("(empty(minutes) OR toUnixTimestamp(m) < {end:UInt32})")
+        if scope.minutes:
+            conditions.append("(empty(minutes) OR toUnixTimestamp(m) IN {minutes:Array(UInt32)})")
+        found = self._frame("the ledger", _LEDGER_MINUTES.format(where=" AND ".join(conditions)), bounds)
+        is_unnoted = pl.col("is_unnoted").cast(pl.Boolean)
+        counts = found.filter(~is_unnoted).select("minute", "events").cast(COUNTS_SCHEMA)
+        unnoted = found.filter(is_unnoted).to_dicts()
+        return LedgerMinutes(counts, _unnoted(unnoted[0]) if unnoted else Unnoted())
+
+    def raw_minutes(self, scope: Scope, *, distinct: bool = False) -> pl.DataFrame:
+        where, bounds = _raw_where(scope)
+        sql = f"""SELECT {_RAW_MINUTE} AS minute, count() AS events FROM raw_events {"FINAL" if distinct else ""}
+            WHERE {where} GROUP BY minute"""
+        return self._frame("raw_events", sql, bounds).cast(COUNTS_SCHEMA)
+
+    def rollup_minutes(self, scope: Scope) -> pl.DataFrame:
+        bounds = _bounds(scope)
+        conditions = ["1"]
+        if "start" in bounds:
+            conditions.append("minute >= toDateTime({start:UInt32}, 'UTC')")
+        if "end" in bounds:
+            conditions.append("minute < toDateTime({end:UInt32}, 'UTC')")
+        if scope.minutes:
+            conditions.append("toUnixTimestamp(minute) IN {minutes:Array(UInt32)}")
+        sql = f"""SELECT toUnixTimestamp(minute) AS minute, events FROM (
+            SELECT minute, sum(requests) AS events FROM rollup_1m WHERE {" AND ".join(conditions)} GROUP BY minute)"""
+        return self._frame("rollup_1m", sql, bounds).cast(COUNTS_SCHEMA)
+
+    def landed(self, tokens: Sequence[str]) -> frozenset[str]:
+        sql = "SELECT batch FROM batches WHERE batch IN {tokens:Array(String)}"
+        return frozenset(str(r[0]) for r in self._rows("the ledger", sql, {"tokens": list(tokens)}))
+
+    def open_minutes(self, scope: Scope, ranges: Sequence[OffsetRange]) -> frozenset[int]:
+        where, bounds = _raw_where(scope)
+        parameters = {
+            "partitions": [r.partition for r in ranges],
+            "starts": [r.start for r in ranges],
+            "ends": [r.end for r in ranges],
+        }
+        sql = f"""SELECT DISTINCT {_RAW_MINUTE} FROM raw_events WHERE {where} AND arrayExists(
+            (p, s, e) -> kafka_partition = p AND kafka_offset >= s AND kafka_offset < e,
+            {{partitions:Array(UInt32)}}, {{starts:Array(UInt64)}}, {{ends:Array(UInt64)}})"""
+        return frozenset(int(r[0]) for r in self._rows("raw_events", sql, parameters | bounds))
+
+    def _broken_accounts(self, touches: str, bounds: Mapping[str, Any]) -> tuple[BrokenAccount, ...]:
+        sql = f"""SELECT batch, p, s, e, c, i, d, dl, sk, l {_ROWS} {_PARTS}
+            WHERE {_OF_GROUP} AND (c != i + d + dl OR e - s != c + sk + l) AND {touches}
+            ORDER BY batch, p LIMIT {{limit:UInt32}}"""
+        return tuple(
+            BrokenAccount(
+                batch=str(batch),
+                account=PartitionAccount(
+                    range=OffsetRange(p, s, e), consumed=c, inserted=i, duplicates=d, dead_letters=dead, lost=lost
+                ),
+                skipped=skipped,
+            )
+            for batch, p, s, e, c, i, d, dead, skipped, lost in self._rows("the ledger", sql, bounds)
+        )
+
+    def _broken_rows(self, touches: str, bounds: Mapping[str, Any]) -> tuple[BrokenRow, ...]:
+        sql = f"""SELECT batch, inserted, arraySum(partition_inserted), arraySum(minute_inserted), notEmpty(minutes)
+            {_ROWS} WHERE {_OF_GROUP} AND (inserted != arraySum(partition_inserted)
+                OR notEmpty(minutes) AND inserted != arraySum(minute_inserted)) AND {touches}
+            ORDER BY batch LIMIT {{limit:UInt32}}"""
+        return tuple(
+            BrokenRow(str(batch), int(inserted), int(by_partition), int(by_minute) if is_noted else None)
+            for batch, inserted, by_partition, by_minute, is_noted in self._rows("the ledger", sql, bounds)
+        )
+
+    def _ranges(self, sql: str, parameters: Mapping[str, Any]) -> tuple[OffsetRange, ...]:
+        return tuple(OffsetRange(int(p), int(s), int(e)) for p, s, e in self._rows("the ledger", sql, parameters))
+
+    def _rows(self, table: str, sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        return calling(
+            f"auditing {table}",
+            lambda: [
+                tuple(row)
+                for row in self._client.query(
+                    sql, parameters=self._parameters(parameters), settings=dict(_FINAL_SETTINGS)
+                ).result_rows
+            ],
+        )
+
+    def _frame(self, table: str, sql: str, parameters: Mapping[str, Any]) -> pl.DataFrame:
+        answer = calling(
+            f"auditing {table}",
+            lambda: self._client.raw_query(
+                sql, parameters=self._parameters(parameters), fmt="ArrowStream", settings=dict(_FINAL_SETTINGS)
+            ),
+        )
+        return pl.read_ipc_stream(io.BytesIO(answer))
+
+    def _parameters(self, more: Mapping[str, Any]) -> dict[str, Any]:
+        named = {"topic": self._topic, "topic_id": self._topic_id, "group": self._group, "limit": LONGEST_LIST}
+        return named | dict(more)
 
 
-def _ranges(rows: list[tuple[Any, ...]]) -> tuple[OffsetRange, ...]:
-    return tuple(OffsetRange(int(p), int(s), int(e)) for p, s, e in rows)
+def _bounds(scope: Scope) -> dict[str, Any]:
+    bounds: dict[str, Any] = {"start": scope.start_seconds, "end": scope.end_seconds}
+    known = {name: value for name, value in bounds.items() if value is not None}
+    return known | ({"minutes": list(scope.minutes)} if scope.minutes else {})
 
 
-def _unaccounted_tail(ends: Mapping[int, int], committed: Mapping[int, int]) -> tuple[OffsetRange, ...]:
-    """Offsets that are committed as done, but stand in no entry of the ledger."""
-    return tuple(
-        OffsetRange(p, ends[p], offset) for p, offset in sorted(committed.items()) if p in ends and offset > ends[p]
-    )
+def _touches(scope: Scope) -> tuple[str, dict[str, Any]]:
+    if scope.is_everything:
+        return "1", {}
+    return _IN_SCOPE, {"start": scope.start_seconds or 0, "end": scope.end_seconds or _LAST_SECONDS}
+
+
+def _dead_letters_of(scope: Scope) -> tuple[str, dict[str, Any]]:
+    """The dead letters of batches that touch the scope; their messages bound what has to be read."""
+    touches, bounds = _touches(scope)
+    if scope.is_everything:
+        return "1", bounds
+    batches = f"FROM batches FINAL WHERE {_OF_GROUP} AND dead_letters > 0 AND {touches}"
+    where = f"""kafka_timestamp >= (SELECT min(first_message) {batches})
+        AND kafka_timestamp <= (SELECT max(last_message) {batches}) AND batch IN (SELECT batch {batches})"""
+    return where, bounds
+
+
+def _raw_where(scope: Scope) -> tuple[str, dict[str, Any]]:
+    bounds = _bounds(scope)
+    conditions = ["1"]
+    if "start" in bounds:
+        conditions.append("timestamp >= toDateTime64({start:UInt32}, 3, 'UTC')")
+    if "end" in bounds:
+        conditions.append("timestamp < toDateTime64({end:UInt32}, 3, 'UTC')")
+    if scope.minutes:
+        conditions.append(f"{_RAW_MINUTE} IN {{minutes:Array(UInt32)}}")
+    return " AND ".join(conditions), bounds
+
+
+def _unnoted(row: Mapping[str, int]) -> Unnoted:
+    start = row["first"] // MINUTE_SECONDS * MINUTE_SECONDS
+    end = (row["last"] // MINUTE_SECONDS + 1) * MINUTE_SECONDS
+    return Unnoted(row["batches"], row["events"], start, end)
+
+
+_LAST_SECONDS = (1 << 32) - 1

@@ -59,6 +59,12 @@ class Table:
             f"COMMENT '{_quoted(self.comment)}'"
         )
 
+    def addition_ddl(self, name: str) -> str:
+        """Adds the column to a table that was made without it: metadata only, old rows read as the type's default."""
+        at = [c.name for c in self.columns].index(name)
+        place = f"AFTER `{self.columns[at - 1].name}`" if at else "FIRST"
+        return f"ALTER TABLE {self.name} ADD COLUMN IF NOT EXISTS {self.columns[at].ddl} {place}"
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -189,6 +195,8 @@ BATCHES = Table(
         Column("insert_duration_ms", "UInt32"),
         Column("freshness_ms", "Array(UInt64)", comment="Upper borders of age classes, produced to visible"),
         Column("freshness_events", "Array(UInt32)", comment="Events in each class"),
+        Column("minutes", "Array(DateTime('UTC'))", comment="Minutes of the timestamps of the events inserted"),
+        Column("minute_inserted", "Array(UInt32)", comment="Events inserted in each of these minutes"),
     ),
     comment="The ledger: one row per micro-batch, every offset accounted for.",
     indexes=("batch_index batch TYPE bloom_filter(0.001) GRANULARITY 1",),
@@ -212,18 +220,21 @@ class Plan:
 def plan(client: Client, deduplication_window_blocks: int) -> Plan:
     """Compare the wanted tables and columns with those of the client's database."""
     found = _columns_of(client)
-    statements = tuple(o.ddl(deduplication_window_blocks) for o in OBJECTS if o.name not in found)
+    existing = [o for o in OBJECTS if isinstance(o, Table) and o.name in found]
+    # Columns first: a view that is created may read them.
+    additions = tuple(table.addition_ddl(name) for table in existing for name in _missing(table, found[table.name]))
+    creations = tuple(o.ddl(deduplication_window_blocks) for o in OBJECTS if o.name not in found)
     differences = tuple(
-        f"{table.name}.{name}: {problem}"
-        for table in OBJECTS
-        if isinstance(table, Table) and table.name in found
-        for name, problem in _compare(table, found[table.name])
+        f"{table.name}.{name}: {problem}" for table in existing for name, problem in _compare(table, found[table.name])
     )
-    return Plan(statements, differences)
+    return Plan(additions + creations, differences)
 
 
 def apply(client: Client, deduplication_window_blocks: int) -> Plan:
-    """Create what is missing; harmless when repeated or run twice at once. Returns what was planned."""
+    """Create tables, views and columns that are missing; returns what was planned.
+
+    Harmless when repeated or run twice at once.
+    """
     wanted = plan(client, deduplication_window_blocks)
     for statement in wanted.statements:
         calling("creating the schema", partial(client.command, statement))
@@ -243,9 +254,14 @@ def _columns_of(client: Client) -> dict[str, dict[str, str]]:
     return tables
 
 
+def _missing(table: Table, found: dict[str, str]) -> list[str]:
+    """Columns that can be added. One of the sorting key can't: it is a difference, for a person to decide."""
+    return [c.name for c in table.columns if c.name not in found and c.name not in table.order_by]
+
+
 def _compare(table: Table, found: dict[str, str]) -> list[tuple[str, str]]:
     wanted = {c.name: c.type.split(" DEFAULT ")[0] for c in table.columns}
-    problems = [(name, "is missing") for name in wanted if name not in found]
+    problems = [(name, "is missing") for name in table.order_by if name in wanted and name not in found]
     return problems + [
         (name, f"is {found[name]}, wanted {wanted[name]}")
         for name in wanted

@@ -155,9 +155,9 @@ class ClickHouseWarehouse:
 
 
 _MILLISECONDS = pl.Datetime("ms", "UTC")
-_LEDGER_OVERRIDES = dict.fromkeys(
+_LEDGER_OVERRIDES: Mapping[str, Any] = dict.fromkeys(
     ("first_event", "last_event", "first_message", "last_message", "started_at", "visible_at"), _MILLISECONDS
-)
+) | dict.fromkeys(("minutes", "minute_inserted"), pl.List(pl.UInt32))
 
 
 def _ledger_row(entry: LedgerEntry) -> dict[str, Any]:
@@ -193,6 +193,8 @@ def _ledger_row(entry: LedgerEntry) -> dict[str, Any]:
         "insert_duration_ms": entry.insert_duration_ms,
         "freshness_ms": list(entry.freshness.upper_ms),
         "freshness_events": list(entry.freshness.events),
+        "minutes": list(entry.minutes.starts_seconds),
+        "minute_inserted": list(entry.minutes.inserted),
     }
 
 

@@ -1,45 +1,131 @@
 """The verdict of an audit: figures in, contradictions out."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
-from metrics_pipeline.core.offsets import OffsetRange
+from metrics_pipeline.core.ledger import PartitionAccount
+from metrics_pipeline.core.minutes import MinuteDrift, UnnotedDrift
+from metrics_pipeline.core.offsets import OffsetRange, OpenBatch
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PartitionKey:
+    """A partition of one life of a topic: a topic that is recreated has the same name and another id."""
+
+    topic: str
+    topic_id: str
+    partition: int
 
 
 @dataclass(frozen=True, slots=True)
-class MinuteDrift:
-    """A minute whose rollup doesn't count what raw_events holds."""
+class PartitionTotals:
+    """What the ledger says of one partition: [start, end) of all of its rows, the sums of those in scope."""
 
-    minute: str
-    raw: int
-    rollup: int
-
-
-@dataclass(frozen=True, slots=True)
-class Books:
-    """What the ledger, the topic and the tables say, each by itself."""
-
+    key: PartitionKey
+    start: int
+    end: int
     offsets: int
     consumed: int
     inserted: int
     duplicates: int
     dead_letters: int
     skipped: int
-    lost: tuple[OffsetRange, ...]
-    gaps: tuple[OffsetRange, ...]
-    overlaps: tuple[OffsetRange, ...]
-    raw_rows: int
-    raw_doubles: int
-    rollup_requests: int
-    dead_letter_rows: int
-    drifting_minutes: tuple[MinuteDrift, ...]
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenAccount:
+    """A partition's account in a ledger row that doesn't balance, with the number of offsets not explained."""
+
+    batch: str
+    account: PartitionAccount
+    skipped: int
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenRow:
+    """A ledger row whose sums contradict: per row, per partition and per minute (None: the row doesn't say)."""
+
+    batch: str
+    inserted: int
+    partition_inserted: int
+    minute_inserted: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The ledger at one instant: sums per partition, and what contradicts within it (bounded lists)."""
+
+    totals: tuple[PartitionTotals, ...] = ()
+    gaps: tuple[OffsetRange, ...] = ()
+    overlaps: tuple[OffsetRange, ...] = ()
+    lost: tuple[OffsetRange, ...] = ()
+    broken_accounts: tuple[BrokenAccount, ...] = ()
+    broken_rows: tuple[BrokenRow, ...] = ()
+
+    def _sum(self, name: str) -> int:
+        return sum(getattr(t, name) for t in self.totals)
+
+    @property
+    def offsets(self) -> int:
+        return self._sum("offsets")
+
+    @property
+    def consumed(self) -> int:
+        return self._sum("consumed")
+
+    @property
+    def inserted(self) -> int:
+        return self._sum("inserted")
+
+    @property
+    def duplicates(self) -> int:
+        return self._sum("duplicates")
+
+    @property
+    def dead_letters(self) -> int:
+        return self._sum("dead_letters")
+
+    @property
+    def skipped(self) -> int:
+        return self._sum("skipped")
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What the ledger, the topic and the tables say, each by itself.
+
+    `drifting_minutes` is a bounded list of the `drifting` minutes that are settled and contradict; `rollup_drift` sums
+    over all of them. Minutes in flight were touched by batches that landed during every look.
+    """
+
+    ledger: Ledger
+    tail: tuple[OffsetRange, ...] = ()
+    dead_letter_rows: Mapping[PartitionKey, int] | None = None
+    ledger_events: int = 0
+    raw_rows: int = 0
+    rollup_requests: int = 0
+    drifting: int = 0
+    drifting_minutes: tuple[MinuteDrift, ...] = ()
+    rollup_drift: int = 0
+    raw_doubles: int = 0
+    unnoted_rows: int = 0
+    unnoted_drift: UnnotedDrift | None = None
+    minutes_in_flight: tuple[int, ...] = ()
+    open_batches: tuple[OpenBatch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The audit's answer; `problems` has a sentence for each contradiction and is empty if the books are exact."""
+    """The audit's answer: a sentence for each contradiction, none if the books are exact.
+
+    `rollup_problems` are those of rollup_1m alone.
+    """
 
     books: Books
     problems: tuple[str, ...]
+    rollup_problems: tuple[str, ...] = ()
 
     @property
     def is_ok(self) -> bool:
@@ -47,38 +133,112 @@ class Verdict:
 
     @property
     def rollup_drift(self) -> int:
-        """Requests that the rollup counts too many or too few, summed over the minutes."""
-        return sum(abs(m.raw - m.rollup) for m in self.books.drifting_minutes)
+        """Requests that the rollup counts too many or too few, summed over the settled minutes."""
+        return self.books.rollup_drift
+
+
+def unaccounted_tail(ledger: Ledger, topic_id: str, committed: Mapping[int, int]) -> tuple[OffsetRange, ...]:
+    """Offsets that are committed as done, but lie behind the last row of the ledger.
+
+    `committed` must have been read before the ledger: an offset is committed only after its row has landed.
+    """
+    ends = {t.key.partition: t.end for t in ledger.totals if t.key.topic_id == topic_id}
+    return tuple(
+        OffsetRange(p, ends[p], offset) for p, offset in sorted(committed.items()) if p in ends and offset > ends[p]
+    )
 
 
 def judge(books: Books) -> Verdict:
     """Compare every figure with every other that must equal it."""
-    landed = books.inserted + books.duplicates + books.dead_letters
-    lost_offsets = sum(r.offsets for r in books.lost)
-    accounted = books.consumed + books.skipped + lost_offsets
-    checks = [
-        (landed != books.consumed, f"{books.consumed} consumed, but {landed} inserted, duplicate or dead"),
-        (accounted != books.offsets, f"{books.offsets} offsets, but {accounted} consumed, skipped or lost"),
-        (
-            books.raw_rows != books.inserted,
-            f"{books.inserted} inserted, but raw_events has {books.raw_rows} rows",
-        ),
-        (books.raw_doubles > 0, f"raw_events holds {books.raw_doubles} events more than once"),
-        (
-            books.rollup_requests != books.inserted,
-            f"{books.inserted} inserted, but rollup_1m counts {books.rollup_requests} requests",
-        ),
-        (
-            books.dead_letter_rows != books.dead_letters,
-            f"{books.dead_letters} dead letters in the ledger, but dead_letters has {books.dead_letter_rows} rows",
-        ),
+    ledger = books.ledger
+    problems = [
+        f"lost to retention: {_named(r)}: raise the topic's retention or drain sooner; the events are gone"
+        for r in ledger.lost
     ]
-    problems = [sentence for is_wrong, sentence in checks if is_wrong]
-    problems += [f"lost to retention: {_named(r)}" for r in books.lost]
-    problems += [f"gap in the ledger: {_named(r)}" for r in books.gaps]
-    problems += [f"twice in the ledger: {_named(r)}" for r in books.overlaps]
-    problems += [f"minute {m.minute}: {m.raw} in raw_events, {m.rollup} in rollup_1m" for m in books.drifting_minutes]
-    return Verdict(books, tuple(problems))
+    problems += [
+        f"gap in the ledger: {_named(r)} are committed as done but in no row: re-read them if the topic still has them"
+        for r in (*ledger.gaps, *books.tail)
+    ]
+    problems += [
+        f"twice in the ledger: {_named(r)}: offsets were moved back by hand, or a row was written by something else"
+        for r in ledger.overlaps
+    ]
+    problems += [_broken_account(b) for b in ledger.broken_accounts]
+    problems += [_broken_row(b) for b in ledger.broken_rows]
+    problems += _dead_letter_problems(ledger.totals, books.dead_letter_rows)
+    rollup_problems = tuple(_drift(m) for m in books.drifting_minutes if m.raw != m.rollup)
+    problems += [_drift(m) for m in books.drifting_minutes]
+    if books.drifting > len(books.drifting_minutes):
+        problems.append(
+            f"{books.drifting - len(books.drifting_minutes)} more minutes contradict: audit parts of them with --range"
+        )
+    if books.unnoted_drift is not None:
+        problems.append(_unnoted(books.unnoted_drift))
+    return Verdict(books, tuple(problems), rollup_problems)
+
+
+def minute_name(seconds: int) -> str:
+    """A minute as people and `--range` write it."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M}Z"
+
+
+def _broken_account(broken: BrokenAccount) -> str:
+    a = broken.account
+    where = f"batch {broken.batch}, {_named(a.range)}"
+    landed = a.inserted + a.duplicates + a.dead_letters
+    if landed != a.consumed:
+        return f"{where}: {a.consumed} consumed, but {landed} inserted, duplicate or dead: the ledger row was changed"
+    accounted = a.consumed + broken.skipped + a.lost
+    return f"{where}: {a.range.offsets} offsets, but {accounted} consumed, skipped or lost: the ledger row was changed"
+
+
+def _broken_row(broken: BrokenRow) -> str:
+    parts = f"{broken.partition_inserted} by its partitions"
+    if broken.minute_inserted is not None:
+        parts += f", {broken.minute_inserted} by its minutes"
+    return f"batch {broken.batch}: {broken.inserted} inserted, but {parts}: the ledger row was changed"
+
+
+def _dead_letter_problems(totals: Iterable[PartitionTotals], found: Mapping[PartitionKey, int] | None) -> list[str]:
+    if found is None:
+        return []
+    return [
+        f"partition {t.key.partition}: {t.dead_letters} dead letters in the ledger, but dead_letters has "
+        f"{found.get(t.key, 0)} rows: look for deletes in system.mutations"
+        for t in totals
+        if t.dead_letters != found.get(t.key, 0)
+    ]
+
+
+def _drift(m: MinuteDrift) -> str:
+    ledger = "" if m.ledger is None else f"{m.ledger} in the ledger, "
+    doubled = f" ({m.doubles} more than once)" if m.doubles else ""
+    said = f"minute {minute_name(m.minute)}: {ledger}{m.raw} in raw_events{doubled}, {m.rollup} in rollup_1m"
+    return f"{said}: {_advice(m)}"
+
+
+def _advice(m: MinuteDrift) -> str:
+    day = f"{datetime.fromtimestamp(m.minute, UTC):%Y%m%d}"
+    if m.doubles:
+        return (
+            f"something else inserted into raw_events; OPTIMIZE TABLE raw_events PARTITION {day} FINAL drops the "
+            "doubles, then rebuild the minute in rollup_1m"
+        )
+    if m.ledger is None or m.raw == m.ledger:
+        return "rebuild the minute in rollup_1m from raw_events"
+    if m.raw == m.rollup:
+        return "both tables against the ledger: a ledger row was lost or changed, or something else inserts"
+    if m.raw < m.ledger:
+        return "rows are missing in raw_events: look for deletes in system.mutations, restore them from the topic"
+    return "rows in raw_events that no batch inserted: look for other writers in system.query_log"
+
+
+def _unnoted(drift: UnnotedDrift) -> str:
+    span = drift.span
+    return (
+        f"minutes {minute_name(span.start_seconds)} to {minute_name(span.end_seconds)}: {drift.ledger} inserted by the "
+        f"ledger, but raw_events has {drift.raw} rows: look for deletes in system.mutations and for other writers"
+    )
 
 
 def _named(r: OffsetRange) -> str:

@@ -41,6 +41,17 @@ class Freshness:
 
 
 @dataclass(frozen=True, slots=True)
+class EventMinutes:
+    """Events inserted per minute of their timestamps: `inserted[i]` in the minute that starts at `starts_seconds[i]`.
+
+    Starts are epoch seconds, in order.
+    """
+
+    starts_seconds: tuple[int, ...]
+    inserted: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerEntry:
     """One row of the ledger. Times are epoch milliseconds, durations milliseconds."""
 
@@ -60,6 +71,7 @@ class LedgerEntry:
     look_up_duration_ms: int
     insert_duration_ms: int
     freshness: Freshness
+    minutes: EventMinutes
 
     @property
     def consumed(self) -> int:
@@ -103,6 +115,13 @@ def rows_per_partition(frame: pl.DataFrame) -> Mapping[int, int]:
     """Number of rows per kafka_partition."""
     counted = frame.group_by("kafka_partition").len()
     return dict(zip(counted["kafka_partition"].to_list(), counted["len"].to_list(), strict=True))
+
+
+def minutes_of(timestamps: pl.Series) -> EventMinutes:
+    """`timestamps` (Datetime, ms) counted per minute."""
+    minutes = (timestamps.cast(pl.Int64) // 60_000).alias("minute")
+    counted = minutes.value_counts(sort=False, name="events").sort("minute")
+    return EventMinutes(tuple((counted["minute"] * 60).to_list()), tuple(counted["events"].to_list()))
 
 
 def freshness_of(message_times: pl.Series, visible_ms: int) -> Freshness:

@@ -51,6 +51,20 @@ def given_range(start: str, end: str, now: datetime) -> TimeRange:
     return TimeRange(*(m for m in moments if m is not None))
 
 
+def spelled_range(words: str, now: datetime) -> TimeRange:
+    """FROM..TO, two moments, or what `named_range` takes. Raises ConfigurationError for anything else."""
+    start, separator, end = words.partition("..")
+    if separator:
+        return given_range(start.strip(), end.strip() or "now", now)
+    try:
+        return named_range(words, now)
+    except ConfigurationError:
+        raise ConfigurationError(
+            f"can't tell which range {words!r} is: write FROM..TO, like 2026-11-03T10:00..2026-11-03T11:00 or "
+            "'2 hours ago..now', or a day or span, like 'yesterday' or 'last 30 minutes'"
+        ) from None
+
+
 def whole_minutes(span: TimeRange) -> TimeRange:
     """The smallest range of whole minutes around `span`."""
     end = _floor(span.end)

@@ -58,6 +58,10 @@ def test_up_produce_drain_audit_latency_down(run: Run, tmp_path: Path) -> None:
     assert verdict["dead_letters"] == produced["malformed"]
     assert verdict["gaps"] == verdict["overlaps"] == []
     assert verdict["rollup_drift"] == 0
+    part = parsed(run("audit", "--range", "2 days ago..in 2 hours", "--deep", "--json"))
+    assert part["ok"]
+    assert 0 < part["raw_rows"] == part["ledger_events"] <= verdict["raw_rows"]
+    assert "✓ exact" in run("audit").stdout
     answer = parsed(run("latency", "--from", "4 days ago", "--to", "in 1 hour", "--json"))
     exact = parsed(run("latency", "--from", "4 days ago", "--to", "in 1 hour", "--exact", "--json"))
     assert answer["requests"] == exact["requests"] == produced["unique_events"]

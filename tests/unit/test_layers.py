@@ -22,6 +22,13 @@ FORBIDDEN = {
     "local": ("dagster", "metrics_pipeline.defs", "metrics_pipeline.cli"),
     "loadgen": ("dagster", "clickhouse_connect", "metrics_pipeline.defs", "metrics_pipeline.cli"),
     "ports.py": ("confluent_kafka", "clickhouse_connect", "dagster", "metrics_pipeline.drain"),
+    "audit.py": (
+        "confluent_kafka",
+        "clickhouse_connect",
+        "dagster",
+        "metrics_pipeline.kafka",
+        "metrics_pipeline.clickhouse",
+    ),
     "drain.py": (
         "confluent_kafka",
         "clickhouse_connect",

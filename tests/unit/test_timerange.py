@@ -3,7 +3,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from metrics_pipeline.core.timerange import given_range, named_range, whole_minutes
+from metrics_pipeline.core.timerange import given_range, named_range, spelled_range, whole_minutes
 from metrics_pipeline.errors import ConfigurationError
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -43,3 +43,14 @@ def test_given_moments_may_carry_their_own_zone() -> None:
     assert whole_minutes(span).end == datetime(2026, 11, 3, 11, 21, tzinfo=BERLIN)
     with pytest.raises(ConfigurationError, match="empty"):
         given_range("2026-11-03", "2026-11-02", NOW)
+
+
+def test_a_range_is_two_moments_or_a_name() -> None:
+    assert spelled_range("2026-11-03T10:00..2026-11-03T11:30", NOW) == given_range(
+        "2026-11-03T10:00", "2026-11-03T11:30", NOW
+    )
+    assert spelled_range("2 hours ago..", NOW).end == given_range("2 hours ago", "now", NOW).end
+    assert spelled_range("yesterday", NOW) == named_range("yesterday", NOW)
+    for wrong in ("..", "soon..later", "2026-11-03T11:00..2026-11-03T10:00", "sometime"):
+        with pytest.raises(ConfigurationError):
+            spelled_range(wrong, NOW)

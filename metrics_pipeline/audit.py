@@ -1,0 +1,174 @@
+"""The audit: in which order the books are read, so that batches landing meanwhile are no contradiction.
+
+1. Committed offsets, then the ledger: an offset is committed only after its row, so the ledger must reach it.
+2. Dead letters, up to where the ledger ended: later ones belong to batches that it doesn't have yet.
+3. Minutes, in looks: the ledger, raw_events, rollup_1m, the open intents, the ledger again. Whatever touched a minute
+   in between is in the later reading of the ledger, or its intent is open; core/minutes.py judges the rest. Minutes
+   that can't be judged are looked at again, a bounded number of times.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from metrics_pipeline.core.audit import Books, Verdict, judge, unaccounted_tail
+from metrics_pipeline.core.minutes import (
+    Look,
+    MinuteDrift,
+    Scope,
+    UnnotedDrift,
+    disagreeing,
+    drifts,
+    is_touched_within,
+    tabulate,
+    unnoted_drift,
+    unsettled,
+)
+from metrics_pipeline.core.offsets import Commit, OffsetRange, OpenBatch, open_batches
+from metrics_pipeline.ports import BookReader, Clock
+
+LOOKS = 5
+"""A minute that something touched during so many looks is reported as in flight."""
+PAUSE_SECONDS = 0.5
+"""Between looks: longer than a batch usually takes from its first row to its ledger row."""
+LONGEST_LIST = 1_000
+"""An audit lists so many contradictions of a kind at most."""
+NAMED_MINUTES = 200
+"""So many minutes are asked for one by one; more than that by their span, since a query may only be so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One look, tabulated, and what was on its way when the tables had been read."""
+
+    scope: Scope
+    look: Look
+    table: pl.DataFrame
+    open: tuple[OpenBatch, ...]
+
+    @property
+    def open_ranges(self) -> list[OffsetRange]:
+        return [r for batch in self.open for r in batch.ranges]
+
+
+@dataclass(slots=True)
+class _Findings:
+    """The settled minutes that contradict, over all looks."""
+
+    drifting: int = 0
+    rollup_drift: int = 0
+    raw_doubles: int = 0
+    listed: list[MinuteDrift] = field(default_factory=list)
+
+
+class Audit:
+    """Audits the books of one topic. `committed` reads what is committed at the moment of the call."""
+
+    def __init__(
+        self,
+        books: BookReader,
+        committed: Callable[[], Mapping[int, Commit]],
+        topic_id: str,
+        clock: Clock,
+        *,
+        deep: bool = False,
+    ) -> None:
+        self._books = books
+        self._committed = committed
+        self._topic_id = topic_id
+        self._clock = clock
+        self._deep = deep
+
+    def run(self, scope: Scope) -> Verdict:
+        """Read what is in scope and judge it. That the ranges of offsets tile is checked whatever the scope."""
+        committed = {p: c.offset for p, c in self._committed().items() if c.topic_id in ("", self._topic_id)}
+        ledger = self._books.ledger(scope)
+        dead_letter_rows = self._books.dead_letters(ledger.totals, scope)
+        findings = _Findings()
+        first = last = self._look(scope)
+        pending = self._settle(first, findings)
+        for _ in range(LOOKS - 1):
+            if not pending:
+                break
+            self._clock.sleep(PAUSE_SECONDS)
+            last = self._look(Scope.around(pending, NAMED_MINUTES), pending)
+            pending = self._settle(last, findings)
+        return judge(
+            Books(
+                ledger=ledger,
+                tail=unaccounted_tail(ledger, self._topic_id, committed),
+                dead_letter_rows=dead_letter_rows,
+                ledger_events=int(first.table["ledger"].sum()) + first.look.after.unnoted.inserted,
+                raw_rows=int(first.table["raw"].sum()),
+                rollup_requests=int(first.table["rollup"].sum()),
+                drifting=findings.drifting,
+                drifting_minutes=tuple(sorted(findings.listed, key=lambda m: m.minute)),
+                rollup_drift=findings.rollup_drift,
+                raw_doubles=findings.raw_doubles,
+                unnoted_rows=first.look.after.unnoted.rows,
+                unnoted_drift=self._unnoted(first),
+                minutes_in_flight=tuple(sorted(pending)),
+                open_batches=last.open,
+            )
+        )
+
+    def _look(self, scope: Scope, minutes: frozenset[int] | None = None) -> _Seen:
+        """Read the sources, framed by the ledger. `minutes` are those in scope that are of interest."""
+        before = self._books.ledger_minutes(scope)
+        raw = self._books.raw_minutes(scope)
+        distinct = self._books.raw_minutes(scope, distinct=True) if self._deep else None
+        rollup = self._books.rollup_minutes(scope)
+        on_their_way = self._open_batches()
+        look = Look(before, raw, rollup, self._books.ledger_minutes(scope), distinct)
+        table = tabulate(look)
+        if minutes is not None:
+            table = table.filter(pl.col("minute").is_in(list(minutes)))
+        return _Seen(scope, look, table, on_their_way)
+
+    def _open_batches(self) -> tuple[OpenBatch, ...]:
+        """Batches with an open intent and without a ledger row, read in this order."""
+        intents = open_batches(self._committed())
+        landed = self._books.landed([batch.token for batch in intents]) if intents else frozenset()
+        return tuple(batch for batch in intents if batch.token not in landed)
+
+    def _settle(self, seen: _Seen, findings: _Findings) -> frozenset[int]:
+        """Take in what can be judged; returns the minutes that can't."""
+        suspects = disagreeing(seen.table)
+        quiet = suspects.filter(~pl.col("is_touched"))["minute"].to_list()
+        open_minutes: frozenset[int] = frozenset()
+        if quiet and seen.open:
+            open_minutes = self._books.open_minutes(Scope.around(quiet, NAMED_MINUTES), seen.open_ranges)
+        pending = unsettled(suspects, open_minutes)
+        self._record(suspects.filter(~pl.col("minute").is_in(pending.to_list())), findings)
+        return frozenset(pending.to_list())
+
+    def _record(self, wrong: pl.DataFrame, findings: _Findings) -> None:
+        findings.drifting += len(wrong)
+        findings.rollup_drift += int((wrong["raw"] - wrong["rollup"]).abs().sum())
+        listed = self._with_doubles(wrong.head(LONGEST_LIST - len(findings.listed)))
+        findings.listed += drifts(listed)
+        counted = wrong if self._deep else listed
+        findings.raw_doubles += int((counted["raw"] - counted["distinct"]).sum())
+
+    def _with_doubles(self, wrong: pl.DataFrame) -> pl.DataFrame:
+        """Where raw_events holds too many rows, say how many are doubles; a deep audit knows it of all minutes."""
+        too_many = wrong.filter((pl.col("raw") > pl.col("ledger")) | ~pl.col("is_noted"))["minute"].head(NAMED_MINUTES)
+        if self._deep or not len(too_many):
+            return wrong
+        counted = self._books.raw_minutes(Scope.around(too_many.to_list(), NAMED_MINUTES), distinct=True)
+        joined = wrong.join(counted.rename({"events": "found"}), on="minute", how="left", maintain_order="left")
+        # Rows that landed since the look are no doubles.
+        return joined.with_columns(distinct=pl.min_horizontal("raw", "found")).drop("found")
+
+    def _unnoted(self, seen: _Seen) -> UnnotedDrift | None:
+        """Contradiction over the span of ledger rows that don't say their minutes, if all of it is settled."""
+        unnoted = seen.look.before.unnoted
+        drift = unnoted_drift(seen.table, unnoted)
+        if drift is None or not seen.scope.holds(unnoted.start_seconds, unnoted.end_seconds):
+            return None
+        if is_touched_within(seen.table, unnoted):
+            return None
+        span = Scope(unnoted.start_seconds, unnoted.end_seconds)
+        is_open = bool(seen.open) and bool(self._books.open_minutes(span, seen.open_ranges))
+        return None if is_open else drift

@@ -1,0 +1,175 @@
+"""Minutes of event time, as the ledger, raw_events and rollup_1m count them: which are settled, and which contradict.
+
+The three can't be read at one instant, and batches land meanwhile. So a look at them is framed by the ledger: it is
+read before and after the tables. A minute whose figures differ is judged only if nothing landed in it between the two
+(the ledger says the same twice) and nothing was on its way (raw_events has no row of an open batch in it: the server
+makes rows visible there before the view's in rollup_1m). Any other is looked at again.
+
+Minutes are epoch seconds of their starts; frames have the columns `minute` and `events`.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import polars as pl
+
+MINUTE_SECONDS = 60
+COUNTS_SCHEMA = pl.Schema({"minute": pl.Int64(), "events": pl.Int64()})
+NO_COUNTS = pl.DataFrame(schema=COUNTS_SCHEMA)
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What an audit looks at: minutes in [start, end), or `minutes` of them. Without bounds: everything.
+
+    A bound is where a later rule, such as a retention of raw_events, can take minutes out of the comparison.
+    """
+
+    start_seconds: int | None = None
+    end_seconds: int | None = None
+    minutes: tuple[int, ...] = ()
+
+    @property
+    def is_everything(self) -> bool:
+        return self.start_seconds is None and self.end_seconds is None and not self.minutes
+
+    def holds(self, start_seconds: int, end_seconds: int) -> bool:
+        """Is all of [start, end) within the bounds?"""
+        return (self.start_seconds is None or self.start_seconds <= start_seconds) and (
+            self.end_seconds is None or end_seconds <= self.end_seconds
+        )
+
+    @staticmethod
+    def around(minutes: Collection[int], longest_list: int) -> "Scope":
+        """Around these minutes (at least one): exactly them, or, where they are too many to name, their span."""
+        ordered = sorted(minutes)
+        named = tuple(ordered) if len(ordered) <= longest_list else ()
+        return Scope(ordered[0], ordered[-1] + MINUTE_SECONDS, named)
+
+
+EVERYTHING = Scope()
+
+
+@dataclass(frozen=True, slots=True)
+class Unnoted:
+    """Ledger rows that don't say their minutes: all that is known is the span of their events, [start, end)."""
+
+    rows: int = 0
+    inserted: int = 0
+    start_seconds: int = 0
+    end_seconds: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerMinutes:
+    """What the ledger says of each minute at one instant."""
+
+    counts: pl.DataFrame
+    unnoted: Unnoted = Unnoted()
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One look at all sources, framed by the ledger. `distinct` counts raw_events without doubles, if it was read."""
+
+    before: LedgerMinutes
+    raw: pl.DataFrame
+    rollup: pl.DataFrame
+    after: LedgerMinutes
+    distinct: pl.DataFrame | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MinuteDrift:
+    """A settled minute of which the sources say different figures.
+
+    `ledger` is None where rows that don't say their minutes may have landed in it. `doubles` are rows that raw_events
+    holds more than once.
+    """
+
+    minute: int
+    ledger: int | None
+    raw: int
+    rollup: int
+    doubles: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UnnotedDrift:
+    """The span of ledger rows that don't say their minutes holds another number of events than the ledger says."""
+
+    span: Unnoted
+    ledger: int
+    raw: int
+
+
+def tabulate(look: Look) -> pl.DataFrame:
+    """One row per minute: before, ledger (the later reading), raw, rollup, distinct, is_noted, is_touched."""
+    sources = {
+        "before": look.before.counts,
+        "ledger": look.after.counts,
+        "raw": look.raw,
+        "rollup": look.rollup,
+        "distinct": look.raw if look.distinct is None else look.distinct,
+    }
+    named = [frame.select("minute", pl.col("events").alias(name)) for name, frame in sources.items()]
+    is_unnoted = pl.any_horizontal(*(_within(look_.unnoted) for look_ in (look.before, look.after)))
+    has_new_unnoted = look.before.unnoted.rows != look.after.unnoted.rows
+    return (
+        pl.concat(named, how="diagonal")
+        .group_by("minute")
+        .agg(pl.col(*sources).sum())
+        .with_columns(
+            is_noted=~is_unnoted,
+            is_touched=(pl.col("before") != pl.col("ledger")) | (is_unnoted & has_new_unnoted),
+        )
+        .sort("minute")
+    )
+
+
+def disagreeing(table: pl.DataFrame) -> pl.DataFrame:
+    """The minutes whose sources don't all say the same. The ledger agrees if either of its readings does."""
+    raw = pl.col("raw")
+    is_in_ledger = (raw == pl.col("before")) | (raw == pl.col("ledger")) | ~pl.col("is_noted")
+    return table.filter(~((raw == pl.col("rollup")) & (raw == pl.col("distinct")) & is_in_ledger))
+
+
+def unsettled(suspects: pl.DataFrame, open_minutes: Collection[int]) -> pl.Series:
+    """The minutes among disagreeing ones that can't be judged by this look."""
+    is_open = pl.col("minute").is_in(list(open_minutes))
+    return suspects.filter(pl.col("is_touched") | is_open)["minute"]
+
+
+def drifts(suspects: pl.DataFrame) -> list[MinuteDrift]:
+    """Disagreeing minutes as values."""
+    return [
+        MinuteDrift(
+            row["minute"],
+            row["ledger"] if row["is_noted"] else None,
+            row["raw"],
+            row["rollup"],
+            row["raw"] - row["distinct"],
+        )
+        for row in suspects.iter_rows(named=True)
+    ]
+
+
+def unnoted_drift(table: pl.DataFrame, unnoted: Unnoted) -> UnnotedDrift | None:
+    """Rows that don't say their minutes still say how many events they inserted: compare the sum over their span."""
+    if not unnoted.rows:
+        return None
+    span = table.filter(_within(unnoted))
+    expected = int(span["before"].sum()) + unnoted.inserted
+    stored = int(span["raw"].sum())
+    return UnnotedDrift(unnoted, expected, stored) if expected != stored else None
+
+
+def is_touched_within(table: pl.DataFrame, unnoted: Unnoted) -> bool:
+    """Did anything land in the span while it was looked at?"""
+    return bool(table.filter(_within(unnoted))["is_touched"].any())
+
+
+def _within(unnoted: Unnoted) -> pl.Expr:
+    if not unnoted.rows:
+        return pl.lit(value=False)
+    return pl.col("minute").is_between(unnoted.start_seconds, unnoted.end_seconds, closed="left")

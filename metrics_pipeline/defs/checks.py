@@ -1,0 +1,131 @@
+"""The audit as asset checks on the tables, on a schedule."""
+
+import time
+from collections.abc import Iterator, Sequence
+
+from dagster import (
+    AssetCheckResult,
+    AssetCheckSeverity,
+    AssetCheckSpec,
+    AssetSelection,
+    AssetSpec,
+    Backoff,
+    Config,
+    DefaultScheduleStatus,
+    Failure,
+    MetadataValue,
+    RetryPolicy,
+    ScheduleDefinition,
+    define_asset_job,
+    in_process_executor,
+    multi_asset_check,
+)
+from pydantic import Field
+
+from metrics_pipeline.assembly import audit as run_audit
+from metrics_pipeline.core.audit import Verdict, minute_name
+from metrics_pipeline.core.minutes import EVERYTHING, MINUTE_SECONDS, Scope
+from metrics_pipeline.defs.assets import RAW_EVENTS_ASSET, ROLLUP_1M_ASSET
+from metrics_pipeline.defs.resources import PipelineResource
+from metrics_pipeline.errors import PipelineError, RetryableError
+
+CHECK_NAME = "exact"
+EVERY_MINUTES = 10
+LAST_MINUTES = 60
+"""Longer than the interval, so that minutes that were in flight are judged by a later check."""
+_PROBLEMS_SHOWN = 20
+_RETRIES = RetryPolicy(max_retries=2, delay=20, backoff=Backoff.EXPONENTIAL)
+
+
+class AuditConfig(Config):
+    """What one run of the checks covers."""
+
+    last_minutes: int = Field(
+        default=LAST_MINUTES,
+        ge=0,
+        description="Minutes of event time, up to now; 0: everything. Ranges of offsets are always checked in full.",
+    )
+    deep: bool = Field(default=False, description="Also compare the identities of all events.")
+
+
+@multi_asset_check(
+    name="audit_books",
+    specs=[
+        AssetCheckSpec(
+            CHECK_NAME,
+            asset=RAW_EVENTS_ASSET.key,
+            description="Every offset is accounted for, and every event is there once: as `metrics-pipeline audit`.",
+        ),
+        AssetCheckSpec(
+            CHECK_NAME,
+            asset=ROLLUP_1M_ASSET.key,
+            description="Every minute counts the events that raw_events holds.",
+        ),
+    ],
+    retry_policy=_RETRIES,
+)
+def audit_books(config: AuditConfig, pipeline: PipelineResource) -> Iterator[AssetCheckResult]:
+    """One audit answers both checks; it may run while events flow."""
+    try:
+        verdict = run_audit(pipeline.settings(), _scope(config.last_minutes), deep=config.deep)
+    except RetryableError as error:
+        raise Failure(str(error)) from error
+    except PipelineError as error:
+        raise Failure(str(error), allow_retries=False) from error
+    yield _result(RAW_EVENTS_ASSET, verdict, verdict.problems)
+    yield _result(ROLLUP_1M_ASSET, verdict, verdict.rollup_problems)
+
+
+audit_job = define_asset_job(
+    "audit",
+    selection=AssetSelection.checks(audit_books),
+    executor_def=in_process_executor,
+    description="Checks that nothing was lost and nothing counts twice.",
+)
+
+audit_schedule = ScheduleDefinition(
+    name="audit_schedule",
+    job=audit_job,
+    cron_schedule=f"*/{EVERY_MINUTES} * * * *",
+    default_status=DefaultScheduleStatus.RUNNING,
+    description=f"Audits the last {LAST_MINUTES} minutes of event time, and all ranges of offsets.",
+)
+
+
+def _scope(last_minutes: int) -> Scope:
+    """Open at its end: producers' clocks may be ahead."""
+    if not last_minutes:
+        return EVERYTHING
+    this_minute = int(time.time()) // MINUTE_SECONDS
+    return Scope(start_seconds=(this_minute - last_minutes) * MINUTE_SECONDS)
+
+
+def _result(spec: AssetSpec, verdict: Verdict, problems: Sequence[str]) -> AssetCheckResult:
+    books = verdict.books
+    figures = {
+        "inserted": books.ledger.inserted,
+        "duplicates": books.ledger.duplicates,
+        "dead_letters": books.ledger.dead_letters,
+        "ledger_events": books.ledger_events,
+        "raw_rows": books.raw_rows,
+        "rollup_requests": books.rollup_requests,
+        "rollup_drift": books.rollup_drift,
+        "drifting_minutes": books.drifting,
+        "minutes_in_flight": len(books.minutes_in_flight),
+    }
+    shown = [f"- {problem}" for problem in problems[:_PROBLEMS_SHOWN]]
+    if len(problems) > _PROBLEMS_SHOWN:
+        shown.append(f"- {len(problems) - _PROBLEMS_SHOWN} more: `metrics-pipeline audit --json` lists them")
+    in_flight = ", ".join(minute_name(m) for m in books.minutes_in_flight[:_PROBLEMS_SHOWN])
+    return AssetCheckResult(
+        asset_key=spec.key,
+        check_name=CHECK_NAME,
+        passed=not problems,
+        severity=AssetCheckSeverity.ERROR,
+        description=problems[0] if problems else None,
+        metadata={
+            **figures,
+            **({"problems": MetadataValue.md("\n".join(shown))} if shown else {}),
+            **({"in_flight": in_flight} if in_flight else {}),
+        },
+    )

@@ -213,6 +213,8 @@ class Delivery:
         refused = _rows_of(part, missing)
         stored = self._retry.call(lambda: self._warehouse.existing(refused, ()))
         if len(stored):
+            # Had a newer run stored them, this one would have nothing to complain of.
+            self._ownership.prove_anew()
             raise StopError(
                 f"the server refuses rows that it took in an earlier attempt ({len(stored)} of {len(refused)} are in "
                 f"raw_events): {error}; drop the constraint or view that was added in between, the next run goes on"

@@ -217,7 +217,7 @@ class ModelWarehouse:
     def _send(self, what: str, insert: Callable[[], None]) -> None:
         """The server does it beside us, and to its end, whatever becomes of us."""
         network, scheduler = self._network, self._network.scheduler
-        scheduler.step(what)
+        scheduler.step(what, may_pause=network.faults.delays_inserts)
         if network.happens(network.faults.clickhouse_fails):
             network.travel()
             raise ClickHouseUnavailableError(f"{what}: did not arrive")

@@ -25,6 +25,8 @@ class Faults:
     insert_hangs: float = 0.0
     """An insert is on its way for so long that its sender gives up; then it arrives."""
     hang_seconds: float = 40.0
+    delays_inserts: bool = True
+    """A process may stand still right before it sends an insert, after it proved that it may."""
 
     def heal(self) -> None:
         self.kafka_fails = self.kafka_answer_lost = self.kafka_hangs = 0.0

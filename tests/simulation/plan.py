@@ -146,7 +146,7 @@ def _run(random_: random.Random, number: int, kind: Kind, counts: list[int]) -> 
     incidents: dict[int, Incident] = {}
     if random_.random() < 0.45:
         incidents[random_.randint(1, 60)] = Incident()
-    if random_.random() < 0.35 and kind is not Kind.SHORT_MEMORY:
+    if random_.random() < 0.35:
         incidents[random_.randint(1, 60)] = Incident(random_.choice([1.0, 4.0, 30.0]))
     return RunPlan(
         name=f"run{number}",
@@ -170,6 +170,7 @@ def _faults(random_: random.Random, kind: Kind) -> Faults:
     )
     if kind in (Kind.CHANGING_RULES, Kind.SHORT_MEMORY):
         faults.insert_hangs = 0.0
+        faults.delays_inserts = False
     return faults
 
 

@@ -140,8 +140,8 @@ class Scheduler:
         self.say(process.name, "is killed")
         process.is_dead = True
 
-    def step(self, what: str) -> None:
-        """A step of the running process: the moment for an incident."""
+    def step(self, what: str, *, may_pause: bool = True) -> None:
+        """A step of the running process: the moment for an incident. A pause that may not be comes a step later."""
         task = self._running()
         self._check(task)
         process = task.process
@@ -151,6 +151,9 @@ class Scheduler:
         self.say(process.name, what)
         incident = process.incidents.pop(process.steps, None)
         if incident is None:
+            return
+        if incident.pause_seconds is not None and not may_pause:
+            process.incidents.setdefault(process.steps + 1, incident)
             return
         if incident.pause_seconds is None:
             self.kill(process)

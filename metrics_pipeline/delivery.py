@@ -102,6 +102,7 @@ class Delivery:
         opened = OpenBatch(self.token(batch), batch.ranges, opened_ms=started_ms, verdicts="")
         self._observe(Step.INTENT)
         commit = self._timed(lambda: self._ownership.commit(self._closing() | self._opening(opened)))
+        self._unclosed = {}
         return self._land(batch, opened, _whole, started_ms, commit.duration_ms)
 
     def redeliver(self, batch: MicroBatch, opened: OpenBatch) -> LedgerEntry:
@@ -166,7 +167,6 @@ class Delivery:
         )
         self._observe(Step.LEDGER)
         self._as_owner(lambda: self._warehouse.insert_ledger_entry(entry))
-        self._unclosed = {}
         self.note_landed(batch.ends)
         return entry
 

@@ -102,6 +102,7 @@ class Delivery:
         opened = OpenBatch(self.token(batch), batch.ranges, opened_ms=started_ms, verdicts="")
         self._observe(Step.INTENT)
         commit = self._timed(lambda: self._ownership.commit(self._closing() | self._opening(opened)))
+        self._unclosed = {}
         return self._land(batch, opened, _whole, started_ms, commit.duration_ms)
 
     def redeliver(self, batch: MicroBatch, opened: OpenBatch) -> LedgerEntry:
@@ -167,7 +168,6 @@ class Delivery:
         )
         self._observe(Step.LEDGER)
         self._as_owner(lambda: self._warehouse.insert_ledger_entry(entry))
-        self._unclosed = {}
         self.note_landed(batch.ends)
         return entry
 
@@ -218,6 +218,8 @@ class Delivery:
         refused = _rows_of(part, rows, missing)
         stored = self._retry.call(lambda: self._warehouse.existing(refused, ()))
         if len(stored):
+            # Had a newer run stored them, this one would have nothing to complain of.
+            self._ownership.prove_anew()
             raise StopError(
                 f"the server refuses rows that it took in an earlier attempt ({len(stored)} of {len(refused)} are in "
                 f"raw_events): {error}; drop the constraint or view that was added in between, the next run goes on"

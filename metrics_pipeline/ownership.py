@@ -80,7 +80,11 @@ class Ownership:
         anew is to commit once more what was committed last.
         """
         if self._clock.monotonic_seconds() - self._proved_at_seconds > self._zombie_seconds:
-            self.commit(self._last_commit)
+            self.prove_anew()
+
+    def prove_anew(self) -> None:
+        """Raise FencedError if we are an owner no more."""
+        self.commit(self._last_commit)
 
     def _fence(self, rival: Owner) -> None:
         self._retry.call(lambda: self._store.fence(rival))

@@ -143,7 +143,8 @@ class Takeover:
         lost = _already_lost(ranges, marks)
         builder = BatchBuilder({r.partition: r.start for r in ranges}, _UNLIMITED, lost)
         builder.advance({r.partition: r.start + lost.get(r.partition, 0) for r in ranges}, 0)
-        self.log.assign(builder.positions)
+        # A partition whose range is lost to its end has no such offset any more.
+        self.log.assign({p: position for p, position in builder.positions.items() if position < ends[p]})
         deadline_seconds = self.clock.monotonic_seconds() + self.retry.limit_seconds
         while any(builder.positions[p] < end for p, end in ends.items()):
             now_seconds = self.clock.monotonic_seconds()
@@ -152,8 +153,9 @@ class Takeover:
             fetched = self.log.poll(_POLL_EVENTS, _POLL_BYTES, _POLL_SECONDS)
             inside = fetched.messages.before(ends)
             builder.add(inside, decode(inside, self.events), now_seconds)
-            reached = {**fetched.ends, **fetched.messages.next_offsets()}
-            builder.advance({p: min(end, ends[p]) for p, end in reached.items()}, now_seconds)
+            # A chunk may tell of a partition's end and hold messages of it: whichever is further on.
+            for reached in (fetched.messages.next_offsets(), fetched.ends):
+                builder.advance({p: min(end, ends[p]) for p, end in reached.items()}, now_seconds)
         return builder.build()
 
 

@@ -1,0 +1,248 @@
+"""A server as the protocol sees it: parts, tokens, a view, refusals, kills in the middle of an insert.
+
+An insert is a chain of parts: one per partition of each table that it reaches. Each lands or not by itself, and each
+remembers the insert's token by itself. A server that is killed in between leaves any of them undone.
+"""
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from metrics_pipeline.core.ledger import LedgerEntry
+from metrics_pipeline.core.offsets import OffsetRange
+from metrics_pipeline.errors import ClickHouseUnavailableError, RejectedError
+from metrics_pipeline.event import IDENTITY
+from tests.simulation.network import Network
+from tests.simulation.scheduler import Scheduler, Task
+
+DAY_MS = 86_400_000
+MONTH_MS = 31 * DAY_MS
+MINUTE_MS = 60_000
+REQUEST_TIMEOUT_SECONDS = 5.0
+
+Identity = tuple[str, str, int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of raw_events, as far as the protocol cares."""
+
+    identity: Identity
+    partition: int
+    offset: int
+    status: int
+    message_ms: int
+
+    @property
+    def timestamp_ms(self) -> int:
+        return self.identity[2]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadRow:
+    """A row of dead_letters."""
+
+    topic_id: str
+    partition: int
+    offset: int
+    reason: str
+    timestamp_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one partition of one table gets of an insert."""
+
+    table: str
+    partition: int
+    apply: Callable[[], None]
+
+
+@dataclass(slots=True)
+class Server:
+    """The tables. `window` is how many tokens each table remembers; `refused` holds the statuses that a rule refuses."""
+
+    scheduler: Scheduler
+    window: int
+    refused: set[int] = field(default_factory=set)
+    raw: dict[Identity, list[Row]] = field(default_factory=dict)
+    rollup: Counter[int] = field(default_factory=Counter)
+    dead: list[DeadRow] = field(default_factory=list)
+    ledger: list[LedgerEntry] = field(default_factory=list)
+    life: int = 0
+    """Grows by one when the server is killed; what was under way then ends as it is."""
+    _tokens: dict[str, OrderedDict[tuple[int, str], None]] = field(default_factory=dict)
+
+    def kill(self) -> None:
+        self.scheduler.say("clickhouse", "is killed")
+        self.life += 1
+
+    def insert_raw(self, rows: Sequence[Row], token: str) -> None:
+        bad = [row for row in rows if row.status in self.refused]
+        if bad:
+            raise RejectedError(f"status {bad[0].status} violates a constraint")
+        days: dict[int, list[Row]] = {}
+        months: dict[int, list[Row]] = {}
+        for row in rows:
+            days.setdefault(row.timestamp_ms // DAY_MS, []).append(row)
+            months.setdefault(row.timestamp_ms // MONTH_MS, []).append(row)
+        parts = [Part("raw_events", day, lambda rows=found: self._add_raw(rows)) for day, found in days.items()]  # type: ignore[misc]
+        parts += [
+            Part("rollup_1m", month, lambda rows=found: self._add_rollup(rows))  # type: ignore[misc]
+            for month, found in months.items()
+        ]
+        self._land(parts, token)
+
+    def insert_dead(self, rows: Sequence[DeadRow], token: str) -> None:
+        months: dict[int, list[DeadRow]] = {}
+        for row in rows:
+            months.setdefault(row.timestamp_ms // MONTH_MS, []).append(row)
+        parts = [
+            Part("dead_letters", m, lambda rows=found: self.dead.extend(rows))  # type: ignore[misc]
+            for m, found in months.items()
+        ]
+        self._land(parts, token)
+
+    def insert_ledger(self, entry: LedgerEntry) -> None:
+        part = Part("batches", entry.last_message_ms // MONTH_MS, lambda: self.ledger.append(entry))
+        self._land([part], entry.token)
+
+    def _add_raw(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self.raw.setdefault(row.identity, []).append(row)
+
+    def _add_rollup(self, rows: Sequence[Row]) -> None:
+        self.rollup.update(row.timestamp_ms // MINUTE_MS for row in rows)
+
+    def _land(self, parts: list[Part], token: str) -> None:
+        """In any order, with time in between; a kill ends it."""
+        life = self.life
+        if len(parts) > 1:
+            self.scheduler.random.shuffle(parts)
+        for part in parts:
+            if self.life != life:
+                raise ClickHouseUnavailableError("the server was killed in the middle of an insert")
+            known = self._tokens.setdefault(part.table, OrderedDict())
+            key = (part.partition, token)
+            if key in known:
+                self.scheduler.say("clickhouse", f"{part.table}/{part.partition} knows {token[:4]}{token[32:]}")
+            else:
+                self.scheduler.say("clickhouse", f"{part.table}/{part.partition} gets {token[:4]}{token[32:]}")
+                known[key] = None
+                if len(known) > self.window:
+                    known.popitem(last=False)
+                part.apply()
+            self.scheduler.pause(self.scheduler.random.random() * 0.02)
+
+
+class ModelWarehouse:
+    """A `Warehouse`."""
+
+    def __init__(self, server: Server, network: Network, topic_id: str) -> None:
+        self._server = server
+        self._network = network
+        self._topic_id = topic_id
+
+    def existing(self, events: pl.DataFrame, batch: Sequence[OffsetRange]) -> pl.DataFrame:
+        rows = list(zip(*(events[name].to_list() for name in _IDENTITY_TEXT), _ms(events, "timestamp"), strict=True))
+        messages_ms = _ms(events, "kafka_timestamp")
+        first_ms, last_ms = min(messages_ms, default=0), max(messages_ms, default=0)
+
+        def is_own(row: Row) -> bool:
+            return first_ms <= row.message_ms <= last_ms and _is_within(row, batch)
+
+        def look_up() -> list[bool]:
+            return [
+                any(not is_own(row) for row in self._server.raw.get((service, endpoint, time_ms, event_id), ()))
+                for service, endpoint, event_id, time_ms in rows
+            ]
+
+        found = self._network.clickhouse(f"look {len(rows)} events up, without {_said(batch)}", look_up)
+        return events.select(IDENTITY).filter(pl.Series(found, dtype=pl.Boolean))
+
+    def insert_events(self, events: pl.DataFrame, token: str) -> None:
+        columns = ("service", "endpoint", "event_id", "kafka_partition", "kafka_offset", "status")
+        lists = [events[name].to_list() for name in columns]
+        rows = [
+            Row((service, endpoint, time_ms, event_id), partition, offset, status, message_ms)
+            for service, endpoint, event_id, partition, offset, status, time_ms, message_ms in zip(
+                *lists, _ms(events, "timestamp"), _ms(events, "kafka_timestamp"), strict=True
+            )
+        ]
+        self._send(
+            f"insert {len(rows)} events as {token[:4]}{token[32:]}", lambda: self._server.insert_raw(rows, token)
+        )
+
+    def insert_dead_letters(self, dead_letters: pl.DataFrame, token: str) -> None:
+        columns = ("kafka_partition", "kafka_offset", "reason")
+        lists = [dead_letters[name].to_list() for name in columns]
+        rows = [
+            DeadRow(self._topic_id, *values) for values in zip(*lists, _ms(dead_letters, "kafka_timestamp"), strict=True)
+        ]
+        self._send(f"insert {len(rows)} dead letters", lambda: self._server.insert_dead(rows, token))
+
+    def insert_ledger_entry(self, entry: LedgerEntry) -> None:
+        self._send(f"insert the account of {entry.token[:4]}", lambda: self._server.insert_ledger(entry))
+
+    def has_ledger_entry(self, token: str) -> bool:
+        return self._network.clickhouse(
+            f"look for the account of {token[:4]}", lambda: any(e.token == token for e in self._server.ledger)
+        )
+
+    def remembers(self, since_ms: int) -> bool:
+        def count() -> int:
+            return sum(
+                e.last_event_ms // DAY_MS - e.first_event_ms // DAY_MS + 1
+                for e in self._server.ledger
+                if e.inserted and e.visible_ms >= since_ms
+            )
+
+        return self._network.clickhouse("count the blocks since", count) < self._server.window / 2
+
+    def ledger_ends(self, partitions: Sequence[int]) -> Mapping[str, Mapping[int, int]]:
+        def read() -> dict[str, dict[int, int]]:
+            ends: dict[str, dict[int, int]] = {}
+            for entry in self._server.ledger:
+                for account in entry.accounts:
+                    p, end = account.range.partition, account.range.end
+                    if p in partitions:
+                        known = ends.setdefault(entry.topic_id, {})
+                        known[p] = max(end, known.get(p, 0))
+            return ends
+
+        return self._network.clickhouse("read the ends of the ledger", read)
+
+    def _send(self, what: str, insert: Callable[[], None]) -> None:
+        """The server does it beside us, and to its end, whatever becomes of us."""
+        network, scheduler = self._network, self._network.scheduler
+        scheduler.step(what, may_pause=network.faults.delays_inserts)
+        if network.happens(network.faults.clickhouse_fails):
+            network.travel()
+            raise ClickHouseUnavailableError(f"{what}: did not arrive")
+        delay_seconds = network.latency_seconds()
+        if network.happens(network.faults.insert_hangs):
+            delay_seconds = scheduler.random.random() * network.faults.hang_seconds
+        request: Task = scheduler.spawn(what, insert, after_seconds=delay_seconds)
+        scheduler.wait(request, REQUEST_TIMEOUT_SECONDS)
+        if not request.is_done:
+            raise ClickHouseUnavailableError(f"{what}: no answer in {REQUEST_TIMEOUT_SECONDS:.0f} s")
+        request.result()
+        if network.happens(network.faults.clickhouse_answer_lost):
+            raise ClickHouseUnavailableError(f"{what}: the answer is lost")
+
+
+_IDENTITY_TEXT = ("service", "endpoint", "event_id")
+
+
+def _ms(frame: pl.DataFrame, column: str) -> list[int]:
+    return frame[column].cast(pl.Int64).to_list()
+
+
+def _is_within(row: Row, batch: Sequence[OffsetRange]) -> bool:
+    return any(r.partition == row.partition and r.start <= row.offset < r.end for r in batch)
+
+
+def _said(batch: Sequence[OffsetRange]) -> str:
+    return " ".join(f"{r.partition}:{r.start}-{r.end}" for r in batch) or "exceptions"

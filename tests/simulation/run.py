@@ -1,0 +1,43 @@
+"""One seed, one schedule, one verdict."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.simulation.check import problems
+from tests.simulation.plan import Plan, draw
+from tests.simulation.scheduler import LivelockError
+from tests.simulation.world import World
+
+logging.getLogger("metrics_pipeline").setLevel(logging.CRITICAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    plan: Plan
+    problems: tuple[str, ...]
+    steps: int
+    batches: int
+
+
+def run_seed(
+    seed: int,
+    trace: Callable[[str], None] | None = None,
+    world_of: Callable[[Plan, Callable[[str], None] | None], World] = World,
+) -> Result:
+    """Run the schedule of `seed`; `trace` hears of each step."""
+    plan = draw(seed)
+    world = world_of(plan, trace)
+    try:
+        world.run()
+        found = problems(world)
+    except LivelockError as error:
+        found = [str(error)]
+    return Result(plan, tuple(found), world.scheduler.steps, len(world.server.ledger))
+
+
+def failure_of(result: Result) -> str:
+    """What went wrong, and how to see it again."""
+    seed, kind = result.plan.seed, result.plan.kind
+    lines = "\n  ".join(result.problems)
+    return f"seed {seed} ({kind}):\n  {lines}\nreplay it with: python -m tests.simulation --seed {seed} --trace"

@@ -1,0 +1,238 @@
+"""Runs a plan: engines, drain runs, incidents; then heals everything and drains until caught up."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from metrics_pipeline.core.batch import BatchLimits
+from metrics_pipeline.core.decode import EventLimits
+from metrics_pipeline.core.ending import AtOffsets, AtWindowEnd, Ending, Reason
+from metrics_pipeline.core.ledger import LedgerEntry
+from metrics_pipeline.core.offsets import Owner, decode_commit
+from metrics_pipeline.delivery import Delivery, Source
+from metrics_pipeline.drain import Drain
+from metrics_pipeline.errors import TopicMismatchError
+from metrics_pipeline.ownership import Ownership
+from metrics_pipeline.retry import Retry
+from metrics_pipeline.steps import Step
+from metrics_pipeline.takeover import Takeover, closing_commits
+from tests.simulation.clickhouse import ModelWarehouse, Server
+from tests.simulation.kafka import Broker, ModelHandover, ModelLog, ModelOffsets, Partition, Record
+from tests.simulation.network import Faults, Network
+from tests.simulation.plan import EPOCH_MS, Kind, Message, Plan, RunPlan
+from tests.simulation.scheduler import KilledError, Process, Scheduler, Task, VirtualClock, VirtualWorker
+
+GROUP = "group"
+LIMITS = EventLimits(max_age_ms=10 * 86_400_000, max_future_ms=3_600_000)
+ZOMBIE_SECONDS = 2.0
+RETRY_SECONDS = 12.0
+HEAL_AT_SECONDS = 12.0
+FINAL_ROUNDS = 6
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a run ended: a reason, an error, or neither if it was killed."""
+
+    run: str
+    reason: Reason | None = None
+    error: BaseException | None = None
+
+
+@dataclass(slots=True)
+class Produced:
+    """What the topic of one id was given: (partition, offset) -> value, holes left out."""
+
+    topic_id: str
+    values: dict[tuple[int, int], bytes | None] = field(default_factory=dict)
+
+
+class World:
+    """One schedule. `run` it, then look at what is in it."""
+
+    def __init__(self, plan: Plan, trace: Callable[[str], None] | None = None) -> None:
+        self.plan = plan
+        self.scheduler = Scheduler(plan.seed)
+        self.scheduler.trace = trace
+        self.clock = VirtualClock(self.scheduler, EPOCH_MS)
+        self.broker = Broker("topic-1", {p: Partition() for p in range(plan.partitions)})
+        self.server = Server(self.scheduler, plan.window)
+        self.produced = [Produced("topic-1")]
+        self.outcomes: list[Outcome] = []
+        self.final_outcomes: list[Outcome] = []
+        self.had_open_intent_when_cut = False
+
+    def run(self) -> None:
+        plan = self.plan
+        for message in plan.messages:
+            self._at(message.at_seconds, "producer", lambda m=message: self.produce(m))  # type: ignore[misc]
+        for seconds, rules in plan.rules:
+            self._at(seconds, "rules", lambda r=rules: self._set_rules(r))  # type: ignore[misc]
+        for seconds, partition, offset in plan.retention:
+            self._at(seconds, "retention", lambda p=partition, o=offset: self._retain(p, o))  # type: ignore[misc]
+        for seconds in plan.kills_at_seconds:
+            self._at(seconds, "killer", self.server.kill)
+        if plan.recreated_at_seconds is not None:
+            self._at(plan.recreated_at_seconds, "recreation", self._recreate)
+        if plan.new_partition_at_seconds is not None:
+            self._at(plan.new_partition_at_seconds, "new partition", self._add_partition)
+        for run in plan.runs:
+            self.scheduler.spawn(run.name, lambda r=run: self._process(r), after_seconds=run.at_seconds)  # type: ignore[misc]
+        self._at(HEAL_AT_SECONDS, "healing", self._heal)
+        self.scheduler.run()
+        for number in range(FINAL_ROUNDS):
+            self.final_outcomes = self._finish(number)
+            if all(outcome.reason is Reason.CAUGHT_UP for outcome in self.final_outcomes):
+                break
+
+    def may_have_cut_rollup(self) -> bool:
+        """Where the log dropped a batch that had landed in part, nobody can complete its rollup."""
+        return self.had_open_intent_when_cut
+
+    def produce(self, message: Message) -> None:
+        partition = self.broker.partitions[message.partition]
+        if not message.is_hole:
+            self.produced[-1].values[message.partition, partition.high] = message.value
+        timestamp_ms = self.clock.now_ms()
+        partition.records.append(None if message.is_hole else Record(timestamp_ms, message.value))
+
+    def drain(self, run: RunPlan, process: Process, faults: Faults) -> Reason:
+        """What `assembly.run_drain` does, of models."""
+        network = Network(self.scheduler, faults)
+        log = ModelLog(self.broker, network)
+        store = self.store(network, run.owner)
+        warehouse = self.warehouse(network, log.topic_id)
+        handover = ModelHandover(self.broker, network, run.owner.shard, run.name)
+        retry = Retry(self.clock, RETRY_SECONDS, lambda: False, lambda error, _: self._say(process, f"waits: {error}"))
+
+        def observe(step: Step) -> None:
+            self.scheduler.step(f"[{step}]")
+
+        ownership = Ownership(run.owner, store, self.clock, retry, zombie_seconds=ZOMBIE_SECONDS, observe=observe)
+        delivery = Delivery(
+            Source(GROUP, log.topic_id, run.name), ownership, warehouse, self.clock, retry, observe=observe
+        )
+
+        def land(entry: LedgerEntry) -> None:
+            self._say(process, f"landed {entry.token[:4]}")
+
+        drain = Drain(
+            log,
+            delivery,
+            Takeover(log, ownership, delivery, warehouse, self.clock, retry, LIMITS, land, observe),
+            handover,
+            self.clock,
+            VirtualWorker(self.scheduler, process),
+            BatchLimits(self.plan.flush_events, 1 << 20, 0.3),
+            LIMITS,
+            stall_seconds=RETRY_SECONDS,
+            stop=lambda: False,
+            on_entry=land,
+            observe=observe,
+        )
+        partitions = run.owner.partitions(log.partitions())
+        ending: Ending = AtWindowEnd(window_seconds=4.0, idle_seconds=1.5, handover_seconds=1.0)
+        if run.ends_caught_up:
+            marks = retry.call(lambda: log.watermarks(partitions))
+            ending = AtOffsets({p: m.high for p, m in marks.items()})
+        return drain.run(partitions, ending, has_predecessor=run.has_predecessor)
+
+    def store(self, network: Network, owner: Owner) -> ModelOffsets:
+        return ModelOffsets(self.broker, network, owner)
+
+    def warehouse(self, network: Network, topic_id: str) -> ModelWarehouse:
+        return ModelWarehouse(self.server, network, topic_id)
+
+    def _process(self, run: RunPlan, *, is_final: bool = False) -> Outcome:
+        process = Process(run.name, dict(run.incidents))
+        outcome = Outcome(run.name)
+        if not is_final:
+            self.outcomes.append(outcome)
+
+        def work() -> None:
+            outcome.reason = self.drain(run, process, self.plan.faults)
+
+        task = self.scheduler.spawn(run.name, work, process=process)
+        self.scheduler.wait(task, None)
+        try:
+            task.result()
+            self._say(process, f"ends: {outcome.reason}")
+        except KilledError:
+            pass
+        except BaseException as error:  # noqa: BLE001 - judged at the end
+            self._say(process, f"ends: {type(error).__name__}: {error}")
+            outcome.error = error
+        return outcome
+
+    def _finish(self, number: int) -> list[Outcome]:
+        """A plain drain of every shard, one after the other, of everything there is."""
+        self.plan.faults.heal()
+        outcomes: list[Outcome] = []
+
+        def work() -> None:
+            for shard in range(self.plan.shards_at_end):
+                owner = Owner(self.plan.shards_at_end, shard)
+                run = RunPlan(f"final{number}.{shard}", owner, 0, has_predecessor=False, ends_caught_up=True, incidents={})
+                outcomes.append(self._process(run, is_final=True))
+                if isinstance(outcomes[-1].error, TopicMismatchError) and self.plan.kind is Kind.RECREATED:
+                    self._reset_offsets()
+
+        self.scheduler.spawn("final", work)
+        self.scheduler.run()
+        return outcomes
+
+    def _reset_offsets(self) -> None:
+        """What `assembly.reset_offsets` does."""
+        network = Network(self.scheduler, Faults())
+        log = ModelLog(self.broker, network)
+        retry = Retry(self.clock, RETRY_SECONDS, lambda: False, lambda *_: None)
+        for shard in range(self.plan.shards_at_end):
+            owner = Owner(self.plan.shards_at_end, shard)
+            starts = {p: m.low for p, m in log.watermarks(owner.partitions(log.partitions())).items()}
+            ownership = Ownership(
+                owner, self.store(network, owner), self.clock, retry, zombie_seconds=1e9, observe=lambda _: None
+            )
+            ownership.take_over(log.partitions())
+            ownership.commit(closing_commits(starts, log.topic_id))
+
+    def _heal(self) -> None:
+        self.scheduler.say("world", "heals")
+        self.plan.faults.heal()
+        if self.plan.kind is Kind.CHANGING_RULES:
+            self.server.refused = set()
+
+    def _set_rules(self, refused: frozenset[int]) -> None:
+        self.scheduler.say("clickhouse", f"refuses {sorted(refused)}")
+        self.server.refused = set(refused)
+
+    def _retain(self, partition: int, offset: int) -> None:
+        self._note_open_intents()
+        self.broker.delete_records(partition, offset)
+        self.scheduler.say("broker", f"partition {partition} begins at {self.broker.partitions[partition].low}")
+
+    def _recreate(self) -> None:
+        self.scheduler.say("broker", "the topic is deleted and recreated")
+        self._note_open_intents()
+        self.broker.recreate_topic("topic-2", forgets_offsets=self.plan.forgets_offsets)
+        self.produced.append(Produced("topic-2"))
+
+    def _note_open_intents(self) -> None:
+        commits = (decode_commit(*found) for found in self.broker.committed.values())
+        self.had_open_intent_when_cut |= any(commit.intent is not None for commit in commits)
+
+    def _add_partition(self) -> None:
+        partition = len(self.broker.partitions)
+        self.scheduler.say("broker", f"partition {partition} is new")
+        self.broker.partitions[partition] = Partition()
+
+    def _at(self, seconds: float, name: str, action: Callable[[], None]) -> None:
+        self.scheduler.spawn(name, lambda: _guarded(action), after_seconds=seconds)
+
+    def _say(self, process: Process, what: str) -> None:
+        self.scheduler.say(process.name, what)
+
+
+def _guarded(action: Callable[[], None]) -> None:
+    with suppress(KilledError):
+        action()
+

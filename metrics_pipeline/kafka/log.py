@@ -97,7 +97,9 @@ def _consumer_config(bootstrap_servers: str, settings: KafkaSettings) -> dict[st
             "isolation.level": "read_committed",
             "queued.max.messages.kbytes": settings.prefetch_bytes // 1024,
             "queued.min.messages": 1_000_000,
-            "fetch.message.max.bytes": min(settings.prefetch_bytes, 4 << 20),
+            # Of compressed batches: one answer may grow a hundredfold before the client counts what it has fetched.
+            "fetch.message.max.bytes": min(settings.prefetch_bytes, 1 << 20),
+            "fetch.max.bytes": min(settings.prefetch_bytes, 4 << 20),
             "fetch.wait.max.ms": 100,
             "fetch.queue.backoff.ms": 20,
         },

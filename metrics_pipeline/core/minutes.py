@@ -3,7 +3,9 @@
 The three can't be read at one instant, and batches land meanwhile. So a look at them is framed by the ledger: it is
 read before and after the tables. A minute whose figures differ is judged only if nothing landed in it between the two
 (the ledger says the same twice) and nothing was on its way (raw_events has no row of an open batch in it: the server
-makes rows visible there before the view's in rollup_1m). Any other is looked at again. Minutes are epoch seconds of their starts; frames have the columns `minute` and `events`.
+makes rows visible there before the view's in rollup_1m). Any other is looked at again.
+
+Minutes are epoch seconds of their starts; frames have the columns `minute` and `events`.
 """
 
 from collections.abc import Collection

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metrics_pipeline.audit import LOOKS, Audit
@@ -200,6 +200,7 @@ noted_batches = st.lists(
 steps = st.lists(st.integers(0, 16), max_size=60)
 
 
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.lists(batches, min_size=1, max_size=3), steps)
 def test_an_exact_pipeline_is_never_accused_wherever_it_stands_or_goes_on(
     shards: list[list[Batch]], steps: list[int]
@@ -207,6 +208,7 @@ def test_an_exact_pipeline_is_never_accused_wherever_it_stands_or_goes_on(
     assert audited(Model(shards, steps)).problems == ()
 
 
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.lists(batches, min_size=1, max_size=3), st.booleans())
 def test_an_idle_pipeline_is_judged_in_full_by_one_look(shards: list[list[Batch]], deep: bool) -> None:
     model = Model(shards, [])
@@ -220,6 +222,7 @@ def test_an_idle_pipeline_is_judged_in_full_by_one_look(shards: list[list[Batch]
     assert books.ledger.inserted == books.ledger_events == books.raw_rows == books.rollup_requests
 
 
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(
     before=noted_batches,
     beside=st.lists(noted_batches, min_size=1, max_size=2),
@@ -259,6 +262,7 @@ def test_drift_in_a_minute_that_nothing_touches_is_always_found(
     assert {m.minute for m in audited(model).books.drifting_minutes} == {at(m) for m in wrong}
 
 
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(noted_batches)
 def test_a_batch_left_open_is_in_flight_and_hides_nothing_elsewhere(shard: list[Batch]) -> None:
     model = Model([shard, [Batch((0, 0, 1))]], [])

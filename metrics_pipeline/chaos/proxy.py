@@ -6,6 +6,7 @@ It passes requests on as they are until a fault puts a `Misbehaviour` in place f
 import http.client
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -84,6 +85,7 @@ class Exchange:
             self._send(connection, self.request.body)
             when_sent()
             answer = connection.getresponse()
+            self._upstream.note(answer.getheader("X-ClickHouse-Exception-Code"))
             return Answer(answer.status, tuple(answer.getheaders()), answer.read())
         finally:
             connection.close()
@@ -120,6 +122,8 @@ class Upstream:
     host: str
     port: int
     is_secure: bool
+    note: Callable[[str | None], None]
+    """Hears the error code of each answer, None if it has none."""
 
     def connect(self) -> http.client.HTTPConnection:
         kind = http.client.HTTPSConnection if self.is_secure else http.client.HTTPConnection
@@ -146,9 +150,13 @@ class Proxy:
     def __init__(self, server_url: str) -> None:
         parts = urlsplit(server_url)
         is_secure = parts.scheme == "https"
-        self._upstream = Upstream(parts.hostname or "", parts.port or (8443 if is_secure else 8123), is_secure)
+        self._upstream = Upstream(
+            parts.hostname or "", parts.port or (8443 if is_secure else 8123), is_secure, self._note
+        )
         self._rule: _Rule | None = None
         self._lock = threading.Lock()
+        self.errors: Counter[int] = Counter()
+        """Code -> how often the server itself has failed with it."""
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.proxy = self
         self._thread = threading.Thread(target=self._server.serve_forever, name="proxy", daemon=True)
@@ -173,6 +181,11 @@ class Proxy:
         finally:
             with self._lock:
                 self._rule = None
+
+    def _note(self, code: str | None) -> None:
+        if code is not None:
+            with self._lock:
+                self.errors[int(code)] += 1
 
     def answer(self, request: Request) -> Answer | None:
         """The answer for the client, or None to hang up."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metrics_pipeline.chaos.journal import DrainEnd, Injected, Journal, Result
+from metrics_pipeline.chaos.faults.topic import PREFIX
+from metrics_pipeline.chaos.journal import Injected, Result
 from metrics_pipeline.chaos.run import Outcome
 
 AFTERMATH_SECONDS = 2.0
@@ -50,57 +51,62 @@ class Row:
 
 def rows_of(outcome: Outcome) -> list[Row]:
     """In the order of the catalogue; kinds that were never tried are in it with zeros."""
-    sights = sorted(
-        [*_sights_of_logs(outcome.folder / "drains"), *_sights_of_ends(outcome.journal)], key=lambda s: s.at_seconds
-    )
-    by_kind: dict[str, list[Injected]] = {}
-    for injected in outcome.journal.injected:
-        by_kind.setdefault(injected.injection.kind, []).append(injected)
+    tried = outcome.journal.injected
+    seen = _put_down(_sights(outcome), [i for i in tried if i.result is Result.INJECTED])
     return [
         Row(
             kind=kind,
             sentence=fault.sentence,
-            injected=_count(by_kind.get(kind, ()), Result.INJECTED),
-            missed=_count(by_kind.get(kind, ()), Result.MISSED),
-            seen=_seen(by_kind.get(kind, ()), sights),
+            injected=_count(tried, kind, Result.INJECTED),
+            missed=_count(tried, kind, Result.MISSED),
+            seen=seen.get(kind, Counter()),
         )
         for kind, fault in outcome.faults.items()
     ]
 
 
-def _count(injected: Iterable[Injected], result: Result) -> int:
-    return sum(i.result is result for i in injected)
+def _count(tried: Iterable[Injected], kind: str, result: Result) -> int:
+    return sum(i.injection.kind == kind and i.result is result for i in tried)
 
 
-def _seen(injected: Iterable[Injected], sights: list[Sight]) -> Counter[str]:
-    """Sights while one of the faults lasted, or shortly after; each once."""
-    spans = [(i.began_seconds, i.ended_seconds + AFTERMATH_SECONDS) for i in injected if i.result is Result.INJECTED]
-    return Counter(s.what for s in sights if any(begin <= s.at_seconds <= end for begin, end in spans))
+def _put_down(sights: Iterable[Sight], injected: Iterable[Injected]) -> dict[str, Counter[str]]:
+    """Kind -> what was seen while faults of that kind alone lasted, or right after.
+
+    What could have two causes is left out.
+    """
+    spans = [(i.injection.kind, i.began_seconds, i.ended_seconds) for i in injected]
+    seen: dict[str, Counter[str]] = {}
+    for sight in sights:
+        kinds = {k for k, begin, end in spans if begin <= sight.at_seconds <= end} or {
+            k for k, _, end in spans if end < sight.at_seconds <= end + AFTERMATH_SECONDS
+        }
+        if len(kinds) == 1:
+            seen.setdefault(kinds.pop(), Counter())[sight.what] += 1
+    return seen
 
 
-def _sights_of_ends(journal: Journal) -> list[Sight]:
-    return [Sight(end.at_seconds, f"drain ended: {_plain(end)}") for end in journal.drain_ends]
+def _sights(outcome: Outcome) -> list[Sight]:
+    logs = [log for log in sorted((outcome.folder / "drains").glob("*.log")) if not log.name.startswith(PREFIX)]
+    ends = [end for end in outcome.journal.drain_ends if not end.drain.startswith(PREFIX)]
+    return [
+        *(sight for log in logs for sight in _sights_of(log)),
+        *(Sight(end.at_seconds, f"drain ended: {end.ending}") for end in ends),
+    ]
 
 
-def _plain(end: DrainEnd) -> str:
-    return end.ending
-
-
-def _sights_of_logs(folder: Path) -> list[Sight]:
+def _sights_of(log: Path) -> list[Sight]:
     found: list[Sight] = []
-    for log in sorted(folder.glob("*.log")):
-        with log.open(errors="replace") as lines:
-            for line in lines:
-                time = _LINE.match(line)
-                if time is not None:
-                    found += [Sight(float(time[1]), what) for what, words in SIGHTS.items() if words in line]
+    with log.open(errors="replace") as lines:
+        for line in lines:
+            time = _LINE.match(line)
+            if time is not None:
+                found += [Sight(float(time[1]), what) for what, words in SIGHTS.items() if words in line]
     return found
 
 
 def totals(outcome: Outcome) -> Counter[str]:
     """All that was seen in the whole run."""
-    sights = [*_sights_of_logs(outcome.folder / "drains"), *_sights_of_ends(outcome.journal)]
-    return Counter(sight.what for sight in sights)
+    return Counter(sight.what for sight in _sights(outcome))
 
 
 def command_of(outcome: Outcome) -> str:
@@ -162,7 +168,7 @@ def as_markdown(outcome: Outcome) -> str:
     lines = [
         f"`{command_of(outcome)}`: {summary_of(outcome)}.",
         "",
-        "| fault | what happens | injected | seen while it lasted |",
+        "| fault | what happens | injected | seen while it alone lasted, or right after |",
         "|---|---|---:|---|",
     ]
     lines += [

@@ -26,6 +26,7 @@ class Staging:
         if not name.startswith(NAME_PREFIX):
             raise ConfigurationError(f"chaos makes and drops only what is named {NAME_PREFIX}…, not {name}")
         self._cluster = settings
+        self.is_kept = False
         self._topic = name
         self._database = name.replace("-", "_")
         kafka = settings.kafka.model_copy(update={"topic": name, "group": name})
@@ -35,8 +36,8 @@ class Staging:
         self.settings = settings.model_copy(update={"kafka": kafka, "clickhouse": clickhouse})
 
     @contextmanager
-    def made(self, *, keep: bool = False) -> Iterator[tuple["Staging", Settings]]:
-        """Create topic and database; drop them at the end unless they are to be kept.
+    def made(self) -> Iterator["Staging"]:
+        """Create topic and database; drop them at the end unless `is_kept` was set.
 
         Raises ConfigurationError if the topic exists already, ClickHouseUnavailableError if the database does: what
         was there before is never dropped.
@@ -52,9 +53,9 @@ class Staging:
             self._delete_topic()
             raise
         try:
-            yield self, self.settings
+            yield self
         finally:
-            if not keep:
+            if not self.is_kept:
                 self.drop()
 
     def recreate_topic(self) -> None:

@@ -116,7 +116,7 @@ class _View:
 
 
 def _print(console: Console, outcome: Outcome) -> None:
-    table = Table("fault", "injected", "seen while it lasted, or right after", box=None)
+    table = Table("fault", "injected", "seen while it alone lasted, or right after", box=None)
     for row in rows_of(outcome):
         if row.injected or row.missed:
             missed = f" (missed {row.missed})" if row.missed else ""

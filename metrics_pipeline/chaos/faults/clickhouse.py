@@ -15,6 +15,8 @@ _HIT_SECONDS = 10.0
 _PASSING_ERRORS = (159, 202, 210, 241, 252, 999)
 _ACCOUNT_ERRORS = (497, 516)
 _TOO_MANY_BYTES = 1 << 60
+_REFUSED_SECONDS = 10.0
+_NO_TABLE, _NO_SPACE, _TOO_MANY_PARTS, _READ_ONLY = 60, 243, 252, 774
 _WRITTEN = (RAW_EVENTS.name, ROLLUP_1M.name, DEAD_LETTERS.name, BATCHES.name)
 
 
@@ -141,8 +143,8 @@ def run_out_of_disk(world: World, rng: Random) -> str:
     table = rng.choice(_WRITTEN)
     setting = f"min_free_disk_bytes_to_perform_insert = {_TOO_MANY_BYTES}"
     with _altered(world, table, f"MODIFY SETTING {setting}", "RESET SETTING min_free_disk_bytes_to_perform_insert"):
-        world.hold(rng.uniform(1.0, 3.0))
-    return table
+        refused = _await_refusals(world, rng, _NO_SPACE)
+    return f"{table}: {refused}"
 
 
 def pile_up_parts(world: World, rng: Random) -> str:
@@ -155,11 +157,11 @@ def pile_up_parts(world: World, rng: Random) -> str:
         with _altered(
             world, table, f"MODIFY SETTING {limits}", "RESET SETTING parts_to_delay_insert, parts_to_throw_insert"
         ):
-            world.hold(rng.uniform(1.0, 3.0))
+            refused = _await_refusals(world, rng, _TOO_MANY_PARTS)
     finally:
         with world.database() as client:
             client.command(f"SYSTEM START MERGES {table}")
-    return table
+    return f"{table}: {refused}"
 
 
 def lose_table(world: World, rng: Random) -> str:
@@ -172,18 +174,26 @@ def lose_table(world: World, rng: Random) -> str:
     with world.database() as client:
         client.command(f"RENAME TABLE {table} TO {table}_away")
         try:
-            world.hold(rng.uniform(0.5, 2.5))
+            refused = _await_refusals(world, rng, _NO_TABLE)
         finally:
             client.command(f"RENAME TABLE {table}_away TO {table}")
-    return table
+    return f"{table}: {refused}"
 
 
 def make_read_only(world: World, rng: Random) -> str:
     """A table takes no writes (the server's own error 774)."""
     table = rng.choice(_WRITTEN)
     with _altered(world, table, "MODIFY SETTING table_readonly = 1", "RESET SETTING table_readonly"):
-        world.hold(rng.uniform(1.0, 3.0))
-    return table
+        refused = _await_refusals(world, rng, _READ_ONLY)
+    return f"{table}: {refused}"
+
+
+def _await_refusals(world: World, rng: Random, code: int) -> str:
+    """The fault lasts until the server has refused something for it, and a little longer."""
+    before = world.proxy.errors[code]
+    world.await_that(lambda: world.proxy.errors[code] > before, _REFUSED_SECONDS, "the server refused nothing")
+    world.hold(rng.uniform(0.3, 2.5))
+    return f"the server answered {world.proxy.errors[code] - before} times with code {code}"
 
 
 @contextmanager

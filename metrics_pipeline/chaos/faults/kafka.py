@@ -102,7 +102,7 @@ def compact(world: World, rng: Random) -> str:
         _close_all(world)
         world.sender.send(parcel_of(rng, _PARCEL_EVENTS, lambda _: number), copies=rng.randint(3, 6))
         end = read_lag(kafka_address(world.settings), world.settings.kafka)[number].high
-        changes = {"cleanup.policy": "compact", "segment.ms": "200", "min.cleanable.dirty.ratio": "0.001"}
+        changes = {"cleanup.policy": "compact", "segment.ms": "1000", "min.cleanable.dirty.ratio": "0.001"}
         _configure(world.settings, changes)
         try:
             checkpoint = engines.kafka_data / "cleaner-offset-checkpoint"

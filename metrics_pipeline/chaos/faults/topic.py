@@ -13,6 +13,8 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.core.ending import Reason
 from metrics_pipeline.errors import LocalEngineError, TopicMismatchError
 
+PREFIX = "recreated-"
+"""What the names of these drains begin with: their ends say nothing about the pipeline under chaos."""
 _EVENTS = 400
 _DRAIN_SECONDS = 30.0
 
@@ -24,9 +26,10 @@ class WrongEndError(LocalEngineError):
 def recreate_topic(world: World, rng: Random) -> str:
     """The topic is deleted and created again: a drain has to stop and say so, and go on after `reset-offsets`."""
     name = f"{world.settings.kafka.topic}-{uuid.UUID(int=rng.getrandbits(128)).hex[:8]}"
-    with Staging(world.settings, name).made() as (staging, settings):
+    with Staging(world.settings, name).made() as staging:
+        settings = staging.settings
         prepare(settings)
-        fleet = Fleet(settings, world.folder / "drains", world.journal, prefix="recreated-")
+        fleet = Fleet(settings, world.folder / "drains", world.journal, prefix=PREFIX)
         try:
             sender = SideSender(settings)
             sender.send(parcel_of(rng, _EVENTS, lambda p: p % settings.kafka.partitions))

@@ -52,7 +52,7 @@ class Row:
 def rows_of(outcome: Outcome) -> list[Row]:
     """In the order of the catalogue; kinds that were never tried are in it with zeros."""
     tried = outcome.journal.injected
-    seen = _put_down(_sights(outcome), [i for i in tried if i.result is Result.INJECTED])
+    seen = put_down(_sights(outcome), [i for i in tried if i.result is Result.INJECTED])
     return [
         Row(
             kind=kind,
@@ -69,7 +69,7 @@ def _count(tried: Iterable[Injected], kind: str, result: Result) -> int:
     return sum(i.injection.kind == kind and i.result is result for i in tried)
 
 
-def _put_down(sights: Iterable[Sight], injected: Iterable[Injected]) -> dict[str, Counter[str]]:
+def put_down(sights: Iterable[Sight], injected: Iterable[Injected]) -> dict[str, Counter[str]]:
     """Kind -> what was seen while faults of that kind alone lasted, or right after.
 
     What could have two causes is left out.

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit, urlunsplit
 
 from confluent_kafka import KafkaError, KafkaException
@@ -13,6 +13,7 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.errors import calling as calling_clickhouse
 from metrics_pipeline.errors import ConfigurationError, KafkaUnavailableError
 from metrics_pipeline.kafka.config import calling, client_config
+from metrics_pipeline.kafka.handover import GROUP_SUFFIX
 from metrics_pipeline.settings import Settings, clickhouse_url, kafka_address
 
 NAME_PREFIX = "chaos-"
@@ -67,6 +68,12 @@ class Staging:
     def drop(self) -> None:
         with connect(self._cluster) as client:
             client.command(f"DROP DATABASE IF EXISTS {self._database}")
+        admin = self._admin()
+        groups = [self._topic, self._topic + GROUP_SUFFIX]
+        for future in admin.delete_consumer_groups(groups).values():
+            # A group without offsets doesn't exist, and one whose topic is gone soon won't.
+            with suppress(KafkaException):
+                future.result()
         self._delete_topic()
 
     def _create_topic(self, *, patience_seconds: float) -> None:

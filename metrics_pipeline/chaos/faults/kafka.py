@@ -108,7 +108,7 @@ def compact(world: World, rng: Random) -> str:
             checkpoint = engines.kafka_data / "cleaner-offset-checkpoint"
 
             def is_clean() -> bool:
-                return _cleaned_until(checkpoint.read_text() if checkpoint.exists() else "", topic, number) >= end
+                return cleaned_until(checkpoint.read_text() if checkpoint.exists() else "", topic, number) >= end
 
             world.await_that(is_clean, _LONGEST_SECONDS, "the broker did not compact")
         finally:
@@ -119,7 +119,7 @@ def compact(world: World, rng: Random) -> str:
     return f"partition {number} up to offset {end}"
 
 
-def _cleaned_until(checkpoint: str, topic: str, partition: int) -> int:
+def cleaned_until(checkpoint: str, topic: str, partition: int) -> int:
     """What the broker's note says: lines of `topic partition first-uncleaned-offset` below two of its own."""
     for line in checkpoint.splitlines()[2:]:
         name, number, offset = line.rsplit(" ", 2)

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -21,6 +21,11 @@ from metrics_pipeline.errors import PipelineError
 from metrics_pipeline.settings import Settings
 
 KILLED = "killed"
+_ENDINGS: Mapping[int | None, str] = {
+    -signal.SIGKILL: KILLED,
+    # In the first milliseconds, before the drain listens to SIGTERM, it is as good as a kill.
+    -signal.SIGTERM: "terminated",
+}
 FIRST_BACKOFF_SECONDS = 0.1
 LONGEST_BACKOFF_SECONDS = 1.5
 _HEALTHY_SECONDS = 5.0
@@ -88,7 +93,7 @@ class DrainProcess:
                 if isinstance(words, Farewell):
                     return words
         code = self._process.exitcode
-        return Farewell(KILLED if code == -signal.SIGKILL else f"exit code {code}")
+        return Farewell(_ENDINGS.get(code, f"exit code {code}"))
 
 
 @dataclass(slots=True)

@@ -74,6 +74,8 @@ class Outcome:
     """How it went. `problems` are sentences; empty if the pipeline was exact and the kit worked."""
 
     options: ChaosOptions
+    name: str
+    """Of the topic and the group; the database has underscores in it."""
     folder: Path
     faults: dict[str, Fault]
     journal: Journal
@@ -214,7 +216,7 @@ class _Run:
         for problem in problems:
             self._journal.note(f"PROBLEM: {problem}")
         return Outcome(
-            options, world.folder, self._catalogue, self._journal, comparison, world.fleet.started, tuple(problems)
+            options, world.settings.kafka.topic, world.folder, self._catalogue, self._journal, comparison, world.fleet.started, tuple(problems)
         )
 
     def _inject_all(self) -> None:

@@ -128,5 +128,5 @@ def _print(console: Console, outcome: Outcome) -> None:
     if outcome.is_exact:
         console.print("[green]✓[/] exact: every event that was sent is there once, with its values, and counted once")
     else:
-        console.print(f"logs: {outcome.folder}", soft_wrap=True)
+        console.print(f"logs: {outcome.folder}; topic and database {outcome.name} stay", soft_wrap=True)
         console.print(f"the same plan again: {command_of(outcome)}", soft_wrap=True)

@@ -1,6 +1,7 @@
 """What faults act on."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ class World:
     """The run is to end early: nothing is held on to any more."""
     bursts: list[LoadProcess] = field(default_factory=list)
     eaten: Eaten = field(default_factory=Eaten)
+    compacted: dict[int, int] = field(default_factory=dict)
+    """Partition -> offset before which only last copies may be left: retention must not eat those."""
 
     def need_engines(self) -> OwnEngines:
         if self.engines is None:
@@ -47,12 +50,11 @@ class World:
 
     def await_that(self, is_reached: Callable[[], bool], limit_seconds: float, otherwise: str) -> None:
         """Raises MissedError, which says `otherwise`, if it doesn't come to pass."""
-        left_seconds = limit_seconds
+        deadline_seconds = time.monotonic() + limit_seconds
         while not is_reached():
-            if left_seconds <= 0 or self.stop.is_set():
+            if time.monotonic() > deadline_seconds or self.stop.is_set():
                 raise MissedError(f"{otherwise} in {limit_seconds:.0f} s")
             self.stop.wait(_CHECK_SECONDS)
-            left_seconds -= _CHECK_SECONDS
 
     def await_death(self, process: DrainProcess, limit_seconds: float, otherwise: str) -> str:
         """How the drain ended; MissedError if it doesn't."""

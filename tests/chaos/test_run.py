@@ -12,7 +12,7 @@ from metrics_pipeline.errors import ConfigurationError
 
 SECONDS = 100
 SEED = 20
-RATE = 1_500
+RATE = 1_000
 
 
 @pytest.mark.timeout(600)

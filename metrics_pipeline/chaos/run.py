@@ -143,8 +143,8 @@ def _hastened(settings: Settings) -> Settings:
         update={
             "shards": 2,
             "window_seconds": 15.0,
-            "flush_seconds": 0.2,
-            "flush_events": 1_000,
+            "flush_seconds": 0.4,
+            "flush_events": 2_000,
             "idle_seconds": 10.0,
             "handover_seconds": 5.0,
             "retry_seconds": 12.0,

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import polars as pl
 from clickhouse_connect.driver.client import Client
@@ -73,7 +74,7 @@ def compare(client: Client, sent: Sequence[Sent], eaten: Eaten, verdict: Verdict
         *_named("in raw_events, never sent (or aborted, or eaten)", strange),
         *_named("more than once in raw_events", doubled),
         *_named("in raw_events with other values than sent", changed),
-        *(f"minute {minute}: {sent_} sent, {counted} in rollup_1m" for minute, sent_, counted in minutes.iter_rows()),
+        *_named_minutes(minutes),
         *([f"{malformed} malformed messages, {dead_letters} dead letters"] if malformed != dead_letters else []),
         *_audit_differences(verdict, eaten),
     ]
@@ -112,9 +113,22 @@ def _named(what: str, rows: pl.DataFrame) -> list[str]:
     return [f"{len(rows)} events {what}: {examples}"]
 
 
+def _named_minutes(minutes: pl.DataFrame) -> list[str]:
+    if minutes.is_empty():
+        return []
+    examples = "; ".join(
+        f"{datetime.fromtimestamp(minute, UTC):%Y-%m-%d %H:%M}: {sent} sent, {counted} counted"
+        for minute, sent, counted in minutes.head(LONGEST_LIST).iter_rows()
+    )
+    return [f"{len(minutes)} minutes differ in rollup_1m: {examples}"]
+
+
 def _audit_differences(verdict: Verdict, eaten: Eaten) -> list[str]:
-    """Everything that the audit says, except that exactly what was eaten is lost."""
-    said = [f"audit: {p}" for p in verdict.problems if not p.startswith(_LOST_TO_RETENTION)]
+    """What the audit says, except that exactly what was eaten is lost."""
+    others = [p for p in verdict.problems if not p.startswith(_LOST_TO_RETENTION)]
+    said = [f"audit: {p}" for p in others[:LONGEST_LIST]]
+    if len(others) > LONGEST_LIST:
+        said.append(f"audit: {len(others) - LONGEST_LIST} further problems")
     audited = merged((r.partition, r.start, r.end) for r in verdict.books.lost)
     known = merged(eaten.ranges)
     if audited != known:

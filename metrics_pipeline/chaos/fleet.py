@@ -241,7 +241,7 @@ class Fleet:
         return [run.end for run in runs if run.end]
 
     def close(self) -> None:
-        """Kill what is left."""
+        """Kill what is left; harmless when repeated."""
         with self._lock:
             self._state.is_held = True
         for process in self._all():

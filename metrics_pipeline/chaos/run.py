@@ -208,6 +208,8 @@ class _Run:
                 burst.kill()
             raise
         problems += self._settle()
+        # Nothing may move while it is looked at.
+        world.fleet.close()
         self._journal.note("comparing")
         verdict = audit(world.settings)
         with connect(world.settings) as client:

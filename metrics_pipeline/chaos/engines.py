@@ -11,6 +11,9 @@ from metrics_pipeline.settings import LocalSettings
 
 _STOP_SECONDS = 20
 _KAFKA_PROPERTIES = {
+    # A killed broker is let in again when its last session is over: 9 s by default.
+    "broker.session.timeout.ms": "2000",
+    "broker.heartbeat.interval.ms": "500",
     # Compaction within a fault's time, not a minute's.
     "log.cleaner.backoff.ms": "250",
     "log.cleaner.dedupe.buffer.size": str(16 << 20),

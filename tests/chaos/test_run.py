@@ -17,8 +17,10 @@ RATE = 1_000
 
 @pytest.mark.timeout(600)
 def test_faults_of_many_kinds_leave_everything_exact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one_at_a_time = threading.Lock()
+
     def say(line: str) -> None:
-        with capsys.disabled():
+        with one_at_a_time, capsys.disabled():
             print(f"    {line}", flush=True)
 
     outcome = run_chaos(ChaosOptions(SECONDS, SEED, RATE, tmp_path / "chaos"), Watcher(say), threading.Event())

@@ -32,7 +32,7 @@ _PARCEL_EVENTS = 300
 _LONGEST_SECONDS = 15.0
 _TRANSACTION_SECONDS = 2.0
 _READ_SECONDS = 20.0
-_DRAIN_SECONDS = 20.0
+_DRAIN_SECONDS = 60.0
 _LIMITS = EventLimits(max_age_ms=396 * 86_400_000, max_future_ms=3_600_000)
 
 
@@ -160,11 +160,9 @@ def _choose_victims(world: World, rng: Random) -> dict[int, int]:
     def is_there() -> bool:
         lags = read_lag(kafka_address(world.settings), world.settings.kafka)
         for number in numbers:
-            commit, high = lags[number].commit, lags[number].high
-            # Behind a compaction an event may have its last copy there: how many were sent says nothing any more.
-            is_free = commit is not None and commit.intent is None and commit.offset >= world.compacted.get(number, 0)
-            if commit is not None and is_free and high > commit.offset + size:
-                ends[number] = commit.offset + size
+            lag = lags[number]
+            if lag.commit is not None and _is_free(world, number, lag) and lag.high > lag.commit.offset + size:
+                ends[number] = lag.commit.offset + size
         return len(ends) == len(numbers)
 
     world.await_that(is_there, _LONGEST_SECONDS, "no partition has unread messages and no open batch")
@@ -188,10 +186,19 @@ def _read(settings: Settings, starts: Mapping[int, int], ends: Mapping[int, int]
 
 
 def _close_all(world: World) -> None:
-    """Finish the batch that a drain left open which was dead just now, and could not end in good order."""
+    """Finish the batch that a drain left open which was dead just now, and read on behind the last compaction."""
     lags = read_lag(kafka_address(world.settings), world.settings.kafka)
-    if any(lag.commit is not None and lag.commit.intent is not None for lag in lags.values()):
+    if not all(_is_free(world, number, lag) for number, lag in lags.items()):
         world.fleet.drain_once(_DRAIN_SECONDS)
+
+
+def _is_free(world: World, number: int, lag: PartitionLag) -> bool:
+    """No batch is open, and the next offset is behind the last compaction.
+
+    Before it an event may have its only copy left: how many were sent says nothing there.
+    """
+    commit = lag.commit
+    return commit is not None and commit.intent is None and commit.offset >= world.compacted.get(number, 0)
 
 
 def _await_committed(world: World, ends: Mapping[int, int]) -> None:

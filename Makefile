@@ -42,6 +42,13 @@ demo: setup ## run the whole pipeline under load: RATE=40000 DURATION=60
 test: check ## lint, types, and all tests against real engines
 	$(BIN)/python -m pytest
 
+SECONDS ?= 600
+SEED ?= 1
+
+.PHONY: chaos
+chaos: setup ## faults of all kinds under load, then the comparison: SECONDS=600 SEED=1
+	@$(BIN)/metrics-pipeline chaos --seconds $(SECONDS) --seed $(SEED)
+
 .PHONY: bench
 bench: setup ## the benchmarks of docs/benchmarks.md
 	$(BIN)/python benchmarks/decode.py

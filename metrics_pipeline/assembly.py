@@ -29,7 +29,7 @@ from metrics_pipeline.kafka.handover import KafkaHandover
 from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.kafka.offsets import FencedOffsets, committed_offsets
 from metrics_pipeline.ownership import Ownership
-from metrics_pipeline.ports import Log
+from metrics_pipeline.ports import Clock, Log
 from metrics_pipeline.retry import Retry
 from metrics_pipeline.settings import Settings, kafka_address
 from metrics_pipeline.steps import Step
@@ -78,10 +78,11 @@ def run_drain(
     stop: Callable[[], bool],
     on_entry: Callable[[LedgerEntry], None] = lambda _entry: None,
     observe: Callable[[Step], None] = lambda _step: None,
+    clock: Clock | None = None,
 ) -> DrainReport:
-    """Drain one shard in the foreground; see `Drain.run` for what is raised."""
+    """Drain one shard in the foreground; see `Drain.run` for what is raised. `clock` is the machine's by default."""
     address = kafka_address(settings)
-    clock = SystemClock()
+    clock = clock or SystemClock()
     limits = EventLimits(
         max_age_ms=settings.events.max_age_days * 86_400_000,
         max_future_ms=settings.events.max_future_seconds * 1_000,

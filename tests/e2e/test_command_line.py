@@ -92,7 +92,9 @@ def test_without_engines_the_message_says_what_to_do(run: Run) -> None:
     assert "metrics-pipeline up" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["up", "demo", "status", "produce", "drain", "audit", "latency", "dashboard"])
+@pytest.mark.parametrize(
+    "command", ["up", "demo", "status", "produce", "drain", "audit", "latency", "dashboard", "chaos"]
+)
 def test_every_command_has_help_with_an_example(run: Run, command: str) -> None:
     done = run(command, "--help")
     assert done.returncode == 0

@@ -20,6 +20,7 @@ FORBIDDEN = {
     "clickhouse": ("confluent_kafka", "dagster", "metrics_pipeline.kafka", "metrics_pipeline.drain"),
     "cli": ("dagster", "metrics_pipeline.defs"),
     "local": ("dagster", "metrics_pipeline.defs", "metrics_pipeline.cli"),
+    "chaos": ("dagster", "metrics_pipeline.defs", "metrics_pipeline.cli"),
     "loadgen": ("dagster", "clickhouse_connect", "metrics_pipeline.defs", "metrics_pipeline.cli"),
     "ports.py": ("confluent_kafka", "clickhouse_connect", "dagster", "metrics_pipeline.drain"),
     "audit.py": (

@@ -1,0 +1,148 @@
+"""What landed against what was sent: every event once, with its values, in raw_events and in the rollup."""
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import polars as pl
+from clickhouse_connect.driver.client import Client
+
+from metrics_pipeline.chaos.load import Eaten, Sent
+from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.core.audit import Verdict
+from metrics_pipeline.loadgen.sent import SENT_SCHEMA
+
+LONGEST_LIST = 5
+"""So many examples of a difference are named."""
+
+_VALUES = [name for name in SENT_SCHEMA.names() if name != "copies"]
+_LANDED_SQL = """SELECT toString(event_id) AS event_id, toUnixTimestamp64Milli(timestamp) AS timestamp,
+    service, endpoint, tier, status, latency_ms FROM raw_events"""
+_DEAD_LETTERS_SQL = "SELECT count() AS rows FROM dead_letters FINAL"
+_MINUTES_SQL = """SELECT toInt64(toUnixTimestamp(minute)) AS minute, toInt64(sum(requests)) AS requests
+    FROM rollup_1m GROUP BY minute"""
+_LOST_TO_RETENTION = "lost to retention"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """`differences` has a sentence for each, and is empty if all is exact. Counts are of unique events."""
+
+    sent: int
+    eaten: int
+    landed: int
+    lost: int
+    doubled: int
+    strange: int
+    drift: int
+    malformed: int
+    dead_letters: int
+    differences: tuple[str, ...]
+
+    @property
+    def is_exact(self) -> bool:
+        return not self.differences
+
+
+def expected_events(sent: Sequence[Sent], eaten: Eaten) -> pl.DataFrame:
+    """Every unique event of which at least one message was not eaten; SENT_SCHEMA."""
+    events = pl.concat([part.events for part in sent])
+    copies = events.group_by("event_id").agg(pl.col("copies").sum())
+    unique = events.drop("copies").unique("event_id").join(copies, on="event_id")
+    gone = pl.DataFrame(
+        {"event_id": list(eaten.events), "eaten": list(eaten.events.values())},
+        schema={"event_id": pl.String, "eaten": pl.UInt32},
+    )
+    left = unique.join(gone, on="event_id", how="left").filter(pl.col("copies") > pl.col("eaten").fill_null(0))
+    return left.select(SENT_SCHEMA.names())
+
+
+def compare(client: Client, sent: Sequence[Sent], eaten: Eaten, verdict: Verdict) -> Comparison:
+    """Read all that landed and hold it against all that was sent; raises what the server's errors mean."""
+    wanted = expected_events(sent, eaten)
+    landed = _rows(client, _LANDED_SQL).cast({"status": pl.UInt16})
+    unique = landed.unique("event_id")
+    missing = wanted.join(unique, on="event_id", how="anti")
+    strange = unique.join(wanted, on="event_id", how="anti")
+    doubled = landed.filter(pl.col("event_id").is_duplicated()).unique("event_id")
+    changed = wanted.join(unique, on="event_id", how="semi").join(unique, on=_VALUES, how="anti")
+    minutes = _drifting_minutes(wanted, _rows(client, _MINUTES_SQL))
+    malformed = sum(part.malformed for part in sent) - eaten.malformed
+    dead_letters = int(_rows(client, _DEAD_LETTERS_SQL)["rows"].item())
+    differences = [
+        *_named("lost: sent, not in raw_events", missing),
+        *_named("in raw_events, never sent (or aborted, or eaten)", strange),
+        *_named("more than once in raw_events", doubled),
+        *_named("in raw_events with other values than sent", changed),
+        *_named_minutes(minutes),
+        *([f"{malformed} malformed messages, {dead_letters} dead letters"] if malformed != dead_letters else []),
+        *_audit_differences(verdict, eaten),
+    ]
+    everything = pl.concat([part.events for part in sent])
+    return Comparison(
+        sent=everything["event_id"].n_unique(),
+        eaten=everything["event_id"].n_unique() - len(wanted),
+        landed=len(unique),
+        lost=len(missing),
+        doubled=len(doubled),
+        strange=len(strange) + len(changed),
+        drift=int((minutes["wanted"] - minutes["requests"]).abs().sum()),
+        malformed=malformed,
+        dead_letters=dead_letters,
+        differences=tuple(differences),
+    )
+
+
+def _rows(client: Client, sql: str) -> pl.DataFrame:
+    settings = {"output_format_arrow_string_as_string": 1, "output_format_arrow_low_cardinality_as_dictionary": 0}
+    answer = calling("reading what landed", lambda: client.raw_query(sql, fmt="ArrowStream", settings=settings))
+    return pl.read_ipc_stream(io.BytesIO(answer))
+
+
+def _drifting_minutes(wanted: pl.DataFrame, rollup: pl.DataFrame) -> pl.DataFrame:
+    """minute, wanted, requests: of minutes where these differ."""
+    counted = wanted.group_by(minute=pl.col("timestamp") // 60_000 * 60).agg(wanted=pl.len().cast(pl.Int64))
+    joined = counted.join(rollup, on="minute", how="full", coalesce=True).fill_null(0)
+    return joined.filter(pl.col("wanted") != pl.col("requests")).select("minute", "wanted", "requests").sort("minute")
+
+
+def _named(what: str, rows: pl.DataFrame) -> list[str]:
+    if rows.is_empty():
+        return []
+    examples = "; ".join(str(row) for row in rows.head(LONGEST_LIST).select(_VALUES).iter_rows())
+    return [f"{len(rows)} events {what}: {examples}"]
+
+
+def _named_minutes(minutes: pl.DataFrame) -> list[str]:
+    if minutes.is_empty():
+        return []
+    examples = "; ".join(
+        f"{datetime.fromtimestamp(minute, UTC):%Y-%m-%d %H:%M}: {sent} sent, {counted} counted"
+        for minute, sent, counted in minutes.head(LONGEST_LIST).iter_rows()
+    )
+    return [f"{len(minutes)} minutes differ in rollup_1m: {examples}"]
+
+
+def _audit_differences(verdict: Verdict, eaten: Eaten) -> list[str]:
+    """What the audit says, except that exactly what was eaten is lost."""
+    others = [p for p in verdict.problems if not p.startswith(_LOST_TO_RETENTION)]
+    said = [f"audit: {p}" for p in others[:LONGEST_LIST]]
+    if len(others) > LONGEST_LIST:
+        said.append(f"audit: {len(others) - LONGEST_LIST} further problems")
+    audited = merged((r.partition, r.start, r.end) for r in verdict.books.ledger.lost)
+    known = merged(eaten.ranges)
+    if audited != known:
+        said.append(f"the audit lists as lost: {audited}; eaten were (partition, start, end): {known}")
+    return said
+
+
+def merged(ranges: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """(partition, start, end), in order, with ranges that touch as one."""
+    done: list[tuple[int, int, int]] = []
+    for partition, start, end in sorted(ranges):
+        if done and done[-1][0] == partition and done[-1][2] >= start:
+            done[-1] = (partition, done[-1][1], max(end, done[-1][2]))
+        else:
+            done.append((partition, start, end))
+    return done

@@ -1,0 +1,86 @@
+"""What was injected, and how drains ended: the account of a run, and its log file."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from metrics_pipeline.chaos.plan import Injection
+
+
+class Result(StrEnum):
+    """What became of a planned fault."""
+
+    INJECTED = "injected"
+    MISSED = "missed"
+    """The moment that it needs did not come."""
+    FAILED = "failed"
+    """The kit could not inject or heal it."""
+
+
+class MissedError(Exception):
+    """A fault found no chance to do harm: it doesn't count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Injected:
+    """A fault that was tried. Times are epoch seconds."""
+
+    injection: Injection
+    began_seconds: float
+    ended_seconds: float
+    result: Result
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class DrainEnd:
+    """How a drain process ended: a reason of the drain, the name of an error, `killed`, or `crashed`."""
+
+    at_seconds: float
+    drain: str
+    ending: str
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class Journal:
+    """Collects from many threads. Each line of the log starts with the seconds since the run began."""
+
+    log: Path
+    say: Callable[[str], None]
+    injected: list[Injected] = field(default_factory=list)
+    drain_ends: list[DrainEnd] = field(default_factory=list)
+    began_seconds: float = field(default_factory=time.time)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def elapsed_seconds(self) -> float:
+        return time.time() - self.began_seconds
+
+    def note(self, text: str) -> None:
+        """A line in the log, and for whoever watches."""
+        line = f"{self.elapsed_seconds:7.2f} s  {text}"
+        with self._lock, self.log.open("a") as file:
+            file.write(line + "\n")
+        self.say(line)
+
+    def add(self, injected: Injected) -> None:
+        with self._lock:
+            self.injected.append(injected)
+
+    def add_drain_end(self, end: DrainEnd) -> None:
+        with self._lock:
+            self.drain_ends.append(end)
+        with self._lock, self.log.open("a") as file:
+            detail = f": {end.detail}" if end.detail else ""
+            file.write(f"{self.elapsed_seconds:7.2f} s      drain {end.drain} ended: {end.ending}{detail}\n")
+
+    def count(self, result: Result) -> int:
+        return sum(i.result is result for i in list(self.injected))
+
+    def kinds(self) -> set[str]:
+        """Kinds that were injected at least once."""
+        return {i.injection.kind for i in list(self.injected) if i.result is Result.INJECTED}

@@ -1,0 +1,249 @@
+"""An HTTP proxy in front of ClickHouse that can misbehave in each way that a network or a server can.
+
+It passes requests on as they are until a fault puts a `Misbehaviour` in place for some of them.
+"""
+
+import http.client
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import cast
+from urllib.parse import parse_qs, urlsplit
+
+UPSTREAM_SECONDS = 60.0
+_STATEMENT_BYTES = 500
+_HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
+
+ERROR_NAMES: Mapping[int, str] = {
+    159: "TIMEOUT_EXCEEDED",
+    202: "TOO_MANY_SIMULTANEOUS_QUERIES",
+    210: "NETWORK_ERROR",
+    241: "MEMORY_LIMIT_EXCEEDED",
+    252: "TOO_MANY_PARTS",
+    497: "ACCESS_DENIED",
+    516: "AUTHENTICATION_FAILED",
+    999: "KEEPER_EXCEPTION",
+}
+"""Codes and names as in `src/Common/ErrorCodes.cpp` of ClickHouse."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A whole request, its body included."""
+
+    method: str
+    target: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    @property
+    def statement(self) -> str:
+        """The beginning of the SQL, which is in the address or at the head of the body."""
+        query = parse_qs(urlsplit(self.target).query).get("query", [""])[0]
+        return query + self.body[:_STATEMENT_BYTES].decode(errors="replace")
+
+    @property
+    def is_insert(self) -> bool:
+        return self.statement.startswith("INSERT INTO ")
+
+    def inserts_into(self, table: str) -> bool:
+        """Is it an insert into this table?"""
+        return self.is_insert and self.statement.split()[2].strip("`") == table
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+def error_answer(code: int) -> Answer:
+    """What a server says when it fails with this code."""
+    body = f"Code: {code}. DB::Exception: Injected: it is as if this had happened. ({ERROR_NAMES[code]})\n"
+    headers = (("X-ClickHouse-Exception-Code", str(code)), ("Content-Type", "text/plain; charset=UTF-8"))
+    return Answer(500, headers, body.encode())
+
+
+class Exchange:
+    """One request on its way; a misbehaviour decides what becomes of it."""
+
+    def __init__(self, request: Request, upstream: "Upstream") -> None:
+        self.request = request
+        self._upstream = upstream
+
+    def forward(self, when_sent: Callable[[], None] = lambda: None) -> Answer:
+        """Let the server answer; `when_sent` is called when it has the whole request. Raises OSError, HTTPException."""
+        connection = self._upstream.connect()
+        try:
+            self._send(connection, self.request.body)
+            when_sent()
+            answer = connection.getresponse()
+            self._upstream.note(answer.getheader("X-ClickHouse-Exception-Code"))
+            return Answer(answer.status, tuple(answer.getheaders()), answer.read())
+        finally:
+            connection.close()
+
+    def break_off(self, share: float) -> None:
+        """Give the server only this share of the body, then hang up on it."""
+        connection = self._upstream.connect()
+        try:
+            self._send(connection, self.request.body[: int(len(self.request.body) * share)])
+            # Half of a request must arrive as such, not as a connection that never was.
+            with suppress(OSError):
+                connection.sock.shutdown(socket.SHUT_WR)
+        finally:
+            connection.close()
+
+    def _send(self, connection: http.client.HTTPConnection, body: bytes) -> None:
+        request = self.request
+        connection.putrequest(request.method, request.target, skip_host=True, skip_accept_encoding=True)
+        for name, value in request.headers:
+            if name.lower() not in _HOP_BY_HOP:
+                connection.putheader(name, value)
+        connection.putheader("Content-Length", str(len(request.body)))
+        connection.endheaders(body)
+
+
+Misbehaviour = Callable[[Exchange], Answer | None]
+"""Makes the answer to a request; None hangs up on the client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """Where the server is."""
+
+    host: str
+    port: int
+    is_secure: bool
+    note: Callable[[str | None], None]
+    """Hears the error code of each answer, None if it has none."""
+
+    def connect(self) -> http.client.HTTPConnection:
+        kind = http.client.HTTPSConnection if self.is_secure else http.client.HTTPConnection
+        return kind(self.host, self.port, timeout=UPSTREAM_SECONDS)
+
+
+@dataclass(slots=True)
+class Hits:
+    """How many requests a misbehaviour met."""
+
+    count: int = 0
+
+
+@dataclass(slots=True)
+class _Rule:
+    matches: Callable[[Request], bool]
+    misbehave: Misbehaviour
+    hits: Hits = field(default_factory=Hits)
+
+
+class Proxy:
+    """Serves on a free port of the loopback interface until it is closed."""
+
+    def __init__(self, server_url: str) -> None:
+        parts = urlsplit(server_url)
+        is_secure = parts.scheme == "https"
+        self._upstream = Upstream(
+            parts.hostname or "", parts.port or (8443 if is_secure else 8123), is_secure, self._note
+        )
+        self._rule: _Rule | None = None
+        self._lock = threading.Lock()
+        self.errors: Counter[int] = Counter()
+        """Code -> how often the server itself has failed with it."""
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.proxy = self
+        self._thread = threading.Thread(target=self._server.serve_forever, name="proxy", daemon=True)
+        self._thread.start()
+        user, at, _ = parts.netloc.rpartition("@")
+        self.url = f"http://{user}{at}127.0.0.1:{self._server.server_port}{parts.path}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    @contextmanager
+    def misbehaving(self, matches: Callable[[Request], bool], misbehaviour: Misbehaviour) -> Iterator[Hits]:
+        """Within, requests that match get `misbehaviour`; one at a time. Yields how many did."""
+        rule = _Rule(matches, misbehaviour)
+        with self._lock:
+            if self._rule is not None:
+                raise RuntimeError("the proxy misbehaves already")
+            self._rule = rule
+        try:
+            yield rule.hits
+        finally:
+            with self._lock:
+                self._rule = None
+
+    def _note(self, code: str | None) -> None:
+        if code is not None:
+            with self._lock:
+                self.errors[int(code)] += 1
+
+    def answer(self, request: Request) -> Answer | None:
+        """The answer for the client, or None to hang up."""
+        exchange = Exchange(request, self._upstream)
+        with self._lock:
+            rule = self._rule
+        if rule is not None and not rule.matches(request):
+            rule = None
+        if rule is not None:
+            rule.hits.count += 1
+        try:
+            return rule.misbehave(exchange) if rule is not None else exchange.forward()
+        except (OSError, http.client.HTTPException):
+            # The server is gone, or broke its answer off: so does the client see it.
+            return None
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    proxy: Proxy
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that was killed in the middle of a request is nothing to write about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
+
+    def _serve(self) -> None:
+        request = Request(self.command, self.path, tuple(self.headers.items()), self._body())
+        answer = cast("_Server", self.server).proxy.answer(request)
+        if answer is None:
+            self.close_connection = True
+            with suppress(OSError):
+                self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        self.send_response_only(answer.status)
+        for name, value in answer.headers:
+            if name.lower() not in _HOP_BY_HOP:
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(answer.body)))
+        self.end_headers()
+        self.wfile.write(answer.body)
+        self.wfile.flush()
+
+    do_GET = do_POST = do_HEAD = _serve  # noqa: N815 - names that the base class calls
+
+    def _body(self) -> bytes:
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        chunks: list[bytes] = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the base class names it so
+        """Nothing: a line per request would drown the faults."""

@@ -1,0 +1,336 @@
+"""A run of chaos: load and faults side by side, then peace, then the comparison."""
+
+import logging
+import secrets
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from pydantic import SecretStr
+
+from metrics_pipeline.assembly import audit, prepare
+from metrics_pipeline.chaos.catalogue import Fault, Hold, faults
+from metrics_pipeline.chaos.compare import Comparison, compare
+from metrics_pipeline.chaos.drain_process import CRASHED
+from metrics_pipeline.chaos.engines import OwnEngines
+from metrics_pipeline.chaos.fleet import Fleet, FleetError
+from metrics_pipeline.chaos.journal import Injected, Journal, MissedError, Result
+from metrics_pipeline.chaos.load import LoadError, LoadProcess, SideSender
+from metrics_pipeline.chaos.plan import Injection, make_plan
+from metrics_pipeline.chaos.proxy import Proxy
+from metrics_pipeline.chaos.staging import NAME_PREFIX, Staging
+from metrics_pipeline.chaos.world import World
+from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.core.ending import Reason
+from metrics_pipeline.errors import ConfigurationError, PipelineError
+from metrics_pipeline.kafka.lag import read_lag
+from metrics_pipeline.settings import Settings, kafka_address, load_settings
+
+logger = logging.getLogger("metrics_pipeline.chaos")
+
+SETTLE_SECONDS = 600.0
+"""After the faults, all that was sent has to land within that."""
+_DRAIN_SECONDS = 300.0
+_LAST_FAULT_SECONDS = 90.0
+_TICK_SECONDS = 0.05
+_SHOW_SECONDS = 0.5
+
+_DUPLICATES = 0.05
+_LATE = 0.02
+_MALFORMED = 0.01
+_ODD = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class ChaosOptions:
+    """What the user asks for. `folder` holds logs and data; None for a temporary one, removed if all is well."""
+
+    seconds: float
+    seed: int
+    rate: float = 2_000
+    folder: Path | None = None
+    keep: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A look at a run under way."""
+
+    elapsed_seconds: float
+    injected: int
+    kinds: int
+    missed: int
+    under_way: tuple[str, ...]
+    drains: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How it went. `problems` are sentences; empty if the pipeline was exact and the kit worked."""
+
+    options: ChaosOptions
+    name: str
+    """Of the topic and the group; the database has underscores in it."""
+    folder: Path
+    faults: dict[str, Fault]
+    journal: Journal
+    comparison: Comparison
+    drains: int
+    problems: tuple[str, ...]
+
+    @property
+    def is_exact(self) -> bool:
+        return not self.problems
+
+
+@dataclass(frozen=True, slots=True)
+class Watcher:
+    """Hears of what happens."""
+
+    say: Callable[[str], None] = lambda _text: None
+    show: Callable[[Progress], None] = lambda _progress: None
+
+
+def run_chaos(options: ChaosOptions, watcher: Watcher, stop: threading.Event) -> Outcome:
+    """Inject faults for a while, settle, compare. Setting `stop` ends the faults early.
+
+    With addresses of Kafka and ClickHouse in the settings these are used, in a topic and a database of the run's own;
+    with neither, engines are started and stopped. Raises ConfigurationError with one of them only.
+    """
+    given = load_settings(with_local_engines=False)
+    folder = options.folder or Path(tempfile.mkdtemp(prefix=f"chaos-{options.seed}-"))
+    (folder / "drains").mkdir(parents=True, exist_ok=True)
+    journal = Journal(folder / "chaos.log", watcher.say)
+    with ExitStack() as stack:
+        engines, cluster = _cluster(given, folder, stack)
+        name = f"{NAME_PREFIX}{options.seed}-{secrets.token_hex(4)}"
+        staging = stack.enter_context(Staging(cluster, name).made())
+        # What is not exact has to be looked into: it stays until a run ends well.
+        staging.is_kept = True
+        prepare(staging.settings)
+        world = stack.enter_context(_world(staging.settings, folder, journal, engines, stop))
+        journal.began_seconds = time.time()
+        journal.note(f"seed {options.seed}, topic {name}, logs in {folder}")
+        outcome = _Run(options, world, faults(with_own_engines=engines is not None), watcher).run()
+        staging.is_kept = options.keep or not outcome.is_exact
+        return outcome
+
+
+def _cluster(given: Settings, folder: Path, stack: ExitStack) -> tuple[OwnEngines | None, Settings]:
+    has_kafka, has_clickhouse = given.kafka.bootstrap_servers is not None, given.clickhouse.url is not None
+    if has_kafka != has_clickhouse:
+        raise ConfigurationError(
+            "set both METRICS_KAFKA__BOOTSTRAP_SERVERS and METRICS_CLICKHOUSE__URL to run chaos on a cluster of yours, "
+            "or neither, for engines that are started here"
+        )
+    if has_kafka:
+        return None, _hastened(given)
+    engines = OwnEngines(folder, given.local)
+    stack.callback(engines.stop)
+    kafka = given.kafka.model_copy(update={"bootstrap_servers": engines.kafka_address})
+    clickhouse = given.clickhouse.model_copy(update={"url": SecretStr(engines.clickhouse_url)})
+    return engines, _hastened(given.model_copy(update={"kafka": kafka, "clickhouse": clickhouse}))
+
+
+def _hastened(settings: Settings) -> Settings:
+    """Small batches and short limits: many steps, and outages that last longer than patience, within minutes."""
+    drain = settings.drain.model_copy(
+        update={
+            "shards": 2,
+            "window_seconds": 15.0,
+            "flush_seconds": 0.4,
+            "flush_events": 2_000,
+            "idle_seconds": 10.0,
+            "handover_seconds": 5.0,
+            "retry_seconds": 12.0,
+            "zombie_seconds": 2.0,
+        }
+    )
+    kafka = settings.kafka.model_copy(update={"partitions": 8, "request_timeout_seconds": 5.0})
+    clickhouse = settings.clickhouse.model_copy(update={"request_timeout_seconds": 3.0})
+    return settings.model_copy(update={"drain": drain, "kafka": kafka, "clickhouse": clickhouse})
+
+
+@contextmanager
+def _world(
+    settings: Settings, folder: Path, journal: Journal, engines: OwnEngines | None, stop: threading.Event
+) -> Iterator[World]:
+    with ExitStack() as stack:
+        url = settings.clickhouse.url
+        proxy = Proxy(url.get_secret_value() if url else "")
+        stack.callback(proxy.close)
+        through = settings.clickhouse.model_copy(update={"url": SecretStr(proxy.url)})
+        fleet = Fleet(settings.model_copy(update={"clickhouse": through}), folder / "drains", journal)
+        stack.callback(fleet.close)
+        yield World(settings, folder, journal, fleet, proxy, SideSender(settings), engines, stop)
+
+
+class _Run:
+    def __init__(self, options: ChaosOptions, world: World, catalogue: dict[str, Fault], watcher: Watcher) -> None:
+        self._options = options
+        self._world = world
+        self._journal = world.journal
+        self._catalogue = catalogue
+        self._watcher = watcher
+        self._under_way: dict[int, Injection] = {}
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+
+    def run(self) -> Outcome:
+        options, world = self._options, self._world
+        load = LoadProcess(
+            world.settings,
+            {
+                "rate": options.rate,
+                "duplicates": _DUPLICATES,
+                "late": _LATE,
+                "malformed": _MALFORMED,
+                "odd": _ODD,
+                "seed": options.seed,
+            },
+            world.folder / "sent.parquet",
+        )
+        problems: list[str] = []
+        try:
+            world.fleet.release()
+            self._inject_all()
+            self._journal.note("no more faults: ending the load")
+            load.stop()
+            sent = [load.finish(), *(b.finish() for b in world.bursts), *world.sender.sent]
+        except BaseException:
+            load.kill()
+            for burst in world.bursts:
+                burst.kill()
+            raise
+        problems += self._settle()
+        # Nothing may move while it is looked at.
+        world.fleet.close()
+        self._journal.note("comparing")
+        verdict = audit(world.settings)
+        with connect(world.settings) as client:
+            comparison = compare(client, sent, world.eaten, verdict)
+        problems += [*comparison.differences, *self._failures()]
+        for problem in problems:
+            self._journal.note(f"PROBLEM: {problem}")
+        return Outcome(
+            options,
+            world.settings.kafka.topic,
+            world.folder,
+            self._catalogue,
+            self._journal,
+            comparison,
+            world.fleet.started,
+            tuple(problems),
+        )
+
+    def _inject_all(self) -> None:
+        """Start each fault at its time, when nothing that it needs is in use by an earlier one."""
+        weights = {kind: fault.weight for kind, fault in self._catalogue.items()}
+        pending = list(make_plan(weights, self._options.seed, self._options.seconds))
+        began = time.monotonic()
+        shown_seconds = -_SHOW_SECONDS
+        while not self._world.stop.is_set():
+            now_seconds = time.monotonic() - began
+            if now_seconds >= self._options.seconds or (not pending and not self._under_way):
+                break
+            self._start_due(pending, now_seconds)
+            if now_seconds - shown_seconds >= _SHOW_SECONDS:
+                shown_seconds = now_seconds
+                self._watcher.show(self._progress(now_seconds))
+            self._world.stop.wait(_TICK_SECONDS)
+        if pending:
+            self._journal.note(f"no time for {', '.join(f'#{i.number} {i.kind}' for i in pending)}")
+        deadline_seconds = time.monotonic() + _LAST_FAULT_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, deadline_seconds - time.monotonic()))
+
+    def _start_due(self, pending: list[Injection], now_seconds: float) -> None:
+        with self._lock:
+            taken: set[Hold] = set()
+            for injection in self._under_way.values():
+                taken |= self._catalogue[injection.kind].holds
+        for injection in [i for i in pending if i.at_seconds <= now_seconds]:
+            holds = self._catalogue[injection.kind].holds
+            if not holds & taken:
+                pending.remove(injection)
+                self._start(injection)
+            # One that has to wait is not overtaken by those that need the same.
+            taken |= holds
+
+    def _start(self, injection: Injection) -> None:
+        with self._lock:
+            self._under_way[injection.number] = injection
+        thread = threading.Thread(
+            target=self._inject, args=(injection,), name=f"{injection.number}-{injection.kind}", daemon=True
+        )
+        self._threads.append(thread)
+        thread.start()
+
+    def _inject(self, injection: Injection) -> None:
+        fault = self._catalogue[injection.kind]
+        began_seconds = time.time()
+        self._journal.note(f"#{injection.number} {injection.kind}")
+        try:
+            detail = fault.inject(self._world, Random(injection.seed))  # noqa: S311 - reproducible on purpose
+            result = Result.INJECTED
+        except (MissedError, FleetError) as error:
+            result, detail = Result.MISSED, str(error)
+        except Exception as error:
+            logger.exception("fault %s", injection)
+            result, detail = Result.FAILED, f"{type(error).__name__}: {error}"
+        finally:
+            with self._lock:
+                del self._under_way[injection.number]
+        self._journal.add(Injected(injection, began_seconds, time.time(), result, detail))
+        self._journal.note(f"#{injection.number} {injection.kind} {result.value}: {detail}")
+
+    def _settle(self) -> list[str]:
+        """Drain to the end, without faults; returns problems."""
+        fleet, settings = self._world.fleet, self._world.settings
+        deadline_seconds = time.monotonic() + SETTLE_SECONDS
+        self._journal.note("settling: draining to the last event")
+        while True:
+            try:
+                ends = fleet.drain_once(_DRAIN_SECONDS)
+            except FleetError as error:
+                return [f"{error}: look at the logs of the drains"]
+            lags = read_lag(kafka_address(settings), settings.kafka)
+            lag = sum(lag.offsets for lag in lags.values())
+            is_open = any(lag.commit is not None and lag.commit.intent is not None for lag in lags.values())
+            if lag == 0 and not is_open and all(end.ending == Reason.CAUGHT_UP for end in ends):
+                return []
+            if time.monotonic() > deadline_seconds:
+                endings = ", ".join(f"{end.ending} {end.detail}" for end in ends)
+                return [f"{lag} offsets are left after {SETTLE_SECONDS:.0f} s without faults; drains ended: {endings}"]
+            time.sleep(_TICK_SECONDS)
+
+    def _failures(self) -> list[str]:
+        """What went wrong beside the data: drains that crashed, faults that could not be injected."""
+        crashed = [e for e in self._journal.drain_ends if e.ending == CRASHED or e.ending.startswith("exit code")]
+        failed = [i for i in self._journal.injected if i.result is Result.FAILED]
+        hanging = [t.name for t in self._threads if t.is_alive()]
+        return [
+            *(f"drain {end.drain} crashed ({end.ending}): {end.detail}" for end in crashed),
+            *(f"fault {i.injection.kind} (#{i.injection.number}) failed: {i.detail}" for i in failed),
+            *(f"fault {name} did not end" for name in hanging),
+        ]
+
+    def _progress(self, elapsed_seconds: float) -> Progress:
+        with self._lock:
+            under_way = tuple(i.kind for i in self._under_way.values())
+        return Progress(
+            elapsed_seconds=elapsed_seconds,
+            injected=self._journal.count(Result.INJECTED),
+            kinds=len(self._journal.kinds()),
+            missed=self._journal.count(Result.MISSED),
+            under_way=under_way,
+            drains=self._world.fleet.started,
+        )
+
+
+__all__ = ["ChaosOptions", "LoadError", "Outcome", "PipelineError", "Progress", "Watcher", "run_chaos"]

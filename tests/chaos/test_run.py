@@ -1,0 +1,46 @@
+"""A short run of chaos on engines of its own, with as many kinds of faults as fit, ends exact."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from metrics_pipeline.chaos.journal import Result
+from metrics_pipeline.chaos.report import as_json, as_markdown, command_of, rows_of, totals
+from metrics_pipeline.chaos.run import ChaosOptions, Watcher, run_chaos
+from metrics_pipeline.errors import ConfigurationError
+
+SECONDS = 100
+SEED = 14
+RATE = 1_000
+
+
+@pytest.mark.timeout(600)
+def test_faults_of_many_kinds_leave_everything_exact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one_at_a_time = threading.Lock()
+
+    def say(line: str) -> None:
+        with one_at_a_time, capsys.disabled():
+            print(f"    {line}", flush=True)
+
+    outcome = run_chaos(ChaosOptions(SECONDS, SEED, RATE, tmp_path / "chaos"), Watcher(say), threading.Event())
+    assert outcome.problems == (), f"logs: {outcome.folder}; the same plan again: {command_of(outcome)}"
+    assert outcome.journal.count(Result.INJECTED) >= 20
+    assert len(outcome.journal.kinds()) >= 15
+    comparison = outcome.comparison
+    assert comparison.landed == comparison.sent - comparison.eaten > 10 * RATE
+    # The faults did bite: what the pipeline does against them was seen.
+    seen = totals(outcome)
+    for sight in ("request repeated", "batch rebuilt", "drain ended: killed"):
+        assert seen[sight] > 0, seen
+    account = as_json(outcome)
+    assert account["ok"]
+    assert account["lost"] == account["doubled"] == account["rollup_drift"] == 0
+    assert sum(row.injected for row in rows_of(outcome)) == account["faults"]
+    assert "0 lost, 0 doubled, drift 0" in as_markdown(outcome)
+
+
+def test_half_a_cluster_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METRICS_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    with pytest.raises(ConfigurationError, match="METRICS_CLICKHOUSE__URL"):
+        run_chaos(ChaosOptions(10, 1, folder=tmp_path), Watcher(), threading.Event())

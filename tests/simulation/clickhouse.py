@@ -179,7 +179,8 @@ class ModelWarehouse:
         columns = ("kafka_partition", "kafka_offset", "reason")
         lists = [dead_letters[name].to_list() for name in columns]
         rows = [
-            DeadRow(self._topic_id, *values) for values in zip(*lists, _ms(dead_letters, "kafka_timestamp"), strict=True)
+            DeadRow(self._topic_id, *values)
+            for values in zip(*lists, _ms(dead_letters, "kafka_timestamp"), strict=True)
         ]
         self._send(f"insert {len(rows)} dead letters", lambda: self._server.insert_dead(rows, token))
 

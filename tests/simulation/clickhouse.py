@@ -62,7 +62,7 @@ class Part:
 
 @dataclass(slots=True)
 class Server:
-    """The tables. `window` is how many tokens each table remembers; `refused` holds the statuses that a rule refuses."""
+    """The tables. `window` is how many tokens each table remembers; a rule refuses rows of the `refused` statuses."""
 
     scheduler: Scheduler
     window: int

@@ -93,8 +93,16 @@ def draw(seed: int) -> Plan:
         counts = [random_.randint(1, min(2, partitions))]
     at_once = kind is Kind.SHORT_MEMORY or random_.random() < 0.4
     messages = _messages(random_, kind, partitions, shares_keys=counts == [1], at_once=at_once)
+    rules = _rules(random_, kind)
     if kind is Kind.SHORT_MEMORY:
-        runs = _victim_and_fillers(random_, counts[0])
+        incident, step = random_.choice([(Incident(), Step.LEDGER), (Incident(30.0), Step.EVENTS)])
+        runs = _victim_and_fillers(random_, counts[0], incident, step)
+    elif kind is Kind.CHANGING_RULES and at_once:
+        # Rows land while nothing refuses them; a rule comes before their batch is in the ledger.
+        runs = _victim_and_fillers(random_, 1, Incident(), Step.LEDGER)
+        rules = ((0.9, frozenset(BAD_STATUSES)), *rules)
+    elif len(counts) == 2 and random_.random() < 0.3:
+        runs = _rivals(random_, partitions, counts)
     else:
         runs = tuple(_run(random_, number, counts) for number in range(random_.randint(1, 4)))
     kills = tuple(random_.random() * 6 for _ in range(random_.choice([0, 0, 1, 3])))
@@ -110,7 +118,7 @@ def draw(seed: int) -> Plan:
         faults=_faults(random_, kind),
         kills_at_seconds=kills,
         retention=_retention(random_, partitions) if kind is Kind.RETENTION else (),
-        rules=_rules(random_, kind),
+        rules=rules,
         recreated_at_seconds=1 + random_.random() * 4 if kind is Kind.RECREATED else None,
         new_partition_at_seconds=random_.random() * 4 if random_.random() < 0.1 else None,
         forgets_offsets=random_.random() < 0.5,
@@ -147,9 +155,18 @@ def _event(random_: random.Random, status: int) -> bytes:
     return (_TEMPLATE % (event_id, timestamp_ms, random_.randrange(2), status)).encode()
 
 
-def _victim_and_fillers(random_: random.Random, shards: int) -> tuple[RunPlan, ...]:
+def _rivals(random_: random.Random, partitions: int, counts: list[int]) -> tuple[RunPlan, ...]:
+    """Owners of one partition under different numbers of shards that begin at the same moment."""
+    shared = random_.randrange(partitions)
+    owners = (Owner(shards, shared % shards) for shards in counts)
+    return tuple(
+        RunPlan(f"rival{o}", o, 0.02 * random_.random(), has_predecessor=False, ends_caught_up=False, incidents={})
+        for o in owners
+    )
+
+
+def _victim_and_fillers(random_: random.Random, shards: int, incident: Incident, step: Step) -> tuple[RunPlan, ...]:
     """A run that is killed or stands still, and others that meanwhile insert more than the server remembers."""
-    incident, step = random_.choice([(Incident(), Step.LEDGER), (Incident(30.0), Step.EVENTS)])
     caught_up: dict[str, bool] = {"has_predecessor": False, "ends_caught_up": True}
     victim = RunPlan(
         "victim", Owner(shards, 0), 0.0, **caught_up, incidents={(f"[{step}]", random_.randint(1, 3)): incident}

@@ -68,7 +68,7 @@ class Task:
     def _run(self, *_: object) -> None:
         try:
             if self.process is not None and self.process.is_dead:
-                raise KilledError
+                raise KilledError  # noqa: TRY301
             self._result = self._work()
         except BaseException as error:  # noqa: BLE001 - handed to whoever asks for the result
             self._error = error
@@ -96,6 +96,11 @@ class Scheduler:
         task = Task(self, name, process, work)
         self._push(self.now + after_seconds, task)
         return task
+
+    @property
+    def is_running(self) -> bool:
+        """Does a task ask?"""
+        return getcurrent() is not self.hub
 
     def run(self) -> None:
         """Until nobody is due any more."""

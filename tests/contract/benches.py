@@ -140,7 +140,7 @@ class ModelBench:
         return sum(map(len, self._server.raw.values())), self._server.rollup.total()
 
     def refuse(self, status: int, *, by_view: bool) -> None:
-        self._server.refused.add(status)
+        (self._server.failing_in_view if by_view else self._server.refused).add(status)
 
     def offsets(self, owner: Owner) -> OffsetStore:
         return cast("OffsetStore", _Inside(self, ModelOffsets(self._broker, self._network, owner)))

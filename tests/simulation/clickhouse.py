@@ -67,6 +67,8 @@ class Server:
     scheduler: Scheduler
     window: int
     refused: set[int] = field(default_factory=set)
+    failing_in_view: set[int] = field(default_factory=set)
+    """A view that throws on rows of these statuses: the insert lands, and fails all the same."""
     raw: dict[Identity, list[Row]] = field(default_factory=dict)
     rollup: Counter[int] = field(default_factory=Counter)
     dead: list[DeadRow] = field(default_factory=list)
@@ -94,6 +96,8 @@ class Server:
             for month, found in months.items()
         ]
         self._land(parts, token)
+        if any(row.status in self.failing_in_view for row in rows):
+            raise RejectedError("a view throws")
 
     def insert_dead(self, rows: Sequence[DeadRow], token: str) -> None:
         months: dict[int, list[DeadRow]] = {}

@@ -78,6 +78,8 @@ class Plan:
     """(when, partition, first offset that stays)."""
     rules: tuple[tuple[float, frozenset[int]], ...] = ()
     """From when on which statuses are refused."""
+    are_views: bool = False
+    """The rules are views that throw, not constraints."""
     recreated_at_seconds: float | None = None
     new_partition_at_seconds: float | None = None
     forgets_offsets: bool = field(default=False)
@@ -119,6 +121,7 @@ def draw(seed: int) -> Plan:
         kills_at_seconds=kills,
         retention=_retention(random_, partitions) if kind is Kind.RETENTION else (),
         rules=rules,
+        are_views=kind is Kind.CHANGING_RULES and random_.random() < 0.3,
         recreated_at_seconds=1 + random_.random() * 4 if kind is Kind.RECREATED else None,
         new_partition_at_seconds=random_.random() * 4 if random_.random() < 0.1 else None,
         forgets_offsets=random_.random() < 0.5,

@@ -202,11 +202,14 @@ class World:
         self.scheduler.say("world", "heals")
         self.plan.faults.heal()
         if self.plan.kind is Kind.CHANGING_RULES:
-            self.server.refused = set()
+            self._set_rules(frozenset())
 
     def _set_rules(self, refused: frozenset[int]) -> None:
         self.scheduler.say("clickhouse", f"refuses {sorted(refused)}")
-        self.server.refused = set(refused)
+        if self.plan.are_views:
+            self.server.failing_in_view = set(refused)
+        else:
+            self.server.refused = set(refused)
 
     def _retain(self, partition: int, offset: int) -> None:
         self._note_open_intents()

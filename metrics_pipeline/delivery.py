@@ -209,15 +209,18 @@ class Delivery:
         self._insert(Step.EVENTS, self._warehouse.insert_events, _rows_of(part, missing).drop(_ROW), token)
 
     def _assure_nothing_landed(self, part: Slice, missing: pl.DataFrame, error: RejectedError) -> None:
-        """A part that had landed in an attempt before, and that the server now refuses, must not be cut."""
+        """A part that has landed must not be cut, though the server now refuses it.
+
+        A constraint may have come since; a view that throws fails an insert whose rows stay.
+        """
         refused = _rows_of(part, missing)
         stored = self._retry.call(lambda: self._warehouse.existing(refused, ()))
         if len(stored):
             # Had a newer run stored them, this one would have nothing to complain of.
             self._ownership.prove_anew()
             raise StopError(
-                f"the server refuses rows that it took in an earlier attempt ({len(stored)} of {len(refused)} are in "
-                f"raw_events): {error}; drop the constraint or view that was added in between, the next run goes on"
+                f"the server refuses rows that are in raw_events already ({len(stored)} of {len(refused)}): {error}; "
+                "a view throws on them, or a constraint came after them: drop it, the next run goes on"
             ) from error
 
     def _note_verdicts(self, opened: OpenBatch, search: Bisection, error: RejectedError) -> None:

@@ -225,7 +225,7 @@ class Reason(StrEnum):
         "lone_surrogate",
         "A string holds half of a UTF-16 pair (like \\ud800), which is no character.",
     )
-    REFUSED = "refused", "ClickHouse refuses the row: a constraint, or a view on raw_events that fails on it."
+    REFUSED = "refused", "ClickHouse refuses the row: it violates a constraint on raw_events."
 
     def __new__(cls, code: str, description: str) -> Self:
         member = str.__new__(cls, code)

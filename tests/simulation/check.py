@@ -68,7 +68,7 @@ def _is_legitimate(world: World, error: BaseException) -> bool:
         case TopicMismatchError():
             return kind is Kind.RECREATED
         case StopError():
-            return kind is Kind.CHANGING_RULES and "took in an earlier attempt" in str(error)
+            return kind is Kind.CHANGING_RULES and "are in raw_events already" in str(error)
         case PipelineError():
             return False
     return False

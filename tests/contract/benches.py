@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, Protocol, TypeVar, cast
 
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.warehouse import ClickHouseWarehouse
-from metrics_pipeline.core.offsets import Owner
+from metrics_pipeline.core.offsets import Commit, Owner, encode_metadata
+from metrics_pipeline.errors import StuckClientError
 from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.kafka.offsets import FencedOffsets
 from metrics_pipeline.ports import Log, OffsetStore, Warehouse
@@ -38,6 +39,10 @@ class Bench(Protocol):
     def refuse(self, status: int, *, by_view: bool) -> None: ...
 
     def offsets(self, owner: Owner) -> OffsetStore: ...
+
+    def leave_commit_open(self, owner: Owner, commits: dict[int, Commit]) -> None:
+        """A run of `owner` fences, begins to commit, and is gone before the commit is through."""
+        ...
 
     def log(self) -> Log: ...
 
@@ -83,6 +88,17 @@ class RealBench:
     def offsets(self, owner: Owner) -> OffsetStore:
         address = kafka_address(self._settings)
         return self._stack.enter_context(FencedOffsets(address, self._settings.kafka, owner, range(PARTITIONS)))
+
+    def leave_commit_open(self, owner: Owner, commits: dict[int, Commit]) -> None:
+        kafka, address = self._settings.kafka, kafka_address(self._settings)
+        producer = Producer({"bootstrap.servers": address, "transactional.id": f"{kafka.group}.{owner}"})
+        producer.init_transactions(30)
+        producer.begin_transaction()
+        slots = [TopicPartition(kafka.topic, p, c.offset, encode_metadata(c)) for p, c in commits.items()]
+        group = Consumer({"bootstrap.servers": address, "group.id": kafka.group})
+        producer.send_offsets_to_transaction(slots, group.consumer_group_metadata(), 30)
+        group.close()
+        self._left_open = producer
 
     def log(self) -> Log:
         return self._stack.enter_context(KafkaLog(kafka_address(self._settings), self._settings.kafka))
@@ -144,6 +160,16 @@ class ModelBench:
 
     def offsets(self, owner: Owner) -> OffsetStore:
         return cast("OffsetStore", _Inside(self, ModelOffsets(self._broker, self._network, owner)))
+
+    def leave_commit_open(self, owner: Owner, commits: dict[int, Commit]) -> None:
+        store = ModelOffsets(self._broker, Network(self._scheduler, Faults(kafka_hangs=1.0)), owner)
+
+        def commit() -> None:
+            store.fence(owner)
+            with suppress(StuckClientError):
+                store.commit(commits)
+
+        self._scheduler.spawn("left open", commit)
 
     def log(self) -> Log:
         return cast("Log", _Inside(self, ModelLog(self._broker, self._network)))

@@ -62,6 +62,19 @@ def test_commits_of_several_partitions_come_back_with_all_they_say(bench: Bench)
     assert store.committed([0, 1]) == commits
 
 
+def test_a_commit_that_was_left_open_is_gone_after_the_fence(bench: Bench) -> None:
+    """Nor does reading wait for it for long: the fence aborts it."""
+    store = bench.offsets(WHOLE)
+    store.fence(WHOLE)
+    store.commit({0: Commit(1, None, "t")})
+    bench.leave_commit_open(WHOLE, {0: Commit(9, None, "t"), 1: Commit(9, None, "t")})
+    successor = bench.offsets(WHOLE)
+    successor.fence(WHOLE)
+    assert successor.committed([0, 1]) == {0: Commit(1, None, "t")}
+    successor.commit({0: Commit(2, None, "t")})
+    assert successor.committed([0, 1]) == {0: Commit(2, None, "t")}
+
+
 def test_numbers_of_shards_stay_registered(bench: Bench) -> None:
     store, other = bench.offsets(WHOLE), bench.offsets(HALF)
     assert store.registered() == frozenset()

@@ -9,6 +9,8 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from metrics_pipeline.assembly import audit, reset_offsets
+from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.errors import StopError
 from metrics_pipeline.settings import Settings, kafka_address
 from metrics_pipeline.steps import Step
 from tests.integration.events import events
@@ -57,3 +59,15 @@ def test_a_reset_to_the_earliest_offset_doubles_nothing(settings: Settings, step
     reset_offsets(settings, to_latest=False)
     drain_once(settings)
     assert_exact(settings, events=400)
+
+
+def test_a_view_that_throws_stops_the_drain_and_its_rows_are_not_doubled(settings: Settings) -> None:
+    send(settings, [*events(50), *events(1, seed=1, status=555)], partition=0)
+    with connect(settings) as client:
+        client.command("CREATE MATERIALIZED VIEW odd ENGINE = Null AS SELECT throwIf(status = 555) FROM raw_events")
+        for _ in range(2):
+            with pytest.raises(StopError, match="a view throws"):
+                drain_once(settings)
+        client.command("DROP VIEW odd")
+    drain_once(settings)
+    assert_exact(settings, events=51)

@@ -62,8 +62,10 @@ def test_a_repeated_insert_changes_neither_raw_nor_rollup(bench: Bench, days: in
 
 
 def test_simultaneous_inserts_of_one_token_land_once(bench: Bench) -> None:
-    warehouse, events = bench.warehouse(), block(days=2, per_day=50)
+    warehouse = bench.warehouse()
     for number in range(5):
+        # Others each time: merges make one of equal rows.
+        events = block(days=2, per_day=50, seed=number)
         bench.at_once(*[partial(warehouse.insert_events, events, f"token {number}")] * 4)
         assert bench.stored() == ((number + 1) * 100, (number + 1) * 100)
 
@@ -73,7 +75,7 @@ def test_the_token_alone_decides_not_the_content(bench: Bench) -> None:
     warehouse.insert_events(block(seed=1), "token")
     warehouse.insert_events(block(seed=2), "token")
     assert bench.stored() == (3, 3)
-    warehouse.insert_events(block(seed=1), "another token")
+    warehouse.insert_events(block(seed=2), "another token")
     assert bench.stored() == (6, 6)
 
 
@@ -130,9 +132,10 @@ def test_tokens_are_forgotten_beyond_the_window_and_remembers_says_so_before(ben
             warehouse.insert_events(block(), "first")
             assert bench.stored() == before
     assert not warehouse.remembers(NOON_MS)
-    before = bench.stored()
+    _, before_requests = bench.stored()
     warehouse.insert_events(block(), "first")
-    assert bench.stored() == (before[0] + 3, before[1] + 3), "the token is gone"
+    # Of raw_events a merge may have dropped the doubles already; the rollup counts them.
+    assert bench.stored()[1] == before_requests + 3, "the token is gone"
 
 
 def test_the_ledger_is_found_by_token_and_by_partition(bench: Bench) -> None:

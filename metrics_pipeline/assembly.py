@@ -33,7 +33,7 @@ from metrics_pipeline.ports import Clock, Log
 from metrics_pipeline.retry import Retry
 from metrics_pipeline.settings import Settings, kafka_address
 from metrics_pipeline.steps import Step
-from metrics_pipeline.takeover import Takeover, closing_commits
+from metrics_pipeline.takeover import Takeover, closing_commits, reset_positions
 from metrics_pipeline.worker import ThreadWorker
 
 logger = logging.getLogger("metrics_pipeline.drain")
@@ -185,21 +185,33 @@ def audit(settings: Settings, scope: Scope = EVERYTHING, *, deep: bool = False) 
 
 
 def reset_offsets(settings: Settings, *, to_latest: bool) -> dict[int, int]:
-    """Commit an end of the present topic for all partitions, fencing running drains. Returns the new offsets."""
+    """Commit an end of the present topic for all partitions, fencing running drains. Returns the new offsets.
+
+    Never before the ledger's end, nor across a batch that is open: what the present topic held there has landed, and
+    would land again under other ranges.
+    """
     address = kafka_address(settings)
     clock = SystemClock()
     retry = Retry(clock, settings.drain.retry_seconds, lambda: False, _say_waiting)
     positions: dict[int, int] = {}
-    with KafkaLog(address, settings.kafka) as log:
+    with KafkaLog(address, settings.kafka) as log, connect(settings) as client:
+        warehouse = ClickHouseWarehouse(
+            client,
+            settings.kafka.topic,
+            log.topic_id,
+            settings.kafka.group,
+            settings.clickhouse.deduplication_window_blocks,
+        )
         for shard in range(settings.drain.shards):
             owner = shard_owner(settings, shard, log.partitions())
-            marks = log.watermarks(owner.partitions(log.partitions()))
-            starts = {p: m.high if to_latest else m.low for p, m in marks.items()}
             with FencedOffsets(address, settings.kafka, owner, log.partitions()) as store:
                 ownership = Ownership(
                     owner, store, clock, retry, zombie_seconds=settings.drain.zombie_seconds, observe=lambda _step: None
                 )
-                ownership.take_over(log.partitions())
+                commits = ownership.take_over(log.partitions())
+                partitions = owner.partitions(log.partitions())
+                landed = warehouse.ledger_ends(partitions).get(log.topic_id, {})
+                starts = reset_positions(log.watermarks(partitions), commits, landed, log.topic_id, to_latest=to_latest)
                 ownership.commit(closing_commits(starts, log.topic_id))
             positions |= starts
     return positions

@@ -214,22 +214,22 @@ class Delivery:
         self._insert(Step.EVENTS, self._warehouse.insert_events, _rows_of(part, rows, missing).drop(_ROW), token)
 
     def _assure_nothing_landed(self, part: Slice, rows: int, missing: pl.DataFrame, error: RejectedError) -> None:
-        """A part that had landed in an attempt before, and that the server now refuses, must not be cut."""
+        """A part that has landed must not be cut, though the server refuses it now: a rule may have come since."""
         refused = _rows_of(part, rows, missing)
         stored = self._retry.call(lambda: self._warehouse.existing(refused, ()))
         if len(stored):
             # Had a newer run stored them, this one would have nothing to complain of.
             self._ownership.prove_anew()
             raise StopError(
-                f"the server refuses rows that it took in an earlier attempt ({len(stored)} of {len(refused)} are in "
-                f"raw_events): {error}; drop the constraint or view that was added in between, the next run goes on"
+                f"the server refuses rows that are in raw_events already ({len(stored)} of {len(refused)}): {error}; "
+                "a constraint came after them: drop it, the next run goes on"
             ) from error
 
     def _note_verdicts(self, opened: OpenBatch, search: Bisection, error: RejectedError) -> None:
         if search.is_exhausted:
             raise StopError(
                 f"the server refuses too many rows of one batch, {len(search.refused)} so far, the last one {error}: "
-                "mend the constraint or view that refuses them, the next run goes on"
+                "mend the constraint that refuses them, the next run goes on"
             ) from error
         self._observe(Step.VERDICT)
         self._ownership.commit(self._opening(opened, search.verdicts))

@@ -107,7 +107,8 @@ class Warehouse(Protocol):
     def insert_events(self, events: pl.DataFrame, token: str) -> None:
         """Add to raw_events and, through the view, to rollup_1m.
 
-        Raises RejectedError if the server refuses a row for its content; then nothing was added.
+        Raises RejectedError if the server refuses a row for its content; then nothing was added. Raises
+        ForeignViewError if another view throws; then everything was.
         """
         ...
 

@@ -167,3 +167,20 @@ def _already_lost(ranges: Sequence[OffsetRange], marks: Mapping[int, Watermarks]
 def closing_commits(positions: Mapping[int, int], topic_id: str) -> dict[int, Commit]:
     """Commits that set every partition to a position with no intent open."""
     return {p: Commit(offset, None, topic_id) for p, offset in positions.items()}
+
+
+def reset_positions(
+    marks: Mapping[int, Watermarks],
+    commits: Mapping[int, Commit],
+    landed: Mapping[int, int],
+    topic_id: str,
+    *,
+    to_latest: bool,
+) -> dict[int, int]:
+    """Where to begin anew, partition -> offset: an end of the log, but not before what has `landed` of this topic.
+
+    Partitions with an open batch of this topic are left out: the next run finishes it.
+    """
+    open_here = {p for p, c in commits.items() if c.intent is not None and c.topic_id == topic_id}
+    ends = {p: m.high if to_latest else m.low for p, m in marks.items() if p not in open_here}
+    return {p: max(end, landed.get(p, 0)) for p, end in ends.items()}

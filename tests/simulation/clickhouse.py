@@ -12,7 +12,7 @@ import polars as pl
 
 from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.offsets import OffsetRange
-from metrics_pipeline.errors import ClickHouseUnavailableError, RejectedError
+from metrics_pipeline.errors import ClickHouseUnavailableError, ForeignViewError, RejectedError
 from metrics_pipeline.event import IDENTITY
 from tests.simulation.network import Network
 from tests.simulation.scheduler import Scheduler, Task
@@ -62,11 +62,13 @@ class Part:
 
 @dataclass(slots=True)
 class Server:
-    """The tables. `window` is how many tokens each table remembers; `refused` holds the statuses that a rule refuses."""
+    """The tables. `window` is how many tokens each table remembers; a rule refuses rows of the `refused` statuses."""
 
     scheduler: Scheduler
     window: int
     refused: set[int] = field(default_factory=set)
+    failing_in_view: set[int] = field(default_factory=set)
+    """A view that throws on rows of these statuses: the insert lands, and fails all the same."""
     raw: dict[Identity, list[Row]] = field(default_factory=dict)
     rollup: Counter[int] = field(default_factory=Counter)
     dead: list[DeadRow] = field(default_factory=list)
@@ -94,6 +96,8 @@ class Server:
             for month, found in months.items()
         ]
         self._land(parts, token)
+        if any(row.status in self.failing_in_view for row in rows):
+            raise ForeignViewError("a view throws")
 
     def insert_dead(self, rows: Sequence[DeadRow], token: str) -> None:
         months: dict[int, list[DeadRow]] = {}
@@ -179,7 +183,8 @@ class ModelWarehouse:
         columns = ("kafka_partition", "kafka_offset", "reason")
         lists = [dead_letters[name].to_list() for name in columns]
         rows = [
-            DeadRow(self._topic_id, *values) for values in zip(*lists, _ms(dead_letters, "kafka_timestamp"), strict=True)
+            DeadRow(self._topic_id, *values)
+            for values in zip(*lists, _ms(dead_letters, "kafka_timestamp"), strict=True)
         ]
         self._send(f"insert {len(rows)} dead letters", lambda: self._server.insert_dead(rows, token))
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from metrics_pipeline.core.offsets import Owner
+from metrics_pipeline.steps import Step
 from tests.simulation.network import Faults
 from tests.simulation.scheduler import Incident
 
@@ -55,7 +56,7 @@ class RunPlan:
     at_seconds: float
     has_predecessor: bool
     ends_caught_up: bool
-    incidents: dict[int, Incident]
+    incidents: dict[int | tuple[str, int], Incident]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,8 @@ class Plan:
     """(when, partition, first offset that stays)."""
     rules: tuple[tuple[float, frozenset[int]], ...] = ()
     """From when on which statuses are refused."""
+    are_views: bool = False
+    """The rules are views that throw, not constraints."""
     recreated_at_seconds: float | None = None
     new_partition_at_seconds: float | None = None
     forgets_offsets: bool = field(default=False)
@@ -88,23 +91,37 @@ def draw(seed: int) -> Plan:
     kind = random_.choices(list(Kind), weights=[50, 14, 8, 10, 12, 6])[0]
     partitions = random_.choice([1, 2, 2, 3, 4])
     counts = [1] if random_.random() < 0.5 else sorted({random_.randint(1, partitions) for _ in range(2)})
-    at_once = random_.random() < 0.4
+    if kind is Kind.SHORT_MEMORY:
+        counts = [random_.randint(1, min(2, partitions))]
+    at_once = kind is Kind.SHORT_MEMORY or random_.random() < 0.4
     messages = _messages(random_, kind, partitions, shares_keys=counts == [1], at_once=at_once)
-    runs = tuple(_run(random_, number, kind, counts) for number in range(random_.randint(1, 4)))
+    rules = _rules(random_, kind)
+    if kind is Kind.SHORT_MEMORY:
+        incident, step = random_.choice([(Incident(), Step.LEDGER), (Incident(30.0), Step.EVENTS)])
+        runs = _victim_and_fillers(random_, counts[0], incident, step)
+    elif kind is Kind.CHANGING_RULES and at_once:
+        # Rows land while nothing refuses them; a rule comes before their batch is in the ledger.
+        runs = _victim_and_fillers(random_, 1, Incident(), Step.LEDGER)
+        rules = ((0.9, frozenset(BAD_STATUSES)), *rules)
+    elif len(counts) == 2 and random_.random() < 0.3:
+        runs = _rivals(random_, partitions, counts)
+    else:
+        runs = tuple(_run(random_, number, counts) for number in range(random_.randint(1, 4)))
     kills = tuple(random_.random() * 6 for _ in range(random_.choice([0, 0, 1, 3])))
     return Plan(
         seed=seed,
         kind=kind,
         partitions=partitions,
         shards_at_end=random_.choice(counts),
-        flush_events=random_.choice([2, 3, 5, 8]),
-        window=random_.choice([6, 10]) if kind is Kind.SHORT_MEMORY else 10_000,
+        flush_events=random_.choice([1, 2] if kind is Kind.SHORT_MEMORY else [2, 3, 5, 8]),
+        window=random_.choice([4, 6]) if kind is Kind.SHORT_MEMORY else 10_000,
         messages=messages,
         runs=runs,
         faults=_faults(random_, kind),
         kills_at_seconds=kills,
         retention=_retention(random_, partitions) if kind is Kind.RETENTION else (),
-        rules=_rules(random_, kind),
+        rules=rules,
+        are_views=kind is Kind.CHANGING_RULES and random_.random() < 0.3,
         recreated_at_seconds=1 + random_.random() * 4 if kind is Kind.RECREATED else None,
         new_partition_at_seconds=random_.random() * 4 if random_.random() < 0.1 else None,
         forgets_offsets=random_.random() < 0.5,
@@ -116,7 +133,7 @@ def _messages(
 ) -> tuple[Message, ...]:
     sent: list[tuple[int, bytes]] = []
     messages = []
-    for _ in range(random_.randint(4, 22)):
+    for _ in range(random_.randint(16, 30) if kind is Kind.SHORT_MEMORY else random_.randint(4, 22)):
         at_seconds = 0.0 if at_once else random_.random() * 5
         partition = random_.randrange(partitions)
         drawn = random_.random()
@@ -141,9 +158,32 @@ def _event(random_: random.Random, status: int) -> bytes:
     return (_TEMPLATE % (event_id, timestamp_ms, random_.randrange(2), status)).encode()
 
 
-def _run(random_: random.Random, number: int, kind: Kind, counts: list[int]) -> RunPlan:
+def _rivals(random_: random.Random, partitions: int, counts: list[int]) -> tuple[RunPlan, ...]:
+    """Owners of one partition under different numbers of shards that begin at the same moment."""
+    shared = random_.randrange(partitions)
+    owners = (Owner(shards, shared % shards) for shards in counts)
+    return tuple(
+        RunPlan(f"rival{o}", o, 0.02 * random_.random(), has_predecessor=False, ends_caught_up=False, incidents={})
+        for o in owners
+    )
+
+
+def _victim_and_fillers(random_: random.Random, shards: int, incident: Incident, step: Step) -> tuple[RunPlan, ...]:
+    """A run that is killed or stands still, and others that meanwhile insert more than the server remembers."""
+    caught_up: dict[str, bool] = {"has_predecessor": False, "ends_caught_up": True}
+    victim = RunPlan(
+        "victim", Owner(shards, 0), 0.0, **caught_up, incidents={(f"[{step}]", random_.randint(1, 3)): incident}
+    )
+    fillers = (
+        RunPlan(f"filler{shard}", Owner(shards, shard), 1 + 4 * random_.random(), **caught_up, incidents={})
+        for shard in range(min(1, shards - 1), shards)
+    )
+    return victim, *fillers
+
+
+def _run(random_: random.Random, number: int, counts: list[int]) -> RunPlan:
     shards = random_.choice(counts)
-    incidents: dict[int, Incident] = {}
+    incidents: dict[int | tuple[str, int], Incident] = {}
     if random_.random() < 0.45:
         incidents[random_.randint(1, 60)] = Incident()
     if random_.random() < 0.35:

@@ -6,6 +6,7 @@ first goes on; nothing ever waits in real time.
 
 import heapq
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,11 +34,12 @@ class Incident:
 
 @dataclass(eq=False, slots=True)
 class Process:
-    """Greenlets that live and die together. `incidents` is step -> what happens there."""
+    """Greenlets that live and die together. `incidents` is number of a step, or name and occurrence -> what happens."""
 
     name: str
-    incidents: dict[int, Incident] = field(default_factory=dict)
+    incidents: dict[int | tuple[str, int], Incident] = field(default_factory=dict)
     steps: int = 0
+    seen: Counter[str] = field(default_factory=Counter)
     is_dead: bool = False
     frozen_until: float = 0.0
 
@@ -66,7 +68,7 @@ class Task:
     def _run(self, *_: object) -> None:
         try:
             if self.process is not None and self.process.is_dead:
-                raise KilledError
+                raise KilledError  # noqa: TRY301
             self._result = self._work()
         except BaseException as error:  # noqa: BLE001 - handed to whoever asks for the result
             self._error = error
@@ -94,6 +96,11 @@ class Scheduler:
         task = Task(self, name, process, work)
         self._push(self.now + after_seconds, task)
         return task
+
+    @property
+    def is_running(self) -> bool:
+        """Does a task ask?"""
+        return getcurrent() is not self.hub
 
     def run(self) -> None:
         """Until nobody is due any more."""
@@ -149,7 +156,8 @@ class Scheduler:
             return
         process.steps += 1
         self.say(process.name, what)
-        incident = process.incidents.pop(process.steps, None)
+        process.seen[what] += 1
+        incident = process.incidents.pop(process.steps, None) or process.incidents.pop((what, process.seen[what]), None)
         if incident is None:
             return
         if incident.pause_seconds is not None and not may_pause:

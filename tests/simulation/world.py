@@ -15,12 +15,12 @@ from metrics_pipeline.errors import TopicMismatchError
 from metrics_pipeline.ownership import Ownership
 from metrics_pipeline.retry import Retry
 from metrics_pipeline.steps import Step
-from metrics_pipeline.takeover import Takeover, closing_commits
+from metrics_pipeline.takeover import Takeover, closing_commits, reset_positions
 from tests.simulation.clickhouse import ModelWarehouse, Server
 from tests.simulation.kafka import Broker, ModelHandover, ModelLog, ModelOffsets, Partition, Record
 from tests.simulation.network import Faults, Network
 from tests.simulation.plan import EPOCH_MS, Kind, Message, Plan, RunPlan
-from tests.simulation.scheduler import KilledError, Process, Scheduler, Task, VirtualClock, VirtualWorker
+from tests.simulation.scheduler import KilledError, Process, Scheduler, VirtualClock, VirtualWorker
 
 GROUP = "group"
 LIMITS = EventLimits(max_age_ms=10 * 86_400_000, max_future_ms=3_600_000)
@@ -172,7 +172,8 @@ class World:
         def work() -> None:
             for shard in range(self.plan.shards_at_end):
                 owner = Owner(self.plan.shards_at_end, shard)
-                run = RunPlan(f"final{number}.{shard}", owner, 0, has_predecessor=False, ends_caught_up=True, incidents={})
+                name = f"final{number}.{shard}"
+                run = RunPlan(name, owner, 0, has_predecessor=False, ends_caught_up=True, incidents={})
                 outcomes.append(self._process(run, is_final=True))
                 if isinstance(outcomes[-1].error, TopicMismatchError) and self.plan.kind is Kind.RECREATED:
                     self._reset_offsets()
@@ -188,22 +189,27 @@ class World:
         retry = Retry(self.clock, RETRY_SECONDS, lambda: False, lambda *_: None)
         for shard in range(self.plan.shards_at_end):
             owner = Owner(self.plan.shards_at_end, shard)
-            starts = {p: m.low for p, m in log.watermarks(owner.partitions(log.partitions())).items()}
             ownership = Ownership(
                 owner, self.store(network, owner), self.clock, retry, zombie_seconds=1e9, observe=lambda _: None
             )
-            ownership.take_over(log.partitions())
+            commits = ownership.take_over(log.partitions())
+            partitions = owner.partitions(log.partitions())
+            landed = self.warehouse(network, log.topic_id).ledger_ends(partitions).get(log.topic_id, {})
+            starts = reset_positions(log.watermarks(partitions), commits, landed, log.topic_id, to_latest=False)
             ownership.commit(closing_commits(starts, log.topic_id))
 
     def _heal(self) -> None:
         self.scheduler.say("world", "heals")
         self.plan.faults.heal()
         if self.plan.kind is Kind.CHANGING_RULES:
-            self.server.refused = set()
+            self._set_rules(frozenset())
 
     def _set_rules(self, refused: frozenset[int]) -> None:
         self.scheduler.say("clickhouse", f"refuses {sorted(refused)}")
-        self.server.refused = set(refused)
+        if self.plan.are_views:
+            self.server.failing_in_view = set(refused)
+        else:
+            self.server.refused = set(refused)
 
     def _retain(self, partition: int, offset: int) -> None:
         self._note_open_intents()
@@ -235,4 +241,3 @@ class World:
 def _guarded(action: Callable[[], None]) -> None:
     with suppress(KilledError):
         action()
-

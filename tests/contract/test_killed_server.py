@@ -1,0 +1,125 @@
+"""A server that is killed in the middle of an insert over many days, and the repeat of the insert."""
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import polars as pl
+import pytest
+from clickhouse_connect.driver.client import Client
+
+from metrics_pipeline.clickhouse import schema
+from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.warehouse import ClickHouseWarehouse
+from metrics_pipeline.core.decode import EventLimits, decode
+from metrics_pipeline.core.messages import Messages
+from metrics_pipeline.local.clickhouse import ClickHouseServer, start_clickhouse
+from metrics_pipeline.local.fetch import cache_folder, clickhouse_program
+from metrics_pipeline.settings import LocalSettings, load_settings
+from tests.integration.events import encode, event
+from tests.simulation.clickhouse import Row, Server
+from tests.simulation.scheduler import Scheduler
+
+DAY_MS = 86_400_000
+NOON_MS = 1_793_448_000_000
+DAYS, PER_DAY = 60, 400
+PROGRAM = clickhouse_program(cache_folder(LocalSettings()))
+
+
+def many_days() -> pl.DataFrame:
+    random_ = random.Random(3)
+    values: list[bytes | None] = [
+        encode(event(random_, timestamp=NOON_MS - (n % DAYS) * DAY_MS)) for n in range(DAYS * PER_DAY)
+    ]
+    count = len(values)
+    limits = EventLimits(max_age_ms=400 * DAY_MS, max_future_ms=0)
+    return decode(Messages([0] * count, list(range(count)), [NOON_MS] * count, values), limits).events
+
+
+def per_partition(client: Client, sql: str) -> dict[str, int]:
+    return {str(key): int(count) for key, count in client.query(sql).result_rows}
+
+
+def state(client: Client) -> tuple[dict[str, int], dict[str, int]]:
+    """Rows per day of raw_events, requests per month of rollup_1m."""
+    return (
+        per_partition(client, "SELECT toYYYYMMDD(timestamp) AS d, count() FROM raw_events GROUP BY d"),
+        per_partition(client, "SELECT toYYYYMM(minute) AS m, sum(requests) FROM rollup_1m GROUP BY m"),
+    )
+
+
+def restarted(server: ClickHouseServer, folder: Path) -> ClickHouseServer:
+    return start_clickhouse(PROGRAM, folder, preferred_port=urlsplit(server.url).port)
+
+
+def test_parts_land_whole_or_not_and_the_repeat_adds_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = many_days()
+    folder = tmp_path / "clickhouse"
+    server = start_clickhouse(PROGRAM, folder)
+    try:
+        monkeypatch.setenv("METRICS_CLICKHOUSE__URL", server.url)
+        settings = load_settings()
+        with connect(settings) as client:
+            schema.apply(client, 10_000)
+            started = time.monotonic()
+            insert_into(client, events, "whole")()
+            whole_seconds = time.monotonic() - started
+            whole_raw, whole_rollup = state(client)
+        cut = 0
+        for attempt in range(5):
+            with connect(settings) as client:
+                for table in ("raw_events", "rollup_1m"):
+                    client.command(f"TRUNCATE TABLE {table}")
+                token = f"token {attempt}"
+                insert = threading.Thread(target=_suppressed(insert_into(client, events, token)))
+                insert.start()
+                time.sleep(whole_seconds * (attempt + 2) / 8)  # The moment is the test's input, not a wait.
+                server.process.kill()
+                insert.join(60)
+            server = restarted(server, folder)
+            with connect(settings) as client:
+                raw, rollup = state(client)
+                print(f"killed: {len(raw)} of {len(whole_raw)} days, {len(rollup)} of {len(whole_rollup)} months")
+                cut += (raw, rollup) not in (({}, {}), (whole_raw, whole_rollup))
+                assert raw.items() <= whole_raw.items(), "the parts of a day land whole or not"
+                assert rollup.items() <= whole_rollup.items(), "the parts of a month land whole or not"
+                for _ in range(2):
+                    insert_into(client, events, token)()
+                    assert state(client) == (whole_raw, whole_rollup)
+        print(f"{cut} of 5 kills cut an insert in two")
+    finally:
+        server.process.stop(20)
+
+
+def test_the_model_cuts_an_insert_at_any_part_and_its_repeat_adds_what_is_missing() -> None:
+    rows = [Row(("s", "/", NOON_MS - day * DAY_MS, f"{day}"), 0, day, 200, 0) for day in range(40)]
+    seen = set()
+    for seed in range(60):
+        scheduler = Scheduler(seed)
+        server = Server(scheduler, 1_000)
+        scheduler.spawn("insert", lambda: server.insert_raw(rows, "token"))  # noqa: B023 - run before the next one
+        scheduler.spawn("kill", server.kill, after_seconds=scheduler.random.random() * 0.5)
+        scheduler.run()
+        seen.add((len(server.raw) in (0, 40), server.rollup.total() in (0, 40)))
+        scheduler.spawn("repeat", lambda: server.insert_raw(rows, "token"))  # noqa: B023
+        scheduler.run()
+        assert (len(server.raw), server.rollup.total()) == (40, 40)
+    assert len(seen) > 1, "some kills cut it, some don't"
+
+
+def insert_into(client: Client, events: pl.DataFrame, token: str) -> Callable[[], None]:
+    return lambda: ClickHouseWarehouse(client, "t", "t", "g", 10_000).insert_events(events, token)
+
+
+def _suppressed(action: Callable[[], None]) -> Callable[[], None]:
+    def run() -> None:
+        with suppress(Exception):
+            action()
+
+    return run

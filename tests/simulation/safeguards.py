@@ -1,0 +1,109 @@
+"""Each safeguard of the protocol, switched off: what the simulation would miss if it did not look for it."""
+
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import polars as pl
+
+from metrics_pipeline import ownership, takeover
+from metrics_pipeline.core.offsets import Commit, OffsetRange, Owner
+from metrics_pipeline.delivery import Delivery
+from metrics_pipeline.ownership import Ownership
+from tests.simulation.clickhouse import ModelWarehouse
+from tests.simulation.kafka import Broker, ModelOffsets
+from tests.simulation.plan import Kind
+
+Off = Callable[[], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Safeguard:
+    """`off` switches it off for as long as the context lasts; `kinds` of schedules are the ones that need it."""
+
+    name: str
+    off: Off
+    kinds: Collection[Kind] = frozenset(Kind)
+
+
+def _replaced(target: object, name: str, value: object) -> Off:
+    return lambda: patch.object(target, name, value)
+
+
+def _fence_nothing(self: Broker, owner: Owner) -> int:
+    return self.epochs.setdefault(owner, 1)
+
+
+def _commit_unchecked(self: Broker, owner: Owner, epoch: int, commits: Mapping[int, tuple[int, str]]) -> None:
+    self.committed |= commits
+
+
+_take_over = Ownership.take_over
+
+
+def _read_before_fencing(self: Ownership, partitions: Sequence[int]) -> Mapping[int, Commit]:
+    before = self.committed(partitions)
+    _take_over(self, partitions)
+    return before
+
+
+def _fence_rivals_first(self: Ownership, partitions: Sequence[int]) -> Mapping[int, Commit]:
+    """`take_over` with its steps in another order."""
+    for rival in ownership.rivals(self.owner, self.owner.partitions(partitions), self._store.registered()):
+        self._fence(rival)
+    self._retry.call(lambda: self._store.register(self.owner.shards))
+    self._retry.call(lambda: self._store.fence(self.owner))
+    commits = self.committed(partitions)
+    self._last_commit = {p: commit for p, commit in commits.items() if self.owns(p)}
+    self._proved_at_seconds = self._clock.monotonic_seconds()
+    return commits
+
+
+_insert_events = ModelWarehouse.insert_events
+
+
+def _insert_without_token(self: ModelWarehouse, events: pl.DataFrame, token: str) -> None:
+    _insert_events(self, events, uuid.UUID(int=self._network.scheduler.random.getrandbits(128)).hex)
+
+
+def _find_nothing(self: ModelWarehouse, events: pl.DataFrame, batch: Sequence[OffsetRange]) -> pl.DataFrame:
+    return _existing(self, events, batch).clear()
+
+
+_existing = ModelWarehouse.existing
+
+
+def _find_own_rows_too(self: ModelWarehouse, events: pl.DataFrame, batch: Sequence[OffsetRange]) -> pl.DataFrame:
+    return _existing(self, events, ())
+
+
+_committed = ModelOffsets.committed
+
+
+def _forget_topic_ids(self: ModelOffsets, partitions: Sequence[int]) -> Mapping[int, Commit]:
+    found = _committed(self, partitions)
+    return {p: Commit(c.offset, c.intent, self._broker.topic_id) for p, c in found.items()}
+
+
+SAFEGUARDS = (
+    Safeguard("fencing earlier runs", _replaced(Broker, "fence", _fence_nothing)),
+    Safeguard("commits are checked for the epoch", _replaced(Broker, "commit", _commit_unchecked)),
+    Safeguard("rivals under other numbers of shards are fenced", _replaced(ownership, "rivals", lambda *_: ())),
+    Safeguard("numbers of shards are registered", _replaced(ModelOffsets, "register", lambda *_: None)),
+    Safeguard("own fence first, rivals second", _replaced(Ownership, "take_over", _fence_rivals_first)),
+    Safeguard("fence first, read second", _replaced(Ownership, "take_over", _read_before_fencing)),
+    Safeguard("open batches are recovered", _replaced(takeover, "open_batches", lambda _: ())),
+    Safeguard("inserts carry the batch's token", _replaced(ModelWarehouse, "insert_events", _insert_without_token)),
+    Safeguard("the look-up", _replaced(ModelWarehouse, "existing", _find_nothing)),
+    Safeguard("the look-up leaves own rows out", _replaced(ModelWarehouse, "existing", _find_own_rows_too)),
+    Safeguard("a batch in the ledger is not repeated", _replaced(ModelWarehouse, "has_ledger_entry", lambda *_: False)),
+    Safeguard("a batch not in the ledger is repeated", _replaced(ModelWarehouse, "has_ledger_entry", lambda *_: True)),
+    Safeguard("a run proves that it is no zombie", _replaced(Ownership, "prove", lambda _: None)),
+    Safeguard("tokens are checked for being remembered", _replaced(ModelWarehouse, "remembers", lambda *_: True)),
+    Safeguard("verdicts are written down", _replaced(Delivery, "_note_verdicts", lambda *_: None)),
+    Safeguard("what landed is not cut", _replaced(Delivery, "_assure_nothing_landed", lambda *_: None)),
+    Safeguard("the topic's id is checked", _replaced(ModelOffsets, "committed", _forget_topic_ids)),
+)

@@ -1,0 +1,23 @@
+"""Each safeguard of the protocol is switched off in turn, and the simulation has to notice."""
+
+import pytest
+
+from tests.simulation.plan import draw
+from tests.simulation.run import run_seed
+from tests.simulation.safeguards import SAFEGUARDS, Safeguard
+
+LARGEST_SEEDS = 4_000
+
+
+@pytest.mark.parametrize("safeguard", SAFEGUARDS, ids=lambda s: s.name)
+def test_the_simulation_notices_its_absence(safeguard: Safeguard) -> None:
+    for seed in range(LARGEST_SEEDS):
+        if draw(seed).kind not in safeguard.kinds:
+            continue
+        with safeguard.off():
+            found = run_seed(seed).problems
+        if found:
+            print(f"{safeguard.name}: seed {seed}: {found[0]}")
+            assert run_seed(seed).problems == (), "the schedule is exact as long as the safeguard is there"
+            return
+    pytest.fail(f"nothing goes wrong in {LARGEST_SEEDS} schedules without: {safeguard.name}")

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from lzstring import LZString
 
-from metrics_pipeline.clickhouse.schema import LATENCY_MERGE_FUNCTION, LATENCY_QUANTILES
+from metrics_pipeline.clickhouse.rollups.cubes import LATENCY_MERGE_FUNCTION, LATENCY_QUANTILES
 
 _RECENT_MINUTES = "minute >= now() - {seconds:UInt32}"
 _RECENT_BATCHES = "visible_at >= now() - {seconds:UInt32}"

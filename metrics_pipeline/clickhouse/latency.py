@@ -6,7 +6,7 @@ from typing import Any
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.clickhouse.schema import LATENCY_MERGE_FUNCTION
+from metrics_pipeline.clickhouse.rollups.cubes import LATENCY_MERGE_FUNCTION
 from metrics_pipeline.core.timerange import TimeRange, whole_minutes
 
 QUANTILES = (0.5, 0.95, 0.99)

@@ -10,75 +10,11 @@ from functools import partial
 
 from clickhouse_connect.driver.client import Client
 
+from metrics_pipeline.clickhouse.ddl import Column, MaterializedView, Table, Union, View
 from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.rollups.tables import BOOKS, ROLLUP_FEEDS, ROLLUP_TABLES, ROLLUP_UNIONS
+from metrics_pipeline.clickhouse.rollups.views import ROLLUP_VIEWS
 from metrics_pipeline.event import IDENTITY, RAW_COLUMNS
-
-QUANTILE_RELATIVE_ERROR = 0.01
-LATENCY_QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
-LATENCY_STATE = f"quantilesDD({QUANTILE_RELATIVE_ERROR}, {', '.join(map(str, LATENCY_QUANTILES))})"
-LATENCY_MERGE_FUNCTION = LATENCY_STATE.replace("quantilesDD(", "quantilesDDMerge(", 1)
-LATENCY_STATE_FUNCTION = LATENCY_STATE.replace("quantilesDD(", "quantilesDDState(", 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    name: str
-    type: str
-    codec: str = ""
-    comment: str = ""
-
-    @property
-    def ddl(self) -> str:
-        codec = f" CODEC({self.codec})" if self.codec else ""
-        comment = f" COMMENT '{_quoted(self.comment)}'" if self.comment else ""
-        return f"`{self.name}` {self.type}{comment}{codec}"
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    name: str
-    engine: str
-    partition_by: str
-    order_by: tuple[str, ...]
-    columns: tuple[Column, ...]
-    comment: str
-    indexes: tuple[str, ...] = ()
-    primary_key: tuple[str, ...] = ()
-    """A prefix of `order_by`; without it all of that is held in memory per granule."""
-    index_granularity: int = 8_192
-
-    def ddl(self, deduplication_window_blocks: int) -> str:
-        lines = [c.ddl for c in self.columns] + [f"INDEX {index}" for index in self.indexes]
-        body = ",\n    ".join(lines)
-        return (
-            f"CREATE TABLE IF NOT EXISTS {self.name}\n(\n    {body}\n)\n"
-            f"ENGINE = {self.engine}\nPARTITION BY {self.partition_by}\n"
-            f"PRIMARY KEY ({', '.join(self.primary_key or self.order_by)})\nORDER BY ({', '.join(self.order_by)})\n"
-            f"SETTINGS non_replicated_deduplication_window = {deduplication_window_blocks}, "
-            f"index_granularity = {self.index_granularity}\n"
-            f"COMMENT '{_quoted(self.comment)}'"
-        )
-
-    def addition_ddl(self, name: str) -> str:
-        """Adds the column to a table that was made without it: metadata only, old rows read as the type's default."""
-        at = [c.name for c in self.columns].index(name)
-        place = f"AFTER `{self.columns[at - 1].name}`" if at else "FIRST"
-        return f"ALTER TABLE {self.name} ADD COLUMN IF NOT EXISTS {self.columns[at].ddl} {place}"
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    name: str
-    target: str
-    select: str
-    comment: str
-
-    def ddl(self, deduplication_window_blocks: int) -> str:  # noqa: ARG002 - same call for tables and views
-        return (
-            f"CREATE MATERIALIZED VIEW IF NOT EXISTS {self.name} TO {self.target} AS\n{self.select}\n"
-            f"COMMENT '{_quoted(self.comment)}'"
-        )
-
 
 RAW_EVENTS = Table(
     name="raw_events",
@@ -91,48 +27,6 @@ RAW_EVENTS = Table(
     index_granularity=1_024,
     columns=tuple(Column(c.name, c.clickhouse_type, c.codec, c.comment) for c in RAW_COLUMNS),
     comment="Every event once, as it was sent.",
-)
-
-ROLLUP_1M = Table(
-    name="rollup_1m",
-    engine="AggregatingMergeTree",
-    partition_by="toYYYYMM(minute)",
-    order_by=("service", "endpoint", "tier", "minute"),
-    columns=(
-        Column("minute", "DateTime('UTC')", "Delta, ZSTD(1)", "Start of the minute of the events' timestamps"),
-        Column("service", "LowCardinality(String)"),
-        Column("endpoint", "LowCardinality(String)"),
-        Column("tier", "LowCardinality(String)"),
-        Column("requests", "SimpleAggregateFunction(sum, UInt64)", "T64, ZSTD(1)"),
-        Column("errors", "SimpleAggregateFunction(sum, UInt64)", "T64, ZSTD(1)", "Requests with status >= 500"),
-        Column("latency_sum_ms", "SimpleAggregateFunction(sum, Float64)"),
-        Column("latency_min_ms", "SimpleAggregateFunction(min, Float64)"),
-        Column("latency_max_ms", "SimpleAggregateFunction(max, Float64)"),
-        Column(
-            "latency_ms",
-            f"AggregateFunction({LATENCY_STATE}, Float64)",
-            "ZSTD(1)",
-            f"Quantiles {', '.join(map(str, LATENCY_QUANTILES))}, relative error {QUANTILE_RELATIVE_ERROR}",
-        ),
-    ),
-    comment="One state per service, endpoint, tier and minute.",
-)
-
-ROLLUP_1M_VIEW = View(
-    name="rollup_1m_view",
-    target="rollup_1m",
-    # Total functions only: a view that throws would block every insert.
-    select=f"""SELECT
-    toStartOfMinute(timestamp) AS minute, service, endpoint, tier,
-    count() AS requests,
-    countIf(status >= 500) AS errors,
-    sum(raw_events.latency_ms) AS latency_sum_ms,
-    min(raw_events.latency_ms) AS latency_min_ms,
-    max(raw_events.latency_ms) AS latency_max_ms,
-    {LATENCY_STATE_FUNCTION}(raw_events.latency_ms) AS latency_ms
-FROM raw_events
-GROUP BY minute, service, endpoint, tier""",
-    comment="Feeds rollup_1m from each insert into raw_events.",
 )
 
 DEAD_LETTERS = Table(
@@ -202,7 +96,16 @@ BATCHES = Table(
     indexes=("batch_index batch TYPE bloom_filter(0.001) GRANULARITY 1",),
 )
 
-OBJECTS: tuple[Table | View, ...] = (RAW_EVENTS, ROLLUP_1M, ROLLUP_1M_VIEW, DEAD_LETTERS, BATCHES)
+OBJECTS: tuple[Table | Union | MaterializedView | View, ...] = (
+    RAW_EVENTS,
+    BOOKS,
+    *ROLLUP_TABLES,
+    *ROLLUP_FEEDS,
+    *ROLLUP_UNIONS,
+    *ROLLUP_VIEWS,
+    DEAD_LETTERS,
+    BATCHES,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +126,8 @@ def plan(client: Client, deduplication_window_blocks: int) -> Plan:
     existing = [o for o in OBJECTS if isinstance(o, Table) and o.name in found]
     # Columns first: a view that is created may read them.
     additions = tuple(table.addition_ddl(name) for table in existing for name in _missing(table, found[table.name]))
-    creations = tuple(o.ddl(deduplication_window_blocks) for o in OBJECTS if o.name not in found)
+    comments = _comments_of(client)
+    creations = tuple(o.ddl(deduplication_window_blocks) for o in OBJECTS if not _is_there(o, comments))
     differences = tuple(
         f"{table.name}.{name}: {problem}" for table in existing for name, problem in _compare(table, found[table.name])
     )
@@ -254,6 +158,22 @@ def _columns_of(client: Client) -> dict[str, dict[str, str]]:
     return tables
 
 
+def _comments_of(client: Client) -> dict[str, str]:
+    """Comment of each table and view; views with parameters are in no list of columns."""
+    rows = calling(
+        "reading the schema",
+        lambda: client.query("SELECT name, comment FROM system.tables WHERE database = currentDatabase()").result_rows,
+    )
+    return {str(name): str(comment) for name, comment in rows}
+
+
+def _is_there(wanted: Table | Union | MaterializedView | View, comments: dict[str, str]) -> bool:
+    """A view with another query is replaced, which changes no data."""
+    if isinstance(wanted, View):
+        return comments.get(wanted.name) == wanted.stored_comment
+    return wanted.name in comments
+
+
 def _missing(table: Table, found: dict[str, str]) -> list[str]:
     """Columns that can be added. One of the sorting key can't: it is a difference, for a person to decide."""
     return [c.name for c in table.columns if c.name not in found and c.name not in table.order_by]
@@ -271,7 +191,3 @@ def _compare(table: Table, found: dict[str, str]) -> list[tuple[str, str]]:
 
 def _normal(column_type: str) -> str:
     return column_type.replace(" ", "")
-
-
-def _quoted(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("'", "\\'")

@@ -2,7 +2,9 @@
 
 from dagster import AssetKey, AssetSpec, TableColumn, TableSchema
 
-from metrics_pipeline.clickhouse.schema import DEAD_LETTERS, RAW_EVENTS, ROLLUP_1M, Table
+from metrics_pipeline.clickhouse.ddl import Table
+from metrics_pipeline.clickhouse.rollups.tables import ROLLUP_1M
+from metrics_pipeline.clickhouse.schema import DEAD_LETTERS, RAW_EVENTS
 
 GROUP = "events"
 

@@ -44,12 +44,17 @@ def per_partition(client: Client, sql: str) -> dict[str, int]:
     return {str(key): int(count) for key, count in client.query(sql).result_rows}
 
 
-def state(client: Client) -> tuple[dict[str, int], dict[str, int]]:
-    """Rows per day of raw_events, requests per month of rollup_1m."""
-    return (
-        per_partition(client, "SELECT toYYYYMMDD(timestamp) AS d, count() FROM raw_events GROUP BY d"),
-        per_partition(client, "SELECT toYYYYMM(minute) AS m, sum(requests) FROM rollup_1m GROUP BY m"),
-    )
+FED = {
+    "raw_events": "SELECT toYYYYMMDD(timestamp) AS p, count() FROM raw_events GROUP BY p",
+    "rollup_1m": "SELECT toDate(minute) AS p, sum(requests) FROM rollup_1m GROUP BY p",
+    "rollup_totals_1m": "SELECT toDate(minute) AS p, sum(requests) FROM rollup_totals_1m GROUP BY p",
+    "rollup_books": "SELECT toYear(minute) AS p, sum(events) FROM rollup_books GROUP BY p",
+}
+"""What an insert fills, counted per partition."""
+
+
+def state(client: Client) -> dict[str, dict[str, int]]:
+    return {table: per_partition(client, sql) for table, sql in FED.items()}
 
 
 def restarted(server: ClickHouseServer, folder: Path) -> ClickHouseServer:
@@ -70,11 +75,11 @@ def test_parts_land_whole_or_not_and_the_repeat_adds_what_is_missing(
             started = time.monotonic()
             insert_into(client, events, "whole")()
             whole_seconds = time.monotonic() - started
-            whole_raw, whole_rollup = state(client)
+            whole = state(client)
         cut = 0
         for attempt in range(5):
             with connect(settings) as client:
-                for table in ("raw_events", "rollup_1m"):
+                for table in FED:
                     client.command(f"TRUNCATE TABLE {table}")
                 token = f"token {attempt}"
                 insert = threading.Thread(target=_suppressed(insert_into(client, events, token)))
@@ -84,14 +89,14 @@ def test_parts_land_whole_or_not_and_the_repeat_adds_what_is_missing(
                 insert.join(60)
             server = restarted(server, folder)
             with connect(settings) as client:
-                raw, rollup = state(client)
-                print(f"killed: {len(raw)} of {len(whole_raw)} days, {len(rollup)} of {len(whole_rollup)} months")
-                cut += (raw, rollup) not in (({}, {}), (whole_raw, whole_rollup))
-                assert raw.items() <= whole_raw.items(), "the parts of a day land whole or not"
-                assert rollup.items() <= whole_rollup.items(), "the parts of a month land whole or not"
+                landed = state(client)
+                print("killed: " + ", ".join(f"{len(landed[t])} of {len(whole[t])} parts of {t}" for t in FED))
+                cut += landed not in ({table: {} for table in FED}, whole)
+                for table in FED:
+                    assert landed[table].items() <= whole[table].items(), "a part lands whole or not"
                 for _ in range(2):
                     insert_into(client, events, token)()
-                    assert state(client) == (whole_raw, whole_rollup)
+                    assert state(client) == whole
         print(f"{cut} of 5 kills cut an insert in two")
     finally:
         server.process.stop(20)

@@ -8,7 +8,8 @@ from random import Random
 from metrics_pipeline.chaos.engines import OwnEngines
 from metrics_pipeline.chaos.proxy import Answer, Exchange, Request, error_answer
 from metrics_pipeline.chaos.world import World
-from metrics_pipeline.clickhouse.schema import BATCHES, DEAD_LETTERS, RAW_EVENTS, ROLLUP_1M
+from metrics_pipeline.clickhouse.rollups.tables import ROLLUP_1M
+from metrics_pipeline.clickhouse.schema import BATCHES, DEAD_LETTERS, RAW_EVENTS
 
 _HIT_SECONDS = 10.0
 """A request of the wanted kind comes within that."""

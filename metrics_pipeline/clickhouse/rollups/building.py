@@ -1,0 +1,183 @@
+"""Building the coarser grains: each from finer rows, a range of buckets at a time.
+
+    rows of the new build, in every cube  ->  count them  ->  publish: one row per bucket in the books
+
+Readers take the newest published build of a bucket if it counts every event, so a build is seen whole or not at all, a
+repeated or interrupted one changes no answer, and an event that arrives meanwhile makes the bucket stale, never wrong.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from clickhouse_connect.driver.client import Client
+
+from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.rollups.cubes import CUBES, METRICS, Cube
+from metrics_pipeline.clickhouse.rollups.tables import BOOKS
+from metrics_pipeline.clickhouse.rollups.views import source_of
+from metrics_pipeline.core.grains import GRAINS, Grain
+
+MAX_BUCKETS = 36
+"""Built by one statement at most: some 100,000 states of a large company, a fraction of a GB."""
+SUPERSEDED_SECONDS = 600
+"""Rows of a build that a newer one replaced are kept so long: a query that began before may still read them."""
+
+_INSERT_SETTINGS = {"max_partitions_per_insert_block": 1_000, "max_threads": 1}
+"""One thread: nobody waits for a build, since readers take finer rows meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A bucket by its start, epoch seconds, with the events that raw_events was given for it."""
+
+    start_seconds: int
+    events: int
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What a build did, in buckets. One moves if its events were not all counted: some arrived meanwhile."""
+
+    published: int = 0
+    moving: int = 0
+    requests: int = 0
+
+    def __add__(self, other: "Built") -> "Built":
+        return Built(self.published + other.published, self.moving + other.moving, self.requests + other.requests)
+
+
+class RollupBuilder:
+    """Builds buckets of one database's rollups. Any number may work at once."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def buckets(
+        self, grain: Grain, start_seconds: int, end_seconds: int, *, only_stale: bool, limit: int = 100_000
+    ) -> list[Bucket]:
+        """Buckets with events that lie within [start, end), oldest first.
+
+        With `only_stale` those that have no build, or one that doesn't count all events.
+        """
+        stale = "AND max(built).2 != n" if only_stale else ""
+        sql = f"""SELECT toUnixTimestamp(minute) AS start, sum(events) AS n FROM {BOOKS.name}
+            WHERE grain = {{grain:UInt32}} AND minute >= {{start:DateTime('UTC')}}
+                AND minute <= {{last:DateTime('UTC')}}
+            GROUP BY start HAVING n > 0 {stale} ORDER BY start LIMIT {{limit:UInt32}}"""
+        parameters = {
+            "grain": grain.seconds,
+            "start": start_seconds,
+            "last": end_seconds - grain.seconds,
+            "limit": limit,
+        }
+        rows = calling("looking for buckets", lambda: self._client.query(sql, parameters=parameters).result_rows)
+        return [Bucket(int(start), int(events)) for start, events in rows]
+
+    def build(self, grain: Grain, buckets: Sequence[Bucket], build: int) -> Iterator[Built]:
+        """Build these buckets, ordered by start; yields after each chunk of them, for progress.
+
+        `build` must be new and grow with time: nanoseconds. Raises RetryableError where the server is away; what was
+        written until then is never read.
+        """
+        for chunk in _chunks(buckets, grain):
+            for cube in CUBES:
+                self._insert(cube, grain, chunk, build)
+            counted = self._count(grain, chunk, build)
+            whole = {b.start_seconds: b.events for b in chunk if counted.get(b.start_seconds) == {b.events}}
+            self._publish(grain, whole, build)
+            yield Built(len(whole), len(chunk) - len(whole), sum(whole.values()))
+
+    def prune(self, grain: Grain, start_seconds: int, end_seconds: int, now_ns: int) -> int:
+        """Delete rows of superseded and of abandoned builds in buckets of [start, end); returns how many went."""
+        superseded = f"""SELECT DISTINCT minute, build FROM {{table}}
+            WHERE minute >= {{start:DateTime('UTC')}} AND minute < {{end:DateTime('UTC')}}
+                AND build < {{before:UInt64}} AND (minute, build) NOT IN (
+                    SELECT minute, max(built).1 FROM {BOOKS.name} WHERE grain = {{grain:UInt32}} GROUP BY minute
+                    HAVING max(built).1 < {{before:UInt64}})
+                AND minute NOT IN (
+                    SELECT minute FROM {BOOKS.name} WHERE grain = {{grain:UInt32}} GROUP BY minute
+                    HAVING max(built).1 >= {{before:UInt64}})"""
+        parameters = {
+            "grain": grain.seconds,
+            "start": start_seconds,
+            "end": end_seconds,
+            "before": now_ns - SUPERSEDED_SECONDS * 1_000_000_000,
+        }
+        found = 0
+        for cube in CUBES:
+            sql = superseded.replace("{table}", cube.table(grain))
+            builds = calling("looking for old builds", partial(self._client.query, sql, parameters)).result_rows
+            found += len(builds)
+            if builds:
+                delete = f"DELETE FROM {cube.table(grain)} WHERE (minute, build) IN ({sql})"
+                calling("deleting old builds", partial(self._client.command, delete, parameters))
+        return found
+
+    def _insert(self, cube: Cube, grain: Grain, chunk: Sequence[Bucket], build: int) -> None:
+        dimensions = ", ".join(cube.dimensions)
+        sql = f"""INSERT INTO {cube.table(grain)} (minute, build, {dimensions}, {", ".join(m.name for m in METRICS)})
+            SELECT toDateTime({_start_of("rows.minute", grain)}, 'UTC') AS bucket, {{build:UInt64}}, {dimensions},
+                {", ".join(m.merged for m in METRICS)}
+            FROM {source_of(cube)} AS rows
+            WHERE {_start_of("rows.minute", grain)} IN {{buckets:Array(UInt32)}}
+            GROUP BY bucket, {dimensions}"""
+        parameters = {
+            **_span(grain, chunk),
+            "step": GRAINS[GRAINS.index(grain) - 1].seconds,
+            "build": build,
+            "buckets": [b.start_seconds for b in chunk],
+        }
+        calling(
+            f"building {cube.table(grain)}",
+            lambda: self._client.command(sql, parameters=parameters, settings=_INSERT_SETTINGS),
+        )
+
+    def _count(self, grain: Grain, chunk: Sequence[Bucket], build: int) -> dict[int, set[int]]:
+        """Requests of each bucket as the cubes count them: one figure where they agree."""
+        counts = " UNION ALL ".join(
+            f"""SELECT toUnixTimestamp(minute) AS start, sum(requests) AS n FROM {cube.table(grain)}
+            WHERE minute >= {{start:DateTime('UTC')}} AND minute < {{end:DateTime('UTC')}} AND build = {{build:UInt64}}
+            GROUP BY start"""
+            for cube in CUBES
+        )
+        rows = calling(
+            "counting a build",
+            lambda: self._client.query(counts, parameters={**_span(grain, chunk), "build": build}).result_rows,
+        )
+        found: dict[int, set[int]] = {}
+        for start, requests in rows:
+            found.setdefault(int(start), set()).add(int(requests))
+        return found
+
+    def _publish(self, grain: Grain, whole: Mapping[int, int], build: int) -> None:
+        if not whole:
+            return
+        rows = [[grain.seconds, start, (build, requests)] for start, requests in whole.items()]
+        calling(
+            "publishing a build",
+            lambda: self._client.insert(BOOKS.name, rows, column_names=["grain", "minute", "built"]),
+        )
+
+
+def _start_of(column: str, grain: Grain) -> str:
+    return f"toUnixTimestamp({column}) - toUnixTimestamp({column}) % {grain.seconds}"
+
+
+def _span(grain: Grain, chunk: Sequence[Bucket]) -> dict[str, Any]:
+    return {"start": chunk[0].start_seconds, "end": chunk[-1].start_seconds + grain.seconds}
+
+
+def _chunks(buckets: Sequence[Bucket], grain: Grain) -> Iterator[Sequence[Bucket]]:
+    """Neighbours together, so that one statement reads little that it doesn't build."""
+    begin = 0
+    for at in range(1, len(buckets) + 1):
+        is_end = at == len(buckets)
+        if (
+            is_end
+            or at - begin == MAX_BUCKETS
+            or buckets[at].start_seconds > buckets[at - 1].start_seconds + grain.seconds
+        ):
+            yield buckets[begin:at]
+            begin = at

@@ -1,0 +1,60 @@
+"""What readers read: a parameterized view per cube that takes each span of time from the coarsest rows that are right.
+
+    SELECT … FROM rollup(start = '2026-11-03 00:00:00', end = '2026-11-04 00:00:00', step = 3600)
+
+gives rows of the events in [start, end), whole minutes of UTC, in buckets of at most `step` seconds. A bucket is read
+as built if it lies within the span and its build counts every event that raw_events was given; else finer rows are
+read, down to those that each insert writes. So an answer never depends on what was built when, only its cost does.
+"""
+
+from metrics_pipeline.clickhouse.ddl import View
+from metrics_pipeline.clickhouse.rollups.cubes import CUBES, METRICS, Cube
+from metrics_pipeline.clickhouse.rollups.tables import BOOKS, INSTANT
+from metrics_pipeline.core.grains import LIVE, UNIT
+
+_START, _END, _STEP = f"{{start:{INSTANT}}}", f"{{end:{INSTANT}}}", "{step:UInt32}"
+
+COVER = f"""SELECT taken, bucket, build FROM (
+    SELECT
+        bucket,
+        if(is_right, length, {LIVE.seconds})::UInt32 AS taken,
+        if(is_right, newest.1, repair.1) AS build,
+        max(bucket + length) OVER (
+            ORDER BY bucket, length DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS covered_until
+    FROM (
+        SELECT
+            toUnixTimestamp(minute) AS bucket,
+            grain AS length,
+            max(built) AS newest,
+            max(repaired) AS repair,
+            newest.1 > 0 AND newest.2 = sum(events) AND length <= {_STEP}
+                AND bucket >= toUnixTimestamp({_START}) AND bucket + length <= toUnixTimestamp({_END}) AS is_right
+        FROM {BOOKS.name}
+        WHERE minute > {_START} - {UNIT.seconds} AND minute < {_END} AND grain <= greatest({_STEP}, {UNIT.seconds})
+        GROUP BY bucket, length
+        HAVING is_right OR length = {UNIT.seconds}
+    )
+) WHERE covered_until <= bucket"""
+"""The buckets to read: each moment of the span in exactly one of them. Buckets nest, so in the order of their starts,
+longest first, one lies within a longer one if anything before it reaches beyond its start."""
+
+
+def _view(cube: Cube) -> View:
+    columns = ", ".join((*cube.dimensions, *(m.name for m in METRICS)))
+    bucket = f"toUnixTimestamp(minute) - toUnixTimestamp(minute) % greatest(grain, {UNIT.seconds})"
+    return View(
+        name=cube.name,
+        select=f"""SELECT minute, {columns}
+FROM {cube.all_grains}
+WHERE minute >= {_START} AND minute < {_END} AND grain <= greatest({_STEP}, {LIVE.seconds})
+AND (grain, {bucket}, build) IN ({COVER})""",
+        comment=f"{cube.comment}; arguments: start, end, step (the longest bucket, seconds).",
+    )
+
+
+ROLLUP_VIEWS = tuple(_view(cube) for cube in CUBES)
+
+
+def source_of(cube: Cube) -> str:
+    """The cube in a FROM clause; the query's parameters are `start`, `end` (DateTime, UTC) and `step` (seconds)."""
+    return f"{cube.name}(start={_START}, end={_END}, step={_STEP})"

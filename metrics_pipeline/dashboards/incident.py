@@ -27,7 +27,8 @@ def _rows(name: str, title: str, where: str, order: str) -> Panel:
 
 
 def _ranking(name: str, title: str, expression: str, column: str) -> Panel:
-    query = f"""SELECT {column}, requests, {_ERROR_SHARE} AS error_percent, q[1] AS p50_ms, q[2] AS p99_ms, max_ms FROM (
+    query = f"""SELECT {column}, requests, {_ERROR_SHARE} AS error_percent, q[1] AS p50_ms, q[2] AS p99_ms, max_ms
+FROM (
     SELECT {expression} AS {column}, count() AS requests, countIf(status >= 500) AS errors,
         quantiles(0.5, 0.99)(latency_ms) AS q, max(latency_ms) AS max_ms
     FROM raw_events WHERE {_WHERE} GROUP BY {column} ORDER BY errors DESC, q[2] DESC LIMIT {MAX_ROWS}

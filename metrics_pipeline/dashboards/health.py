@@ -30,8 +30,8 @@ def _ledger(name: str, title: str, unit: Unit, lines: str, description: str = ""
 
 FRESHNESS = Panel(
     "freshness",
-    "Freshness: seconds from produced to visible",
-    "Age of events when they could be queried, in classes of 2%. Of the last 24 hours of a longer span; beyond an hour "
+    "Freshness p50, p99, seconds",
+    "Age of events, from produced to visible, in classes of 2%. Of the last 24 hours of a longer span; beyond an hour "
     "from every 4th batch, beyond 6 hours from every 16th.",
     Kind.TIMESERIES,
     Unit.SECONDS,
@@ -41,21 +41,21 @@ FRESHNESS = Panel(
 ) ORDER BY t""",
     FRESHNESS_SPAN_SECONDS,
 )
-EVENTS_IN = _ledger("events_in", "Events in per second", Unit.PER_SECOND, f"sum(consumed) / {_SECONDS} AS events")
+EVENTS_IN = _ledger("events_in", "Events in/s", Unit.PER_SECOND, f"sum(consumed) / {_SECONDS} AS events")
 DUPLICATES = _ledger(
-    "duplicates", "Duplicates per second", Unit.PER_SECOND, f"sum(duplicates) / {_SECONDS} AS duplicates",
+    "duplicates", "Duplicates/s", Unit.PER_SECOND, f"sum(duplicates) / {_SECONDS} AS duplicates",
     "Messages whose event was there already.",
 )  # fmt: skip
 DURATIONS = _ledger(
-    "durations", "A batch's way, ms", Unit.MILLISECONDS,
+    "durations", "Batch durations, mean ms", Unit.MILLISECONDS,
     "avg(commit_duration_ms) AS commit, avg(look_up_duration_ms) AS look_up, avg(insert_duration_ms) AS insert",
-    "Mean durations of the commit, the look-up of duplicates and the insert.",
+    "Of the commit of its offsets, of the look-up of duplicates, of the insert.",
 )  # fmt: skip
 
 _DEAD_T = "toUnixTimestamp({0}) - toUnixTimestamp({0}) % @bucket AS t"
 DEAD_LETTERS = Panel(
     "dead_letters",
-    "Dead letters per second by reason",
+    "Dead letters/s by reason",
     "By the time of the message; `all` is what the ledger counts. Of the last 7 days of a longer span.",
     Kind.TIMESERIES,
     Unit.PER_SECOND,
@@ -75,7 +75,7 @@ _BOOKS_T = f"{_BOOKS_AT} - {_BOOKS_AT} % @bucket AS t"
 _GRAIN_NAME = f"transform(grain, {[g.seconds for g in BUILT]}, {[g.name for g in BUILT]}, toString(grain))"
 STALE = Panel(
     "stale_buckets",
-    "Stale rollups: buckets to be built, by grain",
+    "Stale buckets by grain",
     "Closed buckets without a build that counts every event, by the bucket's time. Readers take finer rows meanwhile: "
     "right, but slower.",
     Kind.TIMESERIES,
@@ -140,12 +140,12 @@ PIPELINE_HEALTH = Dashboard(
     (
         FRESHNESS,
         EVENTS_IN,
-        _ledger("batches", "Batches per second", Unit.PER_SECOND, f"count() / {_SECONDS} AS batches"),
+        _ledger("batches", "Batches/s", Unit.PER_SECOND, f"count() / {_SECONDS} AS batches"),
         DUPLICATES,
         DEAD_LETTERS,
         _ledger("lost", "Lost offsets", Unit.COUNT, "sum(lost) AS lost", "Dropped by the log before they were read."),
         DURATIONS,
-        _ledger("longest_durations", "A batch's way, ms: longest", Unit.MILLISECONDS,
+        _ledger("longest_durations", "Batch durations, longest ms", Unit.MILLISECONDS,
                 "max(commit_duration_ms) AS commit, max(look_up_duration_ms) AS look_up, "
                 "max(insert_duration_ms) AS insert"),
         STALE,

@@ -56,21 +56,29 @@ GROUP BY minute HAVING 100 * sum(dead_letters) > {DEAD_LETTER_PERCENT} * sum(con
 INCOMPLETE_MINUTES = f"{_UNREAD}\nUNION ALL {_LOST}\nUNION ALL {_DEAD}"
 """Rows of (minute in epoch seconds, reason) for the span [@start, @end): a minute once per reason."""
 
-INCOMPLETE_SPANS = f"""SELECT toDateTime(min(minute), 'UTC') AS time, toDateTime(max(minute) + 60, 'UTC') AS timeEnd,
+INCOMPLETE_SPANS = Panel(
+    "incomplete_spans",
+    "Incomplete minutes",
+    "Neighbouring minutes as one row, to be drawn over charts.",
+    Kind.TABLE,
+    Unit.NONE,
+    Reach.NARROW,
+    f"""SELECT toDateTime(min(minute), 'UTC') AS time, toDateTime(max(minute) + 60, 'UTC') AS timeEnd,
     concat('incomplete: ', reason) AS text, 'incomplete' AS tags
 FROM (
     SELECT minute, reason, minute - 60 * row_number() OVER (PARTITION BY reason ORDER BY minute) AS island
     FROM ({INCOMPLETE_MINUTES})
-) GROUP BY reason, island ORDER BY time LIMIT 1000"""
-"""Neighbouring minutes as one row, to be drawn over charts."""
+) GROUP BY reason, island ORDER BY time LIMIT 1000""",
+    SPAN_SECONDS,
+)
 
 _REASONS = ("unread", "lost", "dead letters")
 _COUNTS = ", ".join(f"countIf(reason = '{reason}') AS `{reason}`" for reason in _REASONS)
 
 INCOMPLETE = Panel(
     "incomplete",
-    "Incomplete minutes: don't trust the figures of these",
-    f"Minutes of each point that the ledger knows to be incomplete: not yet read, offsets lost, or more than "
+    "Incomplete minutes",
+    f"Not to be trusted: minutes of each point that the ledger knows to be incomplete: not yet read, offsets lost, or more than "
     f"{DEAD_LETTER_PERCENT}% dead letters. Of the last {SPAN_SECONDS // 86_400} days of a longer span.",
     Kind.TIMESERIES,
     Unit.COUNT,

@@ -1,8 +1,9 @@
 """Panels for pages that know their span only when a query runs: the server computes what Python does elsewhere."""
 
+import re
 from collections.abc import Mapping
 
-from metrics_pipeline.dashboards.panel import TOKEN, VARIABLES, Panel, render
+from metrics_pipeline.dashboards.panel import Panel, render
 from metrics_pipeline.dashboards.steps import COARSEST_SECONDS, Reach, bucket_sql, sample_sql
 
 _PREFIX = "p_"
@@ -28,16 +29,15 @@ def named_query(panel: Panel, *, time: str, start: str, end: str, variables: Map
         "sample": sample_sql(f"{_PREFIX}span"),
         "start": f"toDateTime({begin}{aligned}, 'UTC')",
         "end": f"toDateTime({last}, 'UTC')",
-        **{name: sql for name, sql in variables.items()},
+        **variables,
     }
-    wanted = _needed(panel)
-    definitions = ",\n    ".join(f"{sql} AS {_PREFIX}{name}" for name, sql in names.items() if name in wanted)
     query = render(panel.query, {"t": time, **{name: f"{_PREFIX}{name}" for name in names}})
+    wanted = _named_in(query, names)
+    definitions = ",\n    ".join(f"{sql} AS {_PREFIX}{name}" for name, sql in names.items() if name in wanted)
     return f"WITH {definitions}\n{query}" if definitions else query
 
 
-def _needed(panel: Panel) -> set[str]:
-    used = set(TOKEN.findall(panel.query)) - {"t"}
-    if used & {"start", "end", "bucket", "step", "sample"}:
-        used |= {"finish", "begin", "span", "bucket"}
-    return used & {"finish", "begin", "span", "bucket", "step", "sample", "start", "end", *(v.name for v in VARIABLES)}
+def _named_in(sql: str, names: Mapping[str, str]) -> set[str]:
+    """Names in the query, and in what they mean."""
+    found = {name for name in names if re.search(rf"\b{_PREFIX}{name}\b", sql)}
+    return found.union(*(_named_in(names[name], names) for name in found))

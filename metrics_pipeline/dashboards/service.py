@@ -51,36 +51,34 @@ def _stat(cube: Cube, name: str, title: str, description: str) -> Panel:
     return Panel(name, title, description, Kind.STAT, Unit.NONE, Reach.WHOLE, query)
 
 
-ALL_REQUESTS = _all("requests", "All services: requests per second", Unit.PER_SECOND, f"{PER_SECOND} AS requests", "n")
+ALL_REQUESTS = _all("requests", "All: requests/s", Unit.PER_SECOND, f"{PER_SECOND} AS requests", "n")
 ALL_ERRORS = _all(
-    "error_rate", "All services: errors, % of requests", Unit.PERCENT, f"{ERROR_PERCENT} AS errors", "n failed",
+    "error_rate", "All: errors, %", Unit.PERCENT, f"{ERROR_PERCENT} AS errors", "n failed",
     "Requests with a status of 500 or above.",
 )  # fmt: skip
 ALL_LATENCY = _all(
-    "latency", "All services: latency, ms", Unit.MILLISECONDS, latency_lines(0.5, 0.95, 0.99), "q", ERROR_NOTE
+    "latency", "All: p50, p95, p99, ms", Unit.MILLISECONDS, latency_lines(0.5, 0.95, 0.99), "q", ERROR_NOTE
 )
-ALL_REQUESTS_BY_TIER = _all_by(
-    "tier", "requests", "All services: requests per second by tier", Unit.PER_SECOND, PER_SECOND, "n"
-)
+ALL_REQUESTS_BY_TIER = _all_by("tier", "requests", "All: requests/s by tier", Unit.PER_SECOND, PER_SECOND, "n")
 _P99 = (Unit.MILLISECONDS, quantile(0.99), "q", ERROR_NOTE)
-ALL_LATENCY_BY_TIER = _all_by("tier", "p99", "All services: p99 by tier, ms", *_P99)
-ALL_LATENCY_BY_REGION = _all_by("region", "p99", "All services: p99 by region, ms", *_P99)
+ALL_LATENCY_BY_TIER = _all_by("tier", "p99", "All: p99 by tier, ms", *_P99)
+ALL_LATENCY_BY_REGION = _all_by("region", "p99", "All: p99 by region, ms", *_P99)
 
 SERVICE_OVERVIEW = Dashboard(
     "service-overview",
     "Service overview",
     "One service by tier and region, and all services beside each other.",
     (
-        _one("requests", "Requests per second", Unit.PER_SECOND, f"{PER_SECOND} AS requests", "n"),
-        _one("error_rate", "Errors, % of requests", Unit.PERCENT, f"{ERROR_PERCENT} AS errors", "n failed",
+        _one("requests", "Requests/s", Unit.PER_SECOND, f"{PER_SECOND} AS requests", "n"),
+        _one("error_rate", "Errors, %", Unit.PERCENT, f"{ERROR_PERCENT} AS errors", "n failed",
              "Requests with a status of 500 or above."),
-        _one("latency", "Latency, ms", Unit.MILLISECONDS, latency_lines(0.5, 0.95, 0.99), "q", ERROR_NOTE),
+        _one("latency", "p50, p95, p99, ms", Unit.MILLISECONDS, latency_lines(0.5, 0.95, 0.99), "q", ERROR_NOTE),
         _one("apdex", "Apdex", Unit.RATIO, f"{APDEX} AS apdex", "n fine slow", APDEX_NOTE),
-        _one("status", "Requests per second by status class", Unit.PER_SECOND, _STATUS_LINES,
+        _one("status", "Requests/s by status class", Unit.PER_SECOND, _STATUS_LINES,
              "failed " + " ".join(f"n{c}" for c in STATUS_CLASSES)),
-        _one_by("tier", "requests", "Requests per second by tier", Unit.PER_SECOND, PER_SECOND, "n"),
+        _one_by("tier", "requests", "Requests/s by tier", Unit.PER_SECOND, PER_SECOND, "n"),
         _one_by("tier", "p99", "p99 by tier, ms", *_P99),
-        _one_by("region", "requests", "Requests per second by region", Unit.PER_SECOND, PER_SECOND, "n"),
+        _one_by("region", "requests", "Requests/s by region", Unit.PER_SECOND, PER_SECOND, "n"),
         _one_by("region", "p99", "p99 by region, ms", *_P99),
         _stat(TOTALS, "all_figures", "All services", f"Over the whole span. {ERROR_NOTE}"),
         ALL_REQUESTS,

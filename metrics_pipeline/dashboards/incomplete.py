@@ -78,8 +78,9 @@ _COUNTS = ", ".join(f"countIf(reason = '{reason}') AS `{reason}`" for reason in 
 INCOMPLETE = Panel(
     "incomplete",
     "Incomplete minutes",
-    f"Not to be trusted: minutes of each point that the ledger knows to be incomplete: not yet read, offsets lost, or more than "
-    f"{DEAD_LETTER_PERCENT}% dead letters. Of the last {SPAN_SECONDS // 86_400} days of a longer span.",
+    "Not to be trusted: minutes of each point that the ledger knows to be incomplete, since they are not yet read, "
+    f"offsets were lost, or more than {DEAD_LETTER_PERCENT}% became dead letters. Of the last "
+    f"{SPAN_SECONDS // 86_400} days of a longer span.",
     Kind.TIMESERIES,
     Unit.COUNT,
     Reach.NARROW,

@@ -27,14 +27,14 @@ datasources:
     access: proxy
     editable: false
     jsonData:
-      host: $METRICS_GRAFANA_CLICKHOUSE_HOST
-      port: $METRICS_GRAFANA_CLICKHOUSE_PORT
+      host: $GRAFANA_CLICKHOUSE_HOST
+      port: $GRAFANA_CLICKHOUSE_PORT
       protocol: http
-      defaultDatabase: $METRICS_GRAFANA_CLICKHOUSE_DATABASE
+      defaultDatabase: $GRAFANA_CLICKHOUSE_DATABASE
+      username: $GRAFANA_CLICKHOUSE_USER
       queryTimeout: "60"
     secureJsonData:
-      username: $METRICS_GRAFANA_CLICKHOUSE_USER
-      password: $METRICS_GRAFANA_CLICKHOUSE_PASSWORD
+      password: $GRAFANA_CLICKHOUSE_PASSWORD
 """
 
 _PROVIDER = f"""{_NOTE}apiVersion: 1

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 
 from metrics_pipeline.dashboards.panel import Panel, render
-from metrics_pipeline.dashboards.steps import COARSEST_SECONDS, Reach, bucket_sql, sample_sql
+from metrics_pipeline.dashboards.steps import COARSEST_SECONDS, Reach, bucket_sql
 
 _PREFIX = "p_"
 """Of the names in front of the query, which no column has."""
@@ -26,7 +26,6 @@ def named_query(panel: Panel, *, time: str, start: str, end: str, variables: Map
         "span": f"{_PREFIX}finish - {begin}",
         "bucket": bucket_sql(panel.reach, f"{_PREFIX}span"),
         "step": str(COARSEST_SECONDS) if panel.reach is Reach.WHOLE else f"{_PREFIX}bucket",
-        "sample": sample_sql(f"{_PREFIX}span"),
         "start": f"toDateTime({begin}{aligned}, 'UTC')",
         "end": f"toDateTime({last}, 'UTC')",
         **variables,

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from metrics_pipeline.dashboards.steps import Reach, sample_of, step_of
+from metrics_pipeline.dashboards.steps import Reach, step_of
 from metrics_pipeline.errors import ConfigurationError
 
 
@@ -56,7 +56,7 @@ class Panel:
     """A question and how its answer is drawn.
 
     `query` is SQL with tokens: `@t` the time of a point (of its column t, epoch seconds), `@start`, `@end` the span as
-    DateTime in UTC, `@bucket`, `@step` seconds (see steps.py), `@sample`, and a token per variable, like `@service`.
+    DateTime in UTC, `@bucket`, `@step` seconds (see steps.py), and a token per variable, like `@service`.
     `span_seconds` limits what is read: the last part of a longer span.
     """
 
@@ -116,7 +116,6 @@ def panel_query(panel: Panel, start: datetime, end: datetime, **variables: str |
         "end": end_seconds if panel.reach is Reach.ROWS else -(-end_seconds // 60) * 60,
         "bucket": step.bucket_seconds,
         "step": step.step_seconds,
-        "sample": sample_of(end_seconds - start_seconds),
         **{v.name: variables.get(v.name, v.default) for v in VARIABLES},
     }
     used = set(TOKEN.findall(panel.query))
@@ -136,7 +135,6 @@ PARAMETERS = {
     "end": "{end:DateTime('UTC')}",
     "bucket": "{bucket:UInt32}",
     "step": "{step:UInt32}",
-    "sample": "{sample:UInt32}",
     **{v.name: f"{{{v.name}:{v.type}}}" for v in VARIABLES},
 }
 """What each token is where values go beside the SQL."""

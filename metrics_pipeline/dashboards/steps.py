@@ -42,36 +42,14 @@ _ROWS: Sequence[_Row] = ((HOUR // 4, 5), (HOUR, 15), (6 * HOUR, 60), (DAY, 600),
 _BUCKETS = {Reach.NARROW: _NARROW, Reach.WIDE: _WIDE, Reach.WHOLE: _NARROW, Reach.ROWS: _ROWS}
 """Spans up to so many seconds, and the bucket of a point; a day beyond the last."""
 
-SAMPLES: Sequence[_Row] = ((HOUR, 1), (6 * HOUR, 4))
-"""Every how manieth batch is read for the age of its events; sixteenth beyond the last."""
-_RAREST_SAMPLE = 16
-
 
 def step_of(reach: Reach, span_seconds: int) -> Step:
     """The one choice per span."""
-    bucket = _choose(_BUCKETS[reach], span_seconds, DAY)
+    bucket = next((b for limit, b in _BUCKETS[reach] if span_seconds <= limit), DAY)
     return Step(bucket, COARSEST_SECONDS if reach is Reach.WHOLE else bucket)
-
-
-def sample_of(span_seconds: int) -> int:
-    """Every how manieth batch is read for the age of its events."""
-    return _choose(SAMPLES, span_seconds, _RAREST_SAMPLE)
 
 
 def bucket_sql(reach: Reach, span_sql: str) -> str:
     """`bucket_seconds` of `step_of` as an expression over that of the span in seconds."""
-    return _choice_sql(_BUCKETS[reach], span_sql, DAY)
-
-
-def sample_sql(span_sql: str) -> str:
-    """`sample_of` as an expression."""
-    return _choice_sql(SAMPLES, span_sql, _RAREST_SAMPLE)
-
-
-def _choose(rows: Sequence[_Row], span_seconds: int, otherwise: int) -> int:
-    return next((value for limit, value in rows if span_seconds <= limit), otherwise)
-
-
-def _choice_sql(rows: Sequence[_Row], span_sql: str, otherwise: int) -> str:
-    cases = ", ".join(f"{span_sql} <= {limit}, {value}" for limit, value in rows)
-    return f"multiIf({cases}, {otherwise})"
+    cases = ", ".join(f"{span_sql} <= {limit}, {bucket}" for limit, bucket in _BUCKETS[reach])
+    return f"multiIf({cases}, {DAY})"

@@ -4,7 +4,7 @@ from metrics_pipeline.clickhouse.rollups.cubes import ENDPOINTS
 from metrics_pipeline.clickhouse.rollups.tables import BOOKS
 from metrics_pipeline.core.grains import BUILT, SETTLE_SECONDS
 from metrics_pipeline.dashboards.panel import Dashboard, Kind, Panel, Unit
-from metrics_pipeline.dashboards.rollup_sql import source
+from metrics_pipeline.dashboards.rollup_sql import FILL, source
 from metrics_pipeline.dashboards.steps import DAY, WEEK, Reach
 
 LEDGER_SPAN_SECONDS = WEEK
@@ -25,15 +25,18 @@ _AGES = f"""FROM batches ARRAY JOIN freshness_ms AS age, freshness_events AS wei
         SELECT greatest(1, intDiv(count(), {SAMPLED_BATCHES})) FROM batches WHERE {_LEDGER}) = 0"""
 
 
-def _ledger(name: str, title: str, unit: Unit, lines: str, description: str = "") -> Panel:
-    query = f"SELECT @t, {lines} FROM (SELECT *, {_T} FROM batches WHERE {_LEDGER}) GROUP BY t ORDER BY t"
+def _ledger(name: str, title: str, unit: Unit, lines: str, description: str = "", *, is_count: bool = True) -> Panel:
+    """Counts are drawn down to zero, where there was no batch."""
+    query = f"""SELECT @t, * EXCEPT (t) FROM (
+    SELECT {_T}, {lines} FROM batches WHERE {_LEDGER} GROUP BY t{f" ORDER BY t {FILL}" if is_count else ""}
+) ORDER BY t"""
     note = f"{description} Of the last {LEDGER_SPAN_SECONDS // DAY} days of a longer span.".strip()
     return Panel(name, title, note, Kind.TIMESERIES, unit, Reach.ROWS, query, LEDGER_SPAN_SECONDS)
 
 
 FRESHNESS = Panel(
     "freshness",
-    "Freshness p50, p99, seconds",
+    "Freshness p50, p99, s",
     "Age of events, from produced to visible, in classes of 2%. Of the last 24 hours of a longer span; from some "
     f"{SAMPLED_BATCHES:,} batches where it has more.",
     Kind.TIMESERIES,
@@ -52,7 +55,7 @@ DUPLICATES = _ledger(
 DURATIONS = _ledger(
     "durations", "Batch durations, mean ms", Unit.MILLISECONDS,
     "avg(commit_duration_ms) AS commit, avg(look_up_duration_ms) AS look_up, avg(insert_duration_ms) AS insert",
-    "Of the commit of its offsets, of the look-up of duplicates, of the insert.",
+    "Of the commit of its offsets, of the look-up of duplicates, of the insert.", is_count=False,
 )  # fmt: skip
 
 _DEAD_T = "toUnixTimestamp({0}) - toUnixTimestamp({0}) % @bucket AS t"
@@ -67,8 +70,9 @@ DEAD_LETTERS = Panel(
     SELECT {_DEAD_T.format("kafka_timestamp")}, reason AS line, count() AS count FROM dead_letters
     WHERE kafka_timestamp >= @start AND kafka_timestamp < @end GROUP BY t, line
     UNION ALL
-    SELECT {_DEAD_T.format("last_message")}, 'all' AS line, sum(dead_letters) AS count FROM batches
-    WHERE last_message >= @start AND last_message < @end GROUP BY t
+    SELECT t, 'all' AS line, count FROM (
+        SELECT {_DEAD_T.format("last_message")}, sum(dead_letters) AS count FROM batches
+        WHERE last_message >= @start AND last_message < @end GROUP BY t ORDER BY t {FILL})
 ) ORDER BY t, line""",
     LEDGER_SPAN_SECONDS,
 )
@@ -150,7 +154,7 @@ PIPELINE_HEALTH = Dashboard(
         DURATIONS,
         _ledger("longest_durations", "Batch durations, longest ms", Unit.MILLISECONDS,
                 "max(commit_duration_ms) AS commit, max(look_up_duration_ms) AS look_up, "
-                "max(insert_duration_ms) AS insert"),
+                "max(insert_duration_ms) AS insert", is_count=False),
         STALE,
         TOTALS_OF_LEDGER,
         STORAGE,

@@ -19,6 +19,9 @@ SECONDS = "least(@bucket, toUnixTimestamp(@end) - t)"
 PER_SECOND = f"n / {SECONDS}"
 ERROR_PERCENT = "100 * failed / n"
 APDEX = "(fine + slow / 2) / n"
+FILL = """WITH FILL FROM toUnixTimestamp(@start) - toUnixTimestamp(@start) % @bucket
+        TO toUnixTimestamp(@end) STEP @bucket"""
+"""Points of zero where nothing is: else a line would be drawn from what was before to what comes after."""
 STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx")
 
 _SUMS = {
@@ -50,10 +53,11 @@ def source(cube: Cube) -> str:
 
 
 def series(cube: Cube, lines: str, sums: str, where: str) -> str:
-    """A line per column of `lines`, over the named `sums`."""
+    """A line per column of `lines`, over the named `sums`; where only counts are drawn, down to zero."""
+    fill = "" if {"q", "fine"} & set(sums.split()) or ERROR_PERCENT in lines else f" ORDER BY t {FILL}"
     return f"""SELECT @t, {lines} FROM (
     SELECT toUnixTimestamp(minute) - toUnixTimestamp(minute) % @bucket AS t, {_sums(sums)}
-    FROM {source(cube)} WHERE {where} GROUP BY t
+    FROM {source(cube)} WHERE {where} GROUP BY t{fill}
 ) ORDER BY t"""
 
 

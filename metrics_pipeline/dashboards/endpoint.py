@@ -29,7 +29,8 @@ def _lines(name: str, title: str, unit: Unit, lines: str, sums: str, description
 
 def _by_tier(name: str, title: str, unit: Unit, value: str, sums: str, description: str = "") -> Panel:
     query = series_by(ENDPOINTS, "tier", value, sums, _ONE)
-    return Panel(f"endpoint_{name}_by_tier", title, description, Kind.TIMESERIES, unit, Reach.NARROW, query)
+    name = f"endpoint_{name}_by_tier"
+    return Panel(name, title, description, Kind.TIMESERIES, unit, Reach.NARROW, query, lines_by="tier")
 
 
 ENDPOINT_DETAIL = Dashboard(

@@ -207,6 +207,8 @@ def _timeseries(dashboard: Dashboard, panel: Panel, query: Builder[Dataquery]) -
         .fill_opacity(8)
         .legend(common_builders.VizLegendOptions().show_legend(show_legend=True))
     )
+    if panel.lines_by:
+        built = built.display_name(f"${{__field.labels.{panel.lines_by}}}")
     if panel.unit is Unit.RATIO:
         built = built.max(1)
     names = {v.name for v in panel.variables}

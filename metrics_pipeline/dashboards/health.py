@@ -75,6 +75,7 @@ DEAD_LETTERS = Panel(
         WHERE last_message >= @start AND last_message < @end GROUP BY t ORDER BY t {FILL})
 ) ORDER BY t, line""",
     LEDGER_SPAN_SECONDS,
+    lines_by="reason",
 )
 
 _BOOKS_AT = "greatest(toUnixTimestamp(minute), toUnixTimestamp(@start))"
@@ -95,6 +96,7 @@ STALE = Panel(
     FROM {BOOKS.name} WHERE minute > @start - INTERVAL 7 DAY AND minute + grain > @start AND minute < @end
     GROUP BY grain, minute HAVING n > 0
 ) GROUP BY t, line ORDER BY t, line""",
+    lines_by="grain",
 )
 
 _PARTS = "FROM system.parts WHERE active AND database = currentDatabase()"

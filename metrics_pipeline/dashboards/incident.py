@@ -50,7 +50,7 @@ def _by(name: str, title: str, unit: Unit, expression: str, column: str, value: 
     WHERE {_WHERE} AND {expression} IN ({most})
 ) GROUP BY t, line ORDER BY t, line"""
     note = f"{_NOTE} The {MAX_LINES} with the most requests."
-    return Panel(name, title, note, Kind.TIMESERIES, unit, Reach.ROWS, query, SPAN_SECONDS)
+    return Panel(name, title, note, Kind.TIMESERIES, unit, Reach.ROWS, query, SPAN_SECONDS, lines_by=column)
 
 
 _ERROR_PERCENT = "100 * countIf(status >= 500) / count()"

@@ -57,7 +57,8 @@ class Panel:
 
     `query` is SQL with tokens: `@t` the time of a point (of its column t, epoch seconds), `@start`, `@end` the span as
     DateTime in UTC, `@bucket`, `@step` seconds (see steps.py), and a token per variable, like `@service`.
-    `span_seconds` limits what is read: the last part of a longer span.
+    `span_seconds` limits what is read: the last part of a longer span. `lines_by` is the column that names the lines
+    of a series, if one does.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Panel:
     reach: Reach
     query: str
     span_seconds: int | None = None
+    lines_by: str = ""
 
     @property
     def variables(self) -> tuple[Variable, ...]:

@@ -33,7 +33,8 @@ def _one(name: str, title: str, unit: Unit, lines: str, sums: str, description: 
 
 def _one_by(dimension: str, name: str, title: str, unit: Unit, value: str, sums: str, description: str = "") -> Panel:
     query = series_by(REGIONS, dimension, value, sums, _ONE)
-    return Panel(f"service_{name}_by_{dimension}", title, description, Kind.TIMESERIES, unit, Reach.NARROW, query)
+    name = f"service_{name}_by_{dimension}"
+    return Panel(name, title, description, Kind.TIMESERIES, unit, Reach.NARROW, query, lines_by=dimension)
 
 
 def _all(name: str, title: str, unit: Unit, lines: str, sums: str, description: str = "") -> Panel:
@@ -43,7 +44,8 @@ def _all(name: str, title: str, unit: Unit, lines: str, sums: str, description: 
 
 def _all_by(dimension: str, name: str, title: str, unit: Unit, value: str, sums: str, description: str = "") -> Panel:
     query = series_by(TOTALS, dimension, value, sums, _ALL)
-    return Panel(f"all_{name}_by_{dimension}", title, description, Kind.TIMESERIES, unit, Reach.WIDE, query)
+    name = f"all_{name}_by_{dimension}"
+    return Panel(name, title, description, Kind.TIMESERIES, unit, Reach.WIDE, query, lines_by=dimension)
 
 
 def _stat(cube: Cube, name: str, title: str, description: str) -> Panel:

@@ -40,6 +40,7 @@ def test_a_panel_answers_over_every_span(drained: Drained, panel: Panel) -> None
             times = [row["time"] for row in rows]
             assert times == sorted(times), span
             assert all(isinstance(time, datetime) for time in times)
+            assert list(rows[0]) == ["time", panel.lines_by, "value"] if panel.lines_by else len(rows[0]) >= 2
             values = [value for row in rows for name, value in row.items() if name != "time"]
             assert panel.name == "lost" or any(isinstance(value, (int, float)) and value > 0 for value in values), span
 

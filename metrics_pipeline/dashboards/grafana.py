@@ -92,7 +92,7 @@ def build(dashboard: Dashboard) -> DashboardModel:
         .description(dashboard.description)
         .tags([TAG])
         .timezone("browser")
-        .time("now-1h", "now")
+        .time("now-1h" if dashboard is not INCIDENT_DEEP_DIVE else "now-15m", "now")
         .refresh("30s" if dashboard is not INCIDENT_DEEP_DIVE else "")
         .tooltip(DashboardCursorSync.CROSSHAIR)
         .editable()

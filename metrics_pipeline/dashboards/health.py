@@ -10,7 +10,7 @@ from metrics_pipeline.dashboards.steps import DAY, WEEK, Reach
 LEDGER_SPAN_SECONDS = WEEK
 FRESHNESS_SPAN_SECONDS = DAY
 """The ledger has some 200,000 rows a day and shard: of longer spans, the last part is read."""
-SAMPLED_BATCHES = 10_000
+SAMPLED_BATCHES = 5_000
 """Each has some hundred classes of ages; so many say enough about a span."""
 
 _LEDGER = (

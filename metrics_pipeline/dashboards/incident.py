@@ -2,10 +2,10 @@
 
 from metrics_pipeline.dashboards.panel import Dashboard, Kind, Panel, Unit
 from metrics_pipeline.dashboards.rollup_sql import optional
-from metrics_pipeline.dashboards.steps import HOUR, Reach
+from metrics_pipeline.dashboards.steps import Reach
 
-SPAN_SECONDS = HOUR
-"""Raw events of a busy service are millions an hour: of a longer span, the last part is read."""
+SPAN_SECONDS = 900
+"""A busy service has millions of raw events in so long: of a longer span, the last part is read."""
 MAX_ROWS = 100
 MAX_LINES = 8
 

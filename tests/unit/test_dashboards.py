@@ -115,7 +115,7 @@ def test_an_unknown_variable_is_named() -> None:
 def test_raw_events_are_read_with_a_limit() -> None:
     for panel in PANELS:
         if "FROM raw_events" in panel.query:
-            assert panel.span_seconds == HOUR
+            assert panel.span_seconds == 900
             assert "service = @service" in panel.query
             assert panel.kind is Kind.TIMESERIES or "LIMIT" in panel.query
 

@@ -10,7 +10,7 @@ from grafana_foundation_sdk.builders import stat, table, timeseries
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.runtime import UnknownDataquery
 from grafana_foundation_sdk.cog.variants import Dataquery
-from grafana_foundation_sdk.models.common import DataSourceRef, VisibilityMode
+from grafana_foundation_sdk.models.common import DataSourceRef, SortOrder, TooltipDisplayMode, VisibilityMode
 from grafana_foundation_sdk.models.dashboard import (
     Dashboard as DashboardModel,
 )
@@ -18,6 +18,7 @@ from grafana_foundation_sdk.models.dashboard import (
     DashboardCursorSync,
     DashboardLinkType,
     DynamicConfigValue,
+    GridPos,
     VariableOption,
     VariableRefresh,
 )
@@ -54,6 +55,7 @@ _COLUMN_UNITS = (
     ("/^bytes/", "decbytes"),
     ("/^(requests|events|stored_rows|inserted|duplicates|dead_letters|lost_offsets|batches)$/", "short"),
 )
+_GRID_WIDTH = 24
 _HEIGHT, _TABLE_HEIGHT, _STAT_HEIGHT = 8, 11, 4
 
 _SPAN = "${__url_time_range}"
@@ -110,7 +112,20 @@ def build(dashboard: Dashboard) -> DashboardModel:
         built = built.annotation(_incomplete())
     for panel in dashboard.panels:
         built = built.with_panel(_panel(dashboard, panel, may_be_all))
-    return built.build()
+    model = built.build()
+    _place(model)
+    return model
+
+
+def _place(model: DashboardModel) -> None:
+    """Panels from left to right, a row as high as its highest; numbered, so that links to one stay."""
+    x = y = row_height = 0
+    for number, panel in enumerate(model.panels or [], start=1):
+        width, height = (panel.grid_pos.w, panel.grid_pos.h) if panel.grid_pos else (_GRID_WIDTH, _HEIGHT)
+        if x + width > _GRID_WIDTH:
+            x, y, row_height = 0, y + row_height, 0
+        panel.id_val, panel.grid_pos = number, GridPos(h=height, w=width, x=x, y=y)
+        x, row_height = x + width, max(row_height, height)
 
 
 class _Given(Builder[Dataquery]):
@@ -199,13 +214,14 @@ def _timeseries(dashboard: Dashboard, panel: Panel, query: Builder[Dataquery]) -
         .description(panel.description)
         .datasource(_DATASOURCE)
         .with_target(query)
-        .span(12)
+        .span(_GRID_WIDTH // 2)
         .height(_HEIGHT)
         .unit(_UNITS[panel.unit])
         .min(0)
         .show_points(VisibilityMode.AUTO)
         .fill_opacity(8)
         .legend(common_builders.VizLegendOptions().show_legend(show_legend=True))
+        .tooltip(common_builders.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING))
     )
     if panel.lines_by:
         built = built.display_name(f"${{__field.labels.{panel.lines_by}}}")
@@ -225,7 +241,7 @@ def _table(panel: Panel, query: Builder[Dataquery]) -> table.Panel:
         .description(panel.description)
         .datasource(_DATASOURCE)
         .with_target(query)
-        .span(24)
+        .span(_GRID_WIDTH)
         .height(_TABLE_HEIGHT)
     )
     for pattern, unit in _COLUMN_UNITS:
@@ -245,7 +261,7 @@ def _stat(panel: Panel, query: Builder[Dataquery]) -> stat.Panel:
         .description(panel.description)
         .datasource(_DATASOURCE)
         .with_target(query)
-        .span(24)
+        .span(_GRID_WIDTH)
         .height(_STAT_HEIGHT)
         .reduce_options(common_builders.ReduceDataOptions().calcs(["lastNotNull"]))
     )

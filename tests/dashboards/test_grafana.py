@@ -118,6 +118,17 @@ def test_a_value_is_never_sql(drained: Drained, value: str) -> None:
     assert run(drained, expand(sql, end - 3_600, end, variables)) == []
 
 
+@pytest.mark.parametrize("name", DASHBOARD_FILES)
+def test_panels_lie_beside_each_other(name: str) -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in read(name)["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        cells = {(place["x"] + dx, place["y"] + dy) for dx in range(place["w"]) for dy in range(place["h"])}
+        assert not taken & cells, panel["title"]
+        taken |= cells
+
+
 def test_every_alert_is_complete() -> None:
     document = read("provisioning/alerting/rules.json")
     rules = document["groups"][0]["rules"]

@@ -154,7 +154,7 @@ PIPELINE_HEALTH = Dashboard(
         DEAD_LETTERS,
         _ledger("lost", "Lost offsets", Unit.COUNT, "sum(lost) AS lost", "Dropped by the log before they were read."),
         DURATIONS,
-        _ledger("longest_durations", "Batch durations, longest ms", Unit.MILLISECONDS,
+        _ledger("longest_durations", "Batch durations, max ms", Unit.MILLISECONDS,
                 "max(commit_duration_ms) AS commit, max(look_up_duration_ms) AS look_up, "
                 "max(insert_duration_ms) AS insert", is_count=False),
         STALE,

@@ -31,6 +31,10 @@ check: setup ## lint, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+.PHONY: dashboards
+dashboards: setup ## write deploy/grafana from metrics_pipeline/dashboards
+	$(BIN)/python deploy/grafana/generate.py
+
 RATE ?= 5000
 DURATION ?=
 

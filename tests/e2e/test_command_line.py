@@ -70,7 +70,14 @@ def test_up_produce_drain_audit_latency_down(run: Run, tmp_path: Path) -> None:
     status = parsed(run("status", "--json"))
     assert (status["lag"], status["dead_letters"]) == (0, produced["malformed"])
     assert run("schema", "check").returncode == 0
-    assert run("dashboard").stdout.startswith(addresses["clickhouse"].removesuffix("/default"))
+    links = run("dashboard", "--tables").stdout.splitlines()
+    server = addresses["clickhouse"].removesuffix("/default")
+    assert {line.partition(": ")[2].partition("#")[0].partition("?")[0] for line in links} == {
+        f"{server}/dashboard",
+        f"{server}/play",
+    }
+    assert len(run("dashboard", "live").stdout.splitlines()) == 1
+    assert "service-overview" in run("dashboard", "none").stderr
     assert run("down").returncode == 0
     assert not [p for p in noted if psutil.pid_exists(p["pid"])]
 

@@ -17,11 +17,29 @@ FORBIDDEN = {
         "metrics_pipeline.clickhouse",
     ),
     "kafka": ("clickhouse_connect", "dagster", "metrics_pipeline.clickhouse", "metrics_pipeline.drain"),
-    "clickhouse": ("confluent_kafka", "dagster", "metrics_pipeline.kafka", "metrics_pipeline.drain"),
+    "clickhouse": (
+        "confluent_kafka",
+        "dagster",
+        "metrics_pipeline.kafka",
+        "metrics_pipeline.drain",
+        "metrics_pipeline.dashboards",
+    ),
     "cli": ("dagster", "metrics_pipeline.defs"),
     "local": ("dagster", "metrics_pipeline.defs", "metrics_pipeline.cli"),
     "chaos": ("dagster", "metrics_pipeline.defs", "metrics_pipeline.cli"),
     "loadgen": ("dagster", "clickhouse_connect", "metrics_pipeline.defs", "metrics_pipeline.cli"),
+    "dashboards": (
+        "confluent_kafka",
+        "clickhouse_connect",
+        "dagster",
+        "metrics_pipeline.cli",
+        "metrics_pipeline.clickhouse.client",
+        "metrics_pipeline.defs",
+        "metrics_pipeline.drain",
+        "metrics_pipeline.kafka",
+        "metrics_pipeline.local",
+        "metrics_pipeline.settings",
+    ),
     "ports.py": ("confluent_kafka", "clickhouse_connect", "dagster", "metrics_pipeline.drain"),
     "audit.py": (
         "confluent_kafka",
@@ -73,3 +91,19 @@ def test_only_defs_and_its_entry_import_dagster() -> None:
         if any(name.split(".")[0] == "dagster" for name in imports_of(file))
     }
     assert importers == {"defs", "definitions.py"}
+
+
+def test_only_the_generator_of_files_needs_the_sdk_of_grafana() -> None:
+    """It is a dependency of development: nothing that runs may import it, or what imports it."""
+    generator = {"dashboards/grafana.py", "dashboards/provisioning.py"}
+    needs = (
+        "grafana_foundation_sdk",
+        "metrics_pipeline.dashboards.grafana",
+        "metrics_pipeline.dashboards.provisioning",
+    )
+    importers = {
+        str(file.relative_to(ROOT))
+        for file in ROOT.rglob("*.py")
+        if any(name == need or name.startswith(need + ".") for name in imports_of(file) for need in needs)
+    }
+    assert importers == generator

@@ -1,0 +1,55 @@
+"""One drained load for all tests of dashboards, in a database whose name the pages' links must hold."""
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from clickhouse_connect.driver.client import Client
+from pydantic import SecretStr
+
+from metrics_pipeline.assembly import prepare
+from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.loadgen.plan import LoadPlan
+from metrics_pipeline.loadgen.run import produce
+from metrics_pipeline.local.clickhouse import ClickHouseServer
+from metrics_pipeline.local.kafka import KafkaServer
+from metrics_pipeline.settings import ClickHouseSettings, KafkaSettings, Settings, clickhouse_url
+from tests.integration.pipeline import drain_once
+
+LOAD = LoadPlan(rate=0, events=40_000, duplicates=0.02, late=0.02, malformed=0.02, seed=5)
+
+
+@dataclass(frozen=True)
+class Drained:
+    """A database with events of the last minute and stragglers of the last days; choices with errors among them."""
+
+    client: Client
+    url: str
+    end: datetime
+    variables: dict[str, str]
+
+
+@pytest.fixture(scope="package")
+def drained(kafka: KafkaServer, clickhouse: ClickHouseServer) -> Iterator[Drained]:
+    name = f"dashboards_{uuid.uuid4().hex[:8]}"
+    made = Settings(
+        kafka=KafkaSettings(bootstrap_servers=kafka.address, topic=name, group=name),
+        clickhouse=ClickHouseSettings(url=SecretStr(clickhouse.url)),
+    )
+    with connect(made) as client:
+        client.command(f"CREATE DATABASE {name}")
+    url = SecretStr(clickhouse.url.removesuffix("default") + name)
+    made = made.model_copy(update={"clickhouse": ClickHouseSettings(url=url)})
+    prepare(made)
+    produce(LOAD, made)
+    drain_once(made)
+    with connect(made) as client:
+        rows = client.query(
+            "SELECT service, endpoint FROM raw_events WHERE status >= 500 AND timestamp > now() - 600 "
+            "GROUP BY service, endpoint ORDER BY count() DESC LIMIT 1"
+        ).result_rows
+        variables = dict(zip(("service", "endpoint"), map(str, rows[0]), strict=True))
+        yield Drained(client, clickhouse_url(made), datetime.now(UTC) + timedelta(seconds=1), variables)
+        client.command(f"DROP DATABASE {name}")

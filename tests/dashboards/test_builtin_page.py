@@ -1,0 +1,61 @@
+"""ClickHouse's own dashboard page in a real browser: each of our links opens, and each chart draws."""
+
+import html
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from metrics_pipeline.cli.dashboard import link
+from metrics_pipeline.clickhouse.dashboard import Chart, dashboard_url
+from metrics_pipeline.dashboards.builtin import LIVE, charts
+from metrics_pipeline.dashboards.panel import Dashboard
+from metrics_pipeline.dashboards.panels import DASHBOARDS
+from tests.dashboards.conftest import Drained
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+_ERROR = re.compile(r'<div class="query-error"[^>]*>(.*?)</div>', re.DOTALL)
+_SCRIPT = re.compile(r"<script.*?</script>", re.DOTALL)
+_GLOBAL_ERROR = re.compile(r'<div[^>]*id="global-error"[^>]*>(.*?)</div>', re.DOTALL)
+
+
+def browser() -> str:
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"no browser on PATH: looked for {', '.join(BROWSERS)}")
+    return found
+
+
+def opened(url: str, folder: Path) -> str:
+    """The page's document after its queries were answered, without its scripts."""
+    command = [
+        browser(), "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}",
+        "--window-size=1600,1200", "--virtual-time-budget=20000", "--dump-dom", url,
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return _SCRIPT.sub("", done.stdout)
+
+
+def errors_in(document: str) -> list[str]:
+    texts = (*_ERROR.findall(document), *_GLOBAL_ERROR.findall(document))
+    return [text for text in (html.unescape(text).strip() for text in texts) if text]
+
+
+@pytest.mark.parametrize("dashboard", [LIVE, *DASHBOARDS], ids=lambda dashboard: dashboard.name)
+def test_every_chart_draws(drained: Drained, dashboard: Dashboard, tmp_path: Path) -> None:
+    document = opened(link(drained.url, dashboard, seconds=900, **drained.variables), tmp_path)
+    assert errors_in(document) == []
+    wanted = charts(dashboard)
+    assert document.count("<canvas") == len(wanted)
+    for panel in wanted:
+        assert html.escape(panel.title, quote=False) in document
+
+
+def test_a_chart_that_does_not_draw_is_noticed(drained: Drained, tmp_path: Path) -> None:
+    """Else the test above would prove nothing."""
+    broken = [Chart("empty", "SELECT 1::INT AS t, 1 AS n WHERE t = 2"), Chart("wrong", "SELECT nothing FROM nowhere")]
+    document = opened(dashboard_url(drained.url, broken, {"seconds": "900"}), tmp_path)
+    assert len(errors_in(document)) == 2
+    assert document.count("<canvas") == 0

@@ -1,0 +1,112 @@
+"""Every panel's question on the real server, over drained events, in each of its forms."""
+
+from datetime import datetime, timedelta
+from urllib.request import Request, urlopen
+
+import pytest
+
+from metrics_pipeline.dashboards.alerts import ALERTS, Alert
+from metrics_pipeline.dashboards.builtin import LIVE, builtin_query, charts, parameters
+from metrics_pipeline.dashboards.options import OPTIONS
+from metrics_pipeline.dashboards.panel import Dashboard, Kind, Panel, panel_query
+from metrics_pipeline.dashboards.panels import DASHBOARDS, PANELS
+from metrics_pipeline.dashboards.steps import (
+    DAY,
+    HOUR,
+    MONTH,
+    WEEK,
+    Reach,
+    bucket_sql,
+    step_of,
+)
+from tests.dashboards.conftest import Drained
+
+SPANS = (HOUR, 6 * HOUR, DAY, WEEK, 30 * DAY, 396 * DAY)
+BY_NAME = {panel.name: panel for panel in PANELS}
+
+
+def ask(drained: Drained, panel: Panel, span_seconds: int, **more: str) -> list[dict[str, object]]:
+    start = drained.end - timedelta(seconds=span_seconds)
+    sql, parameters = panel_query(panel, start, drained.end, **{**drained.variables, **more})
+    return list(drained.client.query(sql, parameters=parameters).named_results())
+
+
+@pytest.mark.parametrize("panel", [*PANELS, *OPTIONS.values()], ids=lambda panel: panel.name)
+def test_a_panel_answers_over_every_span(drained: Drained, panel: Panel) -> None:
+    for span in SPANS:
+        rows = ask(drained, panel, span)
+        assert rows, span
+        if panel.kind is Kind.TIMESERIES:
+            times = [row["time"] for row in rows]
+            assert times == sorted(times), span
+            assert all(isinstance(time, datetime) for time in times)
+            assert list(rows[0]) == ["time", panel.lines_by, "value"] if panel.lines_by else len(rows[0]) >= 2
+            values = [value for row in rows for name, value in row.items() if name != "time"]
+            assert panel.name == "lost" or any(isinstance(value, (int, float)) and value > 0 for value in values), span
+
+
+@pytest.mark.parametrize("dashboard", [LIVE, *DASHBOARDS], ids=lambda dashboard: dashboard.name)
+def test_the_pages_of_the_server_get_rows(drained: Drained, dashboard: Dashboard) -> None:
+    for panel in {*charts(dashboard), *dashboard.panels}:
+        values = parameters((panel,), 900, drained.variables)
+        answer = drained.client.query(builtin_query(panel), parameters=values)
+        assert answer.result_rows, panel.name
+        if panel.kind is Kind.TIMESERIES:
+            assert answer.column_names[0] == "t"
+            assert isinstance(answer.result_rows[0][0], int), panel.name
+
+
+def test_requests_and_errors_equal_raw_events(drained: Drained) -> None:
+    start = drained.end - timedelta(seconds=WEEK)
+    (total,) = drained.client.query(
+        "SELECT count(), countIf(status >= 500) FROM raw_events WHERE timestamp >= {start:DateTime('UTC')}",
+        parameters={"start": int(start.timestamp()) // HOUR * HOUR},
+    ).result_rows
+    services = ask(drained, BY_NAME["services"], WEEK)
+    assert sum(int(str(row["requests"])) for row in services) == total[0]
+    (figures,) = ask(drained, BY_NAME["all_figures"], WEEK)
+    assert figures["requests"] == total[0]
+    assert figures["error_percent"] == pytest.approx(100 * total[1] / total[0])
+
+
+def test_rates_add_up_to_the_requests_of_the_span(drained: Drained) -> None:
+    rows = ask(drained, BY_NAME["all_requests"], HOUR)
+    (figures,) = ask(drained, BY_NAME["all_figures"], HOUR)
+    bucket = step_of(Reach.WIDE, HOUR).bucket_seconds
+    assert sum(float(str(row["requests"])) for row in rows) * bucket == pytest.approx(float(str(figures["requests"])))
+
+
+def test_the_server_chooses_the_same_steps(drained: Drained) -> None:
+    spans = sorted({1, *SPANS, *(limit + more for limit in (3 * HOUR, DAY, WEEK, MONTH, 900) for more in (-1, 0, 1))})
+    for reach in Reach:
+        sql = f"SELECT arrayMap(s -> {bucket_sql(reach, 's')}, {spans})"
+        assert drained.client.query(sql).result_rows[0][0] == [step_of(reach, s).bucket_seconds for s in spans]
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+def test_an_alert_gives_numbers(drained: Drained, alert: Alert) -> None:
+    assert "$" not in alert.sql
+    answer = drained.client.query(alert.sql)
+    assert answer.result_rows
+    for row in answer.result_rows:
+        *labels, value = row
+        assert all(isinstance(label, str) for label in labels)
+        assert isinstance(value, (int, float))
+
+
+def test_alerts_tell_of_what_the_load_did(drained: Drained) -> None:
+    """Its dead letters are above the limit, and its silence is not."""
+    values = {alert.name: drained.client.query(alert.sql).result_rows[0][-1] > alert.above for alert in ALERTS}
+    assert values["dead_letters"]
+    assert not values["silence"]
+    assert not values["lost"]
+
+
+def test_questions_write_nothing(drained: Drained) -> None:
+    """They run under readonly = 1, as the accounts of dashboards do."""
+    base, _, database = drained.url.rpartition("/")
+    queries = [alert.sql for alert in ALERTS]
+    for query in queries:
+        request = Request(f"{base}/?database={database}&readonly=1", data=query.encode())  # noqa: S310 - loopback
+        with urlopen(request, timeout=30) as answer:  # noqa: S310
+            assert answer.status == 200

@@ -19,6 +19,8 @@ _LATENCIES = (
     ("avg", "avg_ms"),
     ("max", "max_ms"),
 )
+_MANY_TIMES = 3
+"""From here on a factor reads better than percent."""
 
 
 def console() -> Console:
@@ -50,7 +52,7 @@ def print_figures(answer: Answer) -> None:
         *((name, percent(count / answer.requests)) for name, count in answer.statuses.items() if count),
     )
     for _ in range(3):
-        grid.add_column()
+        grid.add_column(no_wrap=True)
         grid.add_column(justify="right")
     for number in range(max(len(left), len(right), len(more))):
         cells: list[str] = []
@@ -58,7 +60,7 @@ def print_figures(answer: Answer) -> None:
             name, field = names[number] if number < len(names) else ("", "")
             style = "[bold]{}[/]" if name == "p99" else "{}"
             cells += [style.format(name), style.format(ms(getattr(answer, field)))] if name else ["", ""]
-        grid.add_row("", *cells, *(more[number] if number < len(more) else ("", "")))
+        grid.add_row(*cells, *(more[number] if number < len(more) else ("", "")))
     console().print(grid)
 
 
@@ -92,12 +94,12 @@ def print_history(points: Sequence[Point], columns: Columns) -> None:
     peak = max(points, key=lambda point: point.p99_ms or 0)
     busiest = max(points, key=lambda point: point.requests)
     at = "%a %m-%d" if columns.seconds >= 86_400 else "%H:%M" if _is_one_day(points) else "%a %H:%M"
-    grid.add_row(
-        "",
-        f"[dim]per {columns.width}; p99 up to {ms(peak.p99_ms)} ({peak.start:{at}}), "
-        f"requests up to {busiest.requests:,} ({busiest.start:{at}})[/]",
+    out = console()
+    out.print(grid)
+    out.print(
+        f"[dim]per {columns.width}: p99 up to {ms(peak.p99_ms)} ({peak.start:{at}}), "
+        f"requests up to {busiest.requests:,} ({busiest.start:{at}})[/]"
     )
-    console().print(grid)
 
 
 def ms(value: float | None) -> str:
@@ -131,7 +133,9 @@ def _ms_change(value: float | None, other: float | None) -> str:
 
 
 def _relative(value: float, other: float) -> str:
-    return f" ({value / other - 1:+.0%})" if other else ""
+    if not other:
+        return ""
+    return f" ({value / other:,.1f}x)" if value > _MANY_TIMES * other else f" ({value / other - 1:+.0%})"
 
 
 def _points(value: float | None, other: float | None) -> str:

@@ -119,19 +119,19 @@ def _find(client: Client, question: Question, other: TimeRange | None, now: date
 
 def _print(question: Question, findings: Findings) -> None:
     answer, out = findings.answer, console()
-    out.print(f"[bold]{question.names}[/]\n{span_text(answer.span)}\n")
+    out.print(f"[bold]{question.names}[/]\n{span_text(answer.span)}")
     if findings.answer_compared is not None and findings.other is not None:
         compared, other = findings.answer_compared, findings.other
-        if compared.span != answer.span:
-            out.print(f"[dim]until {compared.span.end:%H:%M}, since the span isn't over; compared with[/]")
-        out.print(f"[dim]{span_text(other.span)}[/]\n")
+        until = "" if compared.span == answer.span else f", up to {compared.span.end:%H:%M} as it isn't over yet"
+        out.print(f"[dim]compared with {span_text(other.span)}{until}[/]\n")
         print_comparison(compared, other)
         out.print()
     elif answer.requests:
+        out.print()
         print_figures(answer)
         out.print()
     else:
-        out.print("no requests")
+        out.print("\nno requests")
         return
     print_history(findings.points, findings.columns)
     out.print(f"\n[dim]{_origin(question.names, answer)}[/]")
@@ -140,8 +140,8 @@ def _print(question: Question, findings: Findings) -> None:
 def _origin(names: Names, answer: Answer) -> str:
     if answer.source != RAW:
         return f"from {answer.source}: counts are exact, quantiles within {answer.relative_error:.0%}"
-    why = f", since no rollup keeps {', '.join(names.asked)} apart" if names.cube is None else ""
-    return f"from {RAW}: all figures are exact{why}"
+    why = f", as no rollup keeps {' and '.join(names.asked)} apart" if names.cube is None else ""
+    return f"from {RAW}, exact{why}"
 
 
 def _warn(incomplete: Sequence[Incomplete]) -> None:

@@ -15,7 +15,7 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.questions.question import Names, Question
 from metrics_pipeline.clickhouse.questions.top import MAX_ROWS, Ranking, TopRow
 from metrics_pipeline.clickhouse.questions.top import top as find_top
-from metrics_pipeline.core.timerange import TimeRange, compared_range
+from metrics_pipeline.core.timerange import TimeRange, compared_range, whole_minutes
 from metrics_pipeline.settings import load_settings
 
 app = typer.Typer()
@@ -43,7 +43,9 @@ def top(
     now = now_in(timezone)
     asked = asked_span(when, start, end, now)
     span = elapsed(asked, now) if by is Ranking.REGRESSIONS else asked
-    before = compared_range("the week before", span, now) if by is Ranking.REGRESSIONS else None
+    before = None
+    if by is Ranking.REGRESSIONS:
+        before = whole_minutes(compared_range("the week before", span, now))
     question = Question(span, Names(service=service, tier=tier))
     with connect(load_settings()) as client:
         rows = find_top(client, question, by, before=before, limit=limit, min_requests=min_requests)
@@ -77,22 +79,22 @@ def _print(question: Question, by: Ranking, before: TimeRange | None, rows: Sequ
     if before is not None:
         out.print(f"[dim]against {span_text(before)}[/]")
     if not rows:
-        out.print("\nnone with so many requests (--min-requests)")
+        out.print("\nnone that has enough requests: see --min-requests")
         return
     out.print()
     out.print(_regressions(rows) if by is Ranking.REGRESSIONS else _ranked(rows, by))
 
 
 def _endpoint_columns() -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("service", no_wrap=True, max_width=16)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("service", no_wrap=True, overflow="ellipsis", max_width=15)
     table.add_column("endpoint", overflow="ellipsis", no_wrap=True, ratio=1)
     return table
 
 
 def _ranked(rows: Sequence[TopRow], by: Ranking) -> Table:
     table = _endpoint_columns()
-    figures = ("p50", "p99", "requests", "errors", "rate")
+    figures = ("p50 ms", "p99 ms", "requests", "errors", "rate")
     for name in figures:
         table.add_column(name, justify="right", no_wrap=True, style="bold" if name == _sorted_by(by) else "")
     for row in rows:
@@ -100,8 +102,8 @@ def _ranked(rows: Sequence[TopRow], by: Ranking) -> Table:
         table.add_row(
             row.service,
             _endpoint(row),
-            ms(now.p50_ms),
-            ms(now.p99_ms),
+            _ms(now.p50_ms),
+            _ms(now.p99_ms),
             f"{now.requests:,}",
             f"{now.errors:,}",
             percent(now.error_rate),
@@ -111,7 +113,7 @@ def _ranked(rows: Sequence[TopRow], by: Ranking) -> Table:
 
 def _regressions(rows: Sequence[TopRow]) -> Table:
     table = _endpoint_columns()
-    for name in ("p99", "before", "", "errors", "before", ""):
+    for name in ("p99 ms", "before", "", "errors", "before", ""):
         table.add_column(name, justify="right", no_wrap=True, style="dim" if name == "before" else "")
     for row in rows:
         if row.before is None or row.p99_ratio is None or row.error_rate_ratio is None:
@@ -119,8 +121,8 @@ def _regressions(rows: Sequence[TopRow]) -> Table:
         table.add_row(
             row.service,
             _endpoint(row),
-            ms(row.now.p99_ms),
-            ms(row.before.p99_ms),
+            _ms(row.now.p99_ms),
+            _ms(row.before.p99_ms),
             _times(row.p99_ratio),
             percent(row.now.error_rate),
             percent(row.before.error_rate),
@@ -133,10 +135,14 @@ def _endpoint(row: TopRow) -> str:
     return f"{row.method} {row.endpoint}".strip()
 
 
+def _ms(value: float) -> str:
+    return ms(value).removesuffix(" ms")
+
+
 def _times(ratio: float) -> str:
     text = f"{ratio:.1f}x"
     return f"[bold red]{text}[/]" if ratio >= 1.5 else text
 
 
 def _sorted_by(by: Ranking) -> str:
-    return "p99" if by is Ranking.SLOWEST else "errors"
+    return "p99 ms" if by is Ranking.SLOWEST else "errors"

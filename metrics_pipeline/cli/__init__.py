@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from metrics_pipeline.cli import audit, chaos, dashboard, demo, drain, latency, local, produce, schema, status
+from metrics_pipeline.cli import audit, chaos, dashboard, demo, drain, latency, local, produce, schema, status, top
 from metrics_pipeline.errors import ConfigurationError, PipelineError, RetryableError, StuckClientError
 
 EXIT_FAILED = 1
@@ -32,6 +32,7 @@ for group in (
     drain.app,
     audit.app,
     latency.app,
+    top.app,
     chaos.app,
 ):
     app.registered_commands.extend(group.registered_commands)

@@ -14,10 +14,11 @@ from rich.text import Text
 
 from metrics_pipeline.assembly import prepare
 from metrics_pipeline.cli import dashboard
-from metrics_pipeline.cli.latency import print_answer
+from metrics_pipeline.cli.answers import print_answer
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.dashboard import play_url
-from metrics_pipeline.clickhouse.latency import Question, ask, busiest
+from metrics_pipeline.clickhouse.questions.latency import ask, busiest
+from metrics_pipeline.clickhouse.questions.question import Names, Question
 from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.dashboards.builtin import LIVE
 from metrics_pipeline.local import stack
@@ -169,5 +170,5 @@ def _print_outcome(console: Console, settings: Settings, outcome: Outcome, began
         found = busiest(client, span, tier="enterprise")
         if found is not None:
             service, endpoint = found
-            answer = ask(client, Question(span, service, endpoint, "enterprise"))
+            answer = ask(client, Question(span, Names(service, endpoint, "enterprise")))
             print_answer(f"{service} {endpoint} enterprise", answer)

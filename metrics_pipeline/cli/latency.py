@@ -1,80 +1,212 @@
 """`latency`: p99 of this endpoint, for this tier, last Tuesday."""
 
-from datetime import UTC, datetime
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import typer
+from clickhouse_connect.driver.client import Client
 from rich.console import Console
 
+from metrics_pipeline.cli.answers import console, print_comparison, print_figures, print_history
 from metrics_pipeline.cli.output import print_json
+from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, elapsed, now_in, span_text
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clickhouse.latency import Answer, Question, ask
-from metrics_pipeline.core.timerange import TimeRange, given_range, named_range
+from metrics_pipeline.clickhouse.questions.completeness import (
+    DEAD_LETTER_SHARE,
+    DEAD_LETTERS,
+    LAG,
+    LOST,
+    NOT_OVER,
+    Incomplete,
+    incomplete_minutes,
+    newest_landing,
+)
+from metrics_pipeline.clickhouse.questions.latency import Answer, Point, ask, history
+from metrics_pipeline.clickhouse.questions.names import unknown_names
+from metrics_pipeline.clickhouse.questions.question import RAW, Names, Question
+from metrics_pipeline.core.sparkline import Columns, columns_of
+from metrics_pipeline.core.timerange import TimeRange, compared_range
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.settings import load_settings
 
 app = typer.Typer()
 
+_QUIET_SECONDS = 60
+_SAID = {
+    DEAD_LETTERS: f"more than {DEAD_LETTER_SHARE:.0%} of their messages were no valid events (dead_letters has them)",
+    LOST: "the topic dropped messages before they were read",
+    LAG: "the drain is behind right now: ask again later",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """All that is said about one question."""
+
+    answer: Answer
+    points: Sequence[Point]
+    columns: Columns
+    incomplete: Sequence[Incomplete]
+    answer_compared: Answer | None = None
+    """Of the elapsed part of the span, where the other span is compared with that."""
+    other: Answer | None = None
+
 
 @app.command(
     epilog="Example: metrics-pipeline latency --service checkout --endpoint /cart/:id/pay --tier enterprise "
-    "--when 'last tuesday'"
+    "--when 'last tuesday' --compare 'the tuesday before'"
 )
 def latency(
     service: str = typer.Option("", help="Service; all without it."),
     endpoint: str = typer.Option("", help="Endpoint; all without it."),
     tier: str = typer.Option("", help="Customer tier; all without it."),
-    when: str | None = typer.Option(None, help="'yesterday', 'last tuesday', '2026-11-03', 'last 30 minutes' …"),
-    start: str | None = typer.Option(None, "--from", help="Start, e.g. 2026-11-03T10:15 or '2 hours ago'."),
-    end: str | None = typer.Option(None, "--to", help="End, not included; now without it."),
-    timezone: str = typer.Option("UTC", help="Time zone of days and of times without one, e.g. Europe/Berlin."),
+    region: str = typer.Option("", help="Region; all without it."),
+    method: str = typer.Option("", help="Method; all without it."),
+    when: str | None = WHEN,
+    start: str | None = START,
+    end: str | None = END,
+    timezone: str = TIMEZONE,
+    compare: str | None = typer.Option(
+        None, help="Another span: 'the day before', 'the tuesday before', 'last week', 'before', '2026-11-03' …"
+    ),
     exact: bool = typer.Option(False, "--exact", help="From the raw events: exact quantiles, slower."),
     as_json: bool = typer.Option(False, "--json", help="Print the answer as one JSON object."),
 ) -> None:
-    """Requests, errors and latency quantiles over a span of time."""
-    span = _span(when, start, end, timezone)
-    settings = load_settings()
-    with connect(settings) as client:
-        answer = ask(client, Question(span, service, endpoint, tier), exact=exact)
-    if as_json:
-        print_json(
-            {
-                "requests": answer.requests,
-                "errors": answer.errors,
-                "p50_ms": answer.p50_ms,
-                "p95_ms": answer.p95_ms,
-                "p99_ms": answer.p99_ms,
-                "from": answer.span.start.isoformat(),
-                "to": answer.span.end.isoformat(),
-            }
-        )
+    """Requests, errors, apdex and latency quantiles over a span of time, in whole minutes.
+
+    Exit code 2 for a name that there is not, with those that may have been meant.
+    """
+    now = now_in(timezone)
+    question = Question(asked_span(when, start, end, now), Names(service, endpoint, tier, region, method))
+    other = compared_range(compare, elapsed(question.span, now), now) if compare is not None else None
+    with connect(load_settings()) as client:
+        findings = _find(client, question, other, now, exact=exact)
+        if not findings.answer.requests:
+            check_names(client, question, now)
+        if as_json:
+            print_json(_as_fields(findings))
+        else:
+            _print(question, findings)
+            _warn(findings.incomplete)
+            _warn_if_quiet(client, question, now)
+
+
+def check_names(client: Client, question: Question, now: datetime) -> None:
+    """Raises ConfigurationError if a name of the question is one that there is not."""
+    unknown = unknown_names(client, question.names, question.span, now)
+    if unknown:
+        raise ConfigurationError("; ".join(map(str, unknown)))
+
+
+def _find(client: Client, question: Question, other: TimeRange | None, now: datetime, *, exact: bool) -> Findings:
+    columns = columns_of(question.minutes)
+    part = elapsed(question.span, now)
+    answer = ask(client, question, exact=exact)
+    compared = None
+    if other is not None:
+        compared = answer if part == question.span else ask(client, Question(part, question.names), exact=exact)
+    return Findings(
+        answer=answer,
+        points=history(client, question, columns) if answer.requests else (),
+        columns=columns,
+        incomplete=incomplete_minutes(client, question.minutes),
+        answer_compared=compared,
+        other=None if other is None else ask(client, Question(other, question.names), exact=exact),
+    )
+
+
+def _print(question: Question, findings: Findings) -> None:
+    answer, out = findings.answer, console()
+    out.print(f"[bold]{question.names}[/]\n{span_text(answer.span)}")
+    if findings.answer_compared is not None and findings.other is not None:
+        compared, other = findings.answer_compared, findings.other
+        until = "" if compared.span == answer.span else f", up to {compared.span.end:%H:%M} as it isn't over yet"
+        out.print(f"[dim]compared with {span_text(other.span)}{until}[/]\n")
+        print_comparison(compared, other)
+        out.print()
+    elif answer.requests:
+        out.print()
+        print_figures(answer)
+        out.print()
     else:
-        print_answer(" ".join(filter(None, (service, endpoint, tier))) or "everything", answer)
-
-
-def print_answer(subject: str, answer: Answer) -> None:
-    """The answer for people."""
-    console = Console(highlight=False)
-    console.print(f"[bold]{subject}[/], {answer.span.start:%Y-%m-%d %H:%M:%S} to {answer.span.end:%H:%M:%S %Z}")
-    if not answer.requests:
-        console.print("  no requests")
+        out.print("\nno requests")
         return
-    share = answer.errors / answer.requests
-    console.print(f"  p50 {answer.p50_ms:.1f} ms   p95 {answer.p95_ms:.1f} ms   [bold]p99 {answer.p99_ms:.1f} ms[/]")
-    console.print(f"  {answer.requests:,} requests, {answer.errors:,} errors ({share:.2%})")
+    print_history(findings.points, findings.columns)
+    out.print(f"\n[dim]{_origin(question.names, answer)}[/]")
 
 
-def _span(when: str | None, start: str | None, end: str | None, timezone: str) -> TimeRange:
-    now = datetime.now(UTC).astimezone(_zone(timezone))
-    if when is not None and start is None and end is None:
-        return named_range(when, now)
-    if when is None and start is not None:
-        return given_range(start, end or "now", now)
-    raise ConfigurationError("say when: either --when, or --from with or without --to")
+def _origin(names: Names, answer: Answer) -> str:
+    if answer.source != RAW:
+        return f"from {answer.source}: counts are exact, quantiles within {answer.relative_error:.0%}"
+    why = f", as no rollup keeps {' and '.join(names.asked)} apart" if names.cube is None else ""
+    return f"from {RAW}, exact{why}"
 
 
-def _zone(name: str) -> ZoneInfo:
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError):
-        raise ConfigurationError(f"there is no time zone {name!r}: write it like Europe/Berlin or UTC") from None
+def _warn(incomplete: Sequence[Incomplete]) -> None:
+    err = Console(stderr=True, highlight=False)
+    for part in incomplete:
+        if part.reason == NOT_OVER:
+            continue
+        to = f" to {part.last:%H:%M}" if part.last != part.first else ""
+        minutes = "1 minute is" if part.minutes == 1 else f"{part.minutes:,} minutes are"
+        err.print(
+            f"[yellow]![/] {minutes} incomplete ({part.first:%Y-%m-%d %H:%M}{to} UTC): {_SAID[part.reason]}",
+        )
+
+
+def _warn_if_quiet(client: Client, question: Question, now: datetime) -> None:
+    if question.span.end < now - timedelta(seconds=_QUIET_SECONDS):
+        return
+    landed = newest_landing(client)
+    if landed is not None and landed < datetime.now(UTC) - timedelta(seconds=_QUIET_SECONDS):
+        Console(stderr=True, highlight=False).print(
+            f"[yellow]![/] nothing landed since {landed:%Y-%m-%d %H:%M:%S} UTC: either there is no traffic, or nobody "
+            "drains it; `metrics-pipeline status` says which"
+        )
+
+
+def _as_fields(findings: Findings) -> dict[str, Any]:
+    fields = answer_fields(findings.answer)
+    fields["history"] = [
+        {
+            "from": point.start.isoformat(),
+            "requests": point.requests,
+            "errors": point.errors,
+            "p99_ms": point.p99_ms,
+        }
+        for point in findings.points
+    ]
+    fields["incomplete"] = [
+        {
+            "reason": part.reason,
+            "minutes": part.minutes,
+            "first": part.first.isoformat(),
+            "last": part.last.isoformat(),
+        }
+        for part in findings.incomplete
+    ]
+    if findings.answer_compared is not None and findings.other is not None:
+        asked, other = answer_fields(findings.answer_compared), answer_fields(findings.other)
+        fields["compared"] = {"this": asked, "other": other, "difference": _difference(asked, other)}
+    return fields
+
+
+def answer_fields(answer: Answer) -> dict[str, Any]:
+    """The answer for scripts; null where there is no value without requests."""
+    figures = {k: v for k, v in asdict(answer).items() if k not in ("span", "source", "relative_error")}
+    return {
+        "from": answer.span.start.isoformat(),
+        "to": answer.span.end.isoformat(),
+        **figures,
+        "status_5xx": answer.errors,
+        "error_rate": answer.error_rate,
+        "source": answer.source,
+        "relative_error": answer.relative_error,
+    }
+
+
+def _difference(asked: dict[str, Any], other: dict[str, Any]) -> dict[str, float | None]:
+    figures = (k for k in asked if k not in ("from", "to", "source", "relative_error"))
+    return {k: None if asked[k] is None or other[k] is None else asked[k] - other[k] for k in figures}

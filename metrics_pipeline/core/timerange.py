@@ -1,8 +1,13 @@
-"""Spans of time as people name them. Pure: `now` is an argument."""
+"""Spans of time as people name them. Pure: `now` is an argument.
+
+Days and weeks are steps of the calendar, so a day on which clocks change has 23 or 25 hours; minutes and hours are
+steps of time. Moments of one zone are compared and moved as instants: by the clock on the wall, an hour exists twice.
+"""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 
 import dateparser
 
@@ -10,6 +15,12 @@ from metrics_pipeline.errors import ConfigurationError
 
 _SLIDING = re.compile(r"^(?:the )?(?:last|past) (?:(\d{1,6}) )?(minute|hour|day|week)s?$")
 _MOMENT = re.compile(r"\d:\d|\b(?:now|ago|am|pm|hours?|minutes?|seconds?)\b")
+_STEP_BACK = re.compile(
+    r"^(?:(?:the|a|an|one) )?(?:(last|previous) )?(?:(\d{1,4}) )?(minute|hour|day|week)s?(?: (before|earlier))?$"
+)
+_WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_WEEKDAY_BACK = re.compile(rf"^(?:the )?(?:(?:last|previous) )?({'|'.join(_WEEKDAYS)})(?: before)?$")
+_DIRECTLY_BEFORE = frozenset({"before", "the span before", "the time before", "previous", "the previous span"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +31,12 @@ class TimeRange:
     end: datetime
 
     def __post_init__(self) -> None:
-        if self.start >= self.end:
+        if self.start.timestamp() >= self.end.timestamp():
             raise ConfigurationError(f"the range is empty: it starts at {self.start} and ends at {self.end}")
+
+    @property
+    def seconds(self) -> float:
+        return self.end.timestamp() - self.start.timestamp()
 
 
 def named_range(words: str, now: datetime) -> TimeRange:
@@ -29,17 +44,17 @@ def named_range(words: str, now: datetime) -> TimeRange:
 
     Days are days of now's time zone, also where clocks change. Raises ConfigurationError for anything else.
     """
-    cleaned = " ".join(words.lower().split())
+    cleaned = _cleaned(words)
     sliding = _SLIDING.match(cleaned)
     if sliding and (sliding[1] or sliding[2] in ("minute", "hour")):
-        return TimeRange(now - int(sliding[1] or 1) * timedelta(**{f"{sliding[2]}s": 1}), now)
+        return TimeRange(later(now, -int(sliding[1] or 1) * timedelta(**{f"{sliding[2]}s": 1})), now)
     day = None if _MOMENT.search(cleaned) else _parse(cleaned, now)
     if day is None or sliding:
         raise ConfigurationError(
             f"can't tell which day or span {words!r} is: try 'yesterday', 'last tuesday', '2026-11-03' or "
             "'last 30 minutes', or give --from and --to"
         )
-    return TimeRange(_midnight(day, now.tzinfo), _midnight(day + timedelta(days=1), now.tzinfo))
+    return TimeRange(midnight(day, now.tzinfo), midnight(day + timedelta(days=1), now.tzinfo))
 
 
 def given_range(start: str, end: str, now: datetime) -> TimeRange:
@@ -65,18 +80,61 @@ def spelled_range(words: str, now: datetime) -> TimeRange:
         ) from None
 
 
+def compared_range(words: str, span: TimeRange, now: datetime) -> TimeRange:
+    """The span that `span` is to be compared with.
+
+    Words like "the day before", "last week", "2 weeks earlier", "the tuesday before" and "before" are relative to
+    `span`, and keep its time of day; anything else is what `named_range` takes. Raises ConfigurationError for words
+    that are neither, or if clocks left out the span's time on that day.
+    """
+    cleaned = _cleaned(words)
+    if cleaned in _DIRECTLY_BEFORE:
+        return TimeRange(later(span.start, -timedelta(seconds=span.seconds)), span.start)
+    if weekday := _WEEKDAY_BACK.match(cleaned):
+        days = (span.start.weekday() - _WEEKDAYS.index(weekday[1]) - 1) % 7 + 1
+        return _moved(span, lambda moment: moment - timedelta(days=days))
+    step = _STEP_BACK.match(cleaned)
+    if step and (step[4] or (step[1] and not step[2])):
+        unit, count = step[3], int(step[2] or 1)
+        back = count * timedelta(**{f"{unit}s": 1})
+        if unit in ("day", "week"):
+            return _moved(span, lambda moment: moment - back)
+        return _moved(span, lambda moment: later(moment, -back))
+    try:
+        return named_range(words, now)
+    except ConfigurationError:
+        raise ConfigurationError(
+            f"can't tell which span {words!r} is: try 'the day before', 'the tuesday before', 'last week', "
+            "'2 weeks earlier', 'before' or '2026-11-03'"
+        ) from None
+
+
 def whole_minutes(span: TimeRange) -> TimeRange:
     """The smallest range of whole minutes around `span`."""
     end = _floor(span.end)
-    return TimeRange(_floor(span.start), end if end == span.end else end + timedelta(minutes=1))
+    return TimeRange(_floor(span.start), end if end == span.end else later(end, timedelta(minutes=1)))
+
+
+def midnight(day: datetime, zone: tzinfo | None) -> datetime:
+    """Start of the calendar day, in the zone."""
+    return datetime(day.year, day.month, day.day, tzinfo=zone)
+
+
+def later(moment: datetime, by: timedelta) -> datetime:
+    """The instant so much later, in the moment's zone: of two hours with the same name, the right one."""
+    return (moment.astimezone(UTC) + by).astimezone(moment.tzinfo)
+
+
+def _moved(span: TimeRange, move: Callable[[datetime], datetime]) -> TimeRange:
+    return TimeRange(move(span.start), move(span.end))
+
+
+def _cleaned(words: str) -> str:
+    return " ".join(words.lower().split())
 
 
 def _floor(moment: datetime) -> datetime:
     return moment.replace(second=0, microsecond=0)
-
-
-def _midnight(day: datetime, zone: tzinfo | None) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=zone)
 
 
 def _parse(words: str, now: datetime) -> datetime | None:

@@ -12,7 +12,12 @@ from metrics_pipeline.clickhouse.rollups.cubes import CUBES, METRICS, Cube
 from metrics_pipeline.clickhouse.rollups.tables import BOOKS, INSTANT
 from metrics_pipeline.core.grains import LIVE, UNIT
 
-_START, _END, _STEP = f"{{start:{INSTANT}}}", f"{{end:{INSTANT}}}", "{step:UInt32}"
+
+def _bound(name: str) -> str:
+    return f"{{{name}:{INSTANT}}}"
+
+
+_START, _END, _STEP = _bound("start"), _bound("end"), "{step:UInt32}"
 
 COVER = f"""SELECT taken, bucket, build FROM (
     SELECT
@@ -55,6 +60,9 @@ AND (grain, {bucket}, build) IN ({COVER})""",
 ROLLUP_VIEWS = tuple(_view(cube) for cube in CUBES)
 
 
-def source_of(cube: Cube) -> str:
-    """The cube in a FROM clause; the query's parameters are `start`, `end` (DateTime, UTC) and `step` (seconds)."""
-    return f"{cube.name}(start={_START}, end={_END}, step={_STEP})"
+def source_of(cube: Cube, *, prefix: str = "") -> str:
+    """The cube in a FROM clause; the query's parameters are `start`, `end` (DateTime, UTC) and `step` (seconds).
+
+    A query over two spans reads the second one with a `prefix` before the names of its bounds.
+    """
+    return f"{cube.name}(start={_bound(f'{prefix}start')}, end={_bound(f'{prefix}end')}, step={_STEP})"

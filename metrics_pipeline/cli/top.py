@@ -1,0 +1,148 @@
+"""`top`: which endpoints stand out."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import typer
+from rich.table import Table
+
+from metrics_pipeline.cli.answers import console, ms, percent
+from metrics_pipeline.cli.latency import check_names
+from metrics_pipeline.cli.output import print_json
+from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, elapsed, now_in, span_text
+from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.questions.question import Names, Question
+from metrics_pipeline.clickhouse.questions.top import MAX_ROWS, Ranking, TopRow
+from metrics_pipeline.clickhouse.questions.top import top as find_top
+from metrics_pipeline.core.timerange import TimeRange, compared_range, whole_minutes
+from metrics_pipeline.settings import load_settings
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="Examples: metrics-pipeline top --by slowest --when yesterday --tier enterprise;  "
+    "metrics-pipeline top --by regressions --when 'last tuesday'"
+)
+def top(
+    by: Ranking = typer.Option(
+        Ranking.SLOWEST, help="p99; count of errors; or p99 and error rate against the same span a week earlier."
+    ),
+    when: str | None = WHEN,
+    start: str | None = START,
+    end: str | None = END,
+    timezone: str = TIMEZONE,
+    service: str = typer.Option("", help="Service; all without it."),
+    tier: str = typer.Option("", help="Customer tier; all without it."),
+    limit: int = typer.Option(10, min=1, max=MAX_ROWS, help="Endpoints that are listed."),
+    min_requests: int = typer.Option(100, min=1, help="Leave out endpoints with fewer requests, in each span."),
+    as_json: bool = typer.Option(False, "--json", help="Print the list as one JSON object."),
+) -> None:
+    """The slowest endpoints, those with most errors, or those that got worse within a week."""
+    now = now_in(timezone)
+    asked = asked_span(when, start, end, now)
+    span = elapsed(asked, now) if by is Ranking.REGRESSIONS else asked
+    before = None
+    if by is Ranking.REGRESSIONS:
+        before = whole_minutes(compared_range("the week before", span, now))
+    question = Question(span, Names(service=service, tier=tier))
+    with connect(load_settings()) as client:
+        rows = find_top(client, question, by, before=before, limit=limit, min_requests=min_requests)
+        if not rows:
+            check_names(client, question, now)
+    if as_json:
+        print_json(_as_fields(question, by, before, rows))
+    else:
+        _print(question, by, before, rows)
+
+
+def _as_fields(question: Question, by: Ranking, before: TimeRange | None, rows: Sequence[TopRow]) -> dict[str, Any]:
+    return {
+        "by": by.value,
+        "from": question.minutes.start.isoformat(),
+        "to": question.minutes.end.isoformat(),
+        "before": None if before is None else {"from": before.start.isoformat(), "to": before.end.isoformat()},
+        "endpoints": [asdict(row) for row in rows],
+    }
+
+
+def _print(question: Question, by: Ranking, before: TimeRange | None, rows: Sequence[TopRow]) -> None:
+    out = console()
+    titles = {
+        Ranking.SLOWEST: "slowest endpoints",
+        Ranking.ERRORS: "endpoints with most errors",
+        Ranking.REGRESSIONS: "endpoints that got worse",
+    }
+    of = f" of {question.names}" if question.names.asked else ""
+    out.print(f"[bold]{titles[by]}[/]{of}, {span_text(question.minutes)}")
+    if before is not None:
+        out.print(f"[dim]against {span_text(before)}[/]")
+    if not rows:
+        out.print("\nnone that has enough requests: see --min-requests")
+        return
+    out.print()
+    out.print(_regressions(rows) if by is Ranking.REGRESSIONS else _ranked(rows, by))
+
+
+def _endpoint_columns() -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("service", no_wrap=True, overflow="ellipsis", max_width=15)
+    table.add_column("endpoint", overflow="ellipsis", no_wrap=True, ratio=1)
+    return table
+
+
+def _ranked(rows: Sequence[TopRow], by: Ranking) -> Table:
+    table = _endpoint_columns()
+    figures = ("p50 ms", "p99 ms", "requests", "errors", "rate")
+    for name in figures:
+        table.add_column(name, justify="right", no_wrap=True, style="bold" if name == _sorted_by(by) else "")
+    for row in rows:
+        now = row.now
+        table.add_row(
+            row.service,
+            _endpoint(row),
+            _ms(now.p50_ms),
+            _ms(now.p99_ms),
+            f"{now.requests:,}",
+            f"{now.errors:,}",
+            percent(now.error_rate),
+        )
+    return table
+
+
+def _regressions(rows: Sequence[TopRow]) -> Table:
+    table = _endpoint_columns()
+    for name in ("p99 ms", "before", "", "errors", "before", ""):
+        table.add_column(name, justify="right", no_wrap=True, style="dim" if name == "before" else "")
+    for row in rows:
+        if row.before is None or row.p99_ratio is None or row.error_rate_ratio is None:
+            continue
+        table.add_row(
+            row.service,
+            _endpoint(row),
+            _ms(row.now.p99_ms),
+            _ms(row.before.p99_ms),
+            _times(row.p99_ratio),
+            percent(row.now.error_rate),
+            percent(row.before.error_rate),
+            _times(row.error_rate_ratio),
+        )
+    return table
+
+
+def _endpoint(row: TopRow) -> str:
+    return f"{row.method} {row.endpoint}".strip()
+
+
+def _ms(value: float) -> str:
+    return ms(value).removesuffix(" ms")
+
+
+def _times(ratio: float) -> str:
+    text = f"{ratio:.1f}x"
+    return f"[bold red]{text}[/]" if ratio >= 1.5 else text
+
+
+def _sorted_by(by: Ranking) -> str:
+    return "p99 ms" if by is Ranking.SLOWEST else "errors"

@@ -1,0 +1,132 @@
+"""Which minutes the ledger knows to be incomplete, so that nobody trusts half a minute. The one place that judges it.
+
+A message that could not be read, or was not read, has no event time: it counts for the minutes of its Kafka time.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from clickhouse_connect.driver.client import Client
+
+from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.questions.question import bounds
+from metrics_pipeline.core.timerange import TimeRange
+
+DEAD_LETTER_SHARE = 0.01
+"""Above this share of a minute's messages being no valid events, the minute is incomplete."""
+LAG_SECONDS = 30
+"""A shard lags if the last message of its newest batch was older than this when it became visible."""
+
+DEAD_LETTERS, LOST, LAG, NOT_OVER = "dead letters", "lost", "lag", "not over"
+"""Reasons: too many dead letters; offsets that the topic dropped before they were read; a drain that is behind right
+now; the minute that is now."""
+
+LONGEST_BATCH_DAYS = 7
+"""A batch is looked for up to so long after the span, as one may hold messages of days after an outage."""
+LONGEST_OUTAGE_DAYS = 31
+"""Losses are looked for up to so long after the span: they are noted when the drain is back."""
+_LAG_WITHIN_DAYS = 7
+_RUNNING_SECONDS = 600
+"""What a shard landed longer ago says nothing about its lag right now."""
+
+_START, _END = "{start:DateTime('UTC')}", "{end:DateTime('UTC')}"
+_NOTHING = "toDateTime64(0, 3, 'UTC')"
+"""Time of the messages of a batch that has none, like one that accounts for lost offsets alone."""
+
+
+def _minutes(first: str, last: str, reason: str, source: str) -> str:
+    """Rows (minute, reason) for each minute of the span from that of `first` to that of `last`."""
+    return f"""SELECT toDateTime(arrayJoin(range(
+        greatest(toUnixTimestamp(toStartOfMinute({first})), toUnixTimestamp({_START})),
+        least(toUnixTimestamp({last}) + 1, toUnixTimestamp({_END})), 60)), 'UTC') AS minute,
+    '{reason}' AS reason
+    FROM ({source})"""
+
+
+_MAY_HOLD = f"last_message >= {_START} AND last_message < {_END} + INTERVAL {LONGEST_BATCH_DAYS} DAY"
+_MANY_DEAD = f"""SELECT min(first_message) AS first, max(last_message) AS last
+    FROM batches
+    WHERE {_MAY_HOLD} AND first_message < {_END} AND toStartOfMinute(last_message) IN (
+        SELECT toStartOfMinute(last_message) FROM batches
+        WHERE {_MAY_HOLD} AND first_message < {_END} AND dead_letters > {DEAD_LETTER_SHARE} * consumed)
+    GROUP BY toStartOfMinute(last_message)
+    HAVING sum(dead_letters) > {DEAD_LETTER_SHARE} * sum(consumed)"""
+"""Batches put together by the minute of their last message; only minutes with a batch above the share can be."""
+
+_LOSSES = f"""SELECT topic_id, shard, started_at, first_message FROM batches
+    WHERE lost > 0 AND (last_message = {_NOTHING} OR last_message >= {_START})
+        AND started_at >= {_START} AND started_at < {_END} + INTERVAL {LONGEST_OUTAGE_DAYS} DAY"""
+_AROUND_LOSSES = f"""last_message > {_NOTHING}
+        AND last_message >= (SELECT min(started_at) - INTERVAL {LONGEST_OUTAGE_DAYS} DAY FROM ({_LOSSES}))
+        AND last_message <= (SELECT max(started_at) + INTERVAL 1 DAY FROM ({_LOSSES}))"""
+"""Nothing is read where nothing was lost: the greatest of no times is the epoch."""
+_LOST = f"""SELECT before.last AS first, multiIf(
+        loss.first_message > {_NOTHING}, loss.first_message,
+        after.first > {_NOTHING}, least(after.first, loss.started_at), loss.started_at) AS last
+    FROM ({_LOSSES}) AS loss
+    ASOF LEFT JOIN (
+        SELECT topic_id, shard, max(visible_at) AS at, max(last_message) AS last
+        FROM batches WHERE {_AROUND_LOSSES} GROUP BY topic_id, shard, toStartOfMinute(visible_at)
+    ) AS before ON loss.topic_id = before.topic_id AND loss.shard = before.shard AND loss.started_at >= before.at
+    ASOF LEFT JOIN (
+        SELECT topic_id, shard, min(started_at) AS at, min(first_message) AS first
+        FROM batches WHERE {_AROUND_LOSSES} GROUP BY topic_id, shard, toStartOfMinute(started_at)
+    ) AS after ON loss.topic_id = after.topic_id AND loss.shard = after.shard AND loss.started_at < after.at"""
+"""What was lost lies between the last message that landed before and the first one that landed after."""
+
+_LAGGING = f"""SELECT min(newest) AS first, now64(3, 'UTC') AS last FROM (
+        SELECT argMax(last_message, visible_at) AS newest, max(visible_at) AS at
+        FROM batches
+        WHERE visible_at >= now64(3, 'UTC') - INTERVAL {_RUNNING_SECONDS} SECOND
+            AND last_message >= now64(3, 'UTC') - INTERVAL {_LAG_WITHIN_DAYS} DAY
+            AND {_END} >= now64(3, 'UTC') - INTERVAL {_LAG_WITHIN_DAYS} DAY
+        GROUP BY topic_id, shard
+    ) WHERE at > newest + INTERVAL {LAG_SECONDS} SECOND
+    HAVING count() > 0"""
+
+INCOMPLETE_MINUTES = f"""SELECT DISTINCT minute, reason FROM (
+    {_minutes("first", "last", DEAD_LETTERS, _MANY_DEAD)}
+    UNION ALL
+    {_minutes("first", "last", LOST, _LOST)}
+    UNION ALL
+    {_minutes("first", "last", LAG, _LAGGING)}
+    UNION ALL
+    {_minutes("first", "last", NOT_OVER, "SELECT now64(3, 'UTC') AS first, first AS last")}
+)"""
+"""A query, to be put in parentheses: rows (minute DateTime('UTC'), reason String) of whole minutes [start, end).
+
+Its parameters are `start` and `end` (DateTime, UTC). A minute may have several reasons."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incomplete:
+    """So many minutes of a span are incomplete for a reason, from the first to the last of them (starts, UTC)."""
+
+    reason: str
+    minutes: int
+    first: datetime
+    last: datetime
+
+
+def incomplete_minutes(client: Client, minutes: TimeRange) -> tuple[Incomplete, ...]:
+    """What the ledger knows to be incomplete in the span of whole minutes, one entry per reason."""
+    sql = f"""SELECT reason, count(), toUnixTimestamp(min(minute)), toUnixTimestamp(max(minute))
+        FROM ({INCOMPLETE_MINUTES}) GROUP BY reason ORDER BY reason"""
+    rows = calling(
+        "asking the ledger what is incomplete", lambda: client.query(sql, parameters=bounds(minutes)).result_rows
+    )
+    return tuple(
+        Incomplete(
+            str(reason), int(count), datetime.fromtimestamp(int(first), UTC), datetime.fromtimestamp(int(last), UTC)
+        )
+        for reason, count, first, last in rows
+    )
+
+
+def newest_landing(client: Client) -> datetime | None:
+    """When a batch became visible last; None if none did lately."""
+    sql = f"""SELECT toUnixTimestamp64Milli(max(visible_at)) FROM batches
+        WHERE last_message >= now64(3, 'UTC') - INTERVAL {_LAG_WITHIN_DAYS} DAY"""
+    rows = calling("asking the ledger what landed last", lambda: client.query(sql).result_rows)
+    newest_ms = int(rows[0][0])
+    return datetime.fromtimestamp(newest_ms / 1_000, UTC) if newest_ms > 0 else None

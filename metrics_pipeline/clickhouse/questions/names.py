@@ -1,0 +1,107 @@
+"""Which names there are, for somebody who asked for one that had no request."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from difflib import get_close_matches
+
+from clickhouse_connect.driver.client import Client
+
+from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.questions.question import Names, Question
+from metrics_pipeline.clickhouse.rollups.views import source_of
+from metrics_pipeline.core.timerange import TimeRange, later
+
+RECENT_DAYS = 30
+"""Names are looked for in the asked span, and in so many days up to now."""
+MAX_NAMES = 2_000
+_MAX_SUGGESTIONS = 5
+_MAX_READING_SECONDS = 5
+"""After that, the names that were found until then are those that there are."""
+_CLOSE = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A name that there is not, and those that may have been meant, most likely first.
+
+    `are_close` tells names that look like it from just some that there are. `elsewhere` are services that have the
+    endpoint or method, if it was asked of another one.
+    """
+
+    dimension: str
+    name: str
+    service: str
+    suggestions: tuple[str, ...]
+    are_close: bool
+    elsewhere: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        of = f" of {self.service}" if self.service else ""
+        said = f"there is no {self.dimension} {self.name!r}{of}"
+        if self.elsewhere:
+            return f"{said}: ask for it with --service {' or '.join(self.elsewhere)}"
+        if self.are_close:
+            return f"{said}: did you mean {' or '.join(self.suggestions)}?"
+        if self.suggestions:
+            return f"{said}: there are {', '.join(self.suggestions)} …"
+        return f"{said} in this span, nor in the last {RECENT_DAYS} days"
+
+
+def unknown_names(client: Client, names: Names, span: TimeRange, now: datetime) -> tuple[Unknown, ...]:
+    """Asked names that no request has in the span nor lately; endpoints and methods are those of the asked service.
+
+    Empty where there were no requests at all: then no name can be told to be wrong.
+    """
+    spans = (span, TimeRange(later(now, -timedelta(days=RECENT_DAYS)), later(now, timedelta(hours=1))))
+    unknown: list[Unknown] = []
+    for dimension, name in names.asked.items():
+        service = names.service if dimension in ("endpoint", "method") else ""
+        if service and any(u.dimension == "service" for u in unknown):
+            service = ""
+        found = _found(client, dimension, Names(service=service), spans)
+        if found and name not in found:
+            unknown.append(_judged(client, dimension, name, service, found, spans))
+    return tuple(unknown)
+
+
+def _judged(
+    client: Client, dimension: str, name: str, service: str, found: Mapping[str, None], spans: tuple[TimeRange, ...]
+) -> Unknown:
+    elsewhere: tuple[str, ...] = ()
+    if service:
+        others = _found(client, "service", Names(**{dimension: name}), spans)
+        elsewhere = tuple(others)[:_MAX_SUGGESTIONS]
+    close = close_names(name, tuple(found))
+    suggestions = close or tuple(sorted(found))[:_MAX_SUGGESTIONS]
+    return Unknown(dimension, name, service, suggestions, bool(close), elsewhere)
+
+
+def close_names(name: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Names that look like it, whatever their case, most alike first."""
+    by_lower = {k.lower(): k for k in known}
+    close = get_close_matches(name.lower(), by_lower, n=_MAX_SUGGESTIONS, cutoff=_CLOSE)
+    return tuple(by_lower[c] for c in close)
+
+
+def _found(client: Client, dimension: str, names: Names, spans: tuple[TimeRange, ...]) -> dict[str, None]:
+    """Names of the dimension, those of the first span first, at most MAX_NAMES of each."""
+    found: dict[str, None] = {}
+    for span in spans:
+        found |= dict.fromkeys(_read(client, dimension, Question(span, names)))
+    return found
+
+
+def _read(client: Client, dimension: str, question: Question) -> list[str]:
+    cube = replace(question.names, **{dimension: "any"}).cube
+    if cube is None:
+        raise AssertionError(f"no cube knows {dimension} and {question.names.asked}")
+    sql = f"""SELECT DISTINCT {dimension} FROM {source_of(cube)}
+        WHERE {question.names.condition} AND {dimension} != '' LIMIT {{limit:UInt32}}"""
+    parameters = {**question.parameters, "limit": MAX_NAMES}
+    settings = {"max_execution_time": _MAX_READING_SECONDS, "timeout_overflow_mode": "break"}
+    rows = calling(
+        f"looking for names of {dimension}",
+        lambda: client.query(sql, parameters=parameters, settings=settings).result_rows,
+    )
+    return [str(row[0]) for row in rows]

@@ -1,0 +1,80 @@
+"""A row of characters that shows how a figure went, and the columns of time that it has. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from metrics_pipeline.core.grains import GRAINS, UNIT
+from metrics_pipeline.core.timerange import TimeRange, later, midnight
+
+MAX_COLUMNS = 60
+"""Fits a terminal of 80 characters with a label beside it."""
+
+_BARS = "▁▂▃▄▅▆▇█"
+_HOUR_SECONDS, _DAY_SECONDS = 3_600, 86_400
+
+
+def sparkline(values: Sequence[float | None]) -> str:
+    """One bar per value, from zero to the greatest one; a blank where there is none (None)."""
+    most = max((v for v in values if v is not None), default=0.0)
+    return "".join(" " if v is None else _bar(v / most if most > 0 else 0.0) for v in values)
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """`starts` (aware, in order) begin columns of `seconds`; the first and the last may be cut by the span."""
+
+    starts: tuple[datetime, ...]
+    seconds: int
+
+    @property
+    def width(self) -> str:
+        """In words, like "3 hours"."""
+        length, unit = next(
+            (s, u) for s, u in ((_DAY_SECONDS, "day"), (_HOUR_SECONDS, "hour"), (60, "minute")) if self.seconds >= s
+        )
+        count = self.seconds // length
+        return unit if count == 1 else f"{count} {unit}s"
+
+    @property
+    def step_seconds(self) -> int:
+        """The longest buckets of rollups that these columns consist of."""
+        borders = [int(start.timestamp()) for start in self.starts[1:]]
+        return max(g.seconds for g in GRAINS if all(border % g.seconds == 0 for border in borders))
+
+
+def columns_of(span: TimeRange, limit: int = MAX_COLUMNS) -> Columns:
+    """Ten minutes each within a span below 6 hours, hours up to 7 days, else days; several of them beyond `limit`.
+
+    They begin with the clock of the span's zone, also with its days of 23 and 25 hours. Columns of several days begin
+    with days of UTC, and all others at multiples of ten minutes of UTC, so that they consist of few long buckets.
+    """
+    unit = _unit_seconds(span)
+    seconds = unit * max(1, -(-int(span.seconds) // (unit * limit)))
+    while len(columns := _columns(span, seconds, unit)) > limit:
+        seconds += unit
+    return Columns(columns, seconds)
+
+
+def _unit_seconds(span: TimeRange) -> int:
+    if span.seconds < 6 * _HOUR_SECONDS:
+        return UNIT.seconds
+    return _HOUR_SECONDS if span.seconds <= 7 * _DAY_SECONDS + _HOUR_SECONDS else _DAY_SECONDS
+
+
+def _columns(span: TimeRange, seconds: int, unit: int) -> tuple[datetime, ...]:
+    grid = _DAY_SECONDS if seconds > unit == _DAY_SECONDS else UNIT.seconds
+    first = midnight(span.start, span.start.tzinfo)
+    inner = []
+    for number in range(1, int(span.seconds + 2 * _DAY_SECONDS) // seconds + 1):
+        step = timedelta(seconds=number * seconds)
+        # Days are steps of the calendar, shorter columns are steps of time.
+        start = first + step if unit == _DAY_SECONDS else later(first, step)
+        start = later(start, -timedelta(seconds=start.timestamp() % grid))
+        if span.start.timestamp() < start.timestamp() < span.end.timestamp():
+            inner.append(start)
+    return (span.start, *inner)
+
+
+def _bar(share: float) -> str:
+    return _BARS[min(int(share * len(_BARS)), len(_BARS) - 1)]

@@ -141,6 +141,15 @@ class Rollups:
         around = span.around(UNIT).until(self.closed_until())
         return self._repairer.stale(around.start_seconds, around.end_seconds)
 
+    def units_in_raw(self, span: Span) -> int:
+        """Closed units of the span of which raw_events holds events."""
+        around = self._units_around(span)
+        return sum(
+            unit.raw.requests > 0
+            for day in around.days()
+            for unit in self._observer.observe(day.start_seconds, day.end_seconds).units
+        )
+
     def rebuild(
         self,
         span: Span,
@@ -173,7 +182,7 @@ class Rollups:
         Units of which raw_events holds nothing, while the rollups do, are left alone and named, unless forced.
         """
         done = Rebuilt()
-        around = span.around(UNIT).until(self.closed_until() // UNIT.seconds * UNIT.seconds)
+        around = self._units_around(span)
         for day in around.days():
             units = self._observer.observe(day.start_seconds, day.end_seconds).units
             todo = [unit for unit in units if unit.raw.requests or force]
@@ -194,7 +203,7 @@ class Rollups:
         """Compare raw_events, all cubes and the books in the closed units that the span overlaps, and the builds of
         coarser buckets that hold them; with `repair` mend what drifted."""
         found = Checked()
-        around = span.around(UNIT).until(self.closed_until() // UNIT.seconds * UNIT.seconds)
+        around = self._units_around(span)
         for day in around.days():
             of_day = self._check_day(day, repair=repair, force=force)
             # A bucket of many days is seen on each of them.
@@ -203,6 +212,10 @@ class Rollups:
             found += replace(of_day, drifts=new)
             progress((day.end_seconds - around.start_seconds) / (around.end_seconds - around.start_seconds))
         return found
+
+    def _units_around(self, span: Span) -> Span:
+        """The closed units that overlap the span."""
+        return span.around(UNIT).until(self.closed_until() // UNIT.seconds * UNIT.seconds)
 
     def _check_day(self, day: Span, *, repair: bool, force: bool) -> Checked:
         first = self._observer.observe(day.start_seconds, day.end_seconds)

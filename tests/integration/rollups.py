@@ -37,7 +37,7 @@ def insert_evenly(client: Client, start_seconds: int, *, units: int, each: int) 
 
 
 def assert_answers_are_raws(client: Client, start_seconds: int, end_seconds: int) -> None:
-    """Every cube, read from the finest and from the coarsest rows, says what raw_events says: counts exactly, latencies within rounding."""
+    """Every cube, from its finest and from its coarsest rows, says what raw_events says; sums of latencies rounded."""
     span = {"start": start_seconds, "end": end_seconds}
     for cube in CUBES:
         names = ", ".join(cube.dimensions)

@@ -16,8 +16,10 @@ from metrics_pipeline.core.grains import BUILT, SETTLE_SECONDS, UNIT, Grain, gra
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.ports import Clock
 
-LONGEST_SPAN_DAYS = 1_100
+LONGEST_SPAN_DAYS = 4_000
 """Worked through at once at most."""
+MAX_BUCKETS = 1_000_000
+"""Listed at once at most: more than so many days have."""
 PAUSE_SECONDS = 2.0
 """Between two observations of a unit: longer than an insert takes from its first row to its last."""
 GRACE_SECONDS = 1.0

@@ -374,7 +374,7 @@ def test_a_database_whose_events_are_older_than_its_rollups_is_filled(
 
 
 def test_a_span_has_a_limit() -> None:
-    with pytest.raises(ConfigurationError, match="1100 days"):
+    with pytest.raises(ConfigurationError, match="4000 days"):
         Span(0, NOON)
 
 

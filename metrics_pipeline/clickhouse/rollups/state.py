@@ -8,6 +8,7 @@ from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.rollups.cubes import CUBES
 from metrics_pipeline.clickhouse.rollups.tables import BOOKS
 from metrics_pipeline.core.grains import BUILT, GRAINS, LIVE, UNIT, Grain
+from metrics_pipeline.core.rebuilds import Stale
 
 _BUCKETS = f"""SELECT grain AS length, toUnixTimestamp(minute) AS start, sum(events) AS n, max(built) AS newest,
         max(repaired) AS repair, start + length <= {{closed:UInt32}} AS is_closed,
@@ -28,14 +29,6 @@ class GrainState:
     oldest_stale_seconds: int | None
     rows: int
     bytes_on_disk: int
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Stale:
-    """A closed bucket that has no right build, or (of the live grain) a repaired unit that lacks events."""
-
-    start_seconds: int
-    grain: str
 
 
 def read_state(client: Client, closed_until: int) -> tuple[GrainState, ...]:

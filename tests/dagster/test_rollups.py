@@ -56,7 +56,9 @@ def published(client: Client, grain: int) -> int:
 
 
 def tick(instance: DagsterInstance) -> list[RunRequest]:
-    context = build_sensor_context(instance=instance, resources={"pipeline": PipelineResource()})
+    context = build_sensor_context(
+        instance=instance, repository_def=defs.get_repository_def(), resources={"pipeline": PipelineResource()}
+    )
     return list(stale_rollups.evaluate_tick(context).run_requests or [])
 
 

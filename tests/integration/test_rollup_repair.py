@@ -309,6 +309,13 @@ def test_a_late_row_during_a_build_leaves_the_bucket_unpublished(
     assert [state.not_built + state.stale for state in read_state(filled, rollups.closed_until())][:3] == [0, 0, 0]
 
 
+@pytest.mark.parametrize("table", LIVE_TABLES)
+def test_a_build_of_a_cube_without_rows_is_not_published(filled: Client, rollups: Rollups, table: str) -> None:
+    filled.command(f"TRUNCATE TABLE {table}")
+    rebuilt = rollups.rebuild(SPAN, BUILT[:1])
+    assert (rebuilt.published, rebuilt.moving, len(rebuilt.unpublished)) == (0, 12, 12)
+
+
 def test_two_repairs_at_once_end_right(filled: Client, rollups: Rollups, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second one begins and ends between two steps of the first, so the books are corrected twice."""
     filled.command(f"INSERT INTO rollup_books (grain, minute, events) VALUES (600, {NOON}, 7)")

@@ -36,6 +36,6 @@ def test_buckets_lie_whole_within_a_partition_of_their_tables(number: int, grain
 
 
 def test_the_finest_grain_is_live_and_the_unit_is_built() -> None:
-    assert GRAINS == (LIVE, *BUILT)
+    assert (LIVE, *BUILT) == GRAINS
     assert UNIT in BUILT
     assert [grain_named(g.name) for g in GRAINS] == list(GRAINS)

@@ -2,9 +2,11 @@
 
 import gc
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from clickhouse_connect.driver.client import Client
 
@@ -12,15 +14,19 @@ from metrics_pipeline.audit import Audit
 from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.rollups.building import RollupBuilder
+from metrics_pipeline.clickhouse.rollups.observing import RollupObserver
+from metrics_pipeline.clickhouse.rollups.repair import RollupRepairer
 from metrics_pipeline.clickhouse.warehouse import ClickHouseWarehouse
 from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.core.audit import Verdict
 from metrics_pipeline.core.batch import BatchLimits
 from metrics_pipeline.core.decode import EventLimits
+from metrics_pipeline.core.drift import units_of
 from metrics_pipeline.core.ending import AtOffsets, AtWindowEnd, Ending
 from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.minutes import EVERYTHING, Scope
-from metrics_pipeline.core.offsets import Owner
+from metrics_pipeline.core.offsets import Owner, open_batches
 from metrics_pipeline.delivery import Delivery, Source
 from metrics_pipeline.drain import Drain, DrainReport
 from metrics_pipeline.errors import ConfigurationError, RetryableError, SchemaMismatchError
@@ -31,6 +37,7 @@ from metrics_pipeline.kafka.offsets import FencedOffsets, committed_offsets
 from metrics_pipeline.ownership import Ownership
 from metrics_pipeline.ports import Clock, Log
 from metrics_pipeline.retry import Retry
+from metrics_pipeline.rollups import Rollups
 from metrics_pipeline.settings import Settings, kafka_address
 from metrics_pipeline.steps import Step
 from metrics_pipeline.takeover import Takeover, closing_commits, reset_positions
@@ -182,6 +189,31 @@ def audit(settings: Settings, scope: Scope = EVERYTHING, *, deep: bool = False) 
             SystemClock(),
             deep=deep,
         ).run(scope)
+
+
+@contextmanager
+def rollups(settings: Settings, clock: Clock | None = None) -> Iterator[Rollups]:
+    """The rollups of the database. Kafka is asked only where a check finds something: what is on its way?"""
+    with connect(settings) as client:
+        observer = RollupObserver(client)
+        yield Rollups(
+            RollupBuilder(client),
+            observer,
+            RollupRepairer(client, observer, time.time_ns),
+            clock or SystemClock(),
+            partial(_units_in_flight, settings, client),
+        )
+
+
+def _units_in_flight(settings: Settings, client: Client, start_seconds: int, end_seconds: int) -> frozenset[int]:
+    """Units with rows of batches that are open: begun, and not in the ledger."""
+    address = kafka_address(settings)
+    description = describe_topic(address, settings.kafka)
+    books = ClickHouseBooks(client, settings.kafka.topic, description.topic_id, settings.kafka.group)
+    intents = open_batches(committed_offsets(address, settings.kafka, description.partitions))
+    landed = books.landed([batch.token for batch in intents]) if intents else frozenset()
+    ranges = [r for batch in intents if batch.token not in landed for r in batch.ranges]
+    return units_of(books.open_minutes(Scope(start_seconds, end_seconds), ranges)) if ranges else frozenset()
 
 
 def reset_offsets(settings: Settings, *, to_latest: bool) -> dict[int, int]:

@@ -5,14 +5,16 @@ from dagster import Definitions
 from metrics_pipeline.defs.assets import ASSETS
 from metrics_pipeline.defs.checks import audit_books, audit_job, audit_schedule
 from metrics_pipeline.defs.drain import drain
+from metrics_pipeline.defs.drift import check_rollups, drift_job, drift_schedule
 from metrics_pipeline.defs.relay import relay
 from metrics_pipeline.defs.resources import PipelineResource
+from metrics_pipeline.defs.rollups import BUILT_ASSETS, REBUILD_JOBS, stale_rollups
 
 defs = Definitions(
-    assets=ASSETS,
-    asset_checks=[audit_books],
-    jobs=[drain, audit_job],
-    schedules=[audit_schedule],
-    sensors=[relay],
+    assets=[*ASSETS, *BUILT_ASSETS.values()],
+    asset_checks=[audit_books, check_rollups],
+    jobs=[drain, audit_job, drift_job, *REBUILD_JOBS.values()],
+    schedules=[audit_schedule, drift_schedule],
+    sensors=[relay, stale_rollups],
     resources={"pipeline": PipelineResource()},
 )

@@ -10,6 +10,7 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.chaos.load import Eaten, Sent
 from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.rollups.tables import TAKEN_ROWS
 from metrics_pipeline.core.audit import Verdict
 from metrics_pipeline.loadgen.sent import SENT_SCHEMA
 
@@ -20,8 +21,8 @@ _VALUES = [name for name in SENT_SCHEMA.names() if name != "copies"]
 _LANDED_SQL = """SELECT toString(event_id) AS event_id, toUnixTimestamp64Milli(timestamp) AS timestamp,
     service, endpoint, tier, status, latency_ms FROM raw_events"""
 _DEAD_LETTERS_SQL = "SELECT count() AS rows FROM dead_letters FINAL"
-_MINUTES_SQL = """SELECT toInt64(toUnixTimestamp(minute)) AS minute, toInt64(sum(requests)) AS requests
-    FROM rollup_1m GROUP BY minute"""
+_MINUTES_SQL = f"""SELECT toInt64(toUnixTimestamp(minute)) AS minute, toInt64(requests) AS requests
+    FROM (SELECT minute, sum(requests) AS requests FROM rollup_1m WHERE {TAKEN_ROWS} GROUP BY minute)"""
 _LOST_TO_RETENTION = "lost to retention"
 
 

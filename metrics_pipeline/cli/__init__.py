@@ -7,7 +7,20 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from metrics_pipeline.cli import audit, chaos, dashboard, demo, drain, latency, local, produce, schema, status, top
+from metrics_pipeline.cli import (
+    audit,
+    chaos,
+    dashboard,
+    demo,
+    drain,
+    latency,
+    local,
+    produce,
+    rollups,
+    schema,
+    status,
+    top,
+)
 from metrics_pipeline.errors import ConfigurationError, PipelineError, RetryableError, StuckClientError
 
 EXIT_FAILED = 1
@@ -37,6 +50,7 @@ for group in (
 ):
     app.registered_commands.extend(group.registered_commands)
 app.add_typer(schema.app, name="schema")
+app.add_typer(rollups.app, name="rollups")
 
 
 @app.callback()

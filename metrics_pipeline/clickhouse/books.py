@@ -13,6 +13,7 @@ import polars as pl
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.rollups.tables import TAKEN_ROWS
 from metrics_pipeline.core.audit import BrokenAccount, BrokenRow, Ledger, PartitionKey, PartitionTotals
 from metrics_pipeline.core.ledger import PartitionAccount
 from metrics_pipeline.core.minutes import COUNTS_SCHEMA, MINUTE_SECONDS, LedgerMinutes, Scope, Unnoted
@@ -159,6 +160,7 @@ class ClickHouseBooks:
             conditions.append("minute < toDateTime({end:UInt32}, 'UTC')")
         if scope.minutes:
             conditions.append("toUnixTimestamp(minute) IN {minutes:Array(UInt32)}")
+        conditions.append(TAKEN_ROWS)
         sql = f"""SELECT toUnixTimestamp(minute) AS minute, events FROM (
             SELECT minute, sum(requests) AS events FROM rollup_1m WHERE {" AND ".join(conditions)} GROUP BY minute)"""
         return self._frame("rollup_1m", sql, bounds).cast(COUNTS_SCHEMA)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from metrics_pipeline.core.grains import UNIT
 from metrics_pipeline.core.ledger import PartitionAccount
 from metrics_pipeline.core.minutes import MinuteDrift, UnnotedDrift
 from metrics_pipeline.core.offsets import OffsetRange, OpenBatch
@@ -222,15 +223,23 @@ def _advice(m: MinuteDrift) -> str:
     if m.doubles:
         return (
             f"something else inserted into raw_events; OPTIMIZE TABLE raw_events PARTITION {day} FINAL drops the "
-            "doubles, then rebuild the minute in rollup_1m"
+            f"doubles, then {_rebuilding(m.minute)}"
         )
     if m.ledger is None or m.raw == m.ledger:
-        return "rebuild the minute in rollup_1m from raw_events"
+        return _rebuilding(m.minute)
     if m.raw == m.rollup:
         return "both tables against the ledger: a ledger row was lost or changed, or something else inserts"
     if m.raw < m.ledger:
         return "rows are missing in raw_events: look for deletes in system.mutations, restore them from the topic"
     return "rows in raw_events that no batch inserted: look for other writers in system.query_log"
+
+
+def _rebuilding(minute: int) -> str:
+    unit = UNIT.floor(minute)
+    return (
+        "rebuild the minute in rollup_1m from raw_events: `metrics-pipeline rollups rebuild --from-raw "
+        f"--from {minute_name(unit)} --to {minute_name(unit + UNIT.seconds)}`"
+    )
 
 
 def _unnoted(drift: UnnotedDrift) -> str:

@@ -3,10 +3,13 @@
 from dagster import AssetKey, AssetSpec, TableColumn, TableSchema
 
 from metrics_pipeline.clickhouse.ddl import Table
-from metrics_pipeline.clickhouse.rollups.tables import ROLLUP_1M
+from metrics_pipeline.clickhouse.rollups.cubes import CUBES, ENDPOINTS
+from metrics_pipeline.clickhouse.rollups.tables import table_of
 from metrics_pipeline.clickhouse.schema import DEAD_LETTERS, RAW_EVENTS
+from metrics_pipeline.core.grains import LIVE
 
 GROUP = "events"
+ROLLUPS_GROUP = "rollups"
 
 TOPIC = AssetSpec(
     key=AssetKey(["kafka", "events"]),
@@ -16,20 +19,23 @@ TOPIC = AssetSpec(
 )
 
 
-def _table_spec(table: Table, upstream: AssetSpec) -> AssetSpec:
+def table_spec(table: Table, *upstream: AssetSpec, group: str = GROUP) -> AssetSpec:
+    """A table of the server as an asset."""
     columns = [TableColumn(c.name, c.type, c.comment or None) for c in table.columns]
     return AssetSpec(
         key=AssetKey(["clickhouse", table.name]),
-        deps=[upstream],
-        group_name=GROUP,
+        deps=upstream,
+        group_name=group,
         kinds={"clickhouse", "table"},
         description=table.comment,
         metadata={"dagster/column_schema": TableSchema(columns), "dagster/table_name": table.name},
     )
 
 
-RAW_EVENTS_ASSET = _table_spec(RAW_EVENTS, TOPIC)
-ROLLUP_1M_ASSET = _table_spec(ROLLUP_1M, RAW_EVENTS_ASSET)
-DEAD_LETTERS_ASSET = _table_spec(DEAD_LETTERS, TOPIC)
+RAW_EVENTS_ASSET = table_spec(RAW_EVENTS, TOPIC)
+DEAD_LETTERS_ASSET = table_spec(DEAD_LETTERS, TOPIC)
+LIVE_ASSETS = {cube: table_spec(table_of(cube, LIVE), RAW_EVENTS_ASSET, group=ROLLUPS_GROUP) for cube in CUBES}
+"""The finest grain of each cube: fed by each insert into raw_events."""
+ROLLUP_1M_ASSET = LIVE_ASSETS[ENDPOINTS]
 
-ASSETS = (TOPIC, RAW_EVENTS_ASSET, ROLLUP_1M_ASSET, DEAD_LETTERS_ASSET)
+ASSETS = (TOPIC, RAW_EVENTS_ASSET, *LIVE_ASSETS.values(), DEAD_LETTERS_ASSET)

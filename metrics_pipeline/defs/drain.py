@@ -21,7 +21,7 @@ from dagster import (
 from pydantic import Field
 
 from metrics_pipeline.assembly import DrainRun, run_drain, until_window_ends
-from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, RAW_EVENTS_ASSET, ROLLUP_1M_ASSET
+from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, LIVE_ASSETS, RAW_EVENTS_ASSET
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.drain import DrainReport
 from metrics_pipeline.errors import PipelineError, RetryableError, StuckClientError
@@ -104,12 +104,9 @@ def _record(context: OpExecutionContext, shard: int, report: DrainReport) -> Non
             "freshness_max_seconds": report.freshness_seconds(1.0),
         }
     dead: dict[str, int | float | str] = {"rows": report.dead_letters, "lost_offsets": report.lost, **shared}
-    for spec, metadata in (
-        (RAW_EVENTS_ASSET, landed),
-        (ROLLUP_1M_ASSET, landed),
-        (DEAD_LETTERS_ASSET, dead),
-    ):
-        context.log_event(_materialization(spec, metadata))
+    for spec in (RAW_EVENTS_ASSET, *LIVE_ASSETS.values()):
+        context.log_event(_materialization(spec, landed))
+    context.log_event(_materialization(DEAD_LETTERS_ASSET, dead))
 
 
 def _materialization(spec: AssetSpec, metadata: dict[str, int | float | str]) -> AssetMaterialization:

@@ -32,7 +32,7 @@ SHARD_TAG = "metrics/shard"
 LEAD_SECONDS = 10
 """A tick may come 5 s late, and a run takes some 5 s to warm up."""
 _RUNS_LOOKED_AT = 20
-_ACTIVE = {
+ACTIVE = {
     DagsterRunStatus.NOT_STARTED,
     DagsterRunStatus.QUEUED,
     DagsterRunStatus.STARTING,
@@ -97,7 +97,7 @@ def _state_of(instance: DagsterInstance, owner: Owner, lags: Sequence[PartitionL
         active=tuple(
             ActiveRun(r.dagster_run.run_id, now_seconds - r.create_timestamp.timestamp())
             for r in records
-            if r.dagster_run.status in _ACTIVE
+            if r.dagster_run.status in ACTIVE
         ),
         failures=len(failed),
         failed_ago_seconds=now_seconds - (failed[0].end_time or now_seconds) if failed else float("inf"),
@@ -109,7 +109,7 @@ def _last_failures(records: Sequence[RunRecord]) -> Iterator[RunRecord]:
     for record in records:
         if record.dagster_run.status == DagsterRunStatus.FAILURE:
             yield record
-        elif record.dagster_run.status not in _ACTIVE:
+        elif record.dagster_run.status not in ACTIVE:
             return
 
 

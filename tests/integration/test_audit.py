@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from metrics_pipeline.assembly import DrainRun, audit, prepare, run_drain, until_window_ends
+from metrics_pipeline.assembly import DrainRun, audit, prepare, rollups, run_drain, until_window_ends
 from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
@@ -19,6 +19,7 @@ from metrics_pipeline.core.minutes import Scope
 from metrics_pipeline.core.offsets import OffsetRange
 from metrics_pipeline.loadgen.plan import LoadPlan
 from metrics_pipeline.loadgen.run import produce
+from metrics_pipeline.rollups import Span
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.steps import Step
 from tests.integration.events import encode, event
@@ -144,6 +145,20 @@ def test_a_minute_that_drifts_in_the_rollup_alone_is_found(three: Settings) -> N
     verdict = audit(three)
     assert verdict.rollup_drift == 10
     assert verdict.rollup_problems == verdict.problems
+
+
+def test_of_rows_of_the_rollup_only_those_count_that_readers_take(three: Settings) -> None:
+    """Of a unit that was repaired, those of its newest repair: not what it replaced, nor one that never was published."""
+    with rollups(three) as operated:
+        operated.remake(Span(NOON, NOON + 600))
+    command(
+        three,
+        "INSERT INTO rollup_1m SELECT * REPLACE (0 AS build) FROM rollup_1m WHERE build > 0",
+        "INSERT INTO rollup_1m SELECT * REPLACE (build + 1 AS build) FROM rollup_1m WHERE build > 0",
+    )
+    verdict = audit(three)
+    assert verdict.problems == ()
+    assert verdict.books.rollup_requests == 30
 
 
 def test_a_minute_that_drifts_in_the_ledger_alone_is_found(three: Settings) -> None:

@@ -334,6 +334,7 @@ def test_problems_say_what_where_and_what_to_do() -> None:
     assert dead.startswith("partition 4: 2 dead letters in the ledger, but dead_letters has 1 rows")
     assert "8 in the ledger, 9 in raw_events (1 more than once), 9 in rollup_1m: " in doubled
     assert "OPTIMIZE TABLE raw_events PARTITION 20260921 FINAL" in doubled
-    assert rollup.endswith("rebuild the minute in rollup_1m from raw_events")
+    assert "rebuild the minute in rollup_1m from raw_events: `metrics-pipeline rollups rebuild --from-raw" in rollup
+    assert rollup.endswith("--from 2026-09-21T14:10Z --to 2026-09-21T14:20Z`")
     assert more.startswith("1 more minutes contradict")
     assert judge(books).rollup_problems == (rollup,)

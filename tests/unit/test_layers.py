@@ -48,6 +48,7 @@ FORBIDDEN = {
         "metrics_pipeline.kafka",
         "metrics_pipeline.clickhouse",
     ),
+    "rollups.py": ("confluent_kafka", "clickhouse_connect", "dagster", "metrics_pipeline.kafka"),
     "drain.py": (
         "confluent_kafka",
         "clickhouse_connect",

@@ -85,7 +85,9 @@ class RollupBuilder:
             for cube in CUBES:
                 self._insert(cube, grain, chunk, build)
             counted = self._count(grain, chunk, build)
-            whole = {b.start_seconds: b.events for b in chunk if counted.get(b.start_seconds) == {b.events}}
+            whole = {
+                b.start_seconds: b.events for b in chunk if counted.get(b.start_seconds) == [b.events] * len(CUBES)
+            }
             self._publish(grain, whole, build)
             yield Built(len(whole), len(chunk) - len(whole), sum(whole.values()))
 
@@ -134,8 +136,8 @@ class RollupBuilder:
             lambda: self._client.command(sql, parameters=parameters, settings=_INSERT_SETTINGS),
         )
 
-    def _count(self, grain: Grain, chunk: Sequence[Bucket], build: int) -> dict[int, set[int]]:
-        """Requests of each bucket as the cubes count them: one figure where they agree."""
+    def _count(self, grain: Grain, chunk: Sequence[Bucket], build: int) -> dict[int, list[int]]:
+        """Requests of each bucket, a figure for each cube that has rows of it."""
         counts = " UNION ALL ".join(
             f"""SELECT toUnixTimestamp(minute) AS start, sum(requests) AS n FROM {cube.table(grain)}
             WHERE minute >= {{start:DateTime('UTC')}} AND minute < {{end:DateTime('UTC')}} AND build = {{build:UInt64}}
@@ -146,9 +148,9 @@ class RollupBuilder:
             "counting a build",
             lambda: self._client.query(counts, parameters={**_span(grain, chunk), "build": build}).result_rows,
         )
-        found: dict[int, set[int]] = {}
+        found: dict[int, list[int]] = {}
         for start, requests in rows:
-            found.setdefault(int(start), set()).add(int(requests))
+            found.setdefault(int(start), []).append(int(requests))
         return found
 
     def _publish(self, grain: Grain, whole: Mapping[int, int], build: int) -> None:

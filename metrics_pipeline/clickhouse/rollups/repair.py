@@ -1,0 +1,169 @@
+"""Repair: units of the live grain made anew from raw_events, all cubes at once.
+
+    books  ->  rows of a new build, in every cube  ->  count them  ->  publish in the books  ->  delete the old
+
+Readers take the rows of a unit's newest repair, so a repair is seen whole or not at all. The books are read before
+raw_events: an event that lands meanwhile is then counted in the books on top of what the repair counts, whether its
+rows have it or not, so the unit is stale and is repaired again. No order of steps can lose it.
+
+Publishing is one insert. It corrects the events of the unit, and of each coarser bucket that holds it, by what the
+repair found, and takes back the builds of these buckets, which may stem from the rows that were wrong.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from clickhouse_connect.driver.client import Client
+
+from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.rollups.cubes import CUBES, METRICS, Cube
+from metrics_pipeline.clickhouse.rollups.observing import FINAL_SETTINGS, RAW_UNIT, RollupObserver, UnitBooks
+from metrics_pipeline.clickhouse.rollups.tables import BOOKS, select_from_events
+from metrics_pipeline.core.grains import BUILT, LIVE, UNIT, Grain
+
+MAX_UNITS = 144
+MAX_EVENTS = 4_000_000
+"""Repaired by one statement at most, or one unit: as many states are in memory, below a GB."""
+MAX_STALE = 10_000
+"""Listed by one look at most, oldest first."""
+
+_INSERT_SETTINGS: Mapping[str, Any] = {
+    **FINAL_SETTINGS,
+    "max_partitions_per_insert_block": 1_000,
+    # Others are waiting for the machine, nobody for a repair.
+    "max_threads": 1,
+    "max_bytes_before_external_group_by": 1 << 30,
+}
+_UNIT_OF_ROW = f"toUnixTimestamp(minute) - toUnixTimestamp(minute) % {UNIT.seconds}"
+_IN_UNITS = f"""minute >= {{start:DateTime('UTC')}} AND minute < {{end:DateTime('UTC')}}
+    AND {_UNIT_OF_ROW} IN {{units:Array(UInt32)}}"""
+
+
+class RollupRepairer:
+    """Repairs units of one database."""
+
+    def __init__(self, client: Client, observer: RollupObserver, now_ns: Callable[[], int]) -> None:
+        self._client = client
+        self._observer = observer
+        self._now_ns = now_ns
+
+    def stale(self, start_seconds: int, end_seconds: int) -> list[int]:
+        """Units within [start, end) that were repaired and got events since; oldest first."""
+        sql = f"""SELECT toUnixTimestamp(minute) AS unit FROM {BOOKS.name}
+            WHERE grain = {UNIT.seconds} AND minute >= {{start:DateTime('UTC')}} AND minute <= {{last:DateTime('UTC')}}
+            GROUP BY unit HAVING max(repaired).1 > 0 AND max(repaired).2 != sum(events)
+            ORDER BY unit LIMIT {MAX_STALE}"""
+        parameters = {"start": start_seconds, "last": end_seconds - UNIT.seconds}
+        rows = calling("looking for stale repairs", lambda: self._client.query(sql, parameters=parameters).result_rows)
+        return [int(row[0]) for row in rows]
+
+    def make(self, units: Sequence[int]) -> dict[int, int]:
+        """Make these units (ordered, of one day) anew, and publish them; returns unit -> the build's number.
+
+        Units are left out whose cubes came out different, since events landed between them. The former rows are still
+        there, for `forget`. Raises RetryableError where the server is away: what was written until then is never read.
+        """
+        books = self._observer.books(units[0], units[-1] + UNIT.seconds)
+        build = max(self._now_ns(), 1 + max((books.repaired.get(unit, (0, 0))[0] for unit in units), default=0))
+        for cube in CUBES:
+            self._insert(cube, units, build)
+        counted = self._count(units, build)
+        whole = {unit: counted[unit] for unit in units if counted[unit] is not None}
+        self._publish(books, {unit: n for unit, n in whole.items() if n is not None}, build)
+        return dict.fromkeys(whole, build)
+
+    def forget(self, taken: Mapping[int, int], before_build: int = 0) -> None:
+        """Delete the rows of other builds than those that readers take (unit -> build; of one day), so that sums over
+        the tables are right: older ones, and all below `before_build`, of repairs that ended before their time.
+
+        A late row among them is in raw_events, and the books know that the repair lacks it.
+        """
+        by_build: dict[int, list[int]] = defaultdict(list)
+        for unit, build in sorted(taken.items()):
+            by_build[build].append(unit)
+        for build, units in by_build.items():
+            self._delete(units, build, max(build, before_build))
+
+    def _insert(self, cube: Cube, units: Sequence[int], build: int) -> None:
+        columns = ("minute", *cube.dimensions, *(m.name for m in METRICS))
+        events = f"""raw_events FINAL
+            WHERE timestamp >= {{start:DateTime('UTC')}} AND timestamp < {{end:DateTime('UTC')}}
+                AND {RAW_UNIT} IN {{units:Array(UInt32)}}"""
+        sql = f"""INSERT INTO {cube.table(LIVE)} (build, {", ".join(columns)})
+            SELECT {{build:UInt64}}, * FROM ({select_from_events(cube, events)})"""
+        calling(
+            f"making {cube.table(LIVE)} anew",
+            lambda: self._client.command(
+                sql, parameters={**_span(units), "build": build}, settings=dict(_INSERT_SETTINGS)
+            ),
+        )
+
+    def _count(self, units: Sequence[int], build: int) -> dict[int, int | None]:
+        """Requests of each unit; None where the cubes don't agree."""
+        counts = " UNION ALL ".join(
+            f"""SELECT '{cube.name}' AS cube, {_UNIT_OF_ROW} AS unit, sum(requests), sum(errors)
+            FROM {cube.table(LIVE)} WHERE {_IN_UNITS} AND build = {{build:UInt64}} GROUP BY unit"""
+            for cube in CUBES
+        )
+        rows = calling(
+            "counting a repair",
+            lambda: self._client.query(counts, parameters={**_span(units), "build": build}).result_rows,
+        )
+        found: dict[int, list[tuple[int, int]]] = {unit: [] for unit in units}
+        for _, unit, requests, errors in rows:
+            found[int(unit)].append((int(requests), int(errors)))
+        return {
+            unit: (of_cubes[0][0] if of_cubes else 0)
+            if len(set(of_cubes)) <= 1 and len(of_cubes) in {0, len(CUBES)}
+            else None
+            for unit, of_cubes in found.items()
+        }
+
+    def _publish(self, books: UnitBooks, whole: Mapping[int, int], build: int) -> None:
+        if not whole:
+            return
+        moved: dict[tuple[Grain, int], int] = defaultdict(int)
+        for unit, requests in whole.items():
+            for grain in BUILT:
+                moved[grain, grain.floor(unit)] += requests - books.events[UNIT].get(unit, 0)
+        for place, difference in books.uneven.items():
+            if place in moved:
+                moved[place] -= difference
+        years: dict[int, list[list[Any]]] = defaultdict(list)
+        # No build counts so few. It is newer than what others are building now from the rows that were wrong.
+        taken_back = (self._now_ns(), 0)
+        for (grain, bucket), delta in moved.items():
+            repaired = (build, whole[bucket]) if grain is UNIT else (0, 0)
+            years[_year(bucket)].append([grain.seconds, bucket, delta, taken_back, repaired])
+        # The units' year last: until they are published, a repair that ended between two years is done again.
+        for year in sorted(years, key=lambda y: y == _year(next(iter(whole)))):
+            calling(
+                "publishing a repair",
+                partial(
+                    self._client.insert,
+                    BOOKS.name,
+                    years[year],
+                    column_names=["grain", "minute", "events", "built", "repaired"],
+                ),
+            )
+
+    def _delete(self, units: Sequence[int], but: int, before: int) -> None:
+        parameters = {**_span(units), "but": but, "before": before}
+        where = f"{_IN_UNITS} AND build != {{but:UInt64}} AND build < {{before:UInt64}}"
+        for cube in CUBES:
+            count = f"SELECT count() FROM {cube.table(LIVE)} WHERE {where}"
+            found = calling("looking for replaced rows", partial(self._client.query, count, parameters)).result_rows
+            if found[0][0]:
+                delete = f"DELETE FROM {cube.table(LIVE)} WHERE {where}"
+                calling("deleting replaced rows", partial(self._client.command, delete, parameters))
+
+
+def _span(units: Sequence[int]) -> dict[str, Any]:
+    return {"start": units[0], "end": units[-1] + UNIT.seconds, "units": list(units)}
+
+
+def _year(bucket: int) -> int:
+    return datetime.fromtimestamp(bucket, UTC).year

@@ -1,0 +1,119 @@
+"""Drift of the rollups as asset checks, on a schedule: found, said, and repaired."""
+
+from collections.abc import Iterator
+
+from dagster import (
+    AssetCheckResult,
+    AssetCheckSeverity,
+    AssetCheckSpec,
+    AssetSelection,
+    Config,
+    DefaultScheduleStatus,
+    Failure,
+    MetadataValue,
+    ScheduleDefinition,
+    define_asset_job,
+    in_process_executor,
+    multi_asset_check,
+)
+from pydantic import Field
+
+from metrics_pipeline.assembly import rollups as open_rollups
+from metrics_pipeline.clickhouse.rollups.cubes import CUBES, ENDPOINTS, Cube
+from metrics_pipeline.clickhouse.rollups.tables import BOOKS
+from metrics_pipeline.core.audit import minute_name
+from metrics_pipeline.core.drift import Drift, State
+from metrics_pipeline.core.grains import GRAINS
+from metrics_pipeline.defs.assets import LIVE_ASSETS
+from metrics_pipeline.defs.drain import RETRIES
+from metrics_pipeline.defs.resources import PipelineResource
+from metrics_pipeline.defs.rollups import LOW_PRIORITY
+from metrics_pipeline.errors import PipelineError, RetryableError
+from metrics_pipeline.rollups import Checked, Span
+
+CHECK_NAME = "drift"
+LAST_HOURS = 3
+"""Longer than the interval, so that units that moved are judged by a later check."""
+_SHOWN = 20
+
+
+class DriftConfig(Config):
+    """What one run of the checks covers, and what it does about drift."""
+
+    last_hours: int = Field(default=LAST_HOURS, ge=1, le=400 * 24, description="Hours of event time, up to now.")
+    repair: bool = Field(default=True, description="Repair what drifted, and say what it was.")
+
+
+@multi_asset_check(
+    name="check_rollups",
+    specs=[
+        AssetCheckSpec(
+            CHECK_NAME,
+            asset=spec.key,
+            description=f"Every closed unit of {cube.name} says what raw_events says, at every grain.",
+        )
+        for cube, spec in LIVE_ASSETS.items()
+    ],
+    retry_policy=RETRIES,
+    op_tags=LOW_PRIORITY,
+)
+def check_rollups(config: DriftConfig, pipeline: PipelineResource) -> Iterator[AssetCheckResult]:
+    """One look answers the checks of all cubes; it may run while events flow."""
+    try:
+        with open_rollups(pipeline.settings()) as rollups:
+            end = rollups.closed_until()
+            checked = rollups.check(Span(end - config.last_hours * 3_600, end), repair=config.repair)
+    except RetryableError as error:
+        raise Failure(str(error)) from error
+    except PipelineError as error:
+        raise Failure(str(error), allow_retries=False) from error
+    for cube in CUBES:
+        yield _result(cube, checked)
+
+
+drift_job = define_asset_job(
+    "drift",
+    selection=AssetSelection.checks(check_rollups),
+    executor_def=in_process_executor,
+    tags=LOW_PRIORITY,
+    description="Compares raw_events with the rollups and repairs what drifted.",
+)
+
+drift_schedule = ScheduleDefinition(
+    name="drift_schedule",
+    job=drift_job,
+    # Not on the hour, when everything else runs.
+    cron_schedule="7 * * * *",
+    default_status=DefaultScheduleStatus.RUNNING,
+    description=f"Checks the closed units of the last {LAST_HOURS} hours.",
+)
+
+
+def _result(cube: Cube, checked: Checked) -> AssetCheckResult:
+    drifts = [drift for drift in checked.drifts if _concerns(drift, cube)]
+    is_repaired = all(drift.state is State.REPAIRED for drift in drifts)
+    shown = [f"- {drift}" for drift in drifts[:_SHOWN]]
+    if len(drifts) > _SHOWN:
+        shown.append(f"- {len(drifts) - _SHOWN} more")
+    moving = ", ".join(minute_name(start) for start in checked.moving[:_SHOWN])
+    return AssetCheckResult(
+        asset_key=LIVE_ASSETS[cube].key,
+        check_name=CHECK_NAME,
+        passed=not drifts,
+        severity=AssetCheckSeverity.WARN if is_repaired else AssetCheckSeverity.ERROR,
+        description=str(drifts[0]) if drifts else None,
+        metadata={
+            "units": checked.units,
+            "drifts": len(drifts),
+            "late_units": len(checked.late),
+            "moving_units": len(checked.moving),
+            **({"drifted": MetadataValue.md("\n".join(shown))} if shown else {}),
+            **({"moving": moving} if moving else {}),
+        },
+    )
+
+
+def _concerns(drift: Drift, cube: Cube) -> bool:
+    """The books serve all cubes: what drifts in them alone is said once."""
+    tables = {cube.table(grain) for grain in GRAINS}
+    return bool(tables & set(drift.tables)) or (cube is ENDPOINTS and set(drift.tables) <= {BOOKS.name})

@@ -1,0 +1,217 @@
+"""The built grains as partitioned assets, and the sensor that rebuilds what late events made stale."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+
+from dagster import (
+    AssetExecutionContext,
+    AssetsDefinition,
+    AssetSelection,
+    AssetSpec,
+    BackfillPolicy,
+    Config,
+    DagsterInstance,
+    DagsterRunStatus,
+    DailyPartitionsDefinition,
+    DefaultSensorStatus,
+    Failure,
+    MaterializeResult,
+    RunConfig,
+    RunRequest,
+    RunsFilter,
+    SensorEvaluationContext,
+    SensorResult,
+    SkipReason,
+    WeeklyPartitionsDefinition,
+    define_asset_job,
+    in_process_executor,
+    multi_asset,
+    sensor,
+)
+from pydantic import Field
+
+from metrics_pipeline.assembly import rollups as open_rollups
+from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.rollups.cubes import CUBES, Cube
+from metrics_pipeline.clickhouse.rollups.state import read_stale
+from metrics_pipeline.clickhouse.rollups.tables import table_of
+from metrics_pipeline.core.grains import BUILT, SETTLE_SECONDS, Grain, grain_named
+from metrics_pipeline.core.rebuilds import (
+    DAY_SECONDS,
+    FIRST_DAY,
+    FIRST_WEEK,
+    WEEK_SECONDS,
+    Rebuild,
+    RecentRun,
+    partition_seconds,
+    plan_rebuilds,
+)
+from metrics_pipeline.defs.assets import LIVE_ASSETS, ROLLUPS_GROUP, table_spec
+from metrics_pipeline.defs.drain import RETRIES
+from metrics_pipeline.defs.relay import ACTIVE
+from metrics_pipeline.defs.resources import PipelineResource
+from metrics_pipeline.errors import PipelineError, RetryableError
+from metrics_pipeline.rollups import Rollups, Span
+
+TICK_SECONDS = 120
+MAX_STALE = 10_000
+"""Looked at in one tick: a day has 169 buckets of its grains."""
+_RUNS_LOOKED_AT = 10
+# Drains go first.
+LOW_PRIORITY = {"dagster/priority": "-10"}
+
+_PARTITIONS = {
+    # One partition ahead of the last whole one: today has closed buckets.
+    DAY_SECONDS: DailyPartitionsDefinition(start_date=FIRST_DAY, end_offset=1),
+    WEEK_SECONDS: WeeklyPartitionsDefinition(start_date=FIRST_WEEK, day_offset=4, end_offset=1),
+}
+
+
+class BuildConfig(Config):
+    """How a partition is built."""
+
+    only_stale: bool = Field(
+        default=False, description="Only buckets without a build that counts all events, instead of all closed ones."
+    )
+
+
+def _specs(grain: Grain, finer: dict[Cube, AssetSpec]) -> dict[Cube, AssetSpec]:
+    return {cube: table_spec(table_of(cube, grain), finer[cube], group=ROLLUPS_GROUP) for cube in CUBES}
+
+
+def _op_name(grain: str) -> str:
+    return f"build_rollups_{grain}"
+
+
+def _built_assets(grain: Grain, specs: Sequence[AssetSpec]) -> AssetsDefinition:
+    """The tables of a grain: one step builds the buckets of all cubes, since they are published together."""
+
+    @multi_asset(
+        name=_op_name(grain.name),
+        specs=specs,
+        partitions_def=_PARTITIONS[partition_seconds(grain)],
+        # A run costs seconds whatever it builds: 400 days are not 400 runs.
+        backfill_policy=BackfillPolicy.single_run(),
+        retry_policy=RETRIES,
+        op_tags=LOW_PRIORITY,
+        description=f"Builds the closed buckets of {grain.name}, from the next finer rows.",
+    )
+    def build(
+        context: AssetExecutionContext, config: BuildConfig, pipeline: PipelineResource
+    ) -> Iterator[MaterializeResult]:  # type: ignore[type-arg]
+        window = context.partition_time_window
+        span = Span(int(window.start.timestamp()), int(window.end.timestamp()))
+        began = time.monotonic()
+        try:
+            with open_rollups(pipeline.settings()) as rollups:
+                figures = _build(rollups, grain, span, config, context.log.warning)
+        except RetryableError as error:
+            raise Failure(str(error)) from error
+        except PipelineError as error:
+            raise Failure(str(error), allow_retries=False) from error
+        figures["seconds"] = round(time.monotonic() - began, 3)
+        for spec in specs:
+            yield MaterializeResult(asset_key=spec.key, metadata=figures)
+
+    return build
+
+
+def _build(
+    rollups: Rollups, grain: Grain, span: Span, config: BuildConfig, warn: Callable[[str], None]
+) -> dict[str, int | float]:
+    done = rollups.rebuild(span, (grain,), only_stale=config.only_stale)
+    built = done.built[grain.name]
+    drifts = 0
+    if done.unpublished:
+        # No event came meanwhile, so books and rows contradict: the check finds out where, and mends it.
+        starts = [start for _, start in done.unpublished]
+        checked = rollups.check(Span(min(starts), max(starts) + grain.seconds), repair=True)
+        drifts = len(checked.drifts)
+        for drift in checked.drifts:
+            warn(str(drift))
+        built += rollups.rebuild(span, (grain,)).built[grain.name]
+    return {
+        "buckets_published": built.published,
+        "buckets_moving": built.moving,
+        "requests": built.requests,
+        "units_repaired": done.units,
+        "drifts": drifts,
+    }
+
+
+def _all_built() -> dict[str, AssetsDefinition]:
+    finer, found = dict(LIVE_ASSETS), {}
+    for grain in BUILT:
+        finer = _specs(grain, finer)
+        found[grain.name] = _built_assets(grain, tuple(finer.values()))
+    return found
+
+
+BUILT_ASSETS = _all_built()
+"""Name of the grain -> the assets of its tables."""
+
+REBUILD_JOBS = {
+    seconds: define_asset_job(
+        f"rebuild_rollups_{name}",
+        selection=AssetSelection.assets(*(BUILT_ASSETS[g.name] for g in BUILT if partition_seconds(g) == seconds)),
+        executor_def=in_process_executor,
+        tags=LOW_PRIORITY,
+        description=f"Builds rollups, {name}.",
+    )
+    for seconds, name in ((DAY_SECONDS, "daily"), (WEEK_SECONDS, "weekly"))
+}
+
+
+@sensor(
+    jobs=list(REBUILD_JOBS.values()),
+    minimum_interval_seconds=TICK_SECONDS,
+    default_status=DefaultSensorStatus.RUNNING,
+    description="Builds closed buckets that have no build yet, or that late events made stale: one run per partition.",
+)
+def stale_rollups(context: SensorEvaluationContext, pipeline: PipelineResource) -> SensorResult | SkipReason:
+    """Reads the books alone."""
+    now_seconds = datetime.now(UTC).timestamp()
+    try:
+        with connect(pipeline.settings()) as client:
+            stale = read_stale(client, int(now_seconds) - SETTLE_SECONDS, MAX_STALE)
+    except RetryableError as error:
+        return SkipReason(f"{error}; the next tick tries again")
+    rebuilds = plan_rebuilds(stale, lambda rebuild: _runs_of(context.instance, rebuild, now_seconds), now_seconds)
+    if not rebuilds:
+        return SkipReason(f"{len(stale)} buckets to build, none of them due" if stale else "everything is built")
+    return SensorResult(run_requests=[_request(rebuild) for rebuild in rebuilds])
+
+
+def _request(rebuild: Rebuild) -> RunRequest:
+    keys = [key for grain in rebuild.grains for key in BUILT_ASSETS[grain].keys]
+    return RunRequest(
+        job_name=REBUILD_JOBS[rebuild.partition.seconds].name,
+        partition_key=rebuild.partition.key,
+        asset_selection=keys,
+        run_config=RunConfig(ops={_op_name(grain): BuildConfig(only_stale=True) for grain in rebuild.grains}),
+        tags=LOW_PRIORITY,
+    )
+
+
+def _runs_of(instance: DagsterInstance, rebuild: Rebuild, now_seconds: float) -> list[RecentRun]:
+    """The last runs of the partition, whoever launched them: a day and a week may have the same key."""
+    keys = {
+        key
+        for name, assets in BUILT_ASSETS.items()
+        if partition_seconds(grain_named(name)) == rebuild.partition.seconds
+        for key in assets.keys
+    }
+    records = instance.get_run_records(
+        RunsFilter(tags={"dagster/partition": rebuild.partition.key}), limit=_RUNS_LOOKED_AT
+    )
+    return [
+        RecentRun(
+            is_active=record.dagster_run.status in ACTIVE,
+            has_failed=record.dagster_run.status == DagsterRunStatus.FAILURE,
+            created_ago_seconds=now_seconds - record.create_timestamp.timestamp(),
+        )
+        for record in records
+        if keys & set(record.dagster_run.asset_selection or ())
+        or record.dagster_run.job_name == REBUILD_JOBS[rebuild.partition.seconds].name
+    ]

@@ -1,0 +1,321 @@
+"""Rollups operated: what was built, building what is not, finding drift and repairing it.
+
+Dagster and the command line both work through this. Only closed buckets are touched: until then events are still to
+come, and readers take finer rows anyway.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+
+from metrics_pipeline.clickhouse.rollups.building import Bucket, Built, RollupBuilder
+from metrics_pipeline.clickhouse.rollups.observing import RollupObserver
+from metrics_pipeline.clickhouse.rollups.repair import MAX_EVENTS, MAX_UNITS, RollupRepairer
+from metrics_pipeline.core.drift import BuiltFigures, Drift, Judged, Observation, State, UnitFigures, chunks, judge
+from metrics_pipeline.core.grains import BUILT, SETTLE_SECONDS, UNIT, Grain, grain_named
+from metrics_pipeline.errors import ConfigurationError
+from metrics_pipeline.ports import Clock
+
+LONGEST_SPAN_DAYS = 4_000
+"""Worked through at once at most."""
+MAX_BUCKETS = 1_000_000
+"""Listed at once at most: more than so many days have."""
+PAUSE_SECONDS = 2.0
+"""Between two observations of a unit: longer than an insert takes from its first row to its last."""
+GRACE_SECONDS = 1.0
+"""Before replaced rows are deleted: a query that had read the books by then has read its rows, too."""
+ROUNDS = 3
+"""A unit into which events come during so many repairs is left to the next one."""
+ABANDONED_SECONDS = 600
+"""Rows of a repair that was begun so long ago and not published are deleted."""
+_DAY_SECONDS = 86_400
+
+InFlight = Callable[[int, int], frozenset[int]]
+"""Starts of units within [start, end) that rows of unfinished batches are in."""
+Progress = Callable[[float], None]
+"""Told the share that is done, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """[start, end), epoch seconds."""
+
+    start_seconds: int
+    end_seconds: int
+
+    def __post_init__(self) -> None:
+        if self.end_seconds - self.start_seconds > LONGEST_SPAN_DAYS * _DAY_SECONDS:
+            raise ConfigurationError(
+                f"the range is longer than {LONGEST_SPAN_DAYS} days: give --from and --to, a part at a time"
+            )
+
+    def around(self, grain: Grain) -> "Span":
+        """The smallest span of whole buckets around it."""
+        return Span(grain.floor(self.start_seconds), grain.ceil(self.end_seconds))
+
+    def until(self, end_seconds: int) -> "Span":
+        return Span(self.start_seconds, max(self.start_seconds, min(self.end_seconds, end_seconds)))
+
+    def days(self) -> Iterator["Span"]:
+        """Cut at midnights, UTC."""
+        start = self.start_seconds
+        while start < self.end_seconds:
+            end = min(self.end_seconds, (start // _DAY_SECONDS + 1) * _DAY_SECONDS)
+            yield Span(start, end)
+            start = end
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What a rebuild did: units made anew from raw_events, and buckets built, per grain."""
+
+    units: int = 0
+    moving_units: int = 0
+    refused: tuple[int, ...] = ()
+    built: dict[str, Built] = field(default_factory=dict)
+    unpublished: tuple[tuple[str, int], ...] = ()
+    """(grain, start) of buckets of which the build counts other events than the books, and these did not move."""
+
+    @property
+    def published(self) -> int:
+        return sum(built.published for built in self.built.values())
+
+    @property
+    def moving(self) -> int:
+        return sum(built.moving for built in self.built.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a check found. `units` were compared with raw_events; of `gone` ones it holds nothing any more."""
+
+    units: int = 0
+    drifts: tuple[Drift, ...] = ()
+    late: tuple[int, ...] = ()
+    moving: tuple[int, ...] = ()
+    gone: int = 0
+
+    @property
+    def is_exact(self) -> bool:
+        return not self.drifts
+
+    def __add__(self, other: "Checked") -> "Checked":
+        return Checked(
+            self.units + other.units,
+            self.drifts + other.drifts,
+            self.late + other.late,
+            self.moving + other.moving,
+            self.gone + other.gone,
+        )
+
+
+class Rollups:
+    """Operates the rollups of one database. Any number may work at once."""
+
+    def __init__(
+        self,
+        builder: RollupBuilder,
+        observer: RollupObserver,
+        repairer: RollupRepairer,
+        clock: Clock,
+        in_flight: InFlight = lambda _start, _end: frozenset(),
+    ) -> None:
+        self._builder = builder
+        self._observer = observer
+        self._repairer = repairer
+        self._clock = clock
+        self._in_flight = in_flight
+
+    def closed_until(self) -> int:
+        """Buckets that end by then are closed; epoch seconds."""
+        return self._clock.now_ms() // 1_000 - SETTLE_SECONDS
+
+    def planned(self, span: Span, grains: Sequence[Grain] = BUILT, *, only_stale: bool) -> dict[Grain, list[Bucket]]:
+        """The closed buckets that overlap the span and have events; with `only_stale` those without a right build."""
+        found = {}
+        for grain in grains:
+            around = span.around(grain).until(self.closed_until())
+            found[grain] = self._builder.buckets(grain, around.start_seconds, around.end_seconds, only_stale=only_stale)
+        return found
+
+    def stale_units(self, span: Span) -> list[int]:
+        """Closed units that were repaired and got events since."""
+        around = span.around(UNIT).until(self.closed_until())
+        return self._repairer.stale(around.start_seconds, around.end_seconds)
+
+    def units_in_raw(self, span: Span) -> int:
+        """Closed units of the span of which raw_events holds events."""
+        around = self._units_around(span)
+        return sum(
+            unit.raw.requests > 0
+            for day in around.days()
+            for unit in self._observer.observe(day.start_seconds, day.end_seconds).units
+        )
+
+    def rebuild(
+        self,
+        span: Span,
+        grains: Sequence[Grain] = BUILT,
+        *,
+        only_stale: bool = True,
+        progress: Progress = lambda _share: None,
+    ) -> Rebuilt:
+        """Build the closed buckets that overlap the span, finest first, after stale repairs were done again."""
+        repaired, moving = self._repair_starts(self.stale_units(span))
+        done = Rebuilt(units=len(repaired), moving_units=len(moving))
+        plan = self.planned(span, grains, only_stale=only_stale)
+        todo = max(1, sum(map(len, plan.values())))
+        at = 0
+        for grain, buckets in plan.items():
+            built = Built()
+            for part in self._builder.build(grain, buckets, self._now_ns()):
+                built += part
+                progress((at + built.published + built.moving) / todo)
+            at += len(buckets)
+            done.built[grain.name] = built
+            if built.moving:
+                done = replace(done, unpublished=(*done.unpublished, *self._unpublished(grain, buckets)))
+        progress(1.0)
+        return done
+
+    def remake(self, span: Span, *, force: bool = False, progress: Progress = lambda _share: None) -> Rebuilt:
+        """Make all closed units of the span anew from raw_events, whatever is there; coarser builds become stale.
+
+        Units of which raw_events holds nothing, while the rollups do, are left alone and named, unless forced.
+        """
+        done = Rebuilt()
+        around = self._units_around(span)
+        for day in around.days():
+            units = self._observer.observe(day.start_seconds, day.end_seconds).units
+            todo = [unit for unit in units if unit.raw.requests or force]
+            repaired, moving = self._repair(todo)
+            refused = tuple(u.start_seconds for u in units if not (u.raw.requests or force))
+            done = replace(
+                done,
+                units=done.units + len(repaired),
+                moving_units=done.moving_units + len(moving),
+                refused=(*done.refused, *refused),
+            )
+            progress((day.end_seconds - around.start_seconds) / (around.end_seconds - around.start_seconds))
+        return done
+
+    def check(
+        self, span: Span, *, repair: bool = False, force: bool = False, progress: Progress = lambda _share: None
+    ) -> Checked:
+        """Compare raw_events, all cubes and the books in the closed units that the span overlaps, and the builds of
+        coarser buckets that hold them; with `repair` mend what drifted."""
+        found = Checked()
+        around = self._units_around(span)
+        for day in around.days():
+            of_day = self._check_day(day, repair=repair, force=force)
+            # A bucket of many days is seen on each of them.
+            known = {(drift.grain, drift.start_seconds) for drift in found.drifts}
+            new = tuple(d for d in of_day.drifts if (d.grain, d.start_seconds) not in known)
+            found += replace(of_day, drifts=new)
+            progress((day.end_seconds - around.start_seconds) / (around.end_seconds - around.start_seconds))
+        return found
+
+    def _units_around(self, span: Span) -> Span:
+        """The closed units that overlap the span."""
+        return span.around(UNIT).until(self.closed_until() // UNIT.seconds * UNIT.seconds)
+
+    def _check_day(self, day: Span, *, repair: bool, force: bool) -> Checked:
+        first = self._observer.observe(day.start_seconds, day.end_seconds)
+        judged = self._judge(day, first)
+        gone = len(first.gone)
+        found = Checked(len(first.units) - gone, judged.drifts, judged.late, judged.moving, gone)
+        if not repair:
+            return replace(found, drifts=(*judged.drifts, *(drift for _, drift in judged.builds)))
+        self._sweep(first.units)
+        return replace(
+            found,
+            drifts=(
+                *self._mend_units(judged, first.units, force=force),
+                *(self._mend_build(figures, drift) for figures, drift in judged.builds),
+            ),
+        )
+
+    def _judge(self, day: Span, first: Observation) -> Judged:
+        """Look again at what differs, after a pause."""
+        suspects = first.suspects
+        starts = [u.start_seconds for u in suspects] + [
+            max(day.start_seconds, UNIT.floor(b.start_seconds)) for b in first.wrong_builds
+        ]
+        if not starts:
+            return Judged()
+        self._clock.sleep(PAUSE_SECONDS)
+        begin, end = min(starts), max(starts) + UNIT.seconds
+        in_flight = self._in_flight(begin, end) if suspects else frozenset()
+        return judge(first, self._observer.observe(begin, end), in_flight)
+
+    def _sweep(self, units: Iterable[UnitFigures]) -> None:
+        """Delete rows that no reader takes: a repair may have ended before it did."""
+        before = self._now_ns() - ABANDONED_SECONDS * 1_000_000_000
+        left = {unit.start_seconds: unit.repair for unit in units if unit.left_over(before)}
+        if left:
+            self._repairer.forget(left, before)
+
+    def _mend_units(self, judged: Judged, units: Sequence[UnitFigures], *, force: bool) -> list[Drift]:
+        refused = {drift.start_seconds for drift in judged.drifts if not (drift.has_raw or force)}
+        wanted = {drift.start_seconds for drift in judged.drifts} - refused | set(judged.late)
+        repaired, _ = self._repair([unit for unit in units if unit.start_seconds in wanted])
+        if repaired:
+            self.rebuild(Span(repaired[0], repaired[-1] + UNIT.seconds))
+        states = dict.fromkeys(refused, State.REFUSED) | dict.fromkeys(repaired, State.REPAIRED)
+        return [drift.become(states.get(drift.start_seconds, State.FAILED)) for drift in judged.drifts]
+
+    def _mend_build(self, figures: BuiltFigures, drift: Drift) -> Drift:
+        grain = grain_named(figures.grain)
+        end = figures.start_seconds + grain.seconds
+        buckets = self._builder.buckets(grain, figures.start_seconds, end, only_stale=False)
+        built = sum(self._builder.build(grain, buckets, self._now_ns()), Built())
+        return drift.become(State.FAILED if built.moving else State.REPAIRED)
+
+    def _repair_starts(self, starts: Sequence[int]) -> tuple[list[int], list[int]]:
+        repaired: list[int] = []
+        moving: list[int] = []
+        for _, of_day in groupby(starts, key=lambda start: start // _DAY_SECONDS):
+            wanted = set(of_day)
+            units = self._observer.observe(min(wanted), max(wanted) + UNIT.seconds).units
+            done, left = self._repair([unit for unit in units if unit.start_seconds in wanted and unit.raw.requests])
+            repaired += done
+            moving += left
+        return repaired, moving
+
+    def _repair(self, units: Sequence[UnitFigures]) -> tuple[list[int], list[int]]:
+        """Make these units anew; returns those of which all sources then said the same, and the others."""
+        repaired: list[int] = []
+        moving: list[int] = []
+        for chunk in chunks(units, MAX_UNITS, MAX_EVENTS):
+            pending = [unit.start_seconds for unit in chunk]
+            has_rows = any(rows.builds for unit in chunk for rows in unit.cubes)
+            for _ in range(ROUNDS):
+                left = self._repair_once(pending, has_rows=has_rows)
+                repaired += sorted(set(pending) - set(left))
+                pending, has_rows = left, True
+                if not pending:
+                    break
+            moving += pending
+        return sorted(repaired), sorted(moving)
+
+    def _repair_once(self, starts: Sequence[int], *, has_rows: bool) -> list[int]:
+        """Returns the units that are to be repaired again."""
+        published = self._repairer.make(starts)
+        if published and has_rows:
+            self._clock.sleep(GRACE_SECONDS)
+            self._repairer.forget(published)
+        # Another repair at the same time may have corrected the books, too: only looking again tells.
+        after = self._observer.observe(starts[0], starts[-1] + UNIT.seconds)
+        wrong = {unit.start_seconds for unit in after.units if not unit.is_exact}
+        return [start for start in starts if start in wrong or start not in published]
+
+    def _unpublished(self, grain: Grain, buckets: Sequence[Bucket]) -> Iterator[tuple[str, int]]:
+        """Buckets that are still stale, while no event came."""
+        planned = set(buckets)
+        end = buckets[-1].start_seconds + grain.seconds
+        for bucket in self._builder.buckets(grain, buckets[0].start_seconds, end, only_stale=True):
+            if bucket in planned:
+                yield grain.name, bucket.start_seconds
+
+    def _now_ns(self) -> int:
+        return self._clock.now_ms() * 1_000_000

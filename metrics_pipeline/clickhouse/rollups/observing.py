@@ -21,8 +21,8 @@ RAW_UNIT = f"intDiv(toUnixTimestamp(timestamp), {UNIT.seconds}) * {UNIT.seconds}
 RAW_SPAN = (
     """timestamp >= toDateTime64({start:UInt32}, 3, 'UTC') AND timestamp < toDateTime64({end:UInt32}, 3, 'UTC')"""
 )
-"""Bounds with milliseconds, as the column has. With bounds in seconds the server's index takes `< x` for `<= x - 1`, and
-skips granules that lie within the last second."""
+"""Bounds with milliseconds, as the column has. With bounds in seconds the server's index takes `< x` for `<= x - 1`,
+and skips granules that lie within the last second."""
 _DAY_SECONDS = 86_400
 _COARSEST = BUILT[-1]
 

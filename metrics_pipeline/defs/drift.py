@@ -27,7 +27,7 @@ from metrics_pipeline.core.grains import GRAINS
 from metrics_pipeline.defs.assets import LIVE_ASSETS
 from metrics_pipeline.defs.drain import RETRIES
 from metrics_pipeline.defs.resources import PipelineResource
-from metrics_pipeline.defs.rollups import LOW_PRIORITY
+from metrics_pipeline.defs.rollups import TAGS
 from metrics_pipeline.errors import PipelineError, RetryableError
 from metrics_pipeline.rollups import Checked, Span
 
@@ -55,7 +55,6 @@ class DriftConfig(Config):
         for cube, spec in LIVE_ASSETS.items()
     ],
     retry_policy=RETRIES,
-    op_tags=LOW_PRIORITY,
 )
 def check_rollups(config: DriftConfig, pipeline: PipelineResource) -> Iterator[AssetCheckResult]:
     """One look answers the checks of all cubes; it may run while events flow."""
@@ -75,7 +74,7 @@ drift_job = define_asset_job(
     "drift",
     selection=AssetSelection.checks(check_rollups),
     executor_def=in_process_executor,
-    tags=LOW_PRIORITY,
+    tags=TAGS,
     description="Compares raw_events with the rollups and repairs what drifted.",
 )
 

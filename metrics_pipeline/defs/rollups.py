@@ -58,8 +58,8 @@ TICK_SECONDS = 120
 MAX_STALE = 10_000
 """Looked at in one tick: a day has 169 buckets of its grains."""
 _RUNS_LOOKED_AT = 10
-# Drains go first.
-LOW_PRIORITY = {"dagster/priority": "-10"}
+TAGS = {"dagster/priority": "-10", "metrics/rollups": "1"}
+"""Drains go first; dagster.yaml lets one run of rollups work at a time."""
 
 _PARTITIONS = {
     # One partition ahead of the last whole one: today has closed buckets.
@@ -94,7 +94,6 @@ def _built_assets(grain: Grain, specs: Sequence[AssetSpec]) -> AssetsDefinition:
         # A run costs seconds whatever it builds: 400 days are not 400 runs.
         backfill_policy=BackfillPolicy.single_run(),
         retry_policy=RETRIES,
-        op_tags=LOW_PRIORITY,
         description=f"Builds the closed buckets of {grain.name}, from the next finer rows.",
     )
     def build(
@@ -156,7 +155,7 @@ REBUILD_JOBS = {
         f"rebuild_rollups_{name}",
         selection=AssetSelection.assets(*(BUILT_ASSETS[g.name] for g in BUILT if partition_seconds(g) == seconds)),
         executor_def=in_process_executor,
-        tags=LOW_PRIORITY,
+        tags=TAGS,
         description=f"Builds rollups, {name}.",
     )
     for seconds, name in ((DAY_SECONDS, "daily"), (WEEK_SECONDS, "weekly"))
@@ -190,7 +189,7 @@ def _request(rebuild: Rebuild) -> RunRequest:
         partition_key=rebuild.partition.key,
         asset_selection=keys,
         run_config=RunConfig(ops={_op_name(grain): BuildConfig(only_stale=True) for grain in rebuild.grains}),
-        tags=LOW_PRIORITY,
+        tags=TAGS,
     )
 
 

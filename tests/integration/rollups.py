@@ -44,7 +44,8 @@ def assert_answers_are_raws(client: Client, start_seconds: int, end_seconds: int
         raw = client.query(
             f"""SELECT {names}, count(), countIf(status >= 500), round(sum(latency_ms)), min(latency_ms),
                 max(latency_ms) FROM raw_events FINAL
-            WHERE timestamp >= {{start:DateTime('UTC')}} AND timestamp < {{end:DateTime('UTC')}}
+            WHERE timestamp >= toDateTime64({{start:UInt32}}, 3, 'UTC')
+                AND timestamp < toDateTime64({{end:UInt32}}, 3, 'UTC')
             GROUP BY {names} ORDER BY {names}""",
             parameters=span,
         ).result_rows

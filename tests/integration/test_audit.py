@@ -148,7 +148,7 @@ def test_a_minute_that_drifts_in_the_rollup_alone_is_found(three: Settings) -> N
 
 
 def test_of_rows_of_the_rollup_only_those_count_that_readers_take(three: Settings) -> None:
-    """Of a repaired unit, those of its newest repair: not what it replaced, nor one that was never published."""
+    """Of a unit that was repaired, those of its newest repair: not what it replaced, nor one that was not published."""
     with rollups(three) as operated:
         operated.remake(Span(NOON, NOON + 600))
     command(

@@ -159,6 +159,19 @@ def test_drift_of_each_kind_is_found_named_and_repaired(
     assert_right(filled, rollups)
 
 
+def test_granules_within_the_last_second_of_a_unit_are_counted(client: Client, rollups: Rollups) -> None:
+    """The index must not skip them: then a repair would lose their events, and no comparison would notice."""
+    client.command(
+        f"""INSERT INTO raw_events (event_id, timestamp, service, endpoint, status, latency_ms, tier)
+        SELECT generateUUIDv4(), fromUnixTimestamp64Milli(toInt64({(NOON + UNIT) * 1_000}) - 1 - number % 999),
+            'service', '/', 200, 1, 'pro' FROM numbers(20000)"""
+    )
+    assert rollups.check(SPAN).is_exact
+    assert rollups.remake(SPAN).units == 1
+    assert number(client, "SELECT sum(requests) FROM rollup_1m") == 20_000
+    assert_right(client, rollups)
+
+
 def test_a_drift_is_said_with_its_figures(filled: Client, rollups: Rollups) -> None:
     filled.command(f"ALTER TABLE rollup_1m DELETE WHERE minute >= toDateTime({NOON}, 'UTC') AND minute < {NOON} + 600")
     (drift,) = rollups.check(SPAN).drifts

@@ -18,6 +18,11 @@ FINAL_SETTINGS: Mapping[str, Any] = {
     "do_not_merge_across_partitions_select_final": 1,
 }
 RAW_UNIT = f"intDiv(toUnixTimestamp(timestamp), {UNIT.seconds}) * {UNIT.seconds}"
+RAW_SPAN = (
+    """timestamp >= toDateTime64({start:UInt32}, 3, 'UTC') AND timestamp < toDateTime64({end:UInt32}, 3, 'UTC')"""
+)
+"""Bounds with milliseconds, as the column has. With bounds in seconds the server's index takes `< x` for `<= x - 1`,
+and skips granules that lie within the last second."""
 _DAY_SECONDS = 86_400
 _COARSEST = BUILT[-1]
 
@@ -96,14 +101,13 @@ class RollupObserver:
 
     def _raw(self, span: Mapping[str, int]) -> dict[int, Count]:
         sql = f"""SELECT {RAW_UNIT} AS unit, count(), countIf(status >= 500) FROM raw_events FINAL
-            WHERE timestamp >= {{start:DateTime('UTC')}} AND timestamp < {{end:DateTime('UTC')}} GROUP BY unit"""
+            WHERE {RAW_SPAN} GROUP BY unit"""
         return {
             int(u): Count(int(n), int(e)) for u, n, e in self._query("raw_events", sql, span, settings=FINAL_SETTINGS)
         }
 
     def _has_raw(self, day_seconds: int) -> bool:
-        sql = """SELECT 1 FROM raw_events
-            WHERE timestamp >= {start:DateTime('UTC')} AND timestamp < {end:DateTime('UTC')} LIMIT 1"""
+        sql = f"SELECT 1 FROM raw_events WHERE {RAW_SPAN} LIMIT 1"
         return bool(self._query("raw_events", sql, {"start": day_seconds, "end": day_seconds + _DAY_SECONDS}))
 
     def _rows(self, span: Mapping[str, int]) -> dict[Grain, dict[int, dict[str, list[Build]]]]:

@@ -20,7 +20,7 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.rollups.cubes import CUBES, METRICS, Cube
-from metrics_pipeline.clickhouse.rollups.observing import FINAL_SETTINGS, RAW_UNIT, RollupObserver, UnitBooks
+from metrics_pipeline.clickhouse.rollups.observing import FINAL_SETTINGS, RAW_SPAN, RAW_UNIT, RollupObserver, UnitBooks
 from metrics_pipeline.clickhouse.rollups.tables import BOOKS, select_from_events
 from metrics_pipeline.core.grains import BUILT, LIVE, UNIT, Grain
 
@@ -90,8 +90,7 @@ class RollupRepairer:
     def _insert(self, cube: Cube, units: Sequence[int], build: int) -> None:
         columns = ("minute", *cube.dimensions, *(m.name for m in METRICS))
         events = f"""raw_events FINAL
-            WHERE timestamp >= {{start:DateTime('UTC')}} AND timestamp < {{end:DateTime('UTC')}}
-                AND {RAW_UNIT} IN {{units:Array(UInt32)}}"""
+            WHERE {RAW_SPAN} AND {RAW_UNIT} IN {{units:Array(UInt32)}}"""
         sql = f"""INSERT INTO {cube.table(LIVE)} (build, {", ".join(columns)})
             SELECT {{build:UInt64}}, * FROM ({select_from_events(cube, events)})"""
         calling(

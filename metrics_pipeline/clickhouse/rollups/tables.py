@@ -31,7 +31,7 @@ BOOKS = Table(
 )
 
 _REPAIRS = f"FROM {BOOKS.name} WHERE grain = {UNIT.seconds} GROUP BY minute HAVING max(repaired).1 > 0"
-_UNIT_OF_ROW = f"toDateTime(toUnixTimestamp(minute) - toUnixTimestamp(minute) % {UNIT.seconds}, 'UTC')"
+_UNIT_OF_ROW = f"toStartOfInterval(minute, INTERVAL {UNIT.seconds} SECOND)"
 TAKEN_ROWS = f"""(build = 0 AND {_UNIT_OF_ROW} NOT IN (SELECT minute {_REPAIRS})
     OR build > 0 AND ({_UNIT_OF_ROW}, build) IN (SELECT minute, max(repaired).1 {_REPAIRS}))"""
 """A condition on rows of the live grain: as they came, or of their unit's newest repair, so those that readers take."""

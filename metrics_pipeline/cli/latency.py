@@ -122,8 +122,8 @@ def _print(question: Question, findings: Findings) -> None:
     out.print(f"[bold]{question.names}[/]\n{span_text(answer.span)}")
     if findings.answer_compared is not None and findings.other is not None:
         compared, other = findings.answer_compared, findings.other
-        until = "" if compared.span == answer.span else f", up to {compared.span.end:%H:%M} as it isn't over yet"
-        out.print(f"[dim]compared with {span_text(other.span)}{until}[/]\n")
+        why = "" if compared.span == answer.span else " (the span isn't over)"
+        out.print(f"[dim]compared with {span_text(other.span)}{why}[/]\n")
         print_comparison(compared, other)
         out.print()
     elif answer.requests:

@@ -8,6 +8,7 @@ from typing import Any
 import typer
 from clickhouse_connect.driver.client import Client
 from rich.console import Console
+from rich.markup import escape
 
 from metrics_pipeline.cli.answers import console, print_comparison, print_figures, print_history
 from metrics_pipeline.cli.output import print_json
@@ -27,7 +28,7 @@ from metrics_pipeline.clickhouse.questions.latency import Answer, Point, ask, hi
 from metrics_pipeline.clickhouse.questions.names import unknown_names
 from metrics_pipeline.clickhouse.questions.question import RAW, Names, Question
 from metrics_pipeline.core.sparkline import Columns, columns_of
-from metrics_pipeline.core.timerange import TimeRange, compared_range
+from metrics_pipeline.core.timerange import TimeRange, compared_range, whole_minutes
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.settings import load_settings
 
@@ -107,11 +108,12 @@ def _find(client: Client, question: Question, other: TimeRange | None, now: date
     compared = None
     if other is not None:
         compared = answer if part == question.span else ask(client, Question(part, question.names), exact=exact)
+    spans = [question.minutes, *([whole_minutes(other)] if other is not None else [])]
     return Findings(
         answer=answer,
         points=history(client, question, columns) if answer.requests else (),
         columns=columns,
-        incomplete=incomplete_minutes(client, question.minutes),
+        incomplete=[part for span in spans for part in incomplete_minutes(client, span)],
         answer_compared=compared,
         other=None if other is None else ask(client, Question(other, question.names), exact=exact),
     )
@@ -119,7 +121,7 @@ def _find(client: Client, question: Question, other: TimeRange | None, now: date
 
 def _print(question: Question, findings: Findings) -> None:
     answer, out = findings.answer, console()
-    out.print(f"[bold]{question.names}[/]\n{span_text(answer.span)}")
+    out.print(f"[bold]{escape(str(question.names))}[/]\n{span_text(answer.span)}")
     if findings.answer_compared is not None and findings.other is not None:
         compared, other = findings.answer_compared, findings.other
         why = "" if compared.span == answer.span else " (the span isn't over)"
@@ -149,11 +151,15 @@ def _warn(incomplete: Sequence[Incomplete]) -> None:
     for part in incomplete:
         if part.reason == NOT_OVER:
             continue
-        to = f" to {part.last:%H:%M}" if part.last != part.first else ""
         minutes = "1 minute is" if part.minutes == 1 else f"{part.minutes:,} minutes are"
-        err.print(
-            f"[yellow]![/] {minutes} incomplete ({part.first:%Y-%m-%d %H:%M}{to} UTC): {_SAID[part.reason]}",
-        )
+        err.print(f"[yellow]![/] {minutes} incomplete ({_extent(part)}): {_SAID[part.reason]}")
+
+
+def _extent(part: Incomplete) -> str:
+    first, last = part.first, part.last
+    if first == last:
+        return f"{first:%Y-%m-%d %H:%M} UTC"
+    return f"{first:%Y-%m-%d %H:%M} to {last:{'%H:%M' if first.date() == last.date() else '%Y-%m-%d %H:%M'}} UTC"
 
 
 def _warn_if_quiet(client: Client, question: Question, now: datetime) -> None:

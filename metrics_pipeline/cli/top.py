@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from metrics_pipeline.cli.answers import console, ms, percent
@@ -74,7 +75,7 @@ def _print(question: Question, by: Ranking, before: TimeRange | None, rows: Sequ
         Ranking.ERRORS: "endpoints with most errors",
         Ranking.REGRESSIONS: "endpoints that got worse",
     }
-    of = f" of {question.names}" if question.names.asked else ""
+    of = f" of {escape(str(question.names))}" if question.names.asked else ""
     out.print(f"[bold]{titles[by]}[/]{of}, {span_text(question.minutes)}")
     if before is not None:
         out.print(f"[dim]against {span_text(before)}[/]")
@@ -100,7 +101,7 @@ def _ranked(rows: Sequence[TopRow], by: Ranking) -> Table:
     for row in rows:
         now = row.now
         table.add_row(
-            row.service,
+            escape(row.service),
             _endpoint(row),
             _ms(now.p50_ms),
             _ms(now.p99_ms),
@@ -119,7 +120,7 @@ def _regressions(rows: Sequence[TopRow]) -> Table:
         if row.before is None or row.p99_ratio is None or row.error_rate_ratio is None:
             continue
         table.add_row(
-            row.service,
+            escape(row.service),
             _endpoint(row),
             _ms(row.now.p99_ms),
             _ms(row.before.p99_ms),
@@ -132,7 +133,7 @@ def _regressions(rows: Sequence[TopRow]) -> Table:
 
 
 def _endpoint(row: TopRow) -> str:
-    return f"{row.method} {row.endpoint}".strip()
+    return escape(f"{row.method} {row.endpoint}".strip())
 
 
 def _ms(value: float) -> str:

@@ -36,7 +36,7 @@ app = typer.Typer()
 
 _QUIET_SECONDS = 60
 _SAID = {
-    DEAD_LETTERS: f"more than {DEAD_LETTER_SHARE:.0%} of their messages were no valid events (dead_letters has them)",
+    DEAD_LETTERS: f"more than {DEAD_LETTER_SHARE:.0%} of the messages were no valid events (dead_letters has them)",
     LOST: "the topic dropped messages before they were read",
     LAG: "the drain is behind right now: ask again later",
 }
@@ -81,7 +81,8 @@ def latency(
     """
     now = now_in(timezone)
     question = Question(asked_span(when, start, end, now), Names(service, endpoint, tier, region, method))
-    other = compared_range(compare, elapsed(question.span, now), now) if compare is not None else None
+    asked = whole_minutes(elapsed(question.span, now))
+    other = None if compare is None else compared_range(compare, asked, now)
     with connect(load_settings()) as client:
         findings = _find(client, question, other, now, exact=exact)
         if not findings.answer.requests:
@@ -108,7 +109,7 @@ def _find(client: Client, question: Question, other: TimeRange | None, now: date
     compared = None
     if other is not None:
         compared = answer if part == question.span else ask(client, Question(part, question.names), exact=exact)
-    spans = [question.minutes, *([whole_minutes(other)] if other is not None else [])]
+    spans = [question.minutes] if other is None else [question.minutes, whole_minutes(other)]
     return Findings(
         answer=answer,
         points=history(client, question, columns) if answer.requests else (),

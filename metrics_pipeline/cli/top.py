@@ -46,7 +46,7 @@ def top(
     span = elapsed(asked, now) if by is Ranking.REGRESSIONS else asked
     before = None
     if by is Ranking.REGRESSIONS:
-        before = whole_minutes(compared_range("the week before", span, now))
+        before = compared_range("the week before", whole_minutes(span), now)
     question = Question(span, Names(service=service, tier=tier))
     with connect(load_settings()) as client:
         rows = find_top(client, question, by, before=before, limit=limit, min_requests=min_requests)

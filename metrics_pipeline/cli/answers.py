@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from metrics_pipeline.cli.spans import short_span_text, span_text
@@ -31,13 +32,11 @@ def console() -> Console:
 def print_answer(subject: str, answer: Answer) -> None:
     """In three lines."""
     out = console()
-    out.print(f"[bold]{subject}[/], {span_text(answer.span)}")
+    out.print(f"[bold]{escape(subject)}[/], {span_text(answer.span)}")
     if not answer.requests:
         out.print("  no requests")
         return
-    out.print(
-        f"  p50 {ms(answer.p50_ms)}   p95 {ms(answer.p95_ms)}   [bold]p99 {ms(answer.p99_ms)}[/]",
-    )
+    out.print(f"  p50 {ms(answer.p50_ms)}   p95 {ms(answer.p95_ms)}   [bold]p99 {ms(answer.p99_ms)}[/]")
     out.print(f"  {answer.requests:,} requests, {answer.errors:,} errors ({percent(answer.error_rate)})")
 
 

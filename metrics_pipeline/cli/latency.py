@@ -8,6 +8,7 @@ from typing import Any
 import typer
 from clickhouse_connect.driver.client import Client
 from rich.console import Console
+from rich.markup import escape
 
 from metrics_pipeline.cli.answers import console, print_comparison, print_figures, print_history
 from metrics_pipeline.cli.output import print_json
@@ -27,7 +28,7 @@ from metrics_pipeline.clickhouse.questions.latency import Answer, Point, ask, hi
 from metrics_pipeline.clickhouse.questions.names import unknown_names
 from metrics_pipeline.clickhouse.questions.question import RAW, Names, Question
 from metrics_pipeline.core.sparkline import Columns, columns_of
-from metrics_pipeline.core.timerange import TimeRange, compared_range
+from metrics_pipeline.core.timerange import TimeRange, compared_range, whole_minutes
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.settings import load_settings
 
@@ -35,7 +36,7 @@ app = typer.Typer()
 
 _QUIET_SECONDS = 60
 _SAID = {
-    DEAD_LETTERS: f"more than {DEAD_LETTER_SHARE:.0%} of their messages were no valid events (dead_letters has them)",
+    DEAD_LETTERS: f"more than {DEAD_LETTER_SHARE:.0%} of the messages were no valid events (dead_letters has them)",
     LOST: "the topic dropped messages before they were read",
     LAG: "the drain is behind right now: ask again later",
 }
@@ -80,7 +81,8 @@ def latency(
     """
     now = now_in(timezone)
     question = Question(asked_span(when, start, end, now), Names(service, endpoint, tier, region, method))
-    other = compared_range(compare, elapsed(question.span, now), now) if compare is not None else None
+    asked = whole_minutes(elapsed(question.span, now))
+    other = None if compare is None else compared_range(compare, asked, now)
     with connect(load_settings()) as client:
         findings = _find(client, question, other, now, exact=exact)
         if not findings.answer.requests:
@@ -107,11 +109,12 @@ def _find(client: Client, question: Question, other: TimeRange | None, now: date
     compared = None
     if other is not None:
         compared = answer if part == question.span else ask(client, Question(part, question.names), exact=exact)
+    spans = [question.minutes] if other is None else [question.minutes, whole_minutes(other)]
     return Findings(
         answer=answer,
         points=history(client, question, columns) if answer.requests else (),
         columns=columns,
-        incomplete=incomplete_minutes(client, question.minutes),
+        incomplete=[part for span in spans for part in incomplete_minutes(client, span)],
         answer_compared=compared,
         other=None if other is None else ask(client, Question(other, question.names), exact=exact),
     )
@@ -119,11 +122,11 @@ def _find(client: Client, question: Question, other: TimeRange | None, now: date
 
 def _print(question: Question, findings: Findings) -> None:
     answer, out = findings.answer, console()
-    out.print(f"[bold]{question.names}[/]\n{span_text(answer.span)}")
+    out.print(f"[bold]{escape(str(question.names))}[/]\n{span_text(answer.span)}")
     if findings.answer_compared is not None and findings.other is not None:
         compared, other = findings.answer_compared, findings.other
-        until = "" if compared.span == answer.span else f", up to {compared.span.end:%H:%M} as it isn't over yet"
-        out.print(f"[dim]compared with {span_text(other.span)}{until}[/]\n")
+        why = "" if compared.span == answer.span else " (the span isn't over)"
+        out.print(f"[dim]compared with {span_text(other.span)}{why}[/]\n")
         print_comparison(compared, other)
         out.print()
     elif answer.requests:
@@ -149,11 +152,15 @@ def _warn(incomplete: Sequence[Incomplete]) -> None:
     for part in incomplete:
         if part.reason == NOT_OVER:
             continue
-        to = f" to {part.last:%H:%M}" if part.last != part.first else ""
         minutes = "1 minute is" if part.minutes == 1 else f"{part.minutes:,} minutes are"
-        err.print(
-            f"[yellow]![/] {minutes} incomplete ({part.first:%Y-%m-%d %H:%M}{to} UTC): {_SAID[part.reason]}",
-        )
+        err.print(f"[yellow]![/] {minutes} incomplete ({_extent(part)}): {_SAID[part.reason]}")
+
+
+def _extent(part: Incomplete) -> str:
+    first, last = part.first, part.last
+    if first == last:
+        return f"{first:%Y-%m-%d %H:%M} UTC"
+    return f"{first:%Y-%m-%d %H:%M} to {last:{'%H:%M' if first.date() == last.date() else '%Y-%m-%d %H:%M'}} UTC"
 
 
 def _warn_if_quiet(client: Client, question: Question, now: datetime) -> None:

@@ -5,7 +5,9 @@ from dataclasses import asdict
 from typing import Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from metrics_pipeline.cli.answers import console, ms, percent
 from metrics_pipeline.cli.latency import check_names
@@ -45,7 +47,7 @@ def top(
     span = elapsed(asked, now) if by is Ranking.REGRESSIONS else asked
     before = None
     if by is Ranking.REGRESSIONS:
-        before = whole_minutes(compared_range("the week before", span, now))
+        before = compared_range("the week before", whole_minutes(span), now)
     question = Question(span, Names(service=service, tier=tier))
     with connect(load_settings()) as client:
         rows = find_top(client, question, by, before=before, limit=limit, min_requests=min_requests)
@@ -54,7 +56,7 @@ def top(
     if as_json:
         print_json(_as_fields(question, by, before, rows))
     else:
-        _print(question, by, before, rows)
+        _print(question, by, before, rows, min_requests)
 
 
 def _as_fields(question: Question, by: Ranking, before: TimeRange | None, rows: Sequence[TopRow]) -> dict[str, Any]:
@@ -67,19 +69,21 @@ def _as_fields(question: Question, by: Ranking, before: TimeRange | None, rows: 
     }
 
 
-def _print(question: Question, by: Ranking, before: TimeRange | None, rows: Sequence[TopRow]) -> None:
+def _print(
+    question: Question, by: Ranking, before: TimeRange | None, rows: Sequence[TopRow], min_requests: int
+) -> None:
     out = console()
     titles = {
         Ranking.SLOWEST: "slowest endpoints",
         Ranking.ERRORS: "endpoints with most errors",
         Ranking.REGRESSIONS: "endpoints that got worse",
     }
-    of = f" of {question.names}" if question.names.asked else ""
+    of = f" of {escape(str(question.names))}" if question.names.asked else ""
     out.print(f"[bold]{titles[by]}[/]{of}, {span_text(question.minutes)}")
     if before is not None:
         out.print(f"[dim]against {span_text(before)}[/]")
     if not rows:
-        out.print("\nnone that has enough requests: see --min-requests")
+        out.print(f"\nnone among those with {min_requests:,} requests or more (--min-requests)")
         return
     out.print()
     out.print(_regressions(rows) if by is Ranking.REGRESSIONS else _ranked(rows, by))
@@ -87,8 +91,8 @@ def _print(question: Question, by: Ranking, before: TimeRange | None, rows: Sequ
 
 def _endpoint_columns() -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("service", no_wrap=True, overflow="ellipsis", max_width=15)
-    table.add_column("endpoint", overflow="ellipsis", no_wrap=True, ratio=1)
+    table.add_column("service", max_width=15)
+    table.add_column("endpoint")
     return table
 
 
@@ -100,7 +104,7 @@ def _ranked(rows: Sequence[TopRow], by: Ranking) -> Table:
     for row in rows:
         now = row.now
         table.add_row(
-            row.service,
+            _cut(row.service),
             _endpoint(row),
             _ms(now.p50_ms),
             _ms(now.p99_ms),
@@ -119,7 +123,7 @@ def _regressions(rows: Sequence[TopRow]) -> Table:
         if row.before is None or row.p99_ratio is None or row.error_rate_ratio is None:
             continue
         table.add_row(
-            row.service,
+            _cut(row.service),
             _endpoint(row),
             _ms(row.now.p99_ms),
             _ms(row.before.p99_ms),
@@ -131,8 +135,13 @@ def _regressions(rows: Sequence[TopRow]) -> Table:
     return table
 
 
-def _endpoint(row: TopRow) -> str:
-    return f"{row.method} {row.endpoint}".strip()
+def _endpoint(row: TopRow) -> Text:
+    return _cut(f"{row.method} {row.endpoint}".strip())
+
+
+def _cut(name: str) -> Text:
+    """A name that gives way to figures: columns that don't wrap keep their width, this one's cells are cut."""
+    return Text(name, no_wrap=True, overflow="ellipsis")
 
 
 def _ms(value: float) -> str:

@@ -67,6 +67,19 @@ def test_up_produce_drain_audit_latency_down(run: Run, tmp_path: Path) -> None:
     assert answer["requests"] == exact["requests"] == produced["unique_events"]
     assert answer["errors"] == exact["errors"]
     assert answer["p99_ms"] == pytest.approx(exact["p99_ms"], rel=0.02)
+    compared = parsed(
+        run("latency", "--from", "4 days ago", "--service", "checkout", "--compare", "last week", "--json")
+    )
+    assert compared["requests"] > 0
+    assert compared["compared"]["other"]["p99_ms"] is None
+    assert sum(point["requests"] for point in compared["history"]) == compared["requests"]
+    wrong = run("latency", "--from", "4 days ago", "--service", "chekout", "--json")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "did you mean checkout?" in wrong.stderr
+    slowest = parsed(run("top", "--from", "4 days ago", "--limit", "3", "--min-requests", "1", "--json"))
+    assert len(slowest["endpoints"]) == 3
+    shown = run("top", "--by", "errors", "--from", "4 days ago", "--min-requests", "1", COLUMNS="80")
+    assert max(map(len, shown.stdout.splitlines())) <= 80
     status = parsed(run("status", "--json"))
     assert (status["lag"], status["dead_letters"]) == (0, produced["malformed"])
     assert run("schema", "check").returncode == 0
@@ -100,7 +113,7 @@ def test_without_engines_the_message_says_what_to_do(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["up", "demo", "status", "produce", "drain", "audit", "latency", "dashboard", "chaos"]
+    "command", ["up", "demo", "status", "produce", "drain", "audit", "latency", "top", "dashboard", "chaos"]
 )
 def test_every_command_has_help_with_an_example(run: Run, command: str) -> None:
     done = run(command, "--help")

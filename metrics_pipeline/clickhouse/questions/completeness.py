@@ -56,10 +56,9 @@ _MANY_DEAD = f"""SELECT min(first_message) AS first, max(last_message) AS last
 _LOSSES = f"""SELECT topic_id, shard, started_at, first_message FROM batches
     WHERE lost > 0 AND (last_message = {_NOTHING} OR last_message >= {_START})
         AND started_at >= {_START} AND started_at < {_END} + INTERVAL {LONGEST_OUTAGE_DAYS} DAY"""
-_AROUND_LOSSES = f"""last_message > {_NOTHING}
-        AND last_message >= (SELECT min(started_at) - INTERVAL {LONGEST_OUTAGE_DAYS} DAY FROM ({_LOSSES}))
-        AND last_message <= (SELECT max(started_at) + INTERVAL 1 DAY FROM ({_LOSSES}))"""
-"""Nothing is read where nothing was lost: the greatest of no times is the epoch."""
+_AROUND_LOSSES = f"""last_message >= {_START} AND last_message < if(
+        (SELECT count() FROM ({_LOSSES})) > 0, {_END} + INTERVAL {LONGEST_BATCH_DAYS} DAY, {_START})"""
+"""Nothing is read where nothing was lost. A batch before a loss that is older than the span leaves all of it lost."""
 _LOST = f"""SELECT before.last AS first, multiIf(
         loss.first_message > {_NOTHING}, loss.first_message,
         after.first > {_NOTHING}, least(after.first, loss.started_at), loss.started_at) AS last

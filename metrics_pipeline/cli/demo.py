@@ -13,11 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from metrics_pipeline.assembly import prepare
+from metrics_pipeline.cli import dashboard
 from metrics_pipeline.cli.latency import print_answer
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clickhouse.dashboard import dashboard_url, play_url
+from metrics_pipeline.clickhouse.dashboard import play_url
 from metrics_pipeline.clickhouse.latency import Question, ask, busiest
 from metrics_pipeline.core.timerange import TimeRange
+from metrics_pipeline.dashboards.builtin import LIVE
 from metrics_pipeline.local import stack
 from metrics_pipeline.local.demo import Demo, Frame, Load, Outcome
 from metrics_pipeline.settings import Settings, clickhouse_url, load_settings
@@ -132,12 +134,12 @@ def _links(addresses: dict[str, str | None], settings: Settings) -> Table:
     table.add_column(overflow="fold")
     for name, link in (
         ("Dagster", addresses["dagster"] or ""),
-        ("live dashboard", dashboard_url(url)),
+        ("live dashboard", dashboard.link(url, LIVE)),
         ("SQL", play_url(url)),
     ):
         shown = link.partition("#")[0]
         table.add_row(name, Text(shown, style=f"link {link}"))
-    table.add_row("", Text("the dashboard's whole link: metrics-pipeline dashboard", style="dim"))
+    table.add_row("", Text("all dashboards: metrics-pipeline dashboard", style="dim"))
     return table
 
 

@@ -1,4 +1,4 @@
-"""`status` and `dashboard`: what is going on, and where to look at it."""
+"""`status`: what is going on."""
 
 import typer
 from rich.console import Console
@@ -6,10 +6,9 @@ from rich.table import Table
 
 from metrics_pipeline.cli.output import print_json
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clickhouse.dashboard import dashboard_url
 from metrics_pipeline.local import stack
 from metrics_pipeline.observe import Overview, drain_runs, look
-from metrics_pipeline.settings import clickhouse_url, load_settings
+from metrics_pipeline.settings import load_settings
 
 app = typer.Typer()
 
@@ -30,13 +29,6 @@ def status(as_json: bool = typer.Option(False, "--json", help="Print the figures
     for name, value in figures.items():
         table.add_row(name.replace("_", " "), str(value))
     Console().print(table)
-
-
-@app.command(epilog="Example: metrics-pipeline dashboard --minutes 60")
-def dashboard(minutes: int = typer.Option(15, min=1, max=400 * 1_440, help="How far the panels look back.")) -> None:
-    """Print the link that opens our panels in the dashboard of the ClickHouse server."""
-    rounding_seconds = max(1, minutes * 60 // 180)
-    typer.echo(dashboard_url(clickhouse_url(load_settings()), seconds=minutes * 60, rounding_seconds=rounding_seconds))
 
 
 def _figures(overview: Overview, runs: object) -> dict[str, object]:

@@ -1,0 +1,156 @@
+"""Pipeline health: what the ledger, the dead letters, the books of rollups and the server say about the pipeline."""
+
+from metrics_pipeline.clickhouse.rollups.cubes import ENDPOINTS
+from metrics_pipeline.clickhouse.rollups.tables import BOOKS
+from metrics_pipeline.core.grains import BUILT, SETTLE_SECONDS
+from metrics_pipeline.dashboards.panel import Dashboard, Kind, Panel, Unit
+from metrics_pipeline.dashboards.rollup_sql import source
+from metrics_pipeline.dashboards.steps import DAY, WEEK, Reach
+
+LEDGER_SPAN_SECONDS = WEEK
+FRESHNESS_SPAN_SECONDS = DAY
+"""The ledger has some 200,000 rows a day and shard: of longer spans, the last part is read."""
+
+_LEDGER = (
+    "visible_at >= @start AND visible_at < @end "
+    # In the key of the table, unlike the time of becoming visible; a lag beyond a week is not drawn.
+    "AND last_message >= @start - INTERVAL 7 DAY"
+)
+_T = "toUnixTimestamp(visible_at) - toUnixTimestamp(visible_at) % @bucket AS t"
+_SECONDS = "least(@bucket, toUnixTimestamp(@end) - t)"
+_AGES = f"""FROM batches ARRAY JOIN freshness_ms AS age, freshness_events AS weight
+    WHERE {_LEDGER} AND cityHash64(batch) % @sample = 0"""
+
+
+def _ledger(name: str, title: str, unit: Unit, lines: str, description: str = "") -> Panel:
+    query = f"SELECT @t, {lines} FROM (SELECT *, {_T} FROM batches WHERE {_LEDGER}) GROUP BY t ORDER BY t"
+    note = f"{description} Of the last {LEDGER_SPAN_SECONDS // DAY} days of a longer span.".strip()
+    return Panel(name, title, note, Kind.TIMESERIES, unit, Reach.ROWS, query, LEDGER_SPAN_SECONDS)
+
+
+FRESHNESS = Panel(
+    "freshness",
+    "Freshness p50, p99, seconds",
+    "Age of events, from produced to visible, in classes of 2%. Of the last 24 hours of a longer span; beyond an hour "
+    "from every 4th batch, beyond 6 hours from every 16th.",
+    Kind.TIMESERIES,
+    Unit.SECONDS,
+    Reach.ROWS,
+    f"""SELECT @t, q[1] / 1000 AS p50, q[2] / 1000 AS p99 FROM (
+    SELECT {_T}, quantilesExactWeighted(0.5, 0.99)(age, weight) AS q {_AGES} GROUP BY t
+) ORDER BY t""",
+    FRESHNESS_SPAN_SECONDS,
+)
+EVENTS_IN = _ledger("events_in", "Events in/s", Unit.PER_SECOND, f"sum(consumed) / {_SECONDS} AS events")
+DUPLICATES = _ledger(
+    "duplicates", "Duplicates/s", Unit.PER_SECOND, f"sum(duplicates) / {_SECONDS} AS duplicates",
+    "Messages whose event was there already.",
+)  # fmt: skip
+DURATIONS = _ledger(
+    "durations", "Batch durations, mean ms", Unit.MILLISECONDS,
+    "avg(commit_duration_ms) AS commit, avg(look_up_duration_ms) AS look_up, avg(insert_duration_ms) AS insert",
+    "Of the commit of its offsets, of the look-up of duplicates, of the insert.",
+)  # fmt: skip
+
+_DEAD_T = "toUnixTimestamp({0}) - toUnixTimestamp({0}) % @bucket AS t"
+DEAD_LETTERS = Panel(
+    "dead_letters",
+    "Dead letters/s by reason",
+    "By the time of the message; `all` is what the ledger counts. Of the last 7 days of a longer span.",
+    Kind.TIMESERIES,
+    Unit.PER_SECOND,
+    Reach.ROWS,
+    f"""SELECT @t, line::String AS reason, count / {_SECONDS} AS value FROM (
+    SELECT {_DEAD_T.format("kafka_timestamp")}, reason AS line, count() AS count FROM dead_letters
+    WHERE kafka_timestamp >= @start AND kafka_timestamp < @end GROUP BY t, line
+    UNION ALL
+    SELECT {_DEAD_T.format("last_message")}, 'all' AS line, sum(dead_letters) AS count FROM batches
+    WHERE last_message >= @start AND last_message < @end GROUP BY t
+) ORDER BY t, line""",
+    LEDGER_SPAN_SECONDS,
+)
+
+_BOOKS_AT = "greatest(toUnixTimestamp(minute), toUnixTimestamp(@start))"
+_BOOKS_T = f"{_BOOKS_AT} - {_BOOKS_AT} % @bucket AS t"
+_GRAIN_NAME = f"transform(grain, {[g.seconds for g in BUILT]}, {[g.name for g in BUILT]}, toString(grain))"
+STALE = Panel(
+    "stale_buckets",
+    "Stale buckets by grain",
+    "Closed buckets without a build that counts every event, by the bucket's time. Readers take finer rows meanwhile: "
+    "right, but slower.",
+    Kind.TIMESERIES,
+    Unit.COUNT,
+    Reach.ROWS,
+    f"""SELECT @t, line::String AS grain, countIf(is_stale) AS value FROM (
+    SELECT {_BOOKS_T}, {_GRAIN_NAME} AS line, sum(events) AS n,
+        max(built).2 != n
+            AND toUnixTimestamp(minute) + grain <= toUnixTimestamp(now()) - {SETTLE_SECONDS} AS is_stale
+    FROM {BOOKS.name} WHERE minute > @start - INTERVAL 7 DAY AND minute + grain > @start AND minute < @end
+    GROUP BY grain, minute HAVING n > 0
+) GROUP BY t, line ORDER BY t, line""",
+)
+
+_PARTS = "FROM system.parts WHERE active AND database = currentDatabase()"
+STORAGE = Panel(
+    "storage",
+    "Storage per table",
+    "On disk now: active parts, rows, bytes and what they cost a month at the price of a GB-month.",
+    Kind.TABLE,
+    Unit.NONE,
+    Reach.ROWS,
+    f"""SELECT table, count() AS parts, uniqExact(partition_id) AS partitions, sum(rows) AS stored_rows,
+    sum(bytes_on_disk) AS bytes, bytes / stored_rows AS bytes_per_row, bytes / 1e9 * @price AS price_per_month
+{_PARTS} AND rows > 0 GROUP BY table ORDER BY bytes DESC""",
+)
+COST = Panel(
+    "cost",
+    "Storage and cost per service",
+    "What is on disk now, shared among services: raw events and the rest by requests, rollups by their states in the "
+    "span. The price per million events is that of a month.",
+    Kind.TABLE,
+    Unit.NONE,
+    Reach.WHOLE,
+    f"""SELECT service, requests, requests / all_requests * raw_bytes + states / all_states * rollup_bytes AS bytes,
+    bytes / 1e9 * @price AS price_per_month,
+    1e6 * price_per_month / (requests / all_requests * raw_rows) AS price_per_million_events
+FROM (
+    SELECT service, n AS requests, states, sum(n) OVER () AS all_requests, sum(states) OVER () AS all_states FROM (
+        SELECT service, sum(requests) AS n, count() AS states FROM {source(ENDPOINTS)} GROUP BY service)
+) AS services CROSS JOIN (
+    SELECT sumIf(bytes_on_disk, table LIKE 'rollup%') AS rollup_bytes, sum(bytes_on_disk) - rollup_bytes AS raw_bytes,
+        sumIf(rows, table = 'raw_events') AS raw_rows {_PARTS}
+) AS disk ORDER BY bytes DESC LIMIT 200""",
+)
+TOTALS_OF_LEDGER = Panel(
+    "ledger_figures",
+    "Whole span",
+    "From the ledger, of the last 7 days of a longer span.",
+    Kind.STAT,
+    Unit.COUNT,
+    Reach.ROWS,
+    f"""SELECT count() AS batches, sum(consumed) AS events, sum(inserted) AS inserted, sum(duplicates) AS duplicates,
+    sum(dead_letters) AS dead_letters, sum(lost) AS lost_offsets FROM batches WHERE {_LEDGER} HAVING batches > 0""",
+    LEDGER_SPAN_SECONDS,
+)
+
+PIPELINE_HEALTH = Dashboard(
+    "pipeline-health",
+    "Pipeline health",
+    "Freshness, throughput, what was refused or lost, storage and what it costs, and the rollups' builds.",
+    (
+        FRESHNESS,
+        EVENTS_IN,
+        _ledger("batches", "Batches/s", Unit.PER_SECOND, f"count() / {_SECONDS} AS batches"),
+        DUPLICATES,
+        DEAD_LETTERS,
+        _ledger("lost", "Lost offsets", Unit.COUNT, "sum(lost) AS lost", "Dropped by the log before they were read."),
+        DURATIONS,
+        _ledger("longest_durations", "Batch durations, longest ms", Unit.MILLISECONDS,
+                "max(commit_duration_ms) AS commit, max(look_up_duration_ms) AS look_up, "
+                "max(insert_duration_ms) AS insert"),
+        STALE,
+        TOTALS_OF_LEDGER,
+        STORAGE,
+        COST,
+    ),
+)  # fmt: skip

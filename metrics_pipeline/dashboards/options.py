@@ -1,0 +1,23 @@
+"""What readers may choose for each variable: the values of the span, those with the most requests first."""
+
+from metrics_pipeline.clickhouse.rollups.cubes import ENDPOINTS, SERVICES, TOTALS, Cube
+from metrics_pipeline.dashboards.panel import Kind, Panel, Unit
+from metrics_pipeline.dashboards.rollup_sql import source
+from metrics_pipeline.dashboards.steps import Reach
+
+MAX_OPTIONS = 1_000
+
+
+def _options(cube: Cube, name: str, where: str = "1") -> Panel:
+    query = f"""SELECT {name}::String AS {name} FROM {source(cube)} WHERE {where}
+GROUP BY {name} ORDER BY sum(requests) DESC LIMIT {MAX_OPTIONS}"""
+    return Panel(f"options_{name}", name, "", Kind.TABLE, Unit.NONE, Reach.WHOLE, query)
+
+
+OPTIONS = {
+    "service": _options(SERVICES, "service"),
+    "endpoint": _options(ENDPOINTS, "endpoint", "service = @service"),
+    "tier": _options(TOTALS, "tier"),
+    "region": _options(TOTALS, "region"),
+}
+"""Questions by variable, asked like a panel's; one column of values."""

@@ -1,0 +1,142 @@
+"""What a panel is, and the question it asks with parameters of the server."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from metrics_pipeline.dashboards.steps import Reach, sample_of, step_of
+from metrics_pipeline.errors import ConfigurationError
+
+
+class Kind(StrEnum):
+    """How it is drawn. A time series' columns are time and lines, or time, name of the line, value."""
+
+    TIMESERIES = "timeseries"
+    TABLE = "table"
+    STAT = "stat"
+
+
+class Unit(StrEnum):
+    """Of the values; of a table, of the columns that have no unit in their name."""
+
+    NONE = ""
+    COUNT = "count"
+    PER_SECOND = "per second"
+    PERCENT = "%"
+    RATIO = "0 to 1"
+    MILLISECONDS = "ms"
+    SECONDS = "s"
+    BYTES = "bytes"
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """What a reader chooses; an empty text means all."""
+
+    name: str
+    type: str
+    default: str | float
+    label: str
+
+
+VARIABLES = (
+    Variable("service", "String", "", "Service"),
+    Variable("endpoint", "String", "", "Endpoint"),
+    Variable("tier", "String", "", "Tier"),
+    Variable("region", "String", "", "Region"),
+    Variable("price", "Float64", 0.1, "Price of a GB-month"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A question and how its answer is drawn.
+
+    `query` is SQL with tokens: `@t` the time of a point (of its column t, epoch seconds), `@start`, `@end` the span as
+    DateTime in UTC, `@bucket`, `@step` seconds (see steps.py), `@sample`, and a token per variable, like `@service`.
+    `span_seconds` limits what is read: the last part of a longer span.
+    """
+
+    name: str
+    title: str
+    description: str
+    kind: Kind
+    unit: Unit
+    reach: Reach
+    query: str
+    span_seconds: int | None = None
+
+    @property
+    def variables(self) -> tuple[Variable, ...]:
+        """Those that the query uses."""
+        used = set(TOKEN.findall(self.query))
+        return tuple(v for v in VARIABLES if v.name in used)
+
+
+@dataclass(frozen=True, slots=True)
+class Dashboard:
+    """Panels in the order in which they are shown."""
+
+    name: str
+    title: str
+    description: str
+    panels: tuple[Panel, ...]
+
+    @property
+    def variables(self) -> tuple[Variable, ...]:
+        used = {v.name for panel in self.panels for v in panel.variables}
+        return tuple(v for v in VARIABLES if v.name in used)
+
+
+TOKEN = re.compile(r"@([a-z]+)\b")
+
+
+def render(query: str, tokens: Mapping[str, str]) -> str:
+    """The query with each token replaced. Raises KeyError for a token without a meaning."""
+    return TOKEN.sub(lambda found: tokens[found[1]], query)
+
+
+def panel_query(panel: Panel, start: datetime, end: datetime, **variables: str | float) -> tuple[str, dict[str, Any]]:
+    """The panel's question about [start, end) as SQL and the values of its server-side parameters.
+
+    Raises ConfigurationError for a variable that no panel knows.
+    """
+    unknown = variables.keys() - {v.name for v in VARIABLES}
+    if unknown:
+        raise ConfigurationError(
+            f"panels have no variable {', '.join(sorted(unknown))}; known are {', '.join(v.name for v in VARIABLES)}"
+        )
+    start_seconds, end_seconds = read_span(panel, int(start.timestamp()), int(end.timestamp()))
+    step = step_of(panel.reach, end_seconds - start_seconds)
+    parameters: dict[str, Any] = {
+        "start": start_seconds if panel.reach is Reach.ROWS else start_seconds - start_seconds % step.bucket_seconds,
+        "end": end_seconds if panel.reach is Reach.ROWS else -(-end_seconds // 60) * 60,
+        "bucket": step.bucket_seconds,
+        "step": step.step_seconds,
+        "sample": sample_of(end_seconds - start_seconds),
+        **{v.name: variables.get(v.name, v.default) for v in VARIABLES},
+    }
+    used = set(TOKEN.findall(panel.query))
+    return render(panel.query, PARAMETERS), {name: value for name, value in parameters.items() if name in used}
+
+
+def read_span(panel: Panel, start_seconds: int, end_seconds: int) -> tuple[int, int]:
+    """The part of the span that the panel reads."""
+    if panel.span_seconds is None:
+        return start_seconds, end_seconds
+    return max(start_seconds, end_seconds - panel.span_seconds), end_seconds
+
+
+PARAMETERS = {
+    "t": "toDateTime(t, 'UTC') AS time",
+    "start": "{start:DateTime('UTC')}",
+    "end": "{end:DateTime('UTC')}",
+    "bucket": "{bucket:UInt32}",
+    "step": "{step:UInt32}",
+    "sample": "{sample:UInt32}",
+    **{v.name: f"{{{v.name}:{v.type}}}" for v in VARIABLES},
+}
+"""What each token is where values go beside the SQL."""

@@ -1,0 +1,77 @@
+"""How long the buckets of a chart are, and how coarse the rollups that it reads. Pure.
+
+Each choice exists once, as a table of spans, for Python and for SQL: a page that knows its span only when a query runs
+lets the server choose.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+HOUR, DAY, WEEK = 3_600, 86_400, 604_800
+MONTH = 31 * DAY
+
+COARSEST_SECONDS = WEEK
+"""What a table over a whole span may read where it can."""
+
+
+class Reach(StrEnum):
+    """What a panel reads, and so how its buckets are chosen."""
+
+    NARROW = "one service's rollups, a point per bucket"
+    WIDE = "all services' rollups, a point per bucket"
+    WHOLE = "rollups, one answer for the whole span"
+    ROWS = "the ledger or raw events, a point per bucket"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Seconds: a point is `bucket_seconds` long, and rollups are read in buckets of at most `step_seconds`.
+
+    Rollups are read from a multiple of `bucket_seconds`, so that the border of a span needs no finer rows.
+    """
+
+    bucket_seconds: int
+    step_seconds: int
+
+
+_Row = tuple[int, int]
+_NARROW: Sequence[_Row] = ((3 * HOUR, 60), (DAY, 600), (MONTH, HOUR))
+_WIDE: Sequence[_Row] = ((3 * HOUR, 60), (DAY, 600), (WEEK, HOUR))
+_ROWS: Sequence[_Row] = ((HOUR // 4, 5), (HOUR, 15), (6 * HOUR, 60), (DAY, 600), (MONTH, HOUR))
+_BUCKETS = {Reach.NARROW: _NARROW, Reach.WIDE: _WIDE, Reach.WHOLE: _NARROW, Reach.ROWS: _ROWS}
+"""Spans up to so many seconds, and the bucket of a point; a day beyond the last."""
+
+SAMPLES: Sequence[_Row] = ((HOUR, 1), (6 * HOUR, 4))
+"""Every how manieth batch is read for the age of its events; sixteenth beyond the last."""
+_RAREST_SAMPLE = 16
+
+
+def step_of(reach: Reach, span_seconds: int) -> Step:
+    """The one choice per span."""
+    bucket = _choose(_BUCKETS[reach], span_seconds, DAY)
+    return Step(bucket, COARSEST_SECONDS if reach is Reach.WHOLE else bucket)
+
+
+def sample_of(span_seconds: int) -> int:
+    """Every how manieth batch is read for the age of its events."""
+    return _choose(SAMPLES, span_seconds, _RAREST_SAMPLE)
+
+
+def bucket_sql(reach: Reach, span_sql: str) -> str:
+    """`bucket_seconds` of `step_of` as an expression over that of the span in seconds."""
+    return _choice_sql(_BUCKETS[reach], span_sql, DAY)
+
+
+def sample_sql(span_sql: str) -> str:
+    """`sample_of` as an expression."""
+    return _choice_sql(SAMPLES, span_sql, _RAREST_SAMPLE)
+
+
+def _choose(rows: Sequence[_Row], span_seconds: int, otherwise: int) -> int:
+    return next((value for limit, value in rows if span_seconds <= limit), otherwise)
+
+
+def _choice_sql(rows: Sequence[_Row], span_sql: str, otherwise: int) -> str:
+    cases = ", ".join(f"{span_sql} <= {limit}, {value}" for limit, value in rows)
+    return f"multiIf({cases}, {otherwise})"

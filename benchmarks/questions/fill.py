@@ -18,6 +18,7 @@ from pathlib import Path
 
 from clickhouse_connect.driver.client import Client
 
+from benchmarks.questions.ledger import fill_ledger
 from benchmarks.questions.raw import fill_raw
 from benchmarks.questions.series import EVENTS_PER_SECOND, make_series
 from benchmarks.questions.server import client_of, filled_until, note_filled, running
@@ -36,6 +37,7 @@ RANGES_SECONDS = {
     "13 months": 395 * DAY,
 }
 _SPANS = {"1m": 25 * HOUR, "10m": 7 * DAY + 2 * HOUR, "1h": 31 * DAY, "1d": MONTHS_13, "7d": MONTHS_13}
+_LEDGER_DAYS = 8
 _STATES_PER_INSERT = 150_000
 _WORKERS = 2
 
@@ -133,15 +135,16 @@ def _store_series(client: Client) -> None:
     client.command("TRUNCATE TABLE bench_series")
     names = ("service", "endpoint", "method", "tier", "region")
     rows = [
-        [s.cube, *(s.dimensions.get(name, "") for name in names), s.share, s.log_median, s.sigma]
-        for s in make_series()
+        [s.cube, *(s.dimensions.get(name, "") for name in names), s.share, s.log_median, s.sigma] for s in make_series()
     ]
     client.insert("bench_series", rows, column_names=["cube", *names, "share", "log_median", "sigma"])
 
 
 def _make(client: Client, cube: Cube, window: Window, build: int) -> None:
     grain = window.grain
-    series = client.query("SELECT count() FROM bench_series WHERE cube = {c:String}", {"c": cube.name}).result_rows[0][0]
+    series = client.query("SELECT count() FROM bench_series WHERE cube = {c:String}", {"c": cube.name}).result_rows[0][
+        0
+    ]
     step = max(1, _STATES_PER_INSERT // series) * grain.seconds
     sql = _ROWS.format(
         table=cube.table(grain),
@@ -172,7 +175,9 @@ def describe(client: Client) -> list[tuple[str, int, int, int]]:
         WHERE active AND database = currentDatabase() AND table NOT LIKE 'bench%' GROUP BY table ORDER BY table"""
     stored = [(str(t), int(r), int(p), int(b)) for t, r, p, b in client.query(sql).result_rows]
     for table, rows, parts, size_bytes in stored:
-        print(f"{table:22} {rows:>12,} rows {parts:4} parts {size_bytes / 1e6:8,.0f} MB  {size_bytes / rows:6.0f} B/row")
+        print(
+            f"{table:22} {rows:>12,} rows {parts:4} parts {size_bytes / 1e6:8,.0f} MB  {size_bytes / rows:6.0f} B/row"
+        )
     print(f"{'all':22} {sum(b for *_, b in stored) / 1e9:.2f} GB")
     return stored
 
@@ -185,6 +190,8 @@ def fill(home: Path, *, raw_hours: float, raw_rate: int) -> None:
         fill_rollups(client, end_seconds, done_until)
         note_filled(home, end_seconds)
         print(f"rollups filled in {time.monotonic() - before:.0f} s", flush=True)
+        if done_until is None:
+            fill_ledger(client, end_seconds, _LEDGER_DAYS)
         if done_until is None and raw_hours:
             fill_raw(client, end_seconds, raw_hours, raw_rate)
         print(f"filled in {time.monotonic() - before:.0f} s")

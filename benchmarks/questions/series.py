@@ -1,4 +1,4 @@
-"""The catalog as series: one per combination of a cube's dimensions, with its share of the traffic and its latencies."""
+"""The catalog as series: one per combination of a cube's dimensions, with its traffic and latencies."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _TIER_FACTORS = {"free": 1.1, "pro": 1.0, "enterprise": 0.85}
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """`share` is of all requests; latencies are log-normal, logarithms of ms, those of groups as wide as all members."""
+    """`share` is of all requests; latencies are log-normal (logarithms of ms), a group's as wide as all members'."""
 
     cube: str
     dimensions: dict[str, str]

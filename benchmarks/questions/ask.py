@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
-from benchmarks.questions.fill import DAY, RANGES_SECONDS
-from metrics_pipeline.clickhouse.rollups.cubes import CUBES, ENDPOINTS, LATENCY_MERGE_FUNCTION
+from benchmarks.questions.fill import DAY, HOUR, RANGES_SECONDS
+from metrics_pipeline.clickhouse.rollups.cubes import CUBES, ENDPOINTS, LATENCY_MERGE_FUNCTION, METRICS
 from metrics_pipeline.clickhouse.rollups.views import source_of
 from metrics_pipeline.core.grains import BUILT, LIVE
 from metrics_pipeline.dashboards.panels import DASHBOARDS, PANELS, Panel, panel_query
@@ -17,7 +17,8 @@ from metrics_pipeline.loadgen.catalog import REGIONS, TIERS, endpoints
 Query = tuple[str, dict[str, Any]]
 
 _ONE = "service = {service:String} AND endpoint = {endpoint:String} AND ({tier:String} = '' OR tier = {tier:String})"
-_LATENCY = f"""SELECT sum(requests), sum(errors), {LATENCY_MERGE_FUNCTION}(latency_ms)
+_FIGURES = ", ".join(metric.merged for metric in METRICS if metric.name != "latency_ms")
+_LATENCY = f"""SELECT {_FIGURES}, {LATENCY_MERGE_FUNCTION}(latency_ms)
 FROM {source_of(ENDPOINTS)} WHERE {_ONE}"""
 _LATENCY_OF_RAW = f"""SELECT count(), countIf(status >= 500), quantilesExact(0.5, 0.9, 0.95, 0.99, 0.999)(latency_ms)
 FROM raw_events WHERE {_ONE} AND timestamp >= {{start:DateTime('UTC')}} AND timestamp < {{end:DateTime('UTC')}}"""
@@ -67,7 +68,8 @@ class Beside:
 def cells() -> Iterator[Cell]:
     for panel in PANELS:
         group = next((d.name for d in DASHBOARDS if panel in d.panels), "all dashboards")
-        for range_name in RANGES_SECONDS:
+        # Panels of raw events read the last hour of whatever range.
+        for range_name in ["1 h"] if panel.span_seconds == HOUR else RANGES_SECONDS:
             yield Cell(group, panel.name, range_name, panel)
     for range_name in RANGES_SECONDS:
         yield Cell("terminal", "latency of a random day", range_name)
@@ -91,7 +93,7 @@ def latency_of_day(range_name: str, end_seconds: int, rng: Random) -> Query:
     else:
         days = (RANGES_SECONDS["13 months"] - length) // DAY
         start = end_seconds - end_seconds % DAY - length - rng.randint(0, days) * DAY
-    step = BUILT[-1].seconds if length > 3 * 3_600 else LIVE.seconds
+    step = BUILT[-1].seconds if length > 3 * HOUR else LIVE.seconds
     names = draw(rng)
     del names["region"]
     return _LATENCY, {"start": start, "end": start + length, "step": step, **names}

@@ -22,6 +22,7 @@ def main() -> None:
     running.add_argument("--home", type=Path, default=_HOME)
     running.add_argument("--ingest", action="store_true", help="during 40,000 events/s into the same server")
     running.add_argument("--repetitions", type=int, default=20)
+    running.add_argument("--seconds", type=float, default=3_600, help="no further round of repetitions after so long")
     running.add_argument("--cold", type=int, default=1, help="cold repetitions of each question")
     running.add_argument("--seed", type=int, default=1)
     running.add_argument("--only", default="", help="questions whose dashboard/panel/range holds this text")
@@ -37,6 +38,7 @@ def main() -> None:
             given.home,
             ingest=given.ingest,
             repetitions=given.repetitions,
+            seconds=given.seconds,
             cold=given.cold,
             seed=given.seed,
             only=given.only,

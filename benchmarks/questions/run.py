@@ -22,7 +22,7 @@ _SETTLE_SECONDS = 20
 _RAW_RANGES = ("1 h", "6 h")
 
 
-def run(home: Path, *, ingest: bool, repetitions: int, cold: int, seed: int, only: str) -> None:
+def run(home: Path, *, ingest: bool, repetitions: int, seconds: float, cold: int, seed: int, only: str) -> None:
     """One phase over all cells; the results of the other phase stay."""
     phase = "ingest" if ingest else "alone"
     filled = filled_until(home)
@@ -36,7 +36,7 @@ def run(home: Path, *, ingest: bool, repetitions: int, cold: int, seed: int, onl
             began = time.time()
             wanted = [cell for cell in cells() if only in cell.key]
             asker = _Asker(client, phase, home, lambda: int(time.time()) // 60 * 60 if ingest else filled)
-            results = asker.measure(wanted, repetitions, cold, Random(seed))
+            results = asker.measure(wanted, repetitions, time.monotonic() + seconds, cold, Random(seed))
             ratios = asker.compare(repetitions, Random(seed)) if not only and not ingest else []
             document = {
                 "phase": phase,
@@ -57,7 +57,9 @@ class _Asker:
     def __init__(self, client: Client, phase: str, home: Path, now: Any) -> None:
         self._client, self._phase, self._home, self._now = client, phase, home, now
 
-    def measure(self, wanted: Sequence[Cell], repetitions: int, cold: int, rng: Random) -> list[dict[str, Any]]:
+    def measure(
+        self, wanted: Sequence[Cell], repetitions: int, until: float, cold: int, rng: Random
+    ) -> list[dict[str, Any]]:
         """Warm ones round by round over all cells, so that a slow moment of the machine is spread over all."""
         found: dict[str, dict[str, Any]] = {
             c.key: {"group": c.group, "name": c.name, "range": c.range_name, "cold_ms": [], "warm_ms": [],
@@ -71,6 +73,8 @@ class _Asker:
                 entry["cold_ms"].append(self._ask(cell.query(self._now(), rng), f"cold {cell.key}")[0])
             entry["states"] = self._states(cell.query(self._now(), rng)[0:2])
         for round_number in range(repetitions):
+            if time.monotonic() > until:
+                break
             for cell in wanted:
                 took_ms, server_ms, rows, size_bytes = self._ask(cell.query(self._now(), rng), cell.key)
                 entry = found[cell.key]

@@ -68,11 +68,12 @@ DEAD_LETTERS = Panel(
     Reach.ROWS,
     f"""SELECT @t, line::String AS reason, count / {_SECONDS} AS value FROM (
     SELECT {_DEAD_T.format("kafka_timestamp")}, reason AS line, count() AS count FROM dead_letters
-    WHERE kafka_timestamp >= @start AND kafka_timestamp < @end GROUP BY t, line
+    WHERE kafka_timestamp >= toDateTime64(@start, 3) AND kafka_timestamp < toDateTime64(@end, 3) GROUP BY t, line
     UNION ALL
     SELECT t, 'all' AS line, count FROM (
         SELECT {_DEAD_T.format("last_message")}, sum(dead_letters) AS count FROM batches
-        WHERE last_message >= @start AND last_message < @end GROUP BY t ORDER BY t {FILL})
+        WHERE last_message >= toDateTime64(@start, 3) AND last_message < toDateTime64(@end, 3)
+        GROUP BY t ORDER BY t {FILL})
 ) ORDER BY t, line""",
     LEDGER_SPAN_SECONDS,
     lines_by="reason",

@@ -10,7 +10,9 @@ MAX_ROWS = 100
 MAX_LINES = 8
 
 _NOTE = f"From raw events, so exact; of the last {SPAN_SECONDS // 60} minutes of a longer span."
-_WHERE = f"service = @service AND timestamp >= @start AND timestamp < @end AND {optional('endpoint', 'tier', 'region')}"
+_WHERE = f"""service = @service AND timestamp >= toDateTime64(@start, 3) AND timestamp < toDateTime64(@end, 3)
+    AND {optional("endpoint", "tier", "region")}"""
+"""Bounds in the column's own precision: against whole seconds, the server's index takes `< x` for `<= x - 1 s`."""
 _T = "toUnixTimestamp(timestamp) - toUnixTimestamp(timestamp) % @bucket AS t"
 _SECONDS = "least(@bucket, toUnixTimestamp(@end) - t)"
 _EVENT = (

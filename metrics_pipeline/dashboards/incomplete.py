@@ -3,57 +3,48 @@
 | reason | what the ledger says |
 |---|---|
 | unread | a shard has not read that far: the newest minutes, and everything behind a lag |
-| lost | offsets were gone before they were read; their events lie between the batch before and the one that noted it |
-| dead letters | more than DEAD_LETTER_PERCENT of the minute's messages became dead letters |
+| lost, dead letters | as clickhouse/questions/completeness.py judges |
 """
 
+from metrics_pipeline.clickhouse.questions.completeness import (
+    DAMAGED_MINUTES,
+    DEAD_LETTER_SHARE,
+    DEAD_LETTERS,
+    LAG_SECONDS,
+    LOST,
+)
 from metrics_pipeline.dashboards.panel import Kind, Panel, Unit
 from metrics_pipeline.dashboards.steps import MONTH, Reach
 
-DEAD_LETTER_PERCENT = 1
-LAG_SECONDS = 60
-"""A shard lags if the newest message that it made visible was older than this by then."""
+DEAD_LETTER_PERCENT = round(100 * DEAD_LETTER_SHARE)
 IDLE_SECONDS = 600
 """A shard that made nothing visible for so long, while others did, is idle or gone, and holds nobody back."""
 SPAN_SECONDS = MONTH
 """The ledger has rows per batch, not per minute: of longer spans, the last part is judged."""
+UNREAD = "unread"
 
-_NEAR = "last_message >= @start - INTERVAL 1 DAY AND last_message < @end + INTERVAL 1 HOUR"
 _START, _END = "toUnixTimestamp(@start)", "toUnixTimestamp(@end)"
+_NEWEST = "(SELECT max(last_message) FROM batches)"
 
-
-def _minutes(since: str, until: str) -> str:
-    """Each minute from that of `since` to that of `until`, epoch seconds, cut to the span."""
-    first = f"intDiv(greatest({since}, {_START}), 60) * 60"
-    behind = f"least(toInt64({until}), toInt64({_END}) - 1) + 1"
-    return f"arrayJoin(range(toUInt32({first}), toUInt32(greatest({behind}, 0)), 60))"
-
-
-_UNREAD = f"""SELECT {_minutes("reached", _END)} AS minute, 'unread' AS reason FROM (
+_UNREAD = f"""SELECT arrayJoin(range(
+    toUInt32(intDiv(greatest(reached, {_START}), 60) * 60), toUInt32(least(toUnixTimestamp(now()), {_END})), 60)
+) AS minute, '{UNREAD}' AS reason
+FROM (
     SELECT toUnixTimestamp(least(max(newest), if(countIf(lags) = 0, max(newest), minIf(newest, lags)))) AS reached
     FROM (
         SELECT newest, seen, dateDiff('second', newest, seen) > {LAG_SECONDS} AS lags, max(seen) OVER () AS latest
         FROM (
             SELECT max(last_message) AS newest, argMax(visible_at, last_message) AS seen
-            FROM batches WHERE {_NEAR} GROUP BY topic, topic_id, shard
+            FROM batches WHERE last_message > {_NEWEST} - INTERVAL 1 DAY GROUP BY topic, topic_id, shard
         )
     ) WHERE seen >= latest - {IDLE_SECONDS}
 )"""
+"""The ledger can't tell a quiet topic from a drain that stands still: both are marked since the newest message."""
 
-_LOST = f"""SELECT DISTINCT {_minutes("toUnixTimestamp(before)", "toUnixTimestamp(last_message)")} AS minute,
-    'lost' AS reason
-FROM (
-    SELECT lost, last_message, lagInFrame(last_message, 1, first_message) OVER (
-        PARTITION BY topic, topic_id, shard ORDER BY last_message, batch
-        ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) AS before
-    FROM batches WHERE {_NEAR} AND shard IN (SELECT shard FROM batches WHERE {_NEAR} AND lost > 0)
-) WHERE lost > 0"""
+_DAMAGED = DAMAGED_MINUTES.replace("{start:DateTime('UTC')}", "@start").replace("{end:DateTime('UTC')}", "@end")
 
-_DEAD = f"""SELECT toUnixTimestamp(toStartOfMinute(last_message)) AS minute, 'dead letters' AS reason
-FROM batches WHERE last_message >= @start AND last_message < @end
-GROUP BY minute HAVING 100 * sum(dead_letters) > {DEAD_LETTER_PERCENT} * sum(consumed)"""
-
-INCOMPLETE_MINUTES = f"{_UNREAD}\nUNION ALL {_LOST}\nUNION ALL {_DEAD}"
+INCOMPLETE_MINUTES = f"""{_UNREAD}
+UNION ALL SELECT DISTINCT toUnixTimestamp(minute) AS minute, reason FROM ({_DAMAGED})"""
 """Rows of (minute in epoch seconds, reason) for the span [@start, @end): a minute once per reason."""
 
 INCOMPLETE_SPANS = Panel(
@@ -72,7 +63,7 @@ FROM (
     SPAN_SECONDS,
 )
 
-_REASONS = ("unread", "lost", "dead letters")
+_REASONS = (UNREAD, LOST, DEAD_LETTERS)
 _COUNTS = ", ".join(f"countIf(reason = '{reason}') AS `{reason}`" for reason in _REASONS)
 
 INCOMPLETE = Panel(

@@ -14,7 +14,7 @@ from metrics_pipeline.settings import Settings
 START = datetime(2026, 11, 3, 10, 0, tzinfo=UTC)
 COLUMNS = (
     "batch", "topic", "topic_id", "shard", "consumed", "dead_letters", "lost",
-    "first_message", "last_message", "visible_at",
+    "first_message", "last_message", "started_at", "visible_at",
 )  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def note(client: Client, *batches: tuple[float, dict[str, object]]) -> None:
         row = {
             "batch": f"b{minute}{what}", "topic": "t", "topic_id": "i", "shard": 0, "consumed": 1_000,
             "dead_letters": 0, "lost": 0, "first_message": at(minute - 0.2), "last_message": at(minute),
-            "visible_at": at(minute) + timedelta(seconds=1), **what,
+            "started_at": at(minute - 0.1), "visible_at": at(minute) + timedelta(seconds=1), **what,
         }  # fmt: skip
         rows.append([row[name] for name in COLUMNS])
     client.insert("batches", rows, column_names=COLUMNS)

@@ -83,10 +83,13 @@ _LAGGING = f"""SELECT min(newest) AS first, now64(3, 'UTC') AS last FROM (
     ) WHERE at > newest + INTERVAL {LAG_SECONDS} SECOND
     HAVING count() > 0"""
 
-INCOMPLETE_MINUTES = f"""SELECT DISTINCT minute, reason FROM (
-    {_minutes("first", "last", DEAD_LETTERS, _MANY_DEAD)}
+DAMAGED_MINUTES = f"""{_minutes("first", "last", DEAD_LETTERS, _MANY_DEAD)}
     UNION ALL
-    {_minutes("first", "last", LOST, _LOST)}
+    {_minutes("first", "last", LOST, _LOST)}"""
+"""What stays incomplete, whatever is still to come; rows as INCOMPLETE_MINUTES has them, perhaps more than once."""
+
+INCOMPLETE_MINUTES = f"""SELECT DISTINCT minute, reason FROM (
+    {DAMAGED_MINUTES}
     UNION ALL
     {_minutes("first", "last", LAG, _LAGGING)}
     UNION ALL

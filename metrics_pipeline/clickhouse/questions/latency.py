@@ -24,7 +24,10 @@ from metrics_pipeline.core.timerange import TimeRange
 
 _RAW_SOURCE = f"{RAW} FINAL"
 _RAW_QUANTILES = f"quantilesExact({', '.join(map(str, LATENCY_QUANTILES))})({RAW}.latency_ms)"
-_IN_SPAN = "timestamp >= {start:DateTime('UTC')} AND timestamp < {end:DateTime('UTC')}"
+_IN_SPAN = (
+    """timestamp >= toDateTime64({start:DateTime('UTC')}, 3) AND timestamp < toDateTime64({end:DateTime('UTC')}, 3)"""
+)
+"""In the column's own precision: against whole seconds, the server's index takes `< x` for `<= x - 1 s`."""
 _RAW_SETTINGS = {
     # Rows with the same key are in the same partition.
     "do_not_merge_across_partitions_select_final": 1,

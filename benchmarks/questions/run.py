@@ -36,7 +36,7 @@ def run(home: Path, *, ingest: bool, repetitions: int, seconds: float, cold: int
             began = time.time()
             wanted = [cell for cell in cells() if only in cell.key]
             asker = _Asker(client, phase, home, lambda: int(time.time()) // 60 * 60 if ingest else filled)
-            results = asker.measure(wanted, repetitions, time.monotonic() + seconds, cold, Random(seed))
+            results = asker.measure(wanted, repetitions, seconds, cold, Random(seed))
             ratios = asker.compare(repetitions, Random(seed)) if not only and not ingest else []
             document = {
                 "phase": phase,
@@ -45,6 +45,7 @@ def run(home: Path, *, ingest: bool, repetitions: int, seconds: float, cold: int
                 "stored": describe(client),
                 "cells": results,
                 "ratios": ratios,
+                "load_averages": asker.load_averages,
                 "lags": lags,
                 "pipeline": _pipeline(client, began) if ingest else {},
             }
@@ -56,9 +57,11 @@ def run(home: Path, *, ingest: bool, repetitions: int, seconds: float, cold: int
 class _Asker:
     def __init__(self, client: Client, phase: str, home: Path, now: Any) -> None:
         self._client, self._phase, self._home, self._now = client, phase, home, now
+        self.load_averages: list[float] = []
+        """Of the minute before the end of each round: tells rounds that others disturbed."""
 
     def measure(
-        self, wanted: Sequence[Cell], repetitions: int, until: float, cold: int, rng: Random
+        self, wanted: Sequence[Cell], repetitions: int, seconds: float, cold: int, rng: Random
     ) -> list[dict[str, Any]]:
         """Warm ones round by round over all cells, so that a slow moment of the machine is spread over all."""
         found: dict[str, dict[str, Any]] = {
@@ -72,6 +75,7 @@ class _Asker:
                 self._drop_caches()
                 entry["cold_ms"].append(self._ask(cell.query(self._now(), rng), f"cold {cell.key}")[0])
             entry["states"] = self._states(cell.query(self._now(), rng)[0:2])
+        until = time.monotonic() + seconds
         for round_number in range(repetitions):
             if time.monotonic() > until:
                 break
@@ -82,6 +86,7 @@ class _Asker:
                 entry["server_ms"].append(server_ms)
                 entry["rows"].append(rows)
                 entry["bytes"].append(size_bytes)
+            self.load_averages.append(round(os.getloadavg()[0], 2))
             print(
                 f"{self._phase} round {round_number + 1}: {_summary(e['warm_ms'][-1] for e in found.values())}",
                 flush=True,

@@ -14,8 +14,11 @@ from enum import StrEnum
 import polars as pl
 
 from metrics_pipeline.core.decode import EventLimits, decode
+from metrics_pipeline.core.decode.exact import DeadLetter, decode_exact
 from metrics_pipeline.core.messages import Messages
 from metrics_pipeline.core.offsets import Commit, Intent, OffsetRange, OpenBatch
+from metrics_pipeline.core.timerange import TimeRange
+from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.event import DEAD_LETTER_SCHEMA, IDENTITY, LINEAGE, MAX_PAYLOAD_BYTES, Reason
 
 SOURCE = "dead_letters"
@@ -75,6 +78,43 @@ class LetterFilter:
     services: tuple[str, ...] = ()
     start_ms: int | None = None
     end_ms: int | None = None
+
+
+def letter_filter(reasons: Sequence[str], services: Sequence[str], span: TimeRange | None) -> LetterFilter:
+    """As people ask for it. Raises ConfigurationError for a reason that there isn't."""
+    if unknown := [reason for reason in reasons if reason not in set(Reason)]:
+        raise ConfigurationError(f"there is no reason {unknown[0]!r}; the reasons are {', '.join(Reason)}")
+    if span is None:
+        return LetterFilter(tuple(reasons), tuple(services))
+    start_ms, end_ms = (round(moment.timestamp() * 1_000) for moment in (span.start, span.end))
+    return LetterFilter(tuple(reasons), tuple(services), start_ms, end_ms)
+
+
+def position_of(words: str) -> tuple[int, int]:
+    """PARTITION:OFFSET as numbers. Raises ConfigurationError."""
+    partition, _, offset = words.partition(":")
+    if not (partition.isdecimal() and offset.isdecimal()) or int(partition) >= 1 << 32 or int(offset) >= 1 << 63:
+        raise ConfigurationError(f"{words!r} is no position: write it like 3:1042, partition and offset")
+    return int(partition), int(offset)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What today's rules say of one letter; `reason` and `detail` are empty for an event."""
+
+    is_event: bool
+    reason: str
+    detail: str
+
+
+def verdict_on(payload: bytes, reason: str, message_ms: int, limits: EventLimits) -> Verdict:
+    """Judge one letter; whether the server would take its row is not known."""
+    if len(payload) >= MAX_PAYLOAD_BYTES:
+        return Verdict(is_event=False, reason=Reason.TOO_LARGE, detail=CUT_DETAIL)
+    outcome = decode_exact(_value(payload, reason), message_ms, limits)
+    if isinstance(outcome, DeadLetter):
+        return Verdict(is_event=False, reason=outcome.reason, detail=outcome.detail)
+    return Verdict(is_event=True, reason="", detail="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,16 +263,19 @@ def _token(group: str, topic_id: str, positions: Sequence[tuple[int, int]], open
 
 
 def _messages(letters: pl.DataFrame) -> Messages:
-    values = [
-        None if reason == Reason.TOMBSTONE else payload
-        for reason, payload in zip(letters["reason"].to_list(), letters["payload"].to_list(), strict=True)
-    ]
+    payloads, reasons = letters["payload"].to_list(), letters["reason"].to_list()
+    values = [_value(payload, reason) for payload, reason in zip(payloads, reasons, strict=True)]
     return Messages(
         letters["kafka_partition"].to_list(),
         letters["kafka_offset"].to_list(),
         letters["kafka_timestamp"].cast(pl.Int64).to_list(),
         values,
     )
+
+
+def _value(payload: bytes, reason: str) -> bytes | None:
+    """The message's value: the table has no null."""
+    return None if reason == Reason.TOMBSTONE else payload
 
 
 def _ends(positions: Sequence[tuple[int, int]]) -> Iterator[int]:

@@ -30,6 +30,13 @@ FORBIDDEN = {
         "metrics_pipeline.kafka",
         "metrics_pipeline.clickhouse",
     ),
+    "dead_letters.py": (
+        "confluent_kafka",
+        "clickhouse_connect",
+        "dagster",
+        "metrics_pipeline.kafka",
+        "metrics_pipeline.clickhouse",
+    ),
     "drain.py": (
         "confluent_kafka",
         "clickhouse_connect",

@@ -247,7 +247,14 @@ class Replay:
             entry = self._entry(chunk, events, landed)
             self._observe(ReplayStep.LEDGER)
             self._as_owner(lambda: warehouse.insert_ledger_entry(entry))
-        result = _result(chunk, events, landed, stored_elsewhere(events, stored), search, errors)
+        elsewhere = stored_elsewhere(events, stored)
+        if doubled := len(landed.join(elsewhere, on=ORIGIN, how="semi")):
+            logger.error(
+                "%d events landed from other messages in the same moment and are stored twice: a sender repeated what "
+                "is being replayed; `metrics-pipeline audit --deep` names the minutes",
+                doubled,
+            )
+        result = _result(chunk, events, landed, elsewhere, search, errors)
         noted = pl.concat([result.landed, result.duplicates, result.refused])
         self._mark(chunk.topic_id, noted if page is None else changed(noted, page), ReplayStep.MARK)
         self._observe(ReplayStep.CLOSE)

@@ -12,39 +12,32 @@ from metrics_pipeline.audit import Audit
 from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clickhouse.dead_letters import ClickHouseDeadLetters
 from metrics_pipeline.clickhouse.warehouse import ClickHouseWarehouse
 from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.core.audit import Verdict
 from metrics_pipeline.core.batch import BatchLimits
-from metrics_pipeline.core.dead_letters import GROUP_SUFFIX, SLOT, LetterFilter, decode_chunk
+from metrics_pipeline.core.dead_letters import GROUP_SUFFIX, SLOT, decode_chunk
 from metrics_pipeline.core.decode import EventLimits
 from metrics_pipeline.core.ending import AtOffsets, AtWindowEnd, Ending
-from metrics_pipeline.core.expiry import expiry_warning, warning_end_ms
 from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.minutes import EVERYTHING, Scope
-from metrics_pipeline.core.offsets import OpenBatch, Owner, open_batches
-from metrics_pipeline.dead_letters import Reading, Replay, ReplayReport, preview
+from metrics_pipeline.core.offsets import OpenBatch, Owner
 from metrics_pipeline.delivery import Delivery, Source
 from metrics_pipeline.drain import Drain, DrainReport
 from metrics_pipeline.errors import ConfigurationError, RetryableError, SchemaMismatchError
-from metrics_pipeline.kafka.admin import TopicDescription, describe_topic, ensure_topic, topic_retention_ms
+from metrics_pipeline.kafka.admin import describe_topic, ensure_topic
 from metrics_pipeline.kafka.handover import KafkaHandover
-from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.kafka.offsets import FencedOffsets, committed_offsets
 from metrics_pipeline.ownership import Ownership
 from metrics_pipeline.ports import Clock, Log
 from metrics_pipeline.retry import Retry
 from metrics_pipeline.settings import KafkaSettings, Settings, kafka_address
-from metrics_pipeline.steps import ReplayStep, Step
+from metrics_pipeline.steps import Step
 from metrics_pipeline.takeover import Takeover, closing_commits, reset_positions
 from metrics_pipeline.worker import ThreadWorker
 
 logger = logging.getLogger("metrics_pipeline.drain")
-
-REPLAY_OWNER = Owner(1, 0)
-"""Of the side group of replays: one at a time."""
 
 EndingOf = Callable[[Log, Sequence[int]], Ending]
 """Makes the ending of a run from the log and the shard's partitions."""
@@ -98,18 +91,18 @@ def run_drain(
         report.add(entry)
         on_entry(entry)
 
-    retry = Retry(clock, settings.drain.retry_seconds, stop, _say_waiting)
+    retry = Retry(clock, settings.drain.retry_seconds, stop, say_waiting)
     _calm_garbage_collector()
     with ExitStack() as stack:
         client = retry.call(lambda: stack.enter_context(connect(settings)))
-        retry.call(lambda: _check_schema(client, settings))
+        retry.call(lambda: check_schema(client, settings))
         log = retry.call(lambda: stack.enter_context(KafkaLog(address, settings.kafka)))
         owner = shard_owner(settings, run.shard, log.partitions())
         store = stack.enter_context(FencedOffsets(address, settings.kafka, owner, log.partitions()))
         handover = retry.call(
             lambda: stack.enter_context(KafkaHandover(address, settings.kafka, run.shard, run.run_id))
         )
-        warehouse = _warehouse(settings, client, log.topic_id)
+        warehouse = warehouse_of(settings, client, log.topic_id)
         ownership = Ownership(owner, store, clock, retry, zombie_seconds=settings.drain.zombie_seconds, observe=observe)
         source = Source(settings.kafka.group, log.topic_id, run.run_id)
         delivery = Delivery(source, ownership, warehouse, clock, retry, observe=observe)
@@ -163,7 +156,8 @@ def _calm_garbage_collector() -> None:
     gc.set_threshold(200_000, 20, 50)
 
 
-def _check_schema(client: Client, settings: Settings) -> None:
+def check_schema(client: Client, settings: Settings) -> None:
+    """Raises SchemaMismatchError unless the tables are as this version needs them."""
     plan = schema.plan(client, settings.clickhouse.deduplication_window_blocks)
     if not plan.is_empty:
         raise SchemaMismatchError(
@@ -172,7 +166,8 @@ def _check_schema(client: Client, settings: Settings) -> None:
         )
 
 
-def _say_waiting(error: RetryableError, wait_seconds: float) -> None:
+def say_waiting(error: RetryableError, wait_seconds: float) -> None:
+    """What `Retry` is to tell."""
     logger.warning("%s; trying again in %.1f s", error, wait_seconds)
 
 
@@ -192,98 +187,20 @@ def audit(settings: Settings, scope: Scope = EVERYTHING, *, deep: bool = False) 
         ).run(scope)
 
 
-def preview_dead_letters(
-    settings: Settings, wanted: LetterFilter, on_progress: Callable[[ReplayReport], None] = lambda _report: None
-) -> ReplayReport:
-    """What a replay would do now; writes nothing."""
-    retry = Retry(SystemClock(), settings.drain.retry_seconds, lambda: False, _say_waiting)
-    with connect(settings) as client:
-        _check_schema(client, settings)
-        topic = describe_topic(kafka_address(settings), settings.kafka)
-        return preview(_reading(settings, client, topic, retry), wanted, on_progress)
-
-
-def replay_dead_letters(
-    settings: Settings,
-    wanted: LetterFilter,
-    run_id: str,
-    *,
-    stop: Callable[[], bool] = lambda: False,
-    on_progress: Callable[[ReplayReport], None] = lambda _report: None,
-    observe: Callable[[ReplayStep], None] = lambda _step: None,
-    clock: Clock | None = None,
-) -> ReplayReport:
-    """Replay dead letters in the foreground; see `Replay.run` for what is raised."""
-    address, clock = kafka_address(settings), clock or SystemClock()
-    side = _replay_group(settings)
-    retry = Retry(clock, settings.drain.retry_seconds, stop, _say_waiting)
-    with ExitStack() as stack:
-        client = retry.call(lambda: stack.enter_context(connect(settings)))
-        retry.call(lambda: _check_schema(client, settings))
-        topic = retry.call(lambda: describe_topic(address, settings.kafka))
-        store = stack.enter_context(FencedOffsets(address, side, REPLAY_OWNER, (SLOT,)))
-        ownership = Ownership(
-            REPLAY_OWNER, store, clock, retry, zombie_seconds=settings.drain.zombie_seconds, observe=lambda _step: None
-        )
-        return Replay(
-            _reading(settings, client, topic, retry),
-            lambda topic_id: _warehouse(settings, client, topic_id),
-            ownership,
-            clock,
-            retry,
-            group=settings.kafka.group,
-            run_id=run_id,
-            stop=stop,
-            observe=observe,
-        ).run(wanted, on_progress)
-
-
-def dead_letter_warnings(settings: Settings, client: Client) -> tuple[str, ...]:
-    """Sentences on dead letters that no replay has looked at, and that Kafka or the table drops soon."""
-    address, now_ms = kafka_address(settings), SystemClock().now_ms()
-    letters = ClickHouseDeadLetters(client, settings.kafka.topic)
-    found = []
-    if (kept_ms := topic_retention_ms(address, settings.kafka)) is not None:
-        topic_id = describe_topic(address, settings.kafka).topic_id
-        lows = {p: lag.low for p, lag in read_lag(address, settings.kafka).items()}
-        count, oldest_ms = letters.never_replayed_before(warning_end_ms(now_ms, kept_ms), topic_id, lows)
-        found.append(expiry_warning("Kafka", kept_ms, count, oldest_ms))
-    if (days := letters.time_to_live_days()) is not None:
-        kept_ms = round(days * 86_400_000)
-        count, oldest_ms = letters.never_replayed(warning_end_ms(now_ms, kept_ms))
-        found.append(expiry_warning("the table", kept_ms, count, oldest_ms))
-    return tuple(warning for warning in found if warning)
-
-
-def _reading(settings: Settings, client: Client, topic: TopicDescription, retry: Retry) -> Reading:
-    return Reading(
-        ClickHouseDeadLetters(client, settings.kafka.topic),
-        event_limits(settings),
-        lambda: _open_tokens(settings, client, topic),
-        retry,
-    )
-
-
-def _open_tokens(settings: Settings, client: Client, topic: TopicDescription) -> frozenset[str]:
-    """Batches of drains that are on their way."""
-    intents = open_batches(committed_offsets(kafka_address(settings), settings.kafka, topic.partitions))
-    books = ClickHouseBooks(client, settings.kafka.topic, topic.topic_id, settings.kafka.group)
-    tokens = [batch.token for batch in intents]
-    return frozenset(tokens) - (books.landed(tokens) if tokens else frozenset())
-
-
 def _open_chunks(settings: Settings) -> tuple[OpenBatch, ...]:
     """The chunk of dead letters that a replay is landing or left half done."""
-    commits = committed_offsets(kafka_address(settings), _replay_group(settings), (SLOT,))
+    commits = committed_offsets(kafka_address(settings), replay_group(settings), (SLOT,))
     chunk = decode_chunk(commits.get(SLOT))
     return () if chunk is None else (chunk.as_open_batch,)
 
 
-def _replay_group(settings: Settings) -> KafkaSettings:
+def replay_group(settings: Settings) -> KafkaSettings:
+    """The side group of replays of dead letters: who may replay, and the chunk that is open."""
     return settings.kafka.model_copy(update={"group": settings.kafka.group + GROUP_SUFFIX})
 
 
-def _warehouse(settings: Settings, client: Client, topic_id: str) -> ClickHouseWarehouse:
+def warehouse_of(settings: Settings, client: Client, topic_id: str) -> ClickHouseWarehouse:
+    """The tables, for one life of the topic."""
     kafka, window_blocks = settings.kafka, settings.clickhouse.deduplication_window_blocks
     return ClickHouseWarehouse(client, kafka.topic, topic_id, kafka.group, window_blocks)
 
@@ -296,10 +213,10 @@ def reset_offsets(settings: Settings, *, to_latest: bool) -> dict[int, int]:
     """
     address = kafka_address(settings)
     clock = SystemClock()
-    retry = Retry(clock, settings.drain.retry_seconds, lambda: False, _say_waiting)
+    retry = Retry(clock, settings.drain.retry_seconds, lambda: False, say_waiting)
     positions: dict[int, int] = {}
     with KafkaLog(address, settings.kafka) as log, connect(settings) as client:
-        warehouse = _warehouse(settings, client, log.topic_id)
+        warehouse = warehouse_of(settings, client, log.topic_id)
         for shard in range(settings.drain.shards):
             owner = shard_owner(settings, shard, log.partitions())
             with FencedOffsets(address, settings.kafka, owner, log.partitions()) as store:

@@ -44,7 +44,7 @@ from metrics_pipeline.core.dead_letters import (
     stored_elsewhere,
 )
 from metrics_pipeline.core.decode import EventLimits
-from metrics_pipeline.core.ledger import Freshness, LedgerEntry, minutes_of
+from metrics_pipeline.core.ledger import NO_SHARD, Freshness, LedgerEntry, minutes_of
 from metrics_pipeline.core.offsets import Commit
 from metrics_pipeline.core.refusal import UNKNOWN_ERROR
 from metrics_pipeline.errors import RejectedError, StopError
@@ -244,7 +244,7 @@ class Replay:
         stored = self._stored(events)
         landed = landed_of(events, stored)
         if len(landed) and not is_booked:
-            entry = self._entry(chunk, events, landed)
+            entry = self._entry(chunk, landed)
             self._observe(ReplayStep.LEDGER)
             self._as_owner(lambda: warehouse.insert_ledger_entry(entry))
         elsewhere = stored_elsewhere(events, stored)
@@ -309,23 +309,22 @@ class Replay:
                 "constraint came after them: drop it, the next replay goes on"
             ) from error
 
-    def _entry(self, chunk: Chunk, events: pl.DataFrame, landed: pl.DataFrame) -> LedgerEntry:
+    def _entry(self, chunk: Chunk, landed: pl.DataFrame) -> LedgerEntry:
         """The chunk's account: no offsets, since they are on record as dead letters, and what it adds per minute."""
         now_ms = self._clock.now_ms()
         times_ms = landed["timestamp"].cast(pl.Int64).to_list()
-        # Of all events, so that a repeated row has the same key.
-        messages_ms = events["kafka_timestamp"].cast(pl.Int64).to_list()
         return LedgerEntry(
             token=chunk.token,
             topic_id=chunk.topic_id,
-            shard=0,
+            shard=NO_SHARD,
             run_id=self._run_id,
             accounts=(),
             size_bytes=0,
             first_event_ms=min(times_ms),
             last_event_ms=max(times_ms),
-            first_message_ms=min(messages_ms),
-            last_message_ms=max(messages_ms),
+            # Not the time of the messages, which their drain has accounted for: old ones would look like a lag.
+            first_message_ms=chunk.opened_ms,
+            last_message_ms=chunk.opened_ms,
             started_ms=chunk.opened_ms,
             visible_ms=now_ms,
             commit_duration_ms=0,

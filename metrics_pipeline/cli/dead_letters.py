@@ -12,12 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from metrics_pipeline.assembly import (
-    dead_letter_warnings,
-    event_limits,
-    preview_dead_letters,
-    replay_dead_letters,
-)
+from metrics_pipeline.assembly import event_limits
 from metrics_pipeline.cli.output import print_json
 from metrics_pipeline.cli.signals import stop_on_signal
 from metrics_pipeline.clickhouse.client import connect
@@ -25,6 +20,7 @@ from metrics_pipeline.clickhouse.dead_letters import ClickHouseDeadLetters, Grou
 from metrics_pipeline.core.dead_letters import LetterFilter, Verdict, letter_filter, position_of, verdict_on
 from metrics_pipeline.core.timerange import TimeRange, given_range, named_range
 from metrics_pipeline.dead_letters import ReplayReport
+from metrics_pipeline.dead_letters_assembly import dead_letter_warnings, preview_dead_letters, replay_dead_letters
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.settings import Settings, load_settings
 

@@ -4,11 +4,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from metrics_pipeline.assembly import dead_letter_warnings
 from metrics_pipeline.cli.output import print_json
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.dashboard import dashboard_url
 from metrics_pipeline.clickhouse.dead_letters import ClickHouseDeadLetters
+from metrics_pipeline.dead_letters_assembly import dead_letter_warnings
 from metrics_pipeline.local import stack
 from metrics_pipeline.observe import Overview, drain_runs, look
 from metrics_pipeline.settings import clickhouse_url, load_settings

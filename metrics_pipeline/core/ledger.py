@@ -11,6 +11,9 @@ from metrics_pipeline.core.offsets import OffsetRange
 DRAIN = "drain"
 """Source of the entries of micro-batches. Those of other sources cover no offsets; their minutes say what they add."""
 
+NO_SHARD = 2**32 - 1
+"""Of entries of other sources: whoever asks how far a shard is must not take them for a drain's."""
+
 FRESHNESS_STEP_RATIO = 1.02
 """Freshness is kept in classes whose borders grow by this ratio: 2% resolution at any age."""
 

@@ -25,12 +25,12 @@ from dagster import (
 )
 from pydantic import Field
 
-from metrics_pipeline.assembly import dead_letter_warnings, preview_dead_letters, replay_dead_letters
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.dead_letters import ClickHouseDeadLetters
 from metrics_pipeline.core.dead_letters import LetterFilter, letter_filter
 from metrics_pipeline.core.timerange import spelled_range
 from metrics_pipeline.dead_letters import ReplayReport
+from metrics_pipeline.dead_letters_assembly import dead_letter_warnings, preview_dead_letters, replay_dead_letters
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, RAW_EVENTS_ASSET, ROLLUP_1M_ASSET
 from metrics_pipeline.defs.drain import RETRIES
 from metrics_pipeline.defs.resources import PipelineResource

@@ -10,22 +10,14 @@ from typing import Any
 
 import pytest
 
-from metrics_pipeline.assembly import (
-    DrainRun,
-    audit,
-    dead_letter_warnings,
-    prepare,
-    preview_dead_letters,
-    replay_dead_letters,
-    run_drain,
-    until_window_ends,
-)
+from metrics_pipeline.assembly import DrainRun, audit, prepare, run_drain, until_window_ends
 from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.dead_letters import ClickHouseDeadLetters
 from metrics_pipeline.core import dead_letters as core
 from metrics_pipeline.core.dead_letters import LetterFilter
 from metrics_pipeline.dead_letters import ReplayReport
+from metrics_pipeline.dead_letters_assembly import dead_letter_warnings, preview_dead_letters, replay_dead_letters
 from metrics_pipeline.errors import FencedError
 from metrics_pipeline.event import Reason
 from metrics_pipeline.loadgen.plan import LoadPlan
@@ -320,6 +312,25 @@ def test_letters_of_a_batch_on_its_way_wait_for_it(settings: Settings) -> None:
     drain_once(settings)
     assert replay(settings).landed == 20
     assert_landed(settings, 21, 20, 20)
+
+
+def test_an_event_that_comes_in_the_same_moment_is_told_of_and_found_by_a_deep_audit(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The one thing that no token prevents: a sender that repeats what is just being replayed."""
+    late = encoded(late_events(3))
+    send(settings, late)
+    drain_once(settings)
+
+    def repeat(step: ReplayStep) -> None:
+        if step is ReplayStep.EVENTS:
+            send(settings, late[:1])
+            drain_once(today(settings))
+
+    assert replay(settings, observe=repeat).landed == 3
+    assert "1 events landed from other messages in the same moment and are stored twice" in caplog.text
+    (problem,) = audit(settings, deep=True).problems
+    assert "(1 more than once)" in problem
 
 
 def test_beside_a_live_drain_the_books_stay_exact(settings: Settings) -> None:

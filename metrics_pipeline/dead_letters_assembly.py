@@ -1,5 +1,6 @@
 """Puts the replay of dead letters and its warnings together from settings. Command line and Dagster both start here."""
 
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -14,6 +15,7 @@ from metrics_pipeline.core.dead_letters import SLOT, LetterFilter
 from metrics_pipeline.core.expiry import expiry_warning, warning_end_ms
 from metrics_pipeline.core.offsets import Owner, open_batches
 from metrics_pipeline.dead_letters import Reading, Replay, ReplayReport, preview
+from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.kafka.admin import TopicDescription, describe_topic, topic_retention_ms
 from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.kafka.offsets import FencedOffsets, committed_offsets
@@ -22,6 +24,8 @@ from metrics_pipeline.ports import Clock
 from metrics_pipeline.retry import Retry
 from metrics_pipeline.settings import Settings, kafka_address
 from metrics_pipeline.steps import ReplayStep
+
+logger = logging.getLogger("metrics_pipeline.dead_letters")
 
 REPLAY_OWNER = Owner(1, 0)
 """Of the side group of replays: one at a time."""
@@ -78,7 +82,7 @@ def dead_letter_warnings(settings: Settings, client: Client) -> tuple[str, ...]:
     address, now_ms = kafka_address(settings), SystemClock().now_ms()
     letters = ClickHouseDeadLetters(client, settings.kafka.topic)
     found = []
-    if (kept_ms := topic_retention_ms(address, settings.kafka)) is not None:
+    if (kept_ms := _topic_retention_ms(settings)) is not None:
         topic_id = describe_topic(address, settings.kafka).topic_id
         lows = {p: lag.low for p, lag in read_lag(address, settings.kafka).items()}
         count, oldest_ms = letters.never_replayed_before(warning_end_ms(now_ms, kept_ms), topic_id, lows)
@@ -88,6 +92,15 @@ def dead_letter_warnings(settings: Settings, client: Client) -> tuple[str, ...]:
         count, oldest_ms = letters.never_replayed(warning_end_ms(now_ms, kept_ms))
         found.append(expiry_warning("the table", kept_ms, count, oldest_ms))
     return tuple(warning for warning in found if warning)
+
+
+def _topic_retention_ms(settings: Settings) -> int | None:
+    """None also where the account may not read the topic's configuration: nothing else needs that grant."""
+    try:
+        return topic_retention_ms(kafka_address(settings), settings.kafka)
+    except ConfigurationError as error:
+        logger.warning("%s; nobody warns of dead letters that Kafka drops", error)
+        return None
 
 
 def _reading(settings: Settings, client: Client, topic: TopicDescription, retry: Retry) -> Reading:

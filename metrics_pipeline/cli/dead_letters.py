@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import typer
+from clickhouse_connect.driver.client import Client
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -21,7 +22,7 @@ from metrics_pipeline.core.dead_letters import LetterFilter, Verdict, letter_fil
 from metrics_pipeline.core.timerange import TimeRange, given_range, named_range
 from metrics_pipeline.dead_letters import ReplayReport
 from metrics_pipeline.dead_letters_assembly import dead_letter_warnings, preview_dead_letters, replay_dead_letters
-from metrics_pipeline.errors import ConfigurationError
+from metrics_pipeline.errors import ConfigurationError, RetryableError
 from metrics_pipeline.settings import Settings, load_settings
 
 app = typer.Typer(help="Look at messages that are no valid event, and replay them by today's rules.")
@@ -49,7 +50,7 @@ def list_(
     settings, wanted = load_settings(), _filter(reason, service, when, start, end)
     with connect(settings) as client:
         groups = ClickHouseDeadLetters(client, settings.kafka.topic).groups(wanted, limit + 1)
-        warnings = dead_letter_warnings(settings, client)
+        warnings = _warnings(settings, client)
     is_cut, groups = len(groups) > limit, groups[:limit]
     if as_json:
         print_json({"groups": [_group(g) for g in groups], "is_cut": is_cut, "warnings": list(warnings)})
@@ -152,6 +153,14 @@ def _span(when: str | None, start: str | None, end: str | None, now: datetime) -
     if when is None and end is None:
         return None
     raise ConfigurationError("say when: either --when, or --from with or without --to")
+
+
+def _warnings(settings: Settings, client: Client) -> tuple[str, ...]:
+    """Letters can be looked at while Kafka is away."""
+    try:
+        return dead_letter_warnings(settings, client)
+    except RetryableError as error:
+        return (f"{error}: whether letters are dropped soon is not known",)
 
 
 def _verdict(letter: Letter, settings: Settings) -> Verdict:

@@ -206,3 +206,9 @@ def test_a_warning_comes_before_letters_are_dropped() -> None:
     assert said is not None
     day = f"{datetime.fromtimestamp(NOW_MS / 1_000, UTC):%Y-%m-%d}"
     assert said.startswith(f"Kafka drops 3 dead letters that were never replayed, the first one at {day}")
+
+
+def test_no_letters_are_no_events() -> None:
+    judged = judge(letters_of([b"{"])[:0], LOOSE)
+    assert (len(judged.events), len(judged.kept)) == (0, 0)
+    assert len(sort_out(judged.events, stored_of(judged.events)).missing) == 0

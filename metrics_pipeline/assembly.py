@@ -21,12 +21,13 @@ from metrics_pipeline.clickhouse.warehouse import ClickHouseWarehouse
 from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.core.audit import Verdict
 from metrics_pipeline.core.batch import BatchLimits
+from metrics_pipeline.core.dead_letters import GROUP_SUFFIX, SLOT, decode_chunk
 from metrics_pipeline.core.decode import EventLimits
 from metrics_pipeline.core.drift import units_of
 from metrics_pipeline.core.ending import AtOffsets, AtWindowEnd, Ending
 from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.minutes import EVERYTHING, Scope
-from metrics_pipeline.core.offsets import Owner, open_batches
+from metrics_pipeline.core.offsets import OpenBatch, Owner, open_batches
 from metrics_pipeline.delivery import Delivery, Source
 from metrics_pipeline.drain import Drain, DrainReport
 from metrics_pipeline.errors import ConfigurationError, RetryableError, SchemaMismatchError
@@ -38,7 +39,7 @@ from metrics_pipeline.ownership import Ownership
 from metrics_pipeline.ports import Clock, Log
 from metrics_pipeline.retry import Retry
 from metrics_pipeline.rollups import Rollups
-from metrics_pipeline.settings import Settings, kafka_address
+from metrics_pipeline.settings import KafkaSettings, Settings, kafka_address
 from metrics_pipeline.steps import Step
 from metrics_pipeline.takeover import Takeover, closing_commits, reset_positions
 from metrics_pipeline.worker import ThreadWorker
@@ -90,34 +91,25 @@ def run_drain(
     """Drain one shard in the foreground; see `Drain.run` for what is raised. `clock` is the machine's by default."""
     address = kafka_address(settings)
     clock = clock or SystemClock()
-    limits = EventLimits(
-        max_age_ms=settings.events.max_age_days * 86_400_000,
-        max_future_ms=settings.events.max_future_seconds * 1_000,
-    )
+    limits = event_limits(settings)
     report = DrainReport()
 
     def land(entry: LedgerEntry) -> None:
         report.add(entry)
         on_entry(entry)
 
-    retry = Retry(clock, settings.drain.retry_seconds, stop, _say_waiting)
+    retry = Retry(clock, settings.drain.retry_seconds, stop, say_waiting)
     _calm_garbage_collector()
     with ExitStack() as stack:
         client = retry.call(lambda: stack.enter_context(connect(settings)))
-        retry.call(lambda: _check_schema(client, settings))
+        retry.call(lambda: check_schema(client, settings))
         log = retry.call(lambda: stack.enter_context(KafkaLog(address, settings.kafka)))
         owner = shard_owner(settings, run.shard, log.partitions())
         store = stack.enter_context(FencedOffsets(address, settings.kafka, owner, log.partitions()))
         handover = retry.call(
             lambda: stack.enter_context(KafkaHandover(address, settings.kafka, run.shard, run.run_id))
         )
-        warehouse = ClickHouseWarehouse(
-            client,
-            settings.kafka.topic,
-            log.topic_id,
-            settings.kafka.group,
-            settings.clickhouse.deduplication_window_blocks,
-        )
+        warehouse = warehouse_of(settings, client, log.topic_id)
         ownership = Ownership(owner, store, clock, retry, zombie_seconds=settings.drain.zombie_seconds, observe=observe)
         source = Source(settings.kafka.group, log.topic_id, run.run_id)
         delivery = Delivery(source, ownership, warehouse, clock, retry, observe=observe)
@@ -139,6 +131,14 @@ def run_drain(
         ending = retry.call(lambda: ending_of(log, partitions))
         report.reason = drain.run(partitions, ending, has_predecessor=run.has_predecessor)
     return report
+
+
+def event_limits(settings: Settings) -> EventLimits:
+    """How far timestamps may be from their messages."""
+    return EventLimits(
+        max_age_ms=settings.events.max_age_days * 86_400_000,
+        max_future_ms=settings.events.max_future_seconds * 1_000,
+    )
 
 
 def shard_owner(settings: Settings, shard: int, partitions: Sequence[int]) -> Owner:
@@ -163,7 +163,8 @@ def _calm_garbage_collector() -> None:
     gc.set_threshold(200_000, 20, 50)
 
 
-def _check_schema(client: Client, settings: Settings) -> None:
+def check_schema(client: Client, settings: Settings) -> None:
+    """Raises SchemaMismatchError unless the tables are as this version needs them."""
     plan = schema.plan(client, settings.clickhouse.deduplication_window_blocks)
     if not plan.is_empty:
         raise SchemaMismatchError(
@@ -172,7 +173,8 @@ def _check_schema(client: Client, settings: Settings) -> None:
         )
 
 
-def _say_waiting(error: RetryableError, wait_seconds: float) -> None:
+def say_waiting(error: RetryableError, wait_seconds: float) -> None:
+    """What `Retry` is to tell."""
     logger.warning("%s; trying again in %.1f s", error, wait_seconds)
 
 
@@ -188,6 +190,7 @@ def audit(settings: Settings, scope: Scope = EVERYTHING, *, deep: bool = False) 
             description.topic_id,
             SystemClock(),
             deep=deep,
+            replaying=lambda: _open_chunks(settings),
         ).run(scope)
 
 
@@ -210,10 +213,31 @@ def _units_in_flight(settings: Settings, client: Client, start_seconds: int, end
     address = kafka_address(settings)
     description = describe_topic(address, settings.kafka)
     books = ClickHouseBooks(client, settings.kafka.topic, description.topic_id, settings.kafka.group)
-    intents = open_batches(committed_offsets(address, settings.kafka, description.partitions))
+    intents = (
+        *open_batches(committed_offsets(address, settings.kafka, description.partitions)),
+        *_open_chunks(settings),
+    )
     landed = books.landed([batch.token for batch in intents]) if intents else frozenset()
     ranges = [r for batch in intents if batch.token not in landed for r in batch.ranges]
     return units_of(books.open_minutes(Scope(start_seconds, end_seconds), ranges)) if ranges else frozenset()
+
+
+def _open_chunks(settings: Settings) -> tuple[OpenBatch, ...]:
+    """The chunk of dead letters that a replay is landing or left half done."""
+    commits = committed_offsets(kafka_address(settings), replay_group(settings), (SLOT,))
+    chunk = decode_chunk(commits.get(SLOT))
+    return () if chunk is None else (chunk.as_open_batch,)
+
+
+def replay_group(settings: Settings) -> KafkaSettings:
+    """The side group of replays of dead letters: who may replay, and the chunk that is open."""
+    return settings.kafka.model_copy(update={"group": settings.kafka.group + GROUP_SUFFIX})
+
+
+def warehouse_of(settings: Settings, client: Client, topic_id: str) -> ClickHouseWarehouse:
+    """The tables, for one life of the topic."""
+    kafka, window_blocks = settings.kafka, settings.clickhouse.deduplication_window_blocks
+    return ClickHouseWarehouse(client, kafka.topic, topic_id, kafka.group, window_blocks)
 
 
 def reset_offsets(settings: Settings, *, to_latest: bool) -> dict[int, int]:
@@ -224,16 +248,10 @@ def reset_offsets(settings: Settings, *, to_latest: bool) -> dict[int, int]:
     """
     address = kafka_address(settings)
     clock = SystemClock()
-    retry = Retry(clock, settings.drain.retry_seconds, lambda: False, _say_waiting)
+    retry = Retry(clock, settings.drain.retry_seconds, lambda: False, say_waiting)
     positions: dict[int, int] = {}
     with KafkaLog(address, settings.kafka) as log, connect(settings) as client:
-        warehouse = ClickHouseWarehouse(
-            client,
-            settings.kafka.topic,
-            log.topic_id,
-            settings.kafka.group,
-            settings.clickhouse.deduplication_window_blocks,
-        )
+        warehouse = warehouse_of(settings, client, log.topic_id)
         for shard in range(settings.drain.shards):
             owner = shard_owner(settings, shard, log.partitions())
             with FencedOffsets(address, settings.kafka, owner, log.partitions()) as store:

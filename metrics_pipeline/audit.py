@@ -7,7 +7,7 @@
    that can't be judged are looked at again, a bounded number of times.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -63,7 +63,11 @@ class _Findings:
 
 
 class Audit:
-    """Audits the books of one topic. `committed` reads what is committed at the moment of the call."""
+    """Audits the books of one topic.
+
+    `committed` reads what is committed at the moment of the call, `replaying` the open chunk of a replay of dead
+    letters.
+    """
 
     def __init__(
         self,
@@ -73,12 +77,14 @@ class Audit:
         clock: Clock,
         *,
         deep: bool = False,
+        replaying: Callable[[], Sequence[OpenBatch]] = tuple,
     ) -> None:
         self._books = books
         self._committed = committed
         self._topic_id = topic_id
         self._clock = clock
         self._deep = deep
+        self._replaying = replaying
 
     def run(self, scope: Scope) -> Verdict:
         """Read what is in scope and judge it. That the ranges of offsets tile is checked whatever the scope."""
@@ -128,7 +134,7 @@ class Audit:
 
     def _open_batches(self) -> tuple[OpenBatch, ...]:
         """Batches with an open intent and without a ledger row, read in this order."""
-        intents = open_batches(self._committed())
+        intents = (*open_batches(self._committed()), *self._replaying())
         landed = self._books.landed([batch.token for batch in intents]) if intents else frozenset()
         return tuple(batch for batch in intents if batch.token not in landed)
 

@@ -4,6 +4,12 @@ from dagster import Definitions
 
 from metrics_pipeline.defs.assets import ASSETS
 from metrics_pipeline.defs.checks import audit_books, audit_job, audit_schedule
+from metrics_pipeline.defs.dead_letters import (
+    dead_letters_check_job,
+    dead_letters_check_schedule,
+    dead_letters_replayed_in_time,
+    replay_dead_letters_job,
+)
 from metrics_pipeline.defs.drain import drain
 from metrics_pipeline.defs.drift import check_rollups, drift_job, drift_schedule
 from metrics_pipeline.defs.relay import relay
@@ -12,9 +18,9 @@ from metrics_pipeline.defs.rollups import BUILT_ASSETS, REBUILD_JOBS, stale_roll
 
 defs = Definitions(
     assets=[*ASSETS, *BUILT_ASSETS.values()],
-    asset_checks=[audit_books, check_rollups],
-    jobs=[drain, audit_job, drift_job, *REBUILD_JOBS.values()],
-    schedules=[audit_schedule, drift_schedule],
+    asset_checks=[audit_books, check_rollups, dead_letters_replayed_in_time],
+    jobs=[drain, audit_job, drift_job, replay_dead_letters_job, dead_letters_check_job, *REBUILD_JOBS.values()],
+    schedules=[audit_schedule, drift_schedule, dead_letters_check_schedule],
     sensors=[relay, stale_rollups],
     resources={"pipeline": PipelineResource()},
 )

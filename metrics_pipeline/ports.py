@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 import polars as pl
 
 from metrics_pipeline.core.audit import Ledger, PartitionKey, PartitionTotals
+from metrics_pipeline.core.dead_letters import LetterFilter
 from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.messages import Messages
 from metrics_pipeline.core.minutes import LedgerMinutes, Scope
@@ -130,6 +131,33 @@ class Warehouse(Protocol):
 
     def ledger_ends(self, partitions: Sequence[int]) -> Mapping[str, Mapping[int, int]]:
         """Topic id -> partition -> the offset that the ledger accounts up to, for every id that the topic ever had."""
+        ...
+
+
+class LetterStore(Protocol):
+    """Dead letters, in the version that the last replay left. All methods raise ClickHouseUnavailableError."""
+
+    def count(self, wanted: LetterFilter) -> int:
+        """How many letters match and have neither landed nor proved duplicates."""
+        ...
+
+    def page(self, wanted: LetterFilter, after: tuple[str, int, int] | None) -> pl.DataFrame:
+        """The next of them (LETTER_SCHEMA), in the order of (topic_id, partition, offset), of one topic_id.
+
+        Bounded in letters and bytes; empty at the end.
+        """
+        ...
+
+    def at(self, topic_id: str, positions: Sequence[tuple[int, int]]) -> pl.DataFrame:
+        """The letters (LETTER_SCHEMA) at these (partition, offset), whatever became of them."""
+        ...
+
+    def stored(self, events: pl.DataFrame) -> pl.DataFrame:
+        """Identities among `events` that raw_events has, each with the messages that it has them from."""
+        ...
+
+    def mark(self, topic_id: str, marks: pl.DataFrame, now_ms: int) -> None:
+        """Note outcomes (MARK_SCHEMA). Idempotent; one that has landed or is a duplicate stays so."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""The named steps of a drain run; whoever passes `observe` hears of each before it begins."""
+"""The named steps of a drain run and of a replay; whoever passes `observe` hears of each before it begins."""
 
 from enum import StrEnum
 
@@ -18,4 +18,19 @@ class Step(StrEnum):
     VERDICT = "verdict"
     DEAD = "dead letters"
     LEDGER = "ledger"
+    CLOSE = "close"
+
+
+class ReplayStep(StrEnum):
+    """In the order of a replay of dead letters that recovers a chunk and goes on with the next ones."""
+
+    FENCE = "fence"
+    RECOVER = "recover"
+    READ = "read"
+    KEEP = "keep"
+    INTENT = "intent"
+    EVENTS = "events"
+    VERDICT = "verdict"
+    LEDGER = "ledger"
+    MARK = "mark"
     CLOSE = "close"

@@ -11,6 +11,7 @@ from metrics_pipeline.cli import (
     audit,
     chaos,
     dashboard,
+    dead_letters,
     demo,
     drain,
     latency,
@@ -51,6 +52,7 @@ for group in (
     app.registered_commands.extend(group.registered_commands)
 app.add_typer(schema.app, name="schema")
 app.add_typer(rollups.app, name="rollups")
+app.add_typer(dead_letters.app, name="dead-letters")
 
 
 @app.callback()

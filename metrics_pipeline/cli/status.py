@@ -6,6 +6,8 @@ from rich.table import Table
 
 from metrics_pipeline.cli.output import print_json
 from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.dead_letters import ClickHouseDeadLetters
+from metrics_pipeline.dead_letters_assembly import dead_letter_warnings
 from metrics_pipeline.local import stack
 from metrics_pipeline.observe import Overview, drain_runs, look
 from metrics_pipeline.settings import load_settings
@@ -19,19 +21,24 @@ def status(as_json: bool = typer.Option(False, "--json", help="Print the figures
     settings = load_settings()
     with connect(settings) as client:
         overview = look(settings, client)
+        warnings = dead_letter_warnings(settings, client)
+        never_replayed, _ = ClickHouseDeadLetters(client, settings.kafka.topic).never_replayed()
     dagster = stack.running().addresses.get("dagster")
     runs = drain_runs(dagster) if dagster else None
-    figures = _figures(overview, runs)
+    figures = _figures(overview, runs, never_replayed)
     if as_json:
-        print_json(figures)
+        print_json(figures | {"warnings": list(warnings)})
         return
     table = Table(show_header=False, box=None)
     for name, value in figures.items():
         table.add_row(name.replace("_", " "), str(value))
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for warning in warnings:
+        console.print(f"[yellow]![/] {warning}", soft_wrap=True)
 
 
-def _figures(overview: Overview, runs: object) -> dict[str, object]:
+def _figures(overview: Overview, runs: object, never_replayed: int) -> dict[str, object]:
     statistics = overview.statistics
     fresh = statistics.freshness
     return {
@@ -42,6 +49,7 @@ def _figures(overview: Overview, runs: object) -> dict[str, object]:
         "inserted": statistics.inserted,
         "duplicates": statistics.duplicates,
         "dead_letters": statistics.dead_letters,
+        "dead_letters_never_replayed": never_replayed,
         "lost_offsets": statistics.lost,
         "batches": statistics.batches,
         "shards": [{"shard": shard, "lag": lag} for shard, lag in enumerate(overview.shards)],

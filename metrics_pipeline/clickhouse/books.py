@@ -103,6 +103,7 @@ class ClickHouseBooks:
             ),
             broken_accounts=self._broken_accounts(touches, bounds),
             broken_rows=self._broken_rows(touches, bounds),
+            replayed=self._replayed(touches, bounds),
         )
 
     def dead_letters(self, totals: Sequence[PartitionTotals], scope: Scope) -> Mapping[PartitionKey, int]:
@@ -198,13 +199,19 @@ class ClickHouseBooks:
 
     def _broken_rows(self, touches: str, bounds: Mapping[str, Any]) -> tuple[BrokenRow, ...]:
         sql = f"""SELECT batch, inserted, arraySum(partition_inserted), arraySum(minute_inserted), notEmpty(minutes)
-            {_ROWS} WHERE {_OF_GROUP} AND (inserted != arraySum(partition_inserted)
+            {_ROWS} WHERE {_OF_GROUP} AND (
+                (source = 'drain' OR notEmpty(partitions)) AND inserted != arraySum(partition_inserted)
+                OR source != 'drain' AND inserted != arraySum(minute_inserted)
                 OR notEmpty(minutes) AND inserted != arraySum(minute_inserted)) AND {touches}
             ORDER BY batch LIMIT {{limit:UInt32}}"""
         return tuple(
             BrokenRow(str(batch), int(inserted), int(by_partition), int(by_minute) if is_noted else None)
             for batch, inserted, by_partition, by_minute, is_noted in self._rows("the ledger", sql, bounds)
         )
+
+    def _replayed(self, touches: str, bounds: Mapping[str, Any]) -> int:
+        sql = f"SELECT sum(inserted) {_ROWS} WHERE {_OF_GROUP} AND source = 'dead_letters' AND {touches}"
+        return int(self._rows("the ledger", sql, bounds)[0][0])
 
     def _ranges(self, sql: str, parameters: Mapping[str, Any]) -> tuple[OffsetRange, ...]:
         return tuple(OffsetRange(int(p), int(s), int(e)) for p, s, e in self._rows("the ledger", sql, parameters))

@@ -46,6 +46,10 @@ DEAD_LETTERS = Table(
         Column("payload", "String", "ZSTD(3)", "The message as it was"),
         Column("batch", "String", comment="Token of the micro-batch"),
         Column("stored_at", "DateTime64(3, 'UTC') DEFAULT now64(3)"),
+        Column("outcome", "LowCardinality(String)", comment="Of its last replay: landed, duplicate or kept"),
+        Column("replayed_at", "DateTime64(3, 'UTC')"),
+        Column("replay_reason", "LowCardinality(String)", comment="Why it is kept, by the rules of that replay"),
+        Column("replay_detail", "String", comment="What is wrong, by these rules"),
     ),
     comment="Messages that are no valid event, each with its reason.",
 )
@@ -57,6 +61,11 @@ BATCHES = Table(
     order_by=("topic", "topic_id", "last_message", "batch"),
     columns=(
         Column("batch", "String", comment="Token: hash of group, topic id and ranges"),
+        Column(
+            "source",
+            "LowCardinality(String) DEFAULT 'drain'",
+            comment="drain, or dead_letters: replayed ones, without partitions and not consumed anew",
+        ),
         Column("topic", "LowCardinality(String)"),
         Column("topic_id", "LowCardinality(String)"),
         Column("consumer_group", "LowCardinality(String)"),
@@ -92,7 +101,7 @@ BATCHES = Table(
         Column("minutes", "Array(DateTime('UTC'))", comment="Minutes of the timestamps of the events inserted"),
         Column("minute_inserted", "Array(UInt32)", comment="Events inserted in each of these minutes"),
     ),
-    comment="The ledger: one row per micro-batch, every offset accounted for.",
+    comment="The ledger: one row per micro-batch, every offset accounted for, and one per replayed chunk.",
     indexes=("batch_index batch TYPE bloom_filter(0.001) GRANULARITY 1",),
 )
 

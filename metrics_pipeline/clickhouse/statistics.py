@@ -10,7 +10,7 @@ RATE_WINDOW_SECONDS = 10
 FRESHNESS_WINDOW_SECONDS = 60
 
 _TOTALS = """
-    SELECT count(), sum(consumed), sum(inserted), sum(duplicates), sum(dead_letters), sum(lost),
+    SELECT countIf(source = 'drain'), sum(consumed), sum(inserted), sum(duplicates), sum(dead_letters), sum(lost),
         sumIf(consumed, visible_at > now64(3) - {rate_seconds:UInt32}) / {rate_seconds:UInt32}
     FROM batches FINAL WHERE visible_at >= {since:DateTime64(3, 'UTC')}
 """
@@ -34,7 +34,10 @@ class Freshness:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Counts since the start of what was asked for; `freshness` is None where nothing landed lately."""
+    """Counts since the start of what was asked for; `freshness` is None where nothing landed lately.
+
+    `inserted` has the dead letters that replays landed, too; they were consumed once, when they arrived.
+    """
 
     batches: int
     consumed: int

@@ -44,7 +44,7 @@ WHERE (service, endpoint, timestamp, event_id) IN (SELECT service, endpoint, tim
 """The PREWHERE on the timestamps alone reads one small column and skips nearly all granules: 7 times faster for
 stragglers than the tuple alone. See docs/decisions."""
 
-_CANDIDATES = ["service String", "endpoint String", "timestamp DateTime64(3, 'UTC')", "event_id UUID"]
+CANDIDATES = ["service String", "endpoint String", "timestamp DateTime64(3, 'UTC')", "event_id UUID"]
 
 
 class ClickHouseWarehouse:
@@ -133,8 +133,8 @@ class ClickHouseWarehouse:
                 external_data=ExternalData(
                     file_name="candidates.arrow",
                     fmt="ArrowStream",
-                    structure=_CANDIDATES,
-                    data=_arrow_stream(identities),
+                    structure=CANDIDATES,
+                    data=arrow_stream(identities),
                 ),
                 settings={"output_format_arrow_string_as_string": 1},
             ),
@@ -147,7 +147,7 @@ class ClickHouseWarehouse:
             lambda: self._client.raw_insert(
                 table,
                 rows.columns,
-                _arrow_stream(rows),
+                arrow_stream(rows),
                 fmt="ArrowStream",
                 settings={**_INSERT_SETTINGS, "insert_deduplication_token": token},
             ),
@@ -155,15 +155,33 @@ class ClickHouseWarehouse:
 
 
 _MILLISECONDS = pl.Datetime("ms", "UTC")
-_LEDGER_OVERRIDES: Mapping[str, Any] = dict.fromkeys(
-    ("first_event", "last_event", "first_message", "last_message", "started_at", "visible_at"), _MILLISECONDS
-) | dict.fromkeys(("minutes", "minute_inserted"), pl.List(pl.UInt32))
+_LEDGER_OVERRIDES: Mapping[str, Any] = (
+    dict.fromkeys(
+        ("first_event", "last_event", "first_message", "last_message", "started_at", "visible_at"), _MILLISECONDS
+    )
+    | {name: pl.List(pl.UInt32) for name in ("minutes", "minute_inserted", "partitions", "freshness_events")}
+    | {
+        name: pl.List(pl.UInt64)
+        for name in (
+            "partition_start",
+            "partition_end",
+            "partition_consumed",
+            "partition_inserted",
+            "partition_duplicates",
+            "partition_dead_letters",
+            "partition_skipped",
+            "partition_lost",
+            "freshness_ms",
+        )
+    }
+)
 
 
 def _ledger_row(entry: LedgerEntry) -> dict[str, Any]:
     accounts = entry.accounts
     return {
         "batch": entry.token,
+        "source": entry.source,
         "shard": entry.shard,
         "run_id": entry.run_id,
         "partitions": [a.range.partition for a in accounts],
@@ -198,7 +216,7 @@ def _ledger_row(entry: LedgerEntry) -> dict[str, Any]:
     }
 
 
-def _arrow_stream(frame: pl.DataFrame) -> bytes:
+def arrow_stream(frame: pl.DataFrame) -> bytes:
     buffer = io.BytesIO()
     # One record batch, with the layouts of strings that every server version reads.
     frame.rechunk().write_ipc_stream(buffer, compat_level=pl.CompatLevel.oldest())

@@ -56,7 +56,10 @@ class BrokenRow:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The ledger at one instant: sums per partition, and what contradicts within it (bounded lists)."""
+    """The ledger at one instant: sums per partition, and what contradicts within it (bounded lists).
+
+    `replayed` dead letters landed later; they are `dead_letters` here, and not `inserted`.
+    """
 
     totals: tuple[PartitionTotals, ...] = ()
     gaps: tuple[OffsetRange, ...] = ()
@@ -64,6 +67,7 @@ class Ledger:
     lost: tuple[OffsetRange, ...] = ()
     broken_accounts: tuple[BrokenAccount, ...] = ()
     broken_rows: tuple[BrokenRow, ...] = ()
+    replayed: int = 0
 
     def _sum(self, name: str) -> int:
         return sum(getattr(t, name) for t in self.totals)

@@ -1,4 +1,4 @@
-"""The ledger: one entry per micro-batch, in which every offset is accounted for."""
+"""The ledger: one entry per micro-batch, in which every offset is accounted for, and one per chunk of a replay."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,6 +7,12 @@ import polars as pl
 
 from metrics_pipeline.core.batch import MicroBatch
 from metrics_pipeline.core.offsets import OffsetRange
+
+DRAIN = "drain"
+"""Source of the entries of micro-batches. Those of other sources cover no offsets; their minutes say what they add."""
+
+NO_SHARD = 2**32 - 1
+"""Of entries of other sources: whoever asks how far a shard is must not take them for a drain's."""
 
 FRESHNESS_STEP_RATIO = 1.02
 """Freshness is kept in classes whose borders grow by this ratio: 2% resolution at any age."""
@@ -72,6 +78,7 @@ class LedgerEntry:
     insert_duration_ms: int
     freshness: Freshness
     minutes: EventMinutes
+    source: str = DRAIN
 
     @property
     def consumed(self) -> int:
@@ -79,6 +86,8 @@ class LedgerEntry:
 
     @property
     def inserted(self) -> int:
+        if self.source != DRAIN:
+            return sum(self.minutes.inserted)
         return sum(a.inserted for a in self.accounts)
 
     @property

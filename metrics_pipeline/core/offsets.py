@@ -37,13 +37,14 @@ class Intent:
     """The promise to insert everything up to `end` as the batch `token`.
 
     `opened_ms` is the wall clock when it was made, epoch milliseconds; `verdicts` is what `core.bisection` needs to go
-    on with a batch of which the server refused rows.
+    on with a batch of which the server refused rows; `note` is what else it takes to build the batch again.
     """
 
     end: int
     token: str
     opened_ms: int = 0
     verdicts: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,7 @@ def encode_metadata(commit: Commit) -> str:
         intent = commit.intent
         fields |= {"end": intent.end, "batch": intent.token, "at": intent.opened_ms}
         fields |= {"verdicts": intent.verdicts} if intent.verdicts else {}
+        fields |= {"note": intent.note} if intent.note else {}
     return json.dumps(fields, separators=(",", ":"))
 
 
@@ -119,6 +121,7 @@ def decode_commit(offset: int, metadata: str | None) -> Commit:
                 token=str(fields["batch"]),
                 opened_ms=int(fields.get("at", 0)),
                 verdicts=str(fields.get("verdicts", "")),
+                note=str(fields.get("note", "")),
             )
         return Commit(offset, intent, str(fields.get("topic", "")))
     except (ValueError, KeyError, TypeError, AttributeError):

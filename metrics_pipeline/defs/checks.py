@@ -106,6 +106,7 @@ def _result(spec: AssetSpec, verdict: Verdict, problems: Sequence[str]) -> Asset
         "inserted": books.ledger.inserted,
         "duplicates": books.ledger.duplicates,
         "dead_letters": books.ledger.dead_letters,
+        "replayed": books.ledger.replayed,
         "ledger_events": books.ledger_events,
         "raw_rows": books.raw_rows,
         "rollup_requests": books.rollup_requests,

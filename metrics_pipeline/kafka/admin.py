@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
 from metrics_pipeline.kafka.config import calling, client_config
 from metrics_pipeline.settings import KafkaSettings
@@ -40,3 +40,16 @@ def ensure_topic(bootstrap_servers: str, settings: KafkaSettings) -> None:
                 raise
 
     calling(f"creating topic {settings.topic} on {bootstrap_servers}", created)
+
+
+def topic_retention_ms(bootstrap_servers: str, settings: KafkaSettings) -> int | None:
+    """How long the topic keeps a message by its age; None where it keeps it for ever.
+
+    Raises KafkaUnavailableError, ConfigurationError if there is no topic.
+    """
+    admin = AdminClient(client_config(bootstrap_servers, settings))
+    resource = ConfigResource(ConfigResource.Type.TOPIC, settings.topic)
+    future = admin.describe_configs([resource], request_timeout=settings.request_timeout_seconds)[resource]
+    entries = calling(f"reading the retention of topic {settings.topic}", future.result)
+    retention_ms = int(entries["retention.ms"].value)
+    return retention_ms if retention_ms >= 0 else None

@@ -57,6 +57,13 @@ FORBIDDEN = {
         "metrics_pipeline.clickhouse",
     ),
     "rollups.py": ("confluent_kafka", "clickhouse_connect", "dagster", "metrics_pipeline.kafka"),
+    "dead_letters.py": (
+        "confluent_kafka",
+        "clickhouse_connect",
+        "dagster",
+        "metrics_pipeline.kafka",
+        "metrics_pipeline.clickhouse",
+    ),
     "drain.py": (
         "confluent_kafka",
         "clickhouse_connect",

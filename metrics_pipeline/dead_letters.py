@@ -1,0 +1,379 @@
+"""The replay of dead letters: judged by today's rules, the good ones land exactly once, the bad ones stay.
+
+    FENCE    make commits of any earlier replay fail
+    RECOVER  finish the chunk that it left open, with the rules that it had
+    READ     the next page of letters; those of a batch that is still on its way are left for later
+    KEEP     mark what stays, and what has landed already, by itself or as another message
+    INTENT   put a chunk of the missing ones on record: their positions, the rules, a token
+    EVENTS   insert them into raw_events, under the token
+    VERDICT  only where the server refused rows: commit how far the search for them has come
+    LEDGER   insert the account of what raw_events has of them, under the token
+    MARK     mark the letters by what raw_events has
+    CLOSE    take the chunk off record
+
+What landed is read from raw_events (identity and origin of each row), never remembered. Whoever repeats any of this,
+with the same filter or another one, finishes the open chunk first, in the same block under the same token. Two replays
+at once: the newer one fences the older, whose last insert, if it is still under way, carries the token that the newer
+one repeats.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from metrics_pipeline.core.bisection import Bisection, Slice
+from metrics_pipeline.core.dead_letters import (
+    NO_MARKS,
+    ORIGIN,
+    POSITION,
+    SLOT,
+    SOURCE,
+    Chunk,
+    LetterFilter,
+    Outcome,
+    changed,
+    chunks_of,
+    decode_chunk,
+    encode_chunk,
+    judge,
+    landed_of,
+    marks,
+    sort_out,
+    stored_elsewhere,
+)
+from metrics_pipeline.core.decode import EventLimits
+from metrics_pipeline.core.ledger import NO_SHARD, Freshness, LedgerEntry, minutes_of
+from metrics_pipeline.core.offsets import Commit
+from metrics_pipeline.core.refusal import UNKNOWN_ERROR
+from metrics_pipeline.errors import RejectedError, StopError
+from metrics_pipeline.event import Reason
+from metrics_pipeline.ownership import Ownership
+from metrics_pipeline.ports import Clock, LetterStore, Warehouse
+from metrics_pipeline.retry import Retry
+from metrics_pipeline.steps import ReplayStep
+
+logger = logging.getLogger("metrics_pipeline.dead_letters")
+
+_ROW = "row"
+
+
+@dataclass(slots=True)
+class ReplayReport:
+    """Letters by what became of them; in a dry run by what would.
+
+    `kept` is by reason. `waiting` belong to batches that are still on their way. `recovered` were left half done by an
+    earlier replay, and are counted nowhere else.
+    """
+
+    total: int = 0
+    looked_at: int = 0
+    landed: int = 0
+    duplicates: int = 0
+    kept: dict[str, int] = field(default_factory=dict)
+    waiting: int = 0
+    recovered: int = 0
+
+    def keep(self, reasons: pl.Series) -> None:
+        for reason, count in reasons.value_counts(name="n").sort("n", descending=True).iter_rows():
+            self.kept[reason] = self.kept.get(reason, 0) + count
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What became of a chunk, as marks."""
+
+    landed: pl.DataFrame
+    duplicates: pl.DataFrame
+    refused: pl.DataFrame
+
+
+class Reading:
+    """Which letters a replay looks at, and by which rules: common to a dry run and a replay."""
+
+    def __init__(
+        self,
+        letters: LetterStore,
+        limits: EventLimits,
+        open_tokens: Callable[[], frozenset[str]],
+        retry: Retry,
+    ) -> None:
+        self.letters = letters
+        self.limits = limits
+        self._open_tokens = open_tokens
+        self._retry = retry
+
+    def next_page(
+        self, wanted: LetterFilter, after: tuple[str, int, int] | None
+    ) -> tuple[pl.DataFrame, tuple[str, int, int] | None, int]:
+        """Letters, where they end (None: nothing came), and how many more are of batches on their way.
+
+        A batch is known to be done if its intent is closed after its letters were read.
+        """
+        page = self._retry.call(lambda: self.letters.page(wanted, after))
+        if not len(page):
+            return page, None, 0
+        last = page.select("topic_id", *POSITION).row(-1)
+        open_tokens = self._retry.call(self._open_tokens)
+        done = page.filter(~pl.col("batch").is_in(list(open_tokens)))
+        return done, last, len(page) - len(done)
+
+
+def preview(reading: Reading, wanted: LetterFilter, on_progress: Callable[[ReplayReport], None]) -> ReplayReport:
+    """What a replay would do now; writes nothing. Copies of one event count as landing once per page."""
+    report = ReplayReport(total=reading.letters.count(wanted))
+    after = None
+    while True:
+        page, after, waiting = reading.next_page(wanted, after)
+        if after is None:
+            return report
+        judged = judge(page, reading.limits)
+        found = sort_out(judged.events, reading.letters.stored(judged.events))
+        report.landed += len(found.missing) + len(found.landed)
+        report.duplicates += len(found.duplicates) + len(found.copies)
+        report.keep(judged.kept["replay_reason"])
+        report.waiting += waiting
+        report.looked_at += len(page) + waiting
+        on_progress(report)
+
+
+class Replay:
+    """One replay. Not thread-safe: one thread calls it."""
+
+    def __init__(
+        self,
+        reading: Reading,
+        warehouse_of: Callable[[str], Warehouse],
+        ownership: Ownership,
+        clock: Clock,
+        retry: Retry,
+        *,
+        group: str,
+        run_id: str,
+        stop: Callable[[], bool],
+        observe: Callable[[ReplayStep], None],
+    ) -> None:
+        self._reading = reading
+        self._letters = reading.letters
+        self._warehouse_of = warehouse_of
+        self._ownership = ownership
+        self._clock = clock
+        self._retry = retry
+        self._group = group
+        self._run_id = run_id
+        self._stop = stop
+        self._observe = observe
+
+    def run(self, wanted: LetterFilter, on_progress: Callable[[ReplayReport], None]) -> ReplayReport:
+        """Replay what matches, or until `stop` says so: then what is under way is finished first.
+
+        Raises FencedError if another replay took over, and what the adapters raise; a repeat goes on from there.
+        """
+        report = ReplayReport()
+        self._recover(report)
+        report.total = self._retry.call(lambda: self._letters.count(wanted))
+        after = None
+        while not self._stop():
+            self._observe(ReplayStep.READ)
+            page, after, waiting = self._reading.next_page(wanted, after)
+            if after is None:
+                break
+            if len(page):
+                self._replay(page, report)
+            report.waiting += waiting
+            report.looked_at += len(page) + waiting
+            on_progress(report)
+        return report
+
+    def _recover(self, report: ReplayReport) -> None:
+        self._observe(ReplayStep.FENCE)
+        commits = self._ownership.take_over((SLOT,))
+        chunk = decode_chunk(commits.get(SLOT))
+        if chunk is None:
+            return
+        self._observe(ReplayStep.RECOVER)
+        letters = self._retry.call(lambda: self._letters.at(chunk.topic_id, chunk.positions))
+        if len(letters) < len(chunk.positions):
+            logger.error(
+                "%d dead letters of a replay that broke off are gone from the table: what of them had landed shows as "
+                "a drifting minute in `metrics-pipeline audit`",
+                len(chunk.positions) - len(letters),
+            )
+        warehouse = self._warehouse_of(chunk.topic_id)
+        is_whole = self._retry.call(lambda: warehouse.remembers(chunk.opened_ms))
+        events = judge(letters, chunk.limits).events
+        report.recovered = len(letters)
+        self._finish(chunk, events, only_missing=not is_whole)
+
+    def _replay(self, page: pl.DataFrame, report: ReplayReport) -> None:
+        topic_id = page["topic_id"][0]
+        judged = judge(page, self._reading.limits)
+        report.keep(judged.kept["replay_reason"])
+        self._mark(topic_id, changed(judged.kept, page), ReplayStep.KEEP)
+        events = judged.events
+        while len(events):
+            events = self._land(topic_id, events, page, report)
+
+    def _land(self, topic_id: str, events: pl.DataFrame, page: pl.DataFrame, report: ReplayReport) -> pl.DataFrame:
+        """Land what is missing; returns what has to be looked at anew: copies of what was just tried."""
+        found = sort_out(events, self._stored(events))
+        known = pl.concat([marks(found.landed, Outcome.LANDED), marks(found.duplicates, Outcome.DUPLICATE)])
+        self._mark(topic_id, known, ReplayStep.KEEP)
+        report.landed += len(found.landed)
+        report.duplicates += len(found.duplicates)
+        now_ms = self._clock.now_ms()
+        for chunk, of_chunk in chunks_of(topic_id, self._group, found.missing, self._reading.limits, now_ms):
+            self._observe(ReplayStep.INTENT)
+            self._ownership.commit({SLOT: encode_chunk(chunk)})
+            result = self._finish(chunk, of_chunk, page=page)
+            report.landed += len(result.landed)
+            report.duplicates += len(result.duplicates)
+            report.keep(result.refused["replay_reason"])
+        return found.copies
+
+    def _finish(
+        self, chunk: Chunk, events: pl.DataFrame, *, only_missing: bool = False, page: pl.DataFrame | None = None
+    ) -> _Result:
+        """Bring an open chunk to its end, wherever an earlier try left it."""
+        warehouse = self._warehouse_of(chunk.topic_id)
+        search, errors = Bisection(len(chunk.positions), chunk.verdicts), dict[int, str]()
+        is_booked = self._retry.call(lambda: warehouse.has_ledger_entry(chunk.token))
+        if not is_booked:
+            self._insert(warehouse, chunk, events, search, errors, only_missing=only_missing)
+        stored = self._stored(events)
+        landed = landed_of(events, stored)
+        if len(landed) and not is_booked:
+            entry = self._entry(chunk, landed)
+            self._observe(ReplayStep.LEDGER)
+            self._as_owner(lambda: warehouse.insert_ledger_entry(entry))
+        elsewhere = stored_elsewhere(events, stored)
+        if doubled := len(landed.join(elsewhere, on=ORIGIN, how="semi")):
+            logger.error(
+                "%d events landed from other messages in the same moment and are stored twice: a sender repeated what "
+                "is being replayed; `metrics-pipeline audit --deep` names the minutes",
+                doubled,
+            )
+        result = _result(chunk, events, landed, elsewhere, search, errors)
+        noted = pl.concat([result.landed, result.duplicates, result.refused])
+        self._mark(chunk.topic_id, noted if page is None else changed(noted, page), ReplayStep.MARK)
+        self._observe(ReplayStep.CLOSE)
+        self._ownership.commit({SLOT: Commit(0, topic_id=chunk.topic_id)})
+        return result
+
+    def _insert(
+        self,
+        warehouse: Warehouse,
+        chunk: Chunk,
+        events: pl.DataFrame,
+        search: Bisection,
+        errors: dict[int, str],
+        *,
+        only_missing: bool,
+    ) -> None:
+        """Insert the chunk's events that no other message brought, part by part where the server refuses rows.
+
+        With `only_missing` without those that an earlier try landed: the server may have forgotten their token.
+        """
+        stored = self._stored(events)
+        unwanted = stored_elsewhere(events, stored)
+        if only_missing:
+            unwanted = pl.concat([unwanted, landed_of(events, stored)])
+        rows = _numbered(chunk, events).join(unwanted, on=ORIGIN, how="anti", maintain_order="left")
+        while (part := search.next) is not None:
+            of_part = rows.filter(pl.col(_ROW).is_between(part.start, part.end, closed="left"))
+            try:
+                self._insert_part(warehouse, chunk, part, of_part)
+            except RejectedError as error:
+                self._assure_nothing_landed(of_part, error)
+                errors[part.start] = str(error)
+                search.note(is_refused=True)
+                self._observe(ReplayStep.VERDICT)
+                self._ownership.commit({SLOT: encode_chunk(chunk.with_verdicts(search.verdicts))})
+            else:
+                search.note(is_refused=False)
+
+    def _insert_part(self, warehouse: Warehouse, chunk: Chunk, part: Slice, rows: pl.DataFrame) -> None:
+        if not len(rows):
+            return
+        token = chunk.token if part.rows == len(chunk.positions) else part.token(chunk.token)
+        self._observe(ReplayStep.EVENTS)
+        self._as_owner(lambda: warehouse.insert_events(rows.drop(_ROW), token))
+
+    def _assure_nothing_landed(self, rows: pl.DataFrame, error: RejectedError) -> None:
+        """A part that has landed must not be cut, though the server refuses it now: a rule may have come since."""
+        if landed := len(landed_of(rows, self._stored(rows))):
+            self._ownership.prove_anew()
+            raise StopError(
+                f"the server refuses dead letters that are in raw_events already ({landed} of {len(rows)}): {error}; a "
+                "constraint came after them: drop it, the next replay goes on"
+            ) from error
+
+    def _entry(self, chunk: Chunk, landed: pl.DataFrame) -> LedgerEntry:
+        """The chunk's account: no offsets, since they are on record as dead letters, and what it adds per minute."""
+        now_ms = self._clock.now_ms()
+        times_ms = landed["timestamp"].cast(pl.Int64).to_list()
+        return LedgerEntry(
+            token=chunk.token,
+            topic_id=chunk.topic_id,
+            shard=NO_SHARD,
+            run_id=self._run_id,
+            accounts=(),
+            size_bytes=0,
+            first_event_ms=min(times_ms),
+            last_event_ms=max(times_ms),
+            # Not the time of the messages, which their drain has accounted for: old ones would look like a lag.
+            first_message_ms=chunk.opened_ms,
+            last_message_ms=chunk.opened_ms,
+            started_ms=chunk.opened_ms,
+            visible_ms=now_ms,
+            commit_duration_ms=0,
+            look_up_duration_ms=0,
+            insert_duration_ms=0,
+            freshness=Freshness((), ()),
+            minutes=minutes_of(landed["timestamp"]),
+            source=SOURCE,
+        )
+
+    def _stored(self, events: pl.DataFrame) -> pl.DataFrame:
+        return self._retry.call(lambda: self._letters.stored(events))
+
+    def _mark(self, topic_id: str, noted: pl.DataFrame, step: ReplayStep) -> None:
+        if len(noted):
+            self._observe(step)
+            self._as_owner(lambda: self._letters.mark(topic_id, noted, self._clock.now_ms()))
+
+    def _as_owner(self, write: Callable[[], None]) -> None:
+        """Write, retrying, and only while no newer replay took over."""
+
+        def attempt() -> None:
+            self._ownership.prove()
+            write()
+
+        self._retry.call(attempt)
+
+
+def _numbered(chunk: Chunk, events: pl.DataFrame) -> pl.DataFrame:
+    """`events` with their places among the chunk's letters, which parts are slices of."""
+    places = pl.DataFrame(
+        {POSITION[0]: [p for p, _ in chunk.positions], POSITION[1]: [o for _, o in chunk.positions]},
+        schema={name: events.schema[name] for name in POSITION},
+    ).with_row_index(_ROW)
+    return events.join(places, on=POSITION, how="inner", maintain_order="left")
+
+
+def _result(
+    chunk: Chunk,
+    events: pl.DataFrame,
+    landed: pl.DataFrame,
+    elsewhere: pl.DataFrame,
+    search: Bisection,
+    errors: dict[int, str],
+) -> _Result:
+    others = elsewhere.join(landed, on=ORIGIN, how="anti")
+    numbered = _numbered(chunk, events)
+    refused = [
+        marks(numbered.filter(pl.col(_ROW) == row), Outcome.KEPT, Reason.REFUSED, errors.get(row, UNKNOWN_ERROR))
+        for row in search.refused
+    ]
+    return _Result(marks(landed, Outcome.LANDED), marks(others, Outcome.DUPLICATE), pl.concat([NO_MARKS, *refused]))

@@ -1,0 +1,120 @@
+"""Puts the replay of dead letters and its warnings together from settings. Command line and Dagster both start here."""
+
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from clickhouse_connect.driver.client import Client
+
+from metrics_pipeline.assembly import check_schema, event_limits, replay_group, say_waiting, warehouse_of
+from metrics_pipeline.clickhouse.books import ClickHouseBooks
+from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.dead_letters import ClickHouseDeadLetters
+from metrics_pipeline.clock import SystemClock
+from metrics_pipeline.core.dead_letters import SLOT, LetterFilter
+from metrics_pipeline.core.expiry import expiry_warning, warning_end_ms
+from metrics_pipeline.core.offsets import Owner, open_batches
+from metrics_pipeline.dead_letters import Reading, Replay, ReplayReport, preview
+from metrics_pipeline.errors import ConfigurationError
+from metrics_pipeline.kafka.admin import TopicDescription, describe_topic, topic_retention_ms
+from metrics_pipeline.kafka.lag import read_lag
+from metrics_pipeline.kafka.offsets import FencedOffsets, committed_offsets
+from metrics_pipeline.ownership import Ownership
+from metrics_pipeline.ports import Clock
+from metrics_pipeline.retry import Retry
+from metrics_pipeline.settings import Settings, kafka_address
+from metrics_pipeline.steps import ReplayStep
+
+logger = logging.getLogger("metrics_pipeline.dead_letters")
+
+REPLAY_OWNER = Owner(1, 0)
+"""Of the side group of replays: one at a time."""
+
+
+def preview_dead_letters(
+    settings: Settings, wanted: LetterFilter, on_progress: Callable[[ReplayReport], None] = lambda _report: None
+) -> ReplayReport:
+    """What a replay would do now; writes nothing."""
+    retry = Retry(SystemClock(), settings.drain.retry_seconds, lambda: False, say_waiting)
+    with connect(settings) as client:
+        check_schema(client, settings)
+        topic = describe_topic(kafka_address(settings), settings.kafka)
+        return preview(_reading(settings, client, topic, retry), wanted, on_progress)
+
+
+def replay_dead_letters(
+    settings: Settings,
+    wanted: LetterFilter,
+    run_id: str,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[ReplayReport], None] = lambda _report: None,
+    observe: Callable[[ReplayStep], None] = lambda _step: None,
+    clock: Clock | None = None,
+) -> ReplayReport:
+    """Replay dead letters in the foreground; see `Replay.run` for what is raised."""
+    address, clock = kafka_address(settings), clock or SystemClock()
+    side = replay_group(settings)
+    retry = Retry(clock, settings.drain.retry_seconds, stop, say_waiting)
+    with ExitStack() as stack:
+        client = retry.call(lambda: stack.enter_context(connect(settings)))
+        retry.call(lambda: check_schema(client, settings))
+        topic = retry.call(lambda: describe_topic(address, settings.kafka))
+        store = stack.enter_context(FencedOffsets(address, side, REPLAY_OWNER, (SLOT,)))
+        ownership = Ownership(
+            REPLAY_OWNER, store, clock, retry, zombie_seconds=settings.drain.zombie_seconds, observe=lambda _step: None
+        )
+        return Replay(
+            _reading(settings, client, topic, retry),
+            lambda topic_id: warehouse_of(settings, client, topic_id),
+            ownership,
+            clock,
+            retry,
+            group=settings.kafka.group,
+            run_id=run_id,
+            stop=stop,
+            observe=observe,
+        ).run(wanted, on_progress)
+
+
+def dead_letter_warnings(settings: Settings, client: Client) -> tuple[str, ...]:
+    """Sentences on dead letters that no replay has looked at, and that Kafka or the table drops soon."""
+    address, now_ms = kafka_address(settings), SystemClock().now_ms()
+    letters = ClickHouseDeadLetters(client, settings.kafka.topic)
+    found = []
+    if (kept_ms := _topic_retention_ms(settings)) is not None:
+        topic_id = describe_topic(address, settings.kafka).topic_id
+        lows = {p: lag.low for p, lag in read_lag(address, settings.kafka).items()}
+        count, oldest_ms = letters.never_replayed_before(warning_end_ms(now_ms, kept_ms), topic_id, lows)
+        found.append(expiry_warning("Kafka", kept_ms, count, oldest_ms))
+    if (days := letters.time_to_live_days()) is not None:
+        kept_ms = round(days * 86_400_000)
+        count, oldest_ms = letters.never_replayed(warning_end_ms(now_ms, kept_ms))
+        found.append(expiry_warning("the table", kept_ms, count, oldest_ms))
+    return tuple(warning for warning in found if warning)
+
+
+def _topic_retention_ms(settings: Settings) -> int | None:
+    """None also where the account may not read the topic's configuration: nothing else needs that grant."""
+    try:
+        return topic_retention_ms(kafka_address(settings), settings.kafka)
+    except ConfigurationError as error:
+        logger.warning("%s; nobody warns of dead letters that Kafka drops", error)
+        return None
+
+
+def _reading(settings: Settings, client: Client, topic: TopicDescription, retry: Retry) -> Reading:
+    return Reading(
+        ClickHouseDeadLetters(client, settings.kafka.topic),
+        event_limits(settings),
+        lambda: _open_tokens(settings, client, topic),
+        retry,
+    )
+
+
+def _open_tokens(settings: Settings, client: Client, topic: TopicDescription) -> frozenset[str]:
+    """Batches of drains that are on their way."""
+    intents = open_batches(committed_offsets(kafka_address(settings), settings.kafka, topic.partitions))
+    books = ClickHouseBooks(client, settings.kafka.topic, topic.topic_id, settings.kafka.group)
+    tokens = [batch.token for batch in intents]
+    return frozenset(tokens) - (books.landed(tokens) if tokens else frozenset())

@@ -1,0 +1,172 @@
+"""Dead letters in Dagster: a job that replays them, and a check that warns before they are dropped."""
+
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+from dagster import (
+    AssetCheckResult,
+    AssetCheckSeverity,
+    AssetMaterialization,
+    AssetObservation,
+    AssetSelection,
+    Config,
+    DagsterExecutionInterruptedError,
+    DefaultScheduleStatus,
+    Failure,
+    OpExecutionContext,
+    ScheduleDefinition,
+    asset_check,
+    define_asset_job,
+    in_process_executor,
+    job,
+    op,
+)
+from pydantic import Field
+
+from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.dead_letters import ClickHouseDeadLetters
+from metrics_pipeline.core.dead_letters import LetterFilter, letter_filter
+from metrics_pipeline.core.timerange import spelled_range
+from metrics_pipeline.dead_letters import ReplayReport
+from metrics_pipeline.dead_letters_assembly import dead_letter_warnings, preview_dead_letters, replay_dead_letters
+from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, RAW_EVENTS_ASSET, ROLLUP_1M_ASSET
+from metrics_pipeline.defs.drain import RETRIES
+from metrics_pipeline.defs.resources import PipelineResource
+from metrics_pipeline.errors import PipelineError, RetryableError
+from metrics_pipeline.settings import Settings
+
+CHECK_NAME = "replayed_in_time"
+
+
+class ReplayConfig(Config):
+    """Which dead letters, as `metrics-pipeline dead-letters replay` has it."""
+
+    reasons: list[str] = Field(default=[], description="Reasons by the rules that judged them last; any without.")
+    services: list[str] = Field(default=[], description="Services; any without.")
+    when: str = Field(
+        default="",
+        description="Time of the messages, UTC: 'yesterday', 'last 30 minutes', 2026-11-03T10:00..2026-11-03T12:00; "
+        "any without.",
+    )
+    dry_run: bool = Field(default=True, description="Only say what would land and what stays. Turn it off to replay.")
+
+
+@op(retry_policy=RETRIES)
+def replay_letters(context: OpExecutionContext, config: ReplayConfig, pipeline: PipelineResource) -> None:
+    """Land what is good by today's rules, exactly once; keep the rest with the new reason. A cancel ends it cleanly."""
+    try:
+        settings, wanted = pipeline.settings(), _filter(config)
+        shown = preview_dead_letters(settings, wanted)
+        context.log.info(f"{shown.looked_at} dead letters: {_told(shown)}")
+        if config.dry_run:
+            context.log_event(AssetObservation(DEAD_LETTERS_ASSET.key, metadata=_metadata(shown, is_dry=True)))
+        else:
+            _replay(context, settings, wanted)
+    except RetryableError as error:
+        raise Failure(str(error)) from error
+    except PipelineError as error:
+        raise Failure(str(error), allow_retries=False) from error
+
+
+@job(
+    name="replay_dead_letters",
+    executor_def=in_process_executor,
+    description="Replays dead letters by today's rules. As configured by default it only says what would happen.",
+    # Behind the live drains in the queue.
+    tags={"dagster/priority": "-10"},
+)
+def replay_dead_letters_job() -> None:
+    """One op: a replay is one owner of the side group."""
+    replay_letters()
+
+
+@asset_check(
+    asset=DEAD_LETTERS_ASSET.key,
+    name=CHECK_NAME,
+    description="Warns before Kafka or the table drops dead letters that were never replayed.",
+)
+def dead_letters_replayed_in_time(pipeline: PipelineResource) -> AssetCheckResult:
+    """As the warnings of `metrics-pipeline status`."""
+    settings = pipeline.settings()
+    try:
+        with connect(settings) as client:
+            warnings = dead_letter_warnings(settings, client)
+            never_replayed, oldest_ms = ClickHouseDeadLetters(client, settings.kafka.topic).never_replayed()
+    except PipelineError as error:
+        raise Failure(str(error)) from error
+    oldest = (
+        {} if oldest_ms is None else {"oldest": f"{datetime.fromtimestamp(oldest_ms / 1_000, UTC):%Y-%m-%dT%H:%MZ}"}
+    )
+    return AssetCheckResult(
+        passed=not warnings,
+        severity=AssetCheckSeverity.WARN,
+        description="; ".join(warnings) or None,
+        metadata={"never_replayed": never_replayed, **oldest},
+    )
+
+
+dead_letters_check_job = define_asset_job(
+    "check_dead_letters",
+    selection=AssetSelection.checks(dead_letters_replayed_in_time),
+    executor_def=in_process_executor,
+    description="Warns before dead letters are dropped that were never replayed.",
+)
+
+dead_letters_check_schedule = ScheduleDefinition(
+    name="check_dead_letters_schedule",
+    job=dead_letters_check_job,
+    cron_schedule="17 * * * *",
+    default_status=DefaultScheduleStatus.RUNNING,
+    description="Hourly: the warning comes days before the loss.",
+)
+
+
+def _filter(config: ReplayConfig) -> LetterFilter:
+    span = spelled_range(config.when, datetime.now(UTC)) if config.when else None
+    return letter_filter(config.reasons, config.services, span)
+
+
+def _replay(context: OpExecutionContext, settings: Settings, wanted: LetterFilter) -> None:
+    """In a second thread: Dagster interrupts the first one anywhere, which must not hit a half-done step."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(1, thread_name_prefix="replay") as pool:
+        future = pool.submit(replay_dead_letters, settings, wanted, context.run_id, stop=stop.is_set)
+        try:
+            _record(context, future.result())
+        except (DagsterExecutionInterruptedError, KeyboardInterrupt):
+            stop.set()
+            _record(context, future.result())
+            raise
+
+
+def _record(context: OpExecutionContext, report: ReplayReport) -> None:
+    context.log.info(f"replayed {report.looked_at} dead letters: {_told(report)}")
+    context.log_event(AssetObservation(DEAD_LETTERS_ASSET.key, metadata=_metadata(report, is_dry=False)))
+    if report.landed:
+        for spec in (RAW_EVENTS_ASSET, ROLLUP_1M_ASSET):
+            context.log_event(
+                AssetMaterialization(spec.key, metadata={"rows": report.landed, "source": "dead_letters"})
+            )
+
+
+def _told(report: ReplayReport) -> str:
+    kept = ", ".join(f"{reason} {letters}" for reason, letters in report.kept.items())
+    return (
+        f"{report.landed} good, {report.duplicates} stored already as another message, "
+        f"{sum(report.kept.values())} bad{f' ({kept})' if kept else ''}, {report.waiting} of batches on their way"
+    )
+
+
+def _metadata(report: ReplayReport, *, is_dry: bool) -> Mapping[str, int | bool]:
+    return {
+        "dry_run": is_dry,
+        "letters": report.looked_at,
+        "landed": report.landed,
+        "duplicates": report.duplicates,
+        "kept": sum(report.kept.values()),
+        "waiting": report.waiting,
+        "recovered": report.recovered,
+        **{f"kept_{reason}": letters for reason, letters in report.kept.items()},
+    }

@@ -2,6 +2,7 @@
 
 from dagster import Definitions
 
+from metrics_pipeline.defs.alerts import alerts
 from metrics_pipeline.defs.assets import ASSETS
 from metrics_pipeline.defs.checks import audit_books, audit_job, audit_schedule
 from metrics_pipeline.defs.drain import drain
@@ -13,6 +14,6 @@ defs = Definitions(
     asset_checks=[audit_books],
     jobs=[drain, audit_job],
     schedules=[audit_schedule],
-    sensors=[relay],
+    sensors=[relay, alerts],
     resources={"pipeline": PipelineResource()},
 )

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from metrics_pipeline.cli import audit, chaos, demo, drain, latency, local, produce, schema, status
+from metrics_pipeline.cli import alerts, audit, chaos, demo, drain, latency, local, produce, schema, status
 from metrics_pipeline.errors import ConfigurationError, PipelineError, RetryableError, StuckClientError
 
 EXIT_FAILED = 1
@@ -26,6 +26,7 @@ app = typer.Typer(
 for group in (local.app, demo.app, status.app, produce.app, drain.app, audit.app, latency.app, chaos.app):
     app.registered_commands.extend(group.registered_commands)
 app.add_typer(schema.app, name="schema")
+app.add_typer(alerts.app, name="alerts")
 
 
 @app.callback()

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from metrics_pipeline.cli import alerts, audit, chaos, demo, drain, latency, local, produce, schema, status
+from metrics_pipeline.cli import alerts, audit, chaos, demo, drain, exporter, latency, local, produce, schema, status
 from metrics_pipeline.errors import ConfigurationError, PipelineError, RetryableError, StuckClientError
 
 EXIT_FAILED = 1
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for group in (local.app, demo.app, status.app, produce.app, drain.app, audit.app, latency.app, chaos.app):
+for group in (local.app, demo.app, status.app, produce.app, drain.app, audit.app, latency.app, exporter.app, chaos.app):
     app.registered_commands.extend(group.registered_commands)
 app.add_typer(schema.app, name="schema")
 app.add_typer(alerts.app, name="alerts")

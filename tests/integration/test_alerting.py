@@ -10,6 +10,7 @@ from metrics_pipeline.alerting import Copy, evaluate, standing
 from metrics_pipeline.cli import app
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.signals import LedgerScope, read_flow, read_landed, read_storage
+from metrics_pipeline.core.signals import RunSignal
 from metrics_pipeline.local.process import choose_port
 from metrics_pipeline.settings import Settings, load_settings
 from tests.integration.events import encode, event, events
@@ -74,8 +75,6 @@ def test_the_command_line_says_what_is_wrong_as_json(settings: Settings, monkeyp
 
 
 def test_failed_runs_that_the_sensor_saw_are_shown_as_it_left_them(settings: Settings) -> None:
-    from metrics_pipeline.core.signals import RunSignal
-
     evaluate(settings, [RunSignal("nightly", "", 2, "some-run", "boom")], [], Copy())
     assert "failed_runs" in kinds(settings)
     evaluate(settings, [RunSignal("nightly", "", 0)], [], Copy())

@@ -23,6 +23,7 @@ FORBIDDEN = {
     "local": ("dagster", "metrics_pipeline.defs", "metrics_pipeline.cli"),
     "chaos": ("dagster", "metrics_pipeline.defs", "metrics_pipeline.cli"),
     "loadgen": ("dagster", "clickhouse_connect", "metrics_pipeline.defs", "metrics_pipeline.cli"),
+    "exporter": ("confluent_kafka", "dagster", "apprise", "metrics_pipeline.defs", "metrics_pipeline.cli"),
     "ports.py": ("confluent_kafka", "clickhouse_connect", "dagster", "metrics_pipeline.drain"),
     "audit.py": (
         "confluent_kafka",

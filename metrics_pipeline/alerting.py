@@ -20,7 +20,7 @@ from metrics_pipeline.core.alerts import AlertPolicy, Judgement, Severity, judge
 from metrics_pipeline.core.message import Links, Message, compose
 from metrics_pipeline.core.notices import AlertState, Board, Notice, NoticePolicy, Phase, advance, due, told
 from metrics_pipeline.core.signals import CheckSignal, EngineSignal, PartitionSignal, RunSignal, Signals
-from metrics_pipeline.errors import PipelineError
+from metrics_pipeline.errors import PipelineError, RetryableError
 from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.notify import Delivery, deliver
 from metrics_pipeline.settings import AlertSettings, Settings, destination_urls, kafka_address
@@ -119,7 +119,8 @@ class _Warehouse:
         if self._client is not None:
             self._client.close()
 
-    def ask(self, question: Callable[[Client], _T]) -> _T | None:
+    def ask(self, question: Callable[[Client], _T], *, is_optional: bool = False) -> _T | None:
+        """None without an answer. An `is_optional` question may lack its grants: the server is not down for that."""
         if self.problem is not None:
             return None
         try:
@@ -127,7 +128,8 @@ class _Warehouse:
                 self._client = connect(self._settings)
             return question(self._client)
         except PipelineError as error:
-            self.problem = str(error)
+            if not is_optional or isinstance(error, RetryableError):
+                self.problem = str(error)
             logger.warning("%s", error)
             return None
 
@@ -146,7 +148,7 @@ def _read(settings: Settings, warehouse: _Warehouse) -> Signals:
             lost_window_seconds=alerts.lost_window_seconds,
         )
     )
-    storage = warehouse.ask(read_storage)
+    storage = warehouse.ask(read_storage, is_optional=True)
     partitions = None
     if lags is not None:
         partitions = tuple(PartitionSignal(p, lag, (landed or {}).get(p)) for p, lag in sorted(lags.items()))

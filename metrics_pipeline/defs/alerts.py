@@ -52,8 +52,8 @@ def alerts(context: SensorEvaluationContext, pipeline: PipelineResource) -> Skip
 def read_runs(instance: DagsterInstance, now: datetime) -> tuple[RunSignal, ...]:
     """How the newest runs of each job (and shard, or partition) ended; those under way say nothing."""
     ended = instance.get_run_records(RunsFilter(statuses=_ENDED, updated_after=now - RUNS_WINDOW), limit=MAX_RUNS)
-    # Sorting is stable: newest first within each group.
-    ordered = sorted(ended, key=_group)
+    # Sorting is stable: the one that ended last comes first within its group.
+    ordered = sorted(sorted(ended, key=lambda record: record.end_time or 0, reverse=True), key=_group)
     return tuple(_run_signal(instance, group, list(records)) for group, records in groupby(ordered, key=_group))
 
 
@@ -97,8 +97,8 @@ def _run_signal(instance: DagsterInstance, group: tuple[str, str], records: Sequ
     return RunSignal(*group, len(failed), newest, _error(instance, newest))
 
 
-def _failed_since_success(newest_first: Iterable[RunRecord]) -> Iterator[RunRecord]:
-    for record in newest_first:
+def _failed_since_success(latest_first: Iterable[RunRecord]) -> Iterator[RunRecord]:
+    for record in latest_first:
         if record.dagster_run.status is not DagsterRunStatus.FAILURE:
             return
         yield record

@@ -24,14 +24,14 @@ One that does not answer is `metrics_pipeline_up{engine="…"} 0`; the figures o
 
 _COUNTING = """
 Counters and histograms are sums of the ledger (dead letters: of their table) since the start of the month, UTC. So they
-are the same in every exporter, whenever it was started, a restart loses nothing, and rows that retention drops don't make
-them fall. At the start of a month they begin at zero, which Prometheus' `rate` and `increase` know how to take.
+are the same in every exporter, whenever it was started, a restart loses nothing, and rows that retention drops don't
+make them fall. At the start of a month they begin at zero, which Prometheus' `rate` and `increase` know how to take.
 `metrics_pipeline_recent_freshness_seconds` is of the last 60 seconds, and absent when nothing landed in them.
 """
 
 _RULES = """
-Alert rules: [deploy/prometheus/rules.yaml](../deploy/prometheus/rules.yaml). A test checks that they name only metrics of
-this table and run books that exist, but not their expressions: run `promtool check rules` where you have it.
+Alert rules: [deploy/prometheus/rules.yaml](../deploy/prometheus/rules.yaml). A test checks that they name only metrics
+of this table and run books that exist, but not their expressions: run `promtool check rules` where you have it.
 """
 
 

@@ -16,7 +16,7 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.clickhouse.alert_log import read_board, write_board
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.signals import LedgerScope, read_flow, read_landed, read_storage
-from metrics_pipeline.core.alerts import AlertPolicy, Judgement, Severity, judge
+from metrics_pipeline.core.alerts import Alert, AlertPolicy, Judgement, Severity, judge
 from metrics_pipeline.core.message import Links, Message, compose
 from metrics_pipeline.core.notices import AlertState, Board, Notice, NoticePolicy, Phase, advance, due, told
 from metrics_pipeline.core.signals import CheckSignal, EngineSignal, PartitionSignal, RunSignal, Signals
@@ -84,12 +84,12 @@ def standing(settings: Settings) -> Standing:
         signals = _read(settings, warehouse)
     judgement = judge(signals, _of(AlertPolicy, settings.alerts))
     now = time.time()
-    fresh = [stored.states.get(a.key) or AlertState(a, Phase.PENDING, now, now) for a in judgement.alerts]
-    texts = {alert.key: alert for alert in judgement.alerts}
-    states = [replace(state, alert=texts[state.alert.key]) for state in fresh if state.phase is not Phase.RESOLVED]
-    states += [AlertState(texts[s.alert.key], Phase.PENDING, now, now) for s in fresh if s.phase is Phase.RESOLVED]
-    remembered = [s for s in stored.firing if s.alert.key not in texts and not judgement.is_healthy(s.alert.key)]
-    return Standing((*states, *remembered), signals.engines)
+    states = tuple(_as_known(stored.states.get(alert.key), alert, now) for alert in judgement.alerts)
+    judged = {alert.key for alert in judgement.alerts}
+    remembered = tuple(
+        state for state in stored.firing if state.alert.key not in judged and not judgement.is_healthy(state.alert.key)
+    )
+    return Standing(states + remembered, signals.engines)
 
 
 def try_out(settings: Settings) -> tuple[Delivery, ...]:
@@ -100,6 +100,12 @@ def try_out(settings: Settings) -> tuple[Delivery, ...]:
         Severity.WARNING,
     )
     return deliver(message, destination_urls(settings.alerts), timeout_seconds=settings.alerts.timeout_seconds)
+
+
+def _as_known(state: AlertState | None, alert: Alert, now: float) -> AlertState:
+    if state is None or state.phase is Phase.RESOLVED:
+        return AlertState(alert, Phase.PENDING, now, now)
+    return replace(state, alert=alert)
 
 
 class _Warehouse:

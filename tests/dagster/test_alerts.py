@@ -167,7 +167,7 @@ def test_a_failed_check_is_told_and_resolved(
 ) -> None:
     passes = False
 
-    @asset_check(asset=RAW_EVENTS_ASSET, name="exact")
+    @asset_check(asset=RAW_EVENTS_ASSET.key, name="exact")
     def exact() -> AssetCheckResult:
         return AssetCheckResult(passed=passes, description=None if passes else "3 events are missing")
 
@@ -175,7 +175,7 @@ def test_a_failed_check_is_told_and_resolved(
     ticks = Ticks(instance, made)
 
     def check() -> None:
-        assert made.get_implicit_global_asset_job_def().execute_in_process(instance=instance).success
+        assert made.resolve_implicit_global_asset_job_def().execute_in_process(instance=instance).success
 
     check()
     ticks.tick()

@@ -4,6 +4,8 @@ import json
 import random
 
 import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
 from typer.testing import CliRunner
 
 from metrics_pipeline.alerting import Copy, evaluate, standing
@@ -12,7 +14,7 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.signals import LedgerScope, read_flow, read_landed, read_storage
 from metrics_pipeline.core.signals import RunSignal
 from metrics_pipeline.local.process import choose_port
-from metrics_pipeline.settings import Settings, load_settings
+from metrics_pipeline.settings import Settings, kafka_address, load_settings
 from tests.integration.events import encode, event, events
 from tests.integration.pipeline import drain_once, send
 from tests.receivers import http_receiver
@@ -57,6 +59,22 @@ def test_lag_that_nobody_drains_and_dead_letters_show(settings: Settings, monkey
     assert kinds(load_settings()) == {"lag", "no_drain"}
     drain_once(settings)
     assert kinds(load_settings()) == {"dead_letters"}
+
+
+def test_offsets_that_the_topic_dropped_and_a_partition_that_stands_still_show(settings: Settings) -> None:
+    send(settings, events(100), partition=0)
+    drain_once(settings)
+    send(settings, events(100, seed=1), partition=0)
+    send(settings, events(10, seed=2), partition=1)
+    admin = AdminClient({"bootstrap.servers": kafka_address(settings)})
+    deleted = admin.delete_records([TopicPartition(settings.kafka.topic, 0, 150)])
+    assert all(future.result().low_watermark == 150 for future in deleted.values())
+    drain_once(settings)
+    (lost,) = [s for s in standing(settings).states if s.alert.kind == "lost_offsets"]
+    assert "50 offsets went unread" in lost.alert.summary
+    assert "partition 0: 50" in lost.alert.summary
+    send(settings, events(5, seed=3), partition=2)
+    assert "stalled_partition" in kinds(settings), "2 never landed, 0 and 1 did"
 
 
 def test_the_command_line_says_what_is_wrong_as_json(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

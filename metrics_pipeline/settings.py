@@ -131,7 +131,12 @@ class AlertSettings(_Part):
     runbook_url: str = Field("docs/runbooks", description="where the run books are, for links")
     timeout_seconds: float = Field(5, gt=0, le=60, description="longest wait for one answer of a destination, seconds")
     window_seconds: int = Field(300, ge=10, le=86_400, description="freshness and dead letters are of the last seconds")
-    freshness_seconds: float = Field(10, gt=0, le=86_400, description="objective: 99% of events are visible so soon")
+    freshness_seconds: float = Field(
+        30,
+        gt=0,
+        le=86_400,
+        description="objective: 99% of events are visible so soon; the first ones after a pause wait some 10 s for a run",
+    )
     lag_offsets: int = Field(2_000_000, ge=1, description="objective: at most so many offsets behind")
     dead_letter_share: float = Field(0.02, gt=0, le=1, description="objective: at most this share of messages")
     dead_letter_messages: int = Field(200, ge=1, description="... judged from so many messages on")

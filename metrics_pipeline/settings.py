@@ -135,7 +135,7 @@ class AlertSettings(_Part):
         30,
         gt=0,
         le=86_400,
-        description="objective: 99% of events are visible so soon; the first ones after a pause wait some 10 s for a run",
+        description="objective: 99% of events are visible so soon; after a pause a run needs some 10 s to start",
     )
     lag_offsets: int = Field(2_000_000, ge=1, description="objective: at most so many offsets behind")
     dead_letter_share: float = Field(0.02, gt=0, le=1, description="objective: at most this share of messages")

@@ -82,8 +82,8 @@ AUDIT_DRIFT = Kind(
     "metrics-pipeline audit",
     is_state=False,
 )
-DEAD_LETTERS = Kind(
-    "dead_letters",
+DEAD_LETTER_SHARE = Kind(
+    "dead_letter_share",
     "many messages are no valid events",
     Severity.WARNING,
     "A service sends what the event contract does not allow. Its messages are kept in dead_letters, not raw_events.",
@@ -134,7 +134,7 @@ KINDS = {
         LAG,
         FRESHNESS,
         AUDIT_DRIFT,
-        DEAD_LETTERS,
+        DEAD_LETTER_SHARE,
         LOST_OFFSETS,
         STALLED_PARTITION,
         NO_DRAIN,
@@ -213,7 +213,7 @@ def judge(signals: Signals, policy: AlertPolicy) -> Judgement:
         known.add(LAG.name)
         alerts += _lag(signals.topic, signals.partitions, policy)
     if signals.flow is not None:
-        known |= {FRESHNESS.name, DEAD_LETTERS.name, LOST_OFFSETS.name}
+        known |= {FRESHNESS.name, DEAD_LETTER_SHARE.name, LOST_OFFSETS.name}
         alerts += _flow(signals.topic, signals.flow, policy)
     if signals.partitions is not None and signals.flow is not None:
         known |= {NO_DRAIN.name, STALLED_PARTITION.name}
@@ -260,7 +260,7 @@ def _flow(topic: str, flow: FlowSignal, policy: AlertPolicy) -> Iterator[Alert]:
         reasons = sorted(flow.reasons.items(), key=lambda item: -item[1])[:3]
         named = ", ".join(f"{reason} {count:,}" for reason, count in reasons)
         yield _alert(
-            DEAD_LETTERS,
+            DEAD_LETTER_SHARE,
             topic,
             f"{topic}: {share:.1%} of {flow.consumed:,} messages in the last {window} became dead letters, objective "
             f"{policy.dead_letter_share:.1%}" + (f"; reasons: {named}" if named else ""),

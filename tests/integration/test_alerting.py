@@ -58,7 +58,7 @@ def test_lag_that_nobody_drains_and_dead_letters_show(settings: Settings, monkey
     send(settings, [*events(200), *bad])
     assert kinds(load_settings()) == {"lag", "no_drain"}
     drain_once(settings)
-    assert kinds(load_settings()) == {"dead_letters"}
+    assert kinds(load_settings()) == {"dead_letter_share"}
 
 
 def test_offsets_that_the_topic_dropped_and_a_partition_that_stands_still_show(settings: Settings) -> None:

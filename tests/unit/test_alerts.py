@@ -70,7 +70,7 @@ def test_a_healthy_pipeline_has_no_alert_and_everything_is_known() -> None:
         ),
         ({"partitions": (PartitionSignal(3, 2_000, 1),)}, "lag", "2,000 offsets behind"),
         ({"flow": replace(FLOW, freshness_p99_seconds=11)}, "freshness", "11.0 s"),
-        ({"flow": replace(FLOW, dead_letters=300)}, "dead_letters", "3.0% of 10,000 messages"),
+        ({"flow": replace(FLOW, dead_letters=300)}, "dead_letter_share", "3.0% of 10,000 messages"),
         ({"flow": replace(FLOW, lost={4: 70, 2: 5})}, "lost_offsets", "partition 2: 5, partition 4: 70"),
         (
             {"partitions": (PartitionSignal(0, 5, 1), PartitionSignal(1, 7, 500))},

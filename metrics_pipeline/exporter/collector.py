@@ -15,7 +15,7 @@ from metrics_pipeline.clickhouse.alert_log import evaluated_at, read_board
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.counting import Bounds, Distribution, MonthlyCounter, Totals
 from metrics_pipeline.clickhouse.signals import LedgerScope, read_storage
-from metrics_pipeline.clickhouse.statistics import Freshness, read_statistics
+from metrics_pipeline.clickhouse.statistics import FRESHNESS_WINDOW_SECONDS, Freshness, read_statistics
 from metrics_pipeline.clickhouse.tables import TableSize, read_stale_buckets, read_tables
 from metrics_pipeline.core.notices import Board
 from metrics_pipeline.core.signals import DiskSignal
@@ -56,6 +56,7 @@ class PipelineCollector(Collector):
         self, settings: Settings, *, fresh_seconds: float = FRESH_SECONDS, limit_seconds: float = LIMIT_SECONDS
     ) -> None:
         self._settings = settings
+        self._limit_seconds = limit_seconds
         self._client: Client | None = None
         scope = LedgerScope(settings.kafka.topic, settings.kafka.group)
         self._counter = MonthlyCounter(scope, _BOUNDS)
@@ -79,10 +80,15 @@ class PipelineCollector(Collector):
 
     def collect(self) -> Iterator[Family]:
         """All families of the catalogue that have a value."""
-        kafka, clickhouse = self._kafka.reading(), self._clickhouse.reading()
+        # All at once and with one deadline: Prometheus waits for the whole scrape.
+        has_dagster = self._settings.alerts.dagster_url is not None
+        for source in (self._kafka, self._clickhouse, *((self._dagster,) if has_dagster else ())):
+            source.refresh()
+        deadline = time.monotonic() + self._limit_seconds
+        kafka, clickhouse = self._kafka.reading(deadline=deadline), self._clickhouse.reading(deadline=deadline)
         readings: dict[str, Reading[object]] = {"kafka": kafka, "clickhouse": clickhouse}  # type: ignore[dict-item]
-        if self._settings.alerts.dagster_url is not None:
-            dagster = self._dagster.reading()
+        if has_dagster:
+            dagster = self._dagster.reading(deadline=deadline)
             readings["dagster"] = dagster  # type: ignore[assignment]
             if dagster.figures is not None:
                 yield _gauge(m.RUNS, {(status.lower(),): count for status, count in dagster.figures.items()})
@@ -117,9 +123,11 @@ class PipelineCollector(Collector):
             raise
 
     def _figures(self, client: Client) -> ClickHouseFigures:
+        # Counts of all time would read the whole ledger.
+        recent_ms = int((time.time() - 2 * FRESHNESS_WINDOW_SECONDS) * 1_000)
         return ClickHouseFigures(
             totals=self._counter.read(client, time.time()),
-            freshness=read_statistics(client).freshness,
+            freshness=read_statistics(client, since_ms=recent_ms).freshness,
             tables=read_tables(client),
             disks=read_storage(client).disks,
             stale=read_stale_buckets(client),

@@ -46,17 +46,24 @@ class Source(Generic[_T]):
         self._running: threading.Event | None = None
         self._said: str | None = None
 
-    def reading(self, *, patient: bool = False) -> Reading[_T]:
-        """The latest reading if it is fresh, else a new one; a `patient` caller waits for it however long it takes."""
+    def refresh(self) -> threading.Event | None:
+        """Begin a new reading unless the latest is fresh; returns what is set when it ends. Waits for nothing."""
         with self._lock:
-            latest = self._latest
-            if latest is not None and time.monotonic() - latest.at <= self._fresh_seconds:
-                return latest
+            if self._latest is not None and time.monotonic() - self._latest.at <= self._fresh_seconds:
+                return None
             if self._running is None:
                 self._running = threading.Event()
                 threading.Thread(target=self._run, args=(self._running,), name=self.name, daemon=True).start()
-            done = self._running
-        if done.wait(None if patient else self._limit_seconds):
+            return self._running
+
+    def reading(self, *, deadline: float | None = None, patient: bool = False) -> Reading[_T]:
+        """The latest reading if it is fresh, else a new one, waited for until `deadline` (monotonic seconds).
+
+        Without a deadline that is after the limit; a `patient` caller waits however long it takes.
+        """
+        done = self.refresh()
+        until = time.monotonic() + self._limit_seconds if deadline is None else deadline
+        if done is None or done.wait(None if patient else max(0.0, until - time.monotonic())):
             latest = self._latest
             if latest is not None:
                 return latest

@@ -1,6 +1,7 @@
 """An engine as a source: one reading at a time, kept for a while, never waited for too long."""
 
 import threading
+import time
 
 from metrics_pipeline.errors import KafkaUnavailableError
 from metrics_pipeline.exporter.source import Source
@@ -64,6 +65,18 @@ def test_a_problem_is_said_once_until_it_is_another() -> None:
     engine.error = None
     assert source.reading().problem is None
     assert len(said) == 2
+
+
+def test_several_sources_that_hang_share_one_deadline() -> None:
+    engines = [Engine() for _ in range(3)]
+    for engine in engines:
+        engine.open.clear()
+    sources = [source_of(engine, []) for engine in engines]
+    past = time.monotonic() - 1
+    assert all(source.reading(deadline=past).problem for source in sources)
+    for engine in engines:
+        engine.open.set()
+    assert [source.reading(deadline=time.monotonic() + LONG_SECONDS).figures for source in sources] == [1, 1, 1]
 
 
 def test_scrapes_at_once_share_one_reading() -> None:

@@ -2,6 +2,7 @@
 
 from dagster import Definitions
 
+from metrics_pipeline.defs.alerts import alerts
 from metrics_pipeline.defs.assets import ASSETS
 from metrics_pipeline.defs.checks import audit_books, audit_job, audit_schedule
 from metrics_pipeline.defs.dead_letters import (
@@ -21,6 +22,6 @@ defs = Definitions(
     asset_checks=[audit_books, check_rollups, dead_letters_replayed_in_time],
     jobs=[drain, audit_job, drift_job, replay_dead_letters_job, dead_letters_check_job, *REBUILD_JOBS.values()],
     schedules=[audit_schedule, drift_schedule, dead_letters_check_schedule],
-    sensors=[relay, stale_rollups],
+    sensors=[relay, stale_rollups, alerts],
     resources={"pipeline": PipelineResource()},
 )

@@ -119,6 +119,52 @@ class EventSettings(_Part):
     max_future_seconds: int = Field(3_600, ge=0, le=864_000, description="ahead of its message by more: dead letter")
 
 
+class AlertSettings(_Part):
+    """What is called a problem, and who is told of it when."""
+
+    destinations: SecretStr | None = Field(
+        None,
+        description="apprise URLs, apart by blanks: slack://…, pagerduty://…, mailtos://…, jsons://…; secret; unset: "
+        "alerts are evaluated and logged only",
+    )
+    dagster_url: str | None = Field(None, description="address of Dagster's UI, for links; unset: the local one")
+    runbook_url: str = Field("docs/runbooks", description="where the run books are, for links")
+    timeout_seconds: float = Field(5, gt=0, le=60, description="longest wait for one answer of a destination, seconds")
+    window_seconds: int = Field(300, ge=10, le=86_400, description="freshness and dead letters are of the last seconds")
+    freshness_seconds: float = Field(
+        30,
+        gt=0,
+        le=86_400,
+        description="objective: 99% of events are visible so soon; after a pause a run needs some 10 s to start",
+    )
+    lag_offsets: int = Field(2_000_000, ge=1, description="objective: at most so many offsets behind")
+    dead_letter_share: float = Field(0.02, gt=0, le=1, description="objective: at most this share of messages")
+    dead_letter_messages: int = Field(200, ge=1, description="... judged from so many messages on")
+    lost_window_seconds: int = Field(
+        86_400, ge=60, le=864_000, description="offsets that were lost are reported for so long, seconds"
+    )
+    stalled_seconds: float = Field(
+        120, ge=10, le=3_000, description="with lag, nothing landed for so long: it stands still, seconds"
+    )
+    disk_free_share: float = Field(0.1, ge=0, lt=1, description="a disk with less free is running full")
+    disk_days: float = Field(14, ge=0, le=1_000, description="... or with space for fewer days of the present growth")
+    parts_per_partition: int = Field(600, ge=10, le=100_000, description="more active parts: merges fall behind")
+    pending_seconds: float = Field(60, ge=0, le=86_400, description="a problem must last so long to be told, seconds")
+    resolve_seconds: float = Field(
+        120,
+        ge=0,
+        le=86_400,
+        description="... and be gone for so long to be called resolved, seconds; doubled for "
+        "each time that it came back lately",
+    )
+    repeat_seconds: float = Field(21_600, ge=60, description="one that lasts is told again after so long, seconds")
+    flapping_seconds: float = Field(21_600, ge=0, description="coming back counts as flapping for so long, seconds")
+    forget_seconds: float = Field(
+        172_800, ge=600, description="one of which nothing more is heard (a job that never runs again) is closed"
+    )
+    messages_per_hour: int = Field(20, ge=1, le=1_000, description="more are held back and go out together")
+
+
 class LocalSettings(_Part):
     """Local engines, for the demo, development and tests."""
 
@@ -138,6 +184,7 @@ class Settings(BaseSettings):
     clickhouse: ClickHouseSettings = Field(default_factory=ClickHouseSettings)
     drain: DrainSettings = Field(default_factory=DrainSettings)
     events: EventSettings = Field(default_factory=EventSettings)
+    alerts: AlertSettings = Field(default_factory=AlertSettings)
     local: LocalSettings = Field(default_factory=LocalSettings)
 
 
@@ -152,6 +199,11 @@ def load_settings(*, with_local_engines: bool = True) -> Settings:
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from None
     return _with_local_addresses(settings) if with_local_engines else settings
+
+
+def destination_urls(alerts: AlertSettings) -> tuple[str, ...]:
+    """The apprise URLs with their secrets."""
+    return tuple(alerts.destinations.get_secret_value().split()) if alerts.destinations else ()
 
 
 def local_home(local: LocalSettings) -> Path:
@@ -201,7 +253,10 @@ def _with_local_addresses(settings: Settings) -> Settings:
         kafka = kafka.model_copy(update={"bootstrap_servers": addresses["kafka"]})
     if clickhouse.url is None and addresses.get("clickhouse"):
         clickhouse = clickhouse.model_copy(update={"url": SecretStr(addresses["clickhouse"])})
-    return settings.model_copy(update={"kafka": kafka, "clickhouse": clickhouse})
+    alerts = settings.alerts
+    if alerts.dagster_url is None and addresses.get("dagster"):
+        alerts = alerts.model_copy(update={"dagster_url": addresses["dagster"]})
+    return settings.model_copy(update={"kafka": kafka, "clickhouse": clickhouse, "alerts": alerts})
 
 
 def _refuse_unknown_names() -> None:
@@ -220,7 +275,7 @@ def _explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors(include_url=False):
         name = ENVIRONMENT_PREFIX + "__".join(str(step).upper() for step in problem["loc"])
-        secret = any(word in name for word in ("URL", "OPTIONS"))
+        secret = any(word in name for word in ("URL", "OPTIONS", "DESTINATIONS"))
         shown = "" if secret or problem["type"] == "missing" else f" (got {problem['input']!r:.80})"
         lines.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}{shown}")
     return "wrong settings:\n  " + "\n  ".join(lines)

@@ -8,12 +8,14 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from metrics_pipeline.cli import (
+    alerts,
     audit,
     chaos,
     dashboard,
     dead_letters,
     demo,
     drain,
+    exporter,
     latency,
     local,
     produce,
@@ -47,12 +49,14 @@ for group in (
     audit.app,
     latency.app,
     top.app,
+    exporter.app,
     chaos.app,
 ):
     app.registered_commands.extend(group.registered_commands)
 app.add_typer(schema.app, name="schema")
 app.add_typer(rollups.app, name="rollups")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(alerts.app, name="alerts")
 
 
 @app.callback()

@@ -52,6 +52,8 @@ DEAD_LETTERS = Table(
         Column("replay_detail", "String", comment="What is wrong, by these rules"),
     ),
     comment="Messages that are no valid event, each with its reason.",
+    # What is new since a moment is asked for every few seconds.
+    indexes=("stored_index stored_at TYPE minmax GRANULARITY 1",),
 )
 
 BATCHES = Table(
@@ -102,7 +104,34 @@ BATCHES = Table(
         Column("minute_inserted", "Array(UInt32)", comment="Events inserted in each of these minutes"),
     ),
     comment="The ledger: one row per micro-batch, every offset accounted for, and one per replayed chunk.",
-    indexes=("batch_index batch TYPE bloom_filter(0.001) GRANULARITY 1",),
+    indexes=(
+        "batch_index batch TYPE bloom_filter(0.001) GRANULARITY 1",
+        "visible_index visible_at TYPE minmax GRANULARITY 1",
+    ),
+)
+
+ALERT_LOG = Table(
+    name="alert_log",
+    engine="ReplacingMergeTree(updated_at)",
+    partition_by="tuple()",
+    order_by=("key",),
+    columns=(
+        Column("key", "String", comment="kind:subject; empty: when messages were sent, and of the last evaluation"),
+        Column("kind", "LowCardinality(String)"),
+        Column("subject", "String"),
+        Column("severity", "LowCardinality(String)"),
+        Column("phase", "LowCardinality(String)", comment="pending, firing, resolved; gone: to be forgotten"),
+        Column("summary", "String", comment="What happened"),
+        Column("run_id", "String"),
+        Column("since", "DateTime64(3, 'UTC')", comment="When the phase began"),
+        Column("seen", "DateTime64(3, 'UTC')", comment="When the problem was last there"),
+        Column("told", "DateTime64(3, 'UTC')", comment="When the last notice was sent"),
+        Column("told_as", "LowCardinality(String)", comment="Which one that was"),
+        Column("starts", "Array(DateTime64(3, 'UTC'))", comment="When it began firing lately"),
+        Column("owes", "LowCardinality(String)", comment="The notice that is still to be sent"),
+        Column("updated_at", "DateTime64(3, 'UTC')"),
+    ),
+    comment="What is wrong, since when, and what was told about it; the newest row of a key counts.",
 )
 
 OBJECTS: tuple[Table | Union | MaterializedView | View, ...] = (
@@ -114,6 +143,7 @@ OBJECTS: tuple[Table | Union | MaterializedView | View, ...] = (
     *ROLLUP_VIEWS,
     DEAD_LETTERS,
     BATCHES,
+    ALERT_LOG,
 )
 
 

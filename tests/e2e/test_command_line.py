@@ -154,7 +154,8 @@ def test_without_engines_the_message_says_what_to_do(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["up", "demo", "status", "produce", "drain", "audit", "latency", "top", "dashboard", "chaos"]
+    "command",
+    ["up", "demo", "status", "produce", "drain", "audit", "latency", "top", "dashboard", "chaos", "exporter"],
 )
 def test_every_command_has_help_with_an_example(run: Run, command: str) -> None:
     done = run(command, "--help")

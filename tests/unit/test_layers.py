@@ -10,6 +10,7 @@ import metrics_pipeline
 ROOT = Path(metrics_pipeline.__file__).parent
 FORBIDDEN = {
     "core": (
+        "apprise",
         "confluent_kafka",
         "clickhouse_connect",
         "dagster",
@@ -48,6 +49,7 @@ FORBIDDEN = {
         "metrics_pipeline.local",
         "metrics_pipeline.settings",
     ),
+    "exporter": ("confluent_kafka", "dagster", "apprise", "metrics_pipeline.defs", "metrics_pipeline.cli"),
     "ports.py": ("confluent_kafka", "clickhouse_connect", "dagster", "metrics_pipeline.drain"),
     "audit.py": (
         "confluent_kafka",
@@ -70,6 +72,15 @@ FORBIDDEN = {
         "dagster",
         "metrics_pipeline.kafka",
         "metrics_pipeline.clickhouse",
+    ),
+    "alerting.py": ("confluent_kafka", "clickhouse_connect.driver.exceptions", "apprise", "dagster"),
+    "notify.py": (
+        "confluent_kafka",
+        "clickhouse_connect",
+        "dagster",
+        "metrics_pipeline.kafka",
+        "metrics_pipeline.clickhouse",
+        "metrics_pipeline.settings",
     ),
     "delivery.py": ("confluent_kafka", "clickhouse_connect", "dagster"),
     "takeover.py": ("confluent_kafka", "clickhouse_connect", "dagster"),
@@ -98,6 +109,13 @@ def test_a_room_imports_only_what_it_may(room: str) -> None:
         if name == forbidden or name.startswith(forbidden + ".")
     }
     assert wrong == set()
+
+
+def test_only_its_adapter_imports_apprise() -> None:
+    importers = {
+        file.name for file in ROOT.rglob("*.py") if any(name.split(".")[0] == "apprise" for name in imports_of(file))
+    }
+    assert importers == {"notify.py"}
 
 
 def test_only_defs_and_its_entry_import_dagster() -> None:

@@ -1,0 +1,203 @@
+"""Evaluates the pipeline and tells people: read the signals, judge them, remember, notify. The sensor and the command
+line both come here.
+
+The board of what was told stands in ClickHouse. While that is away, the caller's own copy of it is gone on with, so
+that people learn of the outage once, too.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
+
+from clickhouse_connect.driver.client import Client
+
+from metrics_pipeline.clickhouse.alert_log import read_board, write_board
+from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.signals import LedgerScope, read_flow, read_landed, read_storage
+from metrics_pipeline.core.alerts import Alert, AlertPolicy, Judgement, Severity, judge
+from metrics_pipeline.core.message import Links, Message, compose
+from metrics_pipeline.core.notices import AlertState, Board, Notice, NoticePolicy, Phase, advance, due, told
+from metrics_pipeline.core.signals import CheckSignal, EngineSignal, PartitionSignal, RunSignal, Signals
+from metrics_pipeline.errors import PipelineError, RetryableError
+from metrics_pipeline.kafka.lag import read_lag
+from metrics_pipeline.notify import Delivery, deliver
+from metrics_pipeline.settings import AlertSettings, Settings, destination_urls, kafka_address
+
+logger = logging.getLogger("metrics_pipeline.alerts")
+
+ENGINE_TIMEOUT_SECONDS = 10
+"""Longest wait for one answer of an engine: an evaluation must end within a sensor's tick."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A caller's copy of the board. `is_ahead`: ClickHouse could not take it, so it holds more than the table does."""
+
+    board: Board = field(default_factory=Board)
+    is_ahead: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What one evaluation found, told, and leaves to remember; `notices` went out with the message, if one did."""
+
+    judgement: Judgement
+    copy: Copy
+    notices: tuple[AlertState, ...] = ()
+    deliveries: tuple[Delivery, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is wrong right now: as just judged, and, of kinds that only the sensor knows, as it last saw them."""
+
+    states: tuple[AlertState, ...]
+    engines: tuple[EngineSignal, ...]
+
+
+def evaluate(settings: Settings, runs: Sequence[RunSignal], checks: Sequence[CheckSignal], copy: Copy) -> Evaluation:
+    """Judge everything, notify of what is due, and note it. Raises nothing that an engine or destination causes."""
+    now = time.time()
+    policy = _of(NoticePolicy, settings.alerts)
+    with _Warehouse(settings) as warehouse:
+        stored = warehouse.ask(read_board)
+        before = copy.board if copy.is_ahead or stored is None else stored
+        signals = replace(_read(settings, warehouse), runs=tuple(runs), checks=tuple(checks))
+        judgement = judge(signals, _of(AlertPolicy, settings.alerts))
+        board = advance(before, judgement, now, policy)
+        notices = due(board, now, policy)
+        deliveries = _tell(settings.alerts, notices)
+        if notices and _is_told(deliveries):
+            board = told(board, notices, now)
+        is_noted = stored is not None and warehouse.ask(lambda client: _note(client, stored, board, now))
+    return Evaluation(judgement, Copy(board, is_ahead=not is_noted), notices, deliveries)
+
+
+def standing(settings: Settings) -> Standing:
+    """What is wrong now, without telling anybody or noting it."""
+    with _Warehouse(settings) as warehouse:
+        stored = warehouse.ask(read_board) or Board()
+        signals = _read(settings, warehouse)
+    judgement = judge(signals, _of(AlertPolicy, settings.alerts))
+    now = time.time()
+    states = tuple(_as_known(stored.states.get(alert.key), alert, now) for alert in judgement.alerts)
+    judged = {alert.key for alert in judgement.alerts}
+    remembered = tuple(
+        state for state in stored.firing if state.alert.key not in judged and not judgement.is_healthy(state.alert.key)
+    )
+    return Standing(states + remembered, signals.engines)
+
+
+def try_out(settings: Settings) -> tuple[Delivery, ...]:
+    """Send a test message to every destination."""
+    message = Message(
+        "metrics-pipeline: test of notifications",
+        "Somebody ran `metrics-pipeline alerts test`. Nothing is wrong; alerts will arrive here.",
+        Severity.WARNING,
+    )
+    return deliver(message, destination_urls(settings.alerts), timeout_seconds=settings.alerts.timeout_seconds)
+
+
+def _as_known(state: AlertState | None, alert: Alert, now: float) -> AlertState:
+    if state is None or state.phase is Phase.RESOLVED:
+        return AlertState(alert, Phase.PENDING, now, now)
+    return replace(state, alert=alert)
+
+
+class _Warehouse:
+    """ClickHouse for one evaluation: connects when asked first, and after one failure says nothing more."""
+
+    def __init__(self, settings: Settings) -> None:
+        limit = min(settings.clickhouse.request_timeout_seconds, ENGINE_TIMEOUT_SECONDS)
+        clickhouse = settings.clickhouse.model_copy(update={"request_timeout_seconds": limit})
+        self._settings = settings.model_copy(update={"clickhouse": clickhouse})
+        self._client: Client | None = None
+        self.problem: str | None = None
+
+    def __enter__(self) -> "_Warehouse":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._client is not None:
+            self._client.close()
+
+    def ask(self, question: Callable[[Client], _T], *, is_optional: bool = False) -> _T | None:
+        """None without an answer. An `is_optional` question may lack its grants: the server is not down for that."""
+        if self.problem is not None:
+            return None
+        try:
+            if self._client is None:
+                self._client = connect(self._settings)
+            return question(self._client)
+        except PipelineError as error:
+            if not is_optional or isinstance(error, RetryableError):
+                self.problem = str(error)
+            logger.warning("%s", error)
+            return None
+
+
+def _read(settings: Settings, warehouse: _Warehouse) -> Signals:
+    alerts = settings.alerts
+    scope = LedgerScope(settings.kafka.topic, settings.kafka.group)
+    lags, kafka_problem = _lags(settings)
+    landed = warehouse.ask(lambda client: read_landed(client, scope))
+    flow = warehouse.ask(
+        lambda client: read_flow(
+            client,
+            scope,
+            landed or {},
+            window_seconds=alerts.window_seconds,
+            lost_window_seconds=alerts.lost_window_seconds,
+        )
+    )
+    storage = warehouse.ask(read_storage, is_optional=True)
+    partitions = None
+    if lags is not None:
+        partitions = tuple(PartitionSignal(p, lag, (landed or {}).get(p)) for p, lag in sorted(lags.items()))
+    engines = (EngineSignal("kafka", kafka_problem), EngineSignal("clickhouse", warehouse.problem))
+    return Signals(settings.kafka.topic, engines, partitions, flow, storage)
+
+
+def _lags(settings: Settings) -> tuple[Mapping[int, int] | None, str | None]:
+    limit = min(settings.kafka.request_timeout_seconds, ENGINE_TIMEOUT_SECONDS)
+    kafka = settings.kafka.model_copy(update={"request_timeout_seconds": limit})
+    try:
+        lags = read_lag(kafka_address(settings), kafka)
+    except PipelineError as error:
+        logger.warning("%s", error)
+        return None, str(error)
+    return {p: lag.offsets for p, lag in lags.items()}, None
+
+
+def _tell(alerts: AlertSettings, notices: Sequence[AlertState]) -> tuple[Delivery, ...]:
+    if not notices:
+        return ()
+    for notice in notices:
+        level = logging.INFO if notice.owes in (Notice.RESOLVED, Notice.FORGOTTEN) else logging.WARNING
+        logger.log(level, "%s: %s", notice.owes, notice.alert.summary)
+    message = compose(notices, Links(alerts.dagster_url or "", alerts.runbook_url))
+    deliveries = deliver(message, destination_urls(alerts), timeout_seconds=alerts.timeout_seconds)
+    for delivery in deliveries:
+        if delivery.problem is not None:
+            logger.error("the alert did not reach %s: %s", delivery.destination, delivery.problem)
+    return deliveries
+
+
+def _is_told(deliveries: Sequence[Delivery]) -> bool:
+    """One destination is enough: those that are away don't make the others hear it twice."""
+    return not deliveries or any(delivery.problem is None for delivery in deliveries)
+
+
+def _note(client: Client, before: Board, board: Board, now: float) -> bool:
+    write_board(client, before, board, now)
+    return True
+
+
+def _of(policy: type[_T], alerts: AlertSettings) -> _T:
+    """The settings that a policy consists of, by name."""
+    values: dict[str, Any] = {f.name: getattr(alerts, f.name) for f in fields(policy)}  # type: ignore[arg-type]
+    return policy(**values)

@@ -1,0 +1,96 @@
+"""The board of alerts in the table alert_log: whichever process evaluates next goes on from there."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from clickhouse_connect.driver.client import Client
+
+from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.schema import ALERT_LOG
+from metrics_pipeline.core.alerts import KINDS, Alert, Severity
+from metrics_pipeline.core.notices import MAX_STATES, AlertState, Board, Notice, Phase
+
+_COLUMNS = tuple(column.name for column in ALERT_LOG.columns)
+_GONE = "gone"
+_READ = f"""
+    SELECT key, kind, subject, severity, phase, summary, run_id, toUnixTimestamp64Milli(since),
+        toUnixTimestamp64Milli(seen), toUnixTimestamp64Milli(told), told_as,
+        arrayMap(t -> toUnixTimestamp64Milli(t), starts), owes
+    FROM {ALERT_LOG.name} FINAL
+    WHERE key = '' OR phase != '{_GONE}' AND kind IN {{kinds:Array(String)}}
+    ORDER BY key != '', updated_at DESC LIMIT {{limit:UInt32}}
+"""
+"""Kinds that this version does not know are left alone."""
+
+
+def read_board(client: Client) -> Board:
+    """What was known and told so far. Raises what `calling` raises."""
+    parameters = {"limit": MAX_STATES + 1, "kinds": list(KINDS)}
+    rows = calling("reading the alerts", lambda: client.query(_READ, parameters=parameters).result_rows)
+    states = [_state(row) for row in rows if row[0]]
+    sent = next((_moments(row[11]) for row in rows if not row[0]), ())
+    return Board({state.alert.key: state for state in states}, sent)
+
+
+def write_board(client: Client, before: Board, after: Board, now: float) -> None:
+    """Append what differs from `before`, and that there was an evaluation `now` (epoch seconds)."""
+    changed = [_row(s, now) for key, s in after.states.items() if before.states.get(key) != s]
+    gone = [_row(s, now, phase=_GONE) for key, s in before.states.items() if key not in after.states]
+    evaluated = _evaluation(after.sent, now)
+    calling(
+        "noting the alerts",
+        lambda: client.insert(ALERT_LOG.name, [*changed, *gone, evaluated], column_names=_COLUMNS),
+    )
+
+
+def evaluated_at(client: Client) -> float | None:
+    """When alerts were last evaluated, epoch seconds; None if never."""
+    sql = f"SELECT count(), toUnixTimestamp64Milli(max(updated_at)) FROM {ALERT_LOG.name} WHERE key = ''"
+    count, latest = calling("reading the alerts", lambda: client.query(sql).result_rows[0])
+    return latest / 1000 if count else None
+
+
+def _state(row: Sequence[Any]) -> AlertState:
+    _, kind, subject, severity, phase, summary, run_id, since, seen, told, told_as, starts, owes = row
+    return AlertState(
+        Alert(kind, subject, Severity(severity), summary, run_id),
+        Phase(phase),
+        since / 1000,
+        seen / 1000,
+        told / 1000,
+        Notice(told_as) if told_as else None,
+        _moments(starts),
+        Notice(owes) if owes else None,
+    )
+
+
+def _row(state: AlertState, now: float, *, phase: str = "") -> list[Any]:
+    alert = state.alert
+    return [
+        alert.key,
+        alert.kind,
+        alert.subject,
+        alert.severity.value,
+        phase or state.phase.value,
+        alert.summary,
+        alert.run_id,
+        *(_time(moment) for moment in (state.since, state.seen, state.told)),
+        state.told_as or "",
+        [_time(moment) for moment in state.starts],
+        state.owes or "",
+        _time(now),
+    ]
+
+
+def _evaluation(sent: Sequence[float], now: float) -> list[Any]:
+    epoch = _time(0)
+    return ["", "", "", "", "", "", "", epoch, epoch, epoch, "", [_time(moment) for moment in sent], "", _time(now)]
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _moments(milliseconds: Sequence[int]) -> tuple[float, ...]:
+    return tuple(moment / 1000 for moment in milliseconds)

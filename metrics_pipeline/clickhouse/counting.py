@@ -1,0 +1,152 @@
+"""Sums of the ledger since the start of the month (UTC), read in bounded steps.
+
+A counter may only grow or begin again near zero. Sums of all time would fall where retention drops rows, which looks
+like a restart and counts everything twice; those of a month begin at zero with it, and every exporter, restarted or
+not, says the same.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from clickhouse_connect.driver.client import Client
+
+from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.signals import LedgerScope
+
+STEP_SECONDS = 86_400
+"""So much of the ledger is read by one query at most."""
+SETTLE_SECONDS = 600
+"""Rows land in the order of `visible_at` but for so much: what is older is read once."""
+
+_SPAN = """topic = {topic:String} AND consumer_group = {group:String}
+    AND visible_at >= {start:DateTime64(3, 'UTC')} AND visible_at < {end:DateTime64(3, 'UTC')}"""
+
+_LEDGER = f"""
+    SELECT count(), sum(consumed), sum(size_bytes), sum(inserted), sum(duplicates), sum(skipped), sum(lost),
+        sumForEach(arrayMap(b -> consumed <= b, {{messages:Array(Float64)}})),
+        sumForEach(arrayMap(b -> commit_duration_ms <= b * 1000, {{steps:Array(Float64)}})),
+        sumForEach(arrayMap(b -> look_up_duration_ms <= b * 1000, {{steps:Array(Float64)}})),
+        sumForEach(arrayMap(b -> insert_duration_ms <= b * 1000, {{steps:Array(Float64)}})),
+        sum(commit_duration_ms) / 1000, sum(look_up_duration_ms) / 1000, sum(insert_duration_ms) / 1000,
+        sumForEach(arrayMap(b -> arraySum((age, n) -> if(age <= b * 1000, n, 0), freshness_ms, freshness_events),
+            {{ages:Array(Float64)}})),
+        sum(arraySum((age, n) -> age * n, freshness_ms, freshness_events)) / 1000, sum(arraySum(freshness_events))
+    FROM batches FINAL WHERE {_SPAN}
+"""
+_DEAD_LETTERS = """
+    SELECT reason, count() FROM dead_letters FINAL
+    WHERE topic = {topic:String} AND stored_at >= {start:DateTime64(3, 'UTC')}
+        AND stored_at < {end:DateTime64(3, 'UTC')} GROUP BY reason
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """A histogram: `below[i]` values at most at the i-th bound, of `count` with that `sum`."""
+
+    below: tuple[float, ...] = ()
+    count: float = 0
+    sum: float = 0
+
+    def __add__(self, other: "Distribution") -> "Distribution":
+        return Distribution(_added(self.below, other.below), self.count + other.count, self.sum + other.sum)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Upper bounds of the histograms: messages, seconds, seconds."""
+
+    messages: tuple[float, ...]
+    steps: tuple[float, ...]
+    ages: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums of ledger rows; `sums` are batches, consumed, bytes, inserted, duplicates, skipped, lost."""
+
+    sums: tuple[float, ...] = ()
+    messages: Distribution = field(default_factory=Distribution)
+    steps: Mapping[str, Distribution] = field(default_factory=dict)
+    freshness: Distribution = field(default_factory=Distribution)
+    dead_letters: Mapping[str, int] = field(default_factory=dict)
+
+    def __add__(self, other: "Totals") -> "Totals":
+        names = {*self.steps, *other.steps}
+        reasons = {*self.dead_letters, *other.dead_letters}
+        return Totals(
+            _added(self.sums, other.sums),
+            self.messages + other.messages,
+            {n: self.steps.get(n, Distribution()) + other.steps.get(n, Distribution()) for n in names},
+            self.freshness + other.freshness,
+            {r: self.dead_letters.get(r, 0) + other.dead_letters.get(r, 0) for r in reasons},
+        )
+
+
+class MonthlyCounter:
+    """Keeps what is settled, so that a reading looks at some minutes of the ledger only. For one thread at a time."""
+
+    def __init__(self, scope: LedgerScope, bounds: Bounds) -> None:
+        self._scope = scope
+        self._bounds = bounds
+        self._month = 0.0
+        self._settled_until = 0.0
+        self._settled = Totals()
+
+    def read(self, client: Client, now: float) -> Totals:
+        """Sums from the start of the month until `now` (epoch seconds). Raises what `calling` raises."""
+        month = datetime.fromtimestamp(now, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0).timestamp()
+        if month != self._month:
+            self._month, self._settled_until, self._settled = month, month, Totals()
+        cutoff = max(month, float(int(now - SETTLE_SECONDS)))
+        while self._settled_until < cutoff:
+            end = min(self._settled_until + STEP_SECONDS, cutoff)
+            self._settled += self._count(client, self._settled_until, end)
+            self._settled_until = end
+        return self._settled + self._count(client, cutoff, now + STEP_SECONDS)
+
+    def _count(self, client: Client, start: float, end: float) -> Totals:
+        parameters = {
+            "topic": self._scope.topic,
+            "group": self._scope.group,
+            "start": start,
+            "end": end,
+            "messages": list(self._bounds.messages),
+            "steps": list(self._bounds.steps),
+            "ages": list(self._bounds.ages),
+        }
+        row, reasons = calling(
+            "counting the ledger",
+            lambda: (
+                client.query(_LEDGER, parameters=parameters).result_rows[0],
+                client.query(_DEAD_LETTERS, parameters=parameters).result_rows,
+            ),
+        )
+        return _totals(row, {str(reason): int(count) for reason, count in reasons})
+
+
+def _totals(row: Sequence[Any], dead_letters: Mapping[str, int]) -> Totals:
+    sums = tuple(map(float, row[:7]))
+    batches, consumed = sums[0], sums[1]
+    below = [tuple(map(float, found)) for found in row[7:11]]
+    seconds = [float(found) for found in row[11:14]]
+    names = ("commit", "look_up", "insert")
+    return Totals(
+        sums,
+        Distribution(below[0], batches, consumed),
+        {
+            name: Distribution(found, batches, total)
+            for name, found, total in zip(names, below[1:], seconds, strict=True)
+        },
+        Distribution(tuple(map(float, row[14])), float(row[16]), float(row[15])),
+        dead_letters,
+    )
+
+
+def _added(one: Sequence[float], other: Sequence[float]) -> tuple[float, ...]:
+    """Empty stands for zeros: nothing was counted yet."""
+    if not one or not other:
+        return tuple(one or other)
+    return tuple(a + b for a, b in zip(one, other, strict=True))

@@ -1,0 +1,116 @@
+"""What the ledger and the server say for alerts. Each query reads a bounded stretch of recent rows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from clickhouse_connect.driver.client import Client
+
+from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.core.signals import DiskSignal, FlowSignal, StorageSignal
+
+LOOK_BACK_SECONDS = 3_600
+"""Whether a partition landed is looked up so far back."""
+_QUERY_SETTINGS: Mapping[str, Any] = {"max_execution_time": 20, "max_threads": 2}
+
+_OF_GROUP = "topic = {topic:String} AND consumer_group = {group:String}"
+_AGE = "(toUnixTimestamp64Milli(now64(3)) - toUnixTimestamp64Milli(max(visible_at))) / 1000"
+
+_LANDED = f"""
+    SELECT p, {_AGE} FROM batches ARRAY JOIN partitions AS p
+    WHERE {_OF_GROUP} AND visible_at > now64(3) - {{seconds:UInt32}} GROUP BY p
+"""
+_COUNTS = f"""
+    SELECT sum(consumed), sum(dead_letters) FROM batches FINAL
+    WHERE {_OF_GROUP} AND visible_at > now64(3) - {{seconds:UInt32}}
+"""
+_FRESHNESS = f"""
+    SELECT sum(weight), quantileExactWeighted(0.99)(age, weight) / 1000 FROM batches FINAL
+    ARRAY JOIN freshness_ms AS age, freshness_events AS weight
+    WHERE {_OF_GROUP} AND visible_at > now64(3) - {{seconds:UInt32}}
+"""
+_LOST = f"""
+    SELECT p, sum(l) FROM batches FINAL ARRAY JOIN partitions AS p, partition_lost AS l
+    WHERE {_OF_GROUP} AND lost > 0 AND l > 0 AND visible_at > now64(3) - {{seconds:UInt32}} GROUP BY p
+"""
+_REASONS = """
+    SELECT reason, count() FROM dead_letters
+    WHERE topic = {topic:String} AND stored_at > now64(3) - {seconds:UInt32} GROUP BY reason
+"""
+_DISKS = """
+    SELECT name, unreserved_space, total_space FROM system.disks
+    WHERE total_space > 0 AND (name = 'default' OR name IN (
+        SELECT disk_name FROM system.parts WHERE active AND database = currentDatabase()))
+    ORDER BY name
+"""
+_PARTS = """
+    SELECT table, max(parts) FROM (
+        SELECT table, partition_id, count() AS parts FROM system.parts
+        WHERE active AND database = currentDatabase() GROUP BY table, partition_id)
+    GROUP BY table ORDER BY table
+"""
+_GROWTH = """
+    SELECT
+        (SELECT sum(bytes_on_disk) FROM system.parts WHERE active AND database = currentDatabase()) AS bytes,
+        (SELECT sum(rows) FROM system.parts
+            WHERE active AND database = currentDatabase() AND table = 'raw_events') AS events,
+        (SELECT sum(inserted) FROM batches FINAL WHERE visible_at > now64(3) - 86400) AS of_day
+"""
+"""All tables grow with the events, so a day's events at the present size of one tell a day's bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerScope:
+    """Whose rows of the ledger."""
+
+    topic: str
+    group: str
+
+
+def read_landed(client: Client, scope: LedgerScope) -> Mapping[int, float]:
+    """Partition -> seconds since a batch of it landed, of those where one did within `LOOK_BACK_SECONDS`."""
+    return {int(p): float(age) for p, age in _rows(client, _LANDED, scope, LOOK_BACK_SECONDS)}
+
+
+def read_flow(
+    client: Client,
+    scope: LedgerScope,
+    landed: Mapping[int, float],
+    *,
+    window_seconds: int,
+    lost_window_seconds: int,
+) -> FlowSignal:
+    """Counts and freshness of the last `window_seconds`, losses of the last `lost_window_seconds`."""
+    ((consumed, dead_letters),) = _rows(client, _COUNTS, scope, window_seconds)
+    ((weight, p99),) = _rows(client, _FRESHNESS, scope, window_seconds)
+    reasons = _rows(client, _REASONS, scope, window_seconds) if dead_letters else []
+    return FlowSignal(
+        window_seconds=window_seconds,
+        landed_ago_seconds=min(landed.values(), default=None),
+        consumed=int(consumed),
+        dead_letters=int(dead_letters),
+        reasons={str(reason): int(count) for reason, count in reasons},
+        freshness_p99_seconds=float(p99) if weight else None,
+        lost_window_seconds=lost_window_seconds,
+        lost={int(p): int(offsets) for p, offsets in _rows(client, _LOST, scope, lost_window_seconds)},
+    )
+
+
+def read_storage(client: Client) -> StorageSignal:
+    """Disks, parts and growth."""
+    ((size_bytes, events, of_day),) = _rows(client, _GROWTH)
+    return StorageSignal(
+        disks=tuple(DiskSignal(str(name), int(free), int(total)) for name, free, total in _rows(client, _DISKS)),
+        most_parts={str(table): int(parts) for table, parts in _rows(client, _PARTS)},
+        bytes_per_day=int(size_bytes or 0) / int(events) * int(of_day or 0) if events else 0.0,
+    )
+
+
+def _rows(client: Client, sql: str, scope: LedgerScope | None = None, seconds: int = 0) -> list[tuple[Any, ...]]:
+    parameters = {"topic": scope.topic, "group": scope.group, "seconds": seconds} if scope else {}
+    return calling(
+        "reading the signals of alerts",
+        lambda: [
+            tuple(r) for r in client.query(sql, parameters=parameters, settings=dict(_QUERY_SETTINGS)).result_rows
+        ],
+    )

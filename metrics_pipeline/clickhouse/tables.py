@@ -1,0 +1,46 @@
+"""How large tables, disks and the backlog of rollups are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from clickhouse_connect.driver.client import Client
+
+from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.rollups.tables import BOOKS
+from metrics_pipeline.core.grains import BUILT, SETTLE_SECONDS
+
+_TABLES = """
+    SELECT table, sum(parts), max(parts), sum(n), sum(bytes) FROM (
+        SELECT table, partition_id, count() AS parts, sum(rows) AS n, sum(bytes_on_disk) AS bytes FROM system.parts
+        WHERE active AND database = currentDatabase() GROUP BY table, partition_id)
+    GROUP BY table ORDER BY table
+"""
+_STALE = f"""
+    SELECT grain, countIf(built_requests != n) FROM (
+        SELECT grain, minute, sum(events) AS n, max(built).2 AS built_requests FROM {BOOKS.name}
+        WHERE minute < now() - grain - {SETTLE_SECONDS} GROUP BY grain, minute HAVING n > 0)
+    GROUP BY grain
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class TableSize:
+    """Active parts of a table, and of its fullest partition."""
+
+    parts: int
+    most_parts: int
+    rows: int
+    size_bytes: int
+
+
+def read_tables(client: Client) -> Mapping[str, TableSize]:
+    """Table -> size, of those of the client's database that hold anything."""
+    rows = calling("reading the sizes of tables", lambda: client.query(_TABLES).result_rows)
+    return {str(table): TableSize(*map(int, figures)) for table, *figures in rows}
+
+
+def read_stale_buckets(client: Client) -> Mapping[str, int]:
+    """Grain -> closed buckets that wait for a build."""
+    rows = calling("counting stale rollups", lambda: client.query(_STALE).result_rows)
+    found = {int(grain): int(count) for grain, count in rows}
+    return {grain.name: found.get(grain.seconds, 0) for grain in BUILT}

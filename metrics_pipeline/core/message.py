@@ -1,0 +1,76 @@
+"""The words of a message: what happened, what it means, what to do. Pure; bounded whatever is wrong."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from metrics_pipeline.core.alerts import KINDS, Severity
+from metrics_pipeline.core.notices import AlertState, Notice
+
+TITLE_LIMIT_CHARACTERS = 150
+BODY_LIMIT_CHARACTERS = 3_500
+"""Chat services cut or refuse longer ones; what is left out is counted."""
+_NAME = "metrics-pipeline"
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """Where readers find more; `dagster` is the UI's address, empty if there is none."""
+
+    dagster: str
+    runbooks: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """`severity` is None where everything that it tells is over."""
+
+    title: str
+    body: str
+    severity: Severity | None
+
+
+def compose(notices: Sequence[AlertState], links: Links) -> Message:
+    """One message for all notices, in their order."""
+    open_ones = [n for n in notices if n.owes in (Notice.FIRING, Notice.AGAIN)]
+    severity = min((n.alert.severity for n in open_ones), key=lambda s: s is not Severity.CRITICAL, default=None)
+    return Message(_title(notices, severity), _body([_paragraph(n, links) for n in notices]), severity)
+
+
+def _title(notices: Sequence[AlertState], severity: Severity | None) -> str:
+    first = notices[0]
+    more = f", and {len(notices) - 1} more" if len(notices) > 1 else ""
+    word = severity.value if severity else "resolved"
+    title = f"{_NAME} {word}: {KINDS[first.alert.kind].title} ({first.alert.subject}){more}"
+    return title if len(title) <= TITLE_LIMIT_CHARACTERS else title[: TITLE_LIMIT_CHARACTERS - 1] + "…"
+
+
+def _body(paragraphs: Sequence[str]) -> str:
+    kept: list[str] = []
+    room = BODY_LIMIT_CHARACTERS - 100
+    for paragraph in paragraphs:
+        room -= len(paragraph) + 2
+        if room < 0:
+            kept.append(f"{len(paragraphs) - len(kept)} more: metrics-pipeline alerts status")
+            break
+        kept.append(paragraph)
+    return "\n\n".join(kept)
+
+
+def _paragraph(state: AlertState, links: Links) -> str:
+    alert = state.alert
+    if state.owes is Notice.RESOLVED:
+        return f"resolved: {KINDS[alert.kind].title}. It was: {alert.summary}"
+    if state.owes is Notice.FORGOTTEN:
+        return f"closed, since nothing more was heard of it: {alert.summary}"
+    lines = [f"{alert.severity.value}: {alert.summary}"]
+    if state.owes is Notice.AGAIN:
+        lines.append(f"It lasts since {datetime.fromtimestamp(state.since, UTC):%Y-%m-%d %H:%M} UTC.")
+    if len(state.starts) > 1:
+        lines.append(f'It came back {len(state.starts) - 1} times lately; "resolved" waits the longer for it.')
+    lines.append(alert.meaning)
+    if alert.run_id and links.dagster:
+        lines.append(f"Look at: {links.dagster.rstrip('/')}/runs/{alert.run_id}")
+    lines.append(f"Run: {alert.command}")
+    lines.append(f"Run book: {links.runbooks.rstrip('/')}/{alert.runbook}")
+    return "\n".join(lines)

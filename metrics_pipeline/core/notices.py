@@ -1,0 +1,199 @@
+"""Which notices to send, given what is wrong now and what was told before. Pure.
+
+    (nothing) ─ wrong ─► pending ─ held for a while ─► firing ─ healthy for a while ─► resolved
+                            └─ healthy ─► (nothing)      └─ every few hours: told again
+
+One notice per problem, not per retry. A problem that comes back again and again must be healthy ever longer before it
+is called resolved, so a flapping one is told once. All notices of a moment go out as one message, and messages are
+limited per hour; what may not be sent, or could not, is owed and goes with a later one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from metrics_pipeline.core.alerts import KINDS, Alert, Judgement, Severity
+
+_HOUR_SECONDS = 3_600
+MAX_DOUBLINGS = 5
+MAX_STATES = 1_000
+
+
+class Phase(StrEnum):
+    """Where a problem stands."""
+
+    PENDING = "pending"
+    FIRING = "firing"
+    RESOLVED = "resolved"
+
+
+class Notice(StrEnum):
+    """What people are told."""
+
+    FIRING = "firing"
+    AGAIN = "still firing"
+    RESOLVED = "resolved"
+    FORGOTTEN = "not heard of any more"
+
+
+@dataclass(frozen=True, slots=True)
+class NoticePolicy:
+    """When people are told; see `AlertSettings` for what each one is."""
+
+    pending_seconds: float
+    resolve_seconds: float
+    repeat_seconds: float
+    flapping_seconds: float
+    forget_seconds: float
+    messages_per_hour: int
+
+
+@dataclass(frozen=True, slots=True)
+class AlertState:
+    """What is known about one problem. Times are epoch seconds.
+
+    `since` is when it began, `seen` when it was last there, `told` when the last notice went out (0: none did) and
+    `told_as` which one that was, `starts` when it began firing lately. `owes` is the notice that is still to be sent.
+    """
+
+    alert: Alert
+    phase: Phase
+    since: float
+    seen: float
+    told: float = 0
+    told_as: Notice | None = None
+    starts: tuple[float, ...] = ()
+    owes: Notice | None = None
+
+    @property
+    def is_open_to_people(self) -> bool:
+        """They were told that it is there, and not yet that it is gone."""
+        return self.told_as in (Notice.FIRING, Notice.AGAIN)
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """Everything that must be remembered from one evaluation to the next; `sent` is when messages went out lately."""
+
+    states: Mapping[str, AlertState] = field(default_factory=dict)
+    sent: tuple[float, ...] = ()
+
+    @property
+    def firing(self) -> tuple[AlertState, ...]:
+        """The worst first."""
+        firing = [s for s in self.states.values() if s.phase is Phase.FIRING]
+        return tuple(sorted(firing, key=lambda s: (s.alert.severity is not Severity.CRITICAL, s.alert.key)))
+
+
+def advance(board: Board, judgement: Judgement, now: float, policy: NoticePolicy) -> Board:
+    """The board after this judgement; notices that are due are owed on it."""
+    wrong = {alert.key: alert for alert in judgement.alerts}
+    states: dict[str, AlertState] = {}
+    for key in sorted({*board.states, *wrong}):
+        before = board.states.get(key)
+        if key in wrong:
+            state: AlertState | None = _wrong(before, wrong[key], now, policy)
+        elif before is None:
+            state = None
+        elif judgement.is_healthy(key):
+            state = _healthy(before, now, policy)
+        else:
+            state = _unknown(before, now, policy)
+        if state is not None:
+            states[key] = state
+    recent = tuple(t for t in board.sent if now - t < _HOUR_SECONDS)
+    return Board(_bounded(states), recent)
+
+
+def due(board: Board, now: float, policy: NoticePolicy) -> tuple[AlertState, ...]:
+    """What the next message says, the worst first; nothing while the limit of messages per hour is reached."""
+    if sum(now - t < _HOUR_SECONDS for t in board.sent) >= policy.messages_per_hour:
+        return ()
+    owing = [s for s in board.states.values() if s.owes is not None]
+    order = list(Notice)
+    return tuple(
+        sorted(
+            owing,
+            key=lambda s: (
+                order.index(s.owes or Notice.FIRING),
+                s.alert.severity is not Severity.CRITICAL,
+                s.alert.key,
+            ),
+        )
+    )
+
+
+def told(board: Board, notices: Sequence[AlertState], now: float) -> Board:
+    """The board after a message with these notices went out."""
+    states = dict(board.states)
+    for notice in notices:
+        states[notice.alert.key] = replace(states[notice.alert.key], told=now, told_as=notice.owes, owes=None)
+    return Board(states, (*board.sent, now) if notices else board.sent)
+
+
+def _wrong(before: AlertState | None, alert: Alert, now: float, policy: NoticePolicy) -> AlertState:
+    starts = _recent(before.starts if before else (), now, policy)
+    if before is None or before.phase is Phase.RESOLVED:
+        begun = AlertState(alert, Phase.PENDING, now, now)
+        if before is not None:
+            begun = replace(before, alert=alert, phase=Phase.PENDING, since=now, seen=now, starts=starts)
+        return _wrong(begun, alert, now, policy)
+    if before.phase is Phase.PENDING:
+        hold = policy.pending_seconds if KINDS[alert.kind].is_state else 0
+        state = replace(before, alert=alert, seen=now, starts=starts)
+        if now - before.since < hold:
+            return state
+        return replace(state, phase=Phase.FIRING, starts=(*starts, now), owes=Notice.FIRING)
+    owes = before.owes
+    if owes is None:
+        is_worse = alert.severity is Severity.CRITICAL and before.alert.severity is not Severity.CRITICAL
+        owes = Notice.AGAIN if is_worse or now - before.told >= policy.repeat_seconds else None
+    return replace(before, alert=alert, seen=now, starts=starts, owes=owes)
+
+
+def _healthy(before: AlertState, now: float, policy: NoticePolicy) -> AlertState | None:
+    starts = _recent(before.starts, now, policy)
+    if before.phase is Phase.RESOLVED:
+        # Its starts are remembered, so that one that comes back is known to flap.
+        return replace(before, starts=starts) if starts or before.owes else None
+    if before.phase is Phase.PENDING:
+        if not starts and before.owes is None:
+            return None
+        return replace(before, phase=Phase.RESOLVED, starts=starts)
+    if now - before.seen < _quiet_seconds(before, policy):
+        return replace(before, starts=starts)
+    return _closed(before, Notice.RESOLVED, now, starts)
+
+
+def _unknown(before: AlertState, now: float, policy: NoticePolicy) -> AlertState | None:
+    if now - before.seen < policy.forget_seconds:
+        return before
+    if before.phase is not Phase.FIRING:
+        return before if before.owes is not None else None
+    return _closed(before, Notice.FORGOTTEN, now, ())
+
+
+def _closed(before: AlertState, notice: Notice, now: float, starts: tuple[float, ...]) -> AlertState:
+    """Who was never told of the problem need not be told of its end."""
+    owes = notice if before.is_open_to_people else None
+    return replace(before, phase=Phase.RESOLVED, since=now, starts=starts, owes=owes)
+
+
+def _quiet_seconds(state: AlertState, policy: NoticePolicy) -> float:
+    """How long it must be healthy: at once for an event, and twice as long for each time that it came back lately."""
+    came_back = max(0, len(state.starts) - 1)
+    if not came_back:
+        return policy.resolve_seconds if KINDS[state.alert.kind].is_state else 0
+    return policy.resolve_seconds * float(1 << min(came_back, MAX_DOUBLINGS))
+
+
+def _recent(starts: tuple[float, ...], now: float, policy: NoticePolicy) -> tuple[float, ...]:
+    return tuple(t for t in starts if now - t < policy.flapping_seconds)[-2 * MAX_DOUBLINGS :]
+
+
+def _bounded(states: dict[str, AlertState]) -> dict[str, AlertState]:
+    """The newest, if there are too many: memory and messages stay bounded whatever goes wrong."""
+    if len(states) <= MAX_STATES:
+        return states
+    newest = sorted(states.items(), key=lambda item: (item[1].phase is not Phase.FIRING, -item[1].seen))
+    return dict(newest[:MAX_STATES])

@@ -1,0 +1,146 @@
+"""The alert sensor: what runs and checks say comes from Dagster's instance, all else from `alerting`."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+
+from dagster import (
+    AssetCheckKey,
+    AssetCheckSeverity,
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRunStatus,
+    DefaultSensorStatus,
+    RunRecord,
+    RunsFilter,
+    SensorEvaluationContext,
+    SkipReason,
+    sensor,
+)
+from pydantic import TypeAdapter, ValidationError
+
+from metrics_pipeline.alerting import Copy, Evaluation, evaluate
+from metrics_pipeline.core.signals import CheckSignal, RunSignal
+from metrics_pipeline.defs.relay import SHARD_TAG
+from metrics_pipeline.defs.resources import PipelineResource
+
+TICK_SECONDS = 30
+RUNS_WINDOW = timedelta(hours=1)
+"""Runs that ended within it are looked at; what failed before is on the board already."""
+MAX_RUNS = 500
+_PARTITION_TAG = "dagster/partition"
+_ENDED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE]
+_COPY = TypeAdapter(Copy)
+
+
+@sensor(
+    minimum_interval_seconds=TICK_SECONDS,
+    default_status=DefaultSensorStatus.RUNNING,
+    description="Looks for what is wrong and notifies METRICS_ALERTS__DESTINATIONS; launches nothing.",
+)
+def alerts(context: SensorEvaluationContext, pipeline: PipelineResource) -> SkipReason:
+    """The cursor is a copy of the board, for while ClickHouse is away."""
+    runs = read_runs(context.instance, datetime.now(UTC))
+    checks = read_checks(context.instance, _check_keys(context))
+    found = evaluate(pipeline.settings(), runs, checks, _copy(context.cursor))
+    context.update_cursor(_COPY.dump_json(found.copy).decode())
+    for line in _lines(found):
+        context.log.warning(line)
+    return SkipReason(_summary(found))
+
+
+def read_runs(instance: DagsterInstance, now: datetime) -> tuple[RunSignal, ...]:
+    """How the newest runs of each job (and shard, or partition) ended; those under way say nothing."""
+    ended = instance.get_run_records(RunsFilter(statuses=_ENDED, updated_after=now - RUNS_WINDOW), limit=MAX_RUNS)
+    # Sorting is stable: the one that ended last comes first within its group.
+    ordered = sorted(sorted(ended, key=lambda record: record.end_time or 0, reverse=True), key=_group)
+    return tuple(_run_signal(instance, group, list(records)) for group, records in groupby(ordered, key=_group))
+
+
+def read_checks(instance: DagsterInstance, keys: Sequence[AssetCheckKey]) -> tuple[CheckSignal, ...]:
+    """The newest result of each check; one that is being evaluated, or never was, says nothing."""
+    if not keys:
+        return ()
+    records = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+    found = []
+    for key, record in records.items():
+        evaluation = record.evaluation
+        if evaluation is not None:
+            found.append(
+                CheckSignal(
+                    name=f"{key.asset_key.path[-1]} {key.name}",
+                    passed=evaluation.passed,
+                    is_error=evaluation.severity is AssetCheckSeverity.ERROR,
+                    description=evaluation.description or "",
+                    run_id=record.run_id,
+                )
+            )
+    return tuple(found)
+
+
+def _check_keys(context: SensorEvaluationContext) -> list[AssetCheckKey]:
+    repository = context.repository_def
+    return sorted(repository.asset_graph.asset_check_keys) if repository else []
+
+
+def _group(record: RunRecord) -> tuple[str, str]:
+    run = record.dagster_run
+    shard, partition = run.tags.get(SHARD_TAG), run.tags.get(_PARTITION_TAG)
+    return run.job_name, f"shard {shard}" if shard else partition or ""
+
+
+def _run_signal(instance: DagsterInstance, group: tuple[str, str], records: Sequence[RunRecord]) -> RunSignal:
+    failed = list(_failed_since_success(records))
+    if not failed:
+        return RunSignal(*group, failures=0)
+    newest = failed[0].dagster_run.run_id
+    return RunSignal(*group, len(failed), newest, _error(instance, newest))
+
+
+def _failed_since_success(latest_first: Iterable[RunRecord]) -> Iterator[RunRecord]:
+    for record in latest_first:
+        if record.dagster_run.status is not DagsterRunStatus.FAILURE:
+            return
+        yield record
+
+
+def _error(instance: DagsterInstance, run_id: str) -> str:
+    """The words of the step that failed, else those of the run."""
+    failures = (DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE)
+    for event_type in failures:
+        for entry in instance.all_logs(run_id, of_type=event_type):
+            event = entry.dagster_event
+            if event is None:
+                continue
+            if event_type is DagsterEventType.STEP_FAILURE:
+                data = event.step_failure_data
+                said = data.user_failure_data.description if data.user_failure_data else None
+                said = said or (data.error.message if data.error else None)
+            else:
+                said = event.message
+            if said:
+                return said
+    return ""
+
+
+def _copy(cursor: str | None) -> Copy:
+    try:
+        return _COPY.validate_json(cursor) if cursor else Copy()
+    except ValidationError:
+        # Written by another version: the table has all of it but the last outage.
+        return Copy()
+
+
+def _lines(found: Evaluation) -> Iterator[str]:
+    for notice in found.notices:
+        yield f"{notice.owes}: {notice.alert.summary}"
+    for delivery in found.deliveries:
+        if delivery.problem is not None:
+            yield f"the alert did not reach {delivery.destination}: {delivery.problem}"
+
+
+def _summary(found: Evaluation) -> str:
+    firing = found.copy.board.firing
+    if not firing:
+        return "nothing is wrong"
+    return f"{len(firing)} firing: " + "; ".join(state.alert.key for state in firing[:5])

@@ -1,0 +1,200 @@
+"""What a scrape gets: the figures of every engine that answers, and `up` 0 for each that doesn't."""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from clickhouse_connect.driver.client import Client
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector
+
+from metrics_pipeline.clickhouse.alert_log import evaluated_at, read_board
+from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.counting import Bounds, Distribution, MonthlyCounter, Totals
+from metrics_pipeline.clickhouse.signals import LedgerScope, read_storage
+from metrics_pipeline.clickhouse.statistics import FRESHNESS_WINDOW_SECONDS, Freshness, read_statistics
+from metrics_pipeline.clickhouse.tables import TableSize, read_stale_buckets, read_tables
+from metrics_pipeline.core.notices import Board
+from metrics_pipeline.core.signals import DiskSignal
+from metrics_pipeline.errors import RetryableError
+from metrics_pipeline.exporter import catalogue as m
+from metrics_pipeline.exporter.source import Reading, Source
+from metrics_pipeline.kafka.lag import PartitionLag, read_lag
+from metrics_pipeline.observe import drain_runs
+from metrics_pipeline.settings import Settings, kafka_address
+
+logger = logging.getLogger("metrics_pipeline.exporter")
+
+FRESH_SECONDS = 5
+"""Two scrapes within it get the same figures."""
+LIMIT_SECONDS = 8
+"""Below Prometheus' default timeout of a scrape, 10 s."""
+_SUMS = (m.BATCHES, m.CONSUMED, m.READ_BYTES, m.INSERTED, m.DUPLICATES, m.SKIPPED, m.LOST)
+_BOUNDS = Bounds(m.BATCH_MESSAGES.bounds, m.BATCH_STEP.bounds, m.FRESHNESS.bounds)
+
+
+@dataclass(frozen=True, slots=True)
+class ClickHouseFigures:
+    """Everything that one reading of the server finds."""
+
+    totals: Totals
+    freshness: Freshness | None
+    tables: Mapping[str, TableSize]
+    disks: tuple[DiskSignal, ...]
+    stale: Mapping[str, int]
+    board: Board
+    evaluated: float | None
+
+
+class PipelineCollector(Collector):
+    """Reads on scrape. Close it when the last scrape is served."""
+
+    def __init__(
+        self, settings: Settings, *, fresh_seconds: float = FRESH_SECONDS, limit_seconds: float = LIMIT_SECONDS
+    ) -> None:
+        self._settings = settings
+        self._limit_seconds = limit_seconds
+        self._client: Client | None = None
+        scope = LedgerScope(settings.kafka.topic, settings.kafka.group)
+        self._counter = MonthlyCounter(scope, _BOUNDS)
+        limits = {"fresh_seconds": fresh_seconds, "limit_seconds": limit_seconds, "say": logger.warning}
+        self._kafka = Source("kafka", self._read_kafka, **limits)  # type: ignore[arg-type]
+        self._clickhouse = Source("clickhouse", self._read_clickhouse, **limits)  # type: ignore[arg-type]
+        self._dagster = Source("dagster", self._read_dagster, **limits)  # type: ignore[arg-type]
+
+    def warm_up(self) -> None:
+        """The first reading of the ledger covers the month: wait for it, however long it takes."""
+        self._clickhouse.reading(patient=True)
+
+    def close(self) -> None:
+        """Give the connection back."""
+        if self._client is not None:
+            self._client.close()
+
+    def describe(self) -> Iterable[Family]:
+        """Nothing is read to register; the names are the catalogue's."""
+        return ()
+
+    def collect(self) -> Iterator[Family]:
+        """All families of the catalogue that have a value."""
+        # All at once and with one deadline: Prometheus waits for the whole scrape.
+        has_dagster = self._settings.alerts.dagster_url is not None
+        for source in (self._kafka, self._clickhouse, *((self._dagster,) if has_dagster else ())):
+            source.refresh()
+        deadline = time.monotonic() + self._limit_seconds
+        kafka, clickhouse = self._kafka.reading(deadline=deadline), self._clickhouse.reading(deadline=deadline)
+        readings: dict[str, Reading[object]] = {"kafka": kafka, "clickhouse": clickhouse}  # type: ignore[dict-item]
+        if has_dagster:
+            dagster = self._dagster.reading(deadline=deadline)
+            readings["dagster"] = dagster  # type: ignore[assignment]
+            if dagster.figures is not None:
+                yield _gauge(m.RUNS, {(status.lower(),): count for status, count in dagster.figures.items()})
+        yield _gauge(m.UP, {(name,): float(r.problem is None) for name, r in readings.items()})
+        yield _gauge(m.READ, {(name,): r.seconds for name, r in readings.items()})
+        if kafka.figures is not None:
+            yield from _of_kafka(self._settings.kafka.topic, kafka.figures)
+        if clickhouse.figures is not None:
+            yield from _of_ledger(clickhouse.figures)
+            yield from _of_server(clickhouse.figures)
+
+    def _read_kafka(self) -> Mapping[int, PartitionLag]:
+        return read_lag(kafka_address(self._settings), self._settings.kafka)
+
+    def _read_dagster(self) -> Mapping[str, int]:
+        runs = drain_runs(self._settings.alerts.dagster_url or "")
+        if runs is None:
+            raise RetryableError(f"Dagster does not answer at {self._settings.alerts.dagster_url}")
+        return runs
+
+    def _read_clickhouse(self) -> ClickHouseFigures:
+        try:
+            if self._client is None:
+                self._client = connect(self._settings)
+            return self._figures(self._client)
+        except Exception:
+            # A connection may be what is broken: the next reading makes a new one.
+            broken, self._client = self._client, None
+            if broken is not None:
+                with suppress(Exception):
+                    broken.close()
+            raise
+
+    def _figures(self, client: Client) -> ClickHouseFigures:
+        # Counts of all time would read the whole ledger.
+        recent_ms = int((time.time() - 2 * FRESHNESS_WINDOW_SECONDS) * 1_000)
+        return ClickHouseFigures(
+            totals=self._counter.read(client, time.time()),
+            freshness=read_statistics(client, since_ms=recent_ms).freshness,
+            tables=read_tables(client),
+            disks=read_storage(client).disks,
+            stale=read_stale_buckets(client),
+            board=read_board(client),
+            evaluated=evaluated_at(client),
+        )
+
+
+def _of_kafka(topic: str, lags: Mapping[int, PartitionLag]) -> Iterator[Family]:
+    labelled: dict[tuple[str, ...], PartitionLag] = {(topic, str(p)): lag for p, lag in sorted(lags.items())}
+    yield _gauge(m.LAG, {labels: lag.offsets for labels, lag in labelled.items()})
+    committed = {labels: lag.commit.offset for labels, lag in labelled.items() if lag.commit is not None}
+    yield _gauge(m.COMMITTED, committed)
+    yield _gauge(m.LOG_START, {labels: lag.low for labels, lag in labelled.items()})
+    yield _gauge(m.LOG_END, {labels: lag.high for labels, lag in labelled.items()})
+
+
+def _of_ledger(figures: ClickHouseFigures) -> Iterator[Family]:
+    totals = figures.totals
+    for metric, total in zip(_SUMS, totals.sums, strict=True):
+        yield _counter(metric, {(): total})
+    yield _counter(m.DEAD_LETTERS, {(reason,): count for reason, count in sorted(totals.dead_letters.items())})
+    yield _histogram(m.FRESHNESS, {(): totals.freshness})
+    yield _histogram(m.BATCH_MESSAGES, {(): totals.messages})
+    yield _histogram(m.BATCH_STEP, {(step,): found for step, found in totals.steps.items()})
+    recent = figures.freshness
+    if recent is not None:
+        yield _gauge(m.RECENT_FRESHNESS, {("0.5",): recent.p50, ("0.99",): recent.p99, ("1",): recent.max})
+
+
+def _of_server(figures: ClickHouseFigures) -> Iterator[Family]:
+    tables = figures.tables.items()
+    yield _gauge(m.PARTS, {(table,): size.parts for table, size in tables})
+    yield _gauge(m.PARTITION_PARTS, {(table,): size.most_parts for table, size in tables})
+    yield _gauge(m.ROWS, {(table,): size.rows for table, size in tables})
+    yield _gauge(m.BYTES, {(table,): size.size_bytes for table, size in tables})
+    yield _gauge(m.DISK_FREE, {(disk.name,): disk.free_bytes for disk in figures.disks})
+    yield _gauge(m.DISK_SIZE, {(disk.name,): disk.total_bytes for disk in figures.disks})
+    yield _gauge(m.STALE, {(grain,): count for grain, count in figures.stale.items()})
+    firing: dict[tuple[str, ...], float] = {}
+    for state in figures.board.firing:
+        labels = (state.alert.kind, state.alert.severity.value)
+        firing[labels] = firing.get(labels, 0) + 1
+    yield _gauge(m.FIRING, firing)
+    if figures.evaluated is not None:
+        yield _gauge(m.EVALUATED, {(): figures.evaluated})
+
+
+def _gauge(metric: m.Metric, values: Mapping[tuple[str, ...], float]) -> Family:
+    family = GaugeMetricFamily(metric.full_name, metric.help, labels=metric.labels)
+    for labels, value in values.items():
+        family.add_metric(labels, value)
+    return family
+
+
+def _counter(metric: m.Metric, values: Mapping[tuple[str, ...], float]) -> Family:
+    family = CounterMetricFamily(metric.full_name.removesuffix("_total"), metric.help, labels=metric.labels)
+    for labels, value in values.items():
+        family.add_metric(labels, value)
+    return family
+
+
+def _histogram(metric: m.Metric, values: Mapping[tuple[str, ...], Distribution]) -> Family:
+    family = HistogramMetricFamily(metric.full_name, metric.help, labels=metric.labels)
+    for labels, found in values.items():
+        # Without any row the sums per bound are empty: all zero.
+        below = found.below or (0.0,) * len(metric.bounds)
+        buckets = [(f"{bound:g}", count) for bound, count in zip(metric.bounds, below, strict=True)]
+        family.add_metric(labels, [*buckets, ("+Inf", found.count)], found.sum)
+    return family

@@ -1,0 +1,188 @@
+"""What a scrape says, held against the ledger of real drains."""
+
+import math
+import urllib.request
+
+import pytest
+from prometheus_client.core import CollectorRegistry
+from prometheus_client.exposition import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from metrics_pipeline.alerting import Copy, evaluate
+from metrics_pipeline.cli.exporter import serving
+from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.counting import Bounds, MonthlyCounter
+from metrics_pipeline.clickhouse.signals import LedgerScope
+from metrics_pipeline.core.signals import RunSignal
+from metrics_pipeline.errors import ConfigurationError
+from metrics_pipeline.exporter.catalogue import METRICS, PREFIX
+from metrics_pipeline.exporter.collector import PipelineCollector
+from metrics_pipeline.kafka.lag import read_lag
+from metrics_pipeline.local.process import choose_port
+from metrics_pipeline.settings import Settings, kafka_address, load_settings
+from tests.integration.events import events
+from tests.integration.pipeline import drain_once, send
+
+DAY = 86_400
+
+
+class Scrape:
+    """Samples of one scrape, by name without the prefix and by labels."""
+
+    def __init__(self, text: str) -> None:
+        self.families = list(text_string_to_metric_families(text))
+        self.samples: list[Sample] = [s for family in self.families for s in family.samples]
+
+    def value(self, name: str, **labels: str) -> float:
+        (found,) = [s.value for s in self.samples if s.name == PREFIX + name and s.labels == labels]
+        return found
+
+    def labelled(self, name: str, label: str) -> dict[str, float]:
+        return {s.labels[label]: s.value for s in self.samples if s.name == PREFIX + name}
+
+
+def scrape(settings: Settings, *, limit_seconds: float = 60) -> Scrape:
+    collector = PipelineCollector(settings, limit_seconds=limit_seconds)
+    registry = CollectorRegistry()
+    registry.register(collector)
+    try:
+        return Scrape(generate_latest(registry).decode())
+    finally:
+        collector.close()
+
+
+def ledger(settings: Settings, what: str) -> float:
+    with connect(settings) as client:
+        return float(client.query(f"SELECT {what} FROM batches FINAL").result_rows[0][0])
+
+
+@pytest.fixture
+def drained(settings: Settings) -> Settings:
+    sent = events(500)
+    send(settings, [*sent, *sent[:40], b"{", b"nonsense", b"[]"])
+    drain_once(settings)
+    send(settings, events(120, seed=5))
+    drain_once(settings)
+    send(settings, events(30, seed=6), partition=2)
+    return settings
+
+
+def test_a_scrape_says_what_the_ledger_and_the_topic_say(drained: Settings) -> None:
+    evaluate(drained, [RunSignal("nightly", "", 1, "some-run", "boom")], [], Copy())
+    found = scrape(drained)
+    assert found.labelled("up", "engine") == {"kafka": 1, "clickhouse": 1}
+    for name, column in (
+        ("consumed_messages_total", "consumed"),
+        ("consumed_bytes_total", "size_bytes"),
+        ("inserted_events_total", "inserted"),
+        ("duplicate_events_total", "duplicates"),
+        ("skipped_offsets_total", "skipped"),
+        ("lost_offsets_total", "lost"),
+    ):
+        assert found.value(name) == ledger(drained, f"sum({column})"), name
+    assert found.value("inserted_events_total") == 620
+    assert found.value("duplicate_events_total") == 40
+    assert found.value("batches_total") == ledger(drained, "count()")
+    assert sum(found.labelled("dead_letters_total", "reason").values()) == 3
+    lags = read_lag(kafka_address(drained), drained.kafka)
+    assert found.labelled("lag_offsets", "partition") == {str(p): lag.offsets for p, lag in lags.items()}
+    assert found.value("lag_offsets", topic=drained.kafka.topic, partition="2") == 30
+    committed = {str(p): lag.commit.offset for p, lag in lags.items() if lag.commit}
+    assert found.labelled("committed_offset", "partition") == committed
+    assert found.value("table_rows", table="raw_events") == 620
+    assert found.value("table_bytes", table="raw_events") > 0
+    assert 0 < found.value("disk_free_bytes", disk="default") <= found.value("disk_size_bytes", disk="default")
+    assert found.value("alerts_firing", kind="failed_runs", severity="critical") == 1
+    assert found.value("alerts_evaluated_timestamp_seconds") > 0
+    assert set(found.labelled("stale_rollup_buckets", "grain")) == {"10m", "1h", "1d", "7d"}
+
+
+def test_histograms_are_cumulative_and_agree_with_the_ledger(drained: Settings) -> None:
+    found = scrape(drained)
+    buckets = found.labelled("freshness_seconds_bucket", "le")
+    counts = list(buckets.values())
+    assert counts == sorted(counts)
+    events_of_ledger = ledger(drained, "sum(arraySum(freshness_events))")
+    assert buckets["+Inf"] == found.value("freshness_seconds_count") == events_of_ledger == 620
+    for bound, count in buckets.items():
+        if bound != "+Inf":
+            limit_ms = float(bound) * 1000
+            below = f"sum(arraySum(arrayMap((a, n) -> if(a <= {limit_ms}, n, 0), freshness_ms, freshness_events)))"
+            assert count == ledger(drained, below)
+    total_ms = ledger(drained, "sum(arraySum(arrayMap((a, n) -> a * n, freshness_ms, freshness_events)))")
+    assert math.isclose(found.value("freshness_seconds_sum"), total_ms / 1000)
+    assert found.value("batch_messages_sum") == ledger(drained, "sum(consumed)")
+    for step in ("commit", "look_up", "insert"):
+        assert found.value("batch_step_duration_seconds_count", step=step) == ledger(drained, "count()")
+    spent = ledger(drained, "sum(insert_duration_ms)") / 1000
+    assert math.isclose(found.value("batch_step_duration_seconds_sum", step="insert"), spent)
+
+
+def test_only_what_the_catalogue_names_is_served_each_with_its_help(drained: Settings) -> None:
+    catalogue = {m.full_name.removesuffix("_total"): m for m in METRICS}
+    families = scrape(drained).families
+    assert {f.name for f in families} <= set(catalogue)
+    assert set(catalogue) - {f.name for f in families} <= {
+        PREFIX + "drain_runs",
+        PREFIX + "alerts_evaluated_timestamp_seconds",
+    }
+    for family in families:
+        metric = catalogue[family.name]
+        assert (family.type, family.documentation) == (metric.type, metric.help)
+        for sample in family.samples:
+            assert set(sample.labels) - {"le"} == set(metric.labels)
+
+
+@pytest.mark.parametrize("engine", ["kafka", "clickhouse"])
+def test_an_engine_that_is_down_is_up_0_and_the_other_is_served(
+    drained: Settings, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    monkeypatch.setenv("METRICS_KAFKA__REQUEST_TIMEOUT_SECONDS", "1")
+    name, address = {
+        "kafka": ("METRICS_KAFKA__BOOTSTRAP_SERVERS", f"127.0.0.1:{choose_port(None)}"),
+        "clickhouse": ("METRICS_CLICKHOUSE__URL", f"http://127.0.0.1:{choose_port(None)}/default"),
+    }[engine]
+    monkeypatch.setenv(name, address)
+    found = scrape(load_settings())
+    other = {"kafka": "clickhouse", "clickhouse": "kafka"}[engine]
+    assert found.labelled("up", "engine") == {engine: 0, other: 1}
+    names = {s.name.removeprefix(PREFIX) for s in found.samples}
+    assert ("lag_offsets" in names) == (engine != "kafka")
+    assert ("inserted_events_total" in names) == (engine != "clickhouse")
+
+
+def test_an_engine_that_hangs_is_not_waited_for(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METRICS_ALERTS__DAGSTER_URL", f"http://127.0.0.1:{choose_port(None)}")
+    found = scrape(load_settings(), limit_seconds=0)
+    assert found.labelled("up", "engine") == {"kafka": 0, "clickhouse": 0, "dagster": 0}
+
+
+def test_it_serves_over_http_and_names_a_port_that_is_taken(drained: Settings) -> None:
+    with serving(drained, "127.0.0.1", 0) as url, urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310
+        assert Scrape(answer.read().decode()).labelled("up", "engine")
+        port = int(url.split(":")[2].split("/")[0])
+        with pytest.raises(ConfigurationError, match="--port"), serving(drained, "127.0.0.1", port):
+            pass
+
+
+@pytest.fixture
+def counter(drained: Settings) -> tuple[MonthlyCounter, Settings]:
+    return MonthlyCounter(LedgerScope(drained.kafka.topic, drained.kafka.group), Bounds((100,), (1,), (1,))), drained
+
+
+def test_sums_only_grow_whatever_is_settled_and_begin_again_with_a_month(
+    counter: tuple[MonthlyCounter, Settings],
+) -> None:
+    monthly, settings = counter
+    with connect(settings) as client:
+        now = float(client.query("SELECT toUnixTimestamp(now())").result_rows[0][0])
+        first = monthly.read(client, now)
+        drain_once(settings)
+        second = monthly.read(client, now + 2)
+        settled = monthly.read(client, now + 700)
+        next_month = monthly.read(client, now + 32 * DAY)
+    assert second.sums[3] == first.sums[3] + 30
+    assert settled == second
+    assert not any(next_month.sums)
+    assert next_month.dead_letters == {}

@@ -1,0 +1,140 @@
+"""What is judged to be wrong, and what is not."""
+
+from dataclasses import replace
+
+import pytest
+
+from metrics_pipeline.core.alerts import KINDS, AlertPolicy, Severity, judge
+from metrics_pipeline.core.signals import (
+    CheckSignal,
+    DiskSignal,
+    EngineSignal,
+    FlowSignal,
+    PartitionSignal,
+    RunSignal,
+    Signals,
+    StorageSignal,
+)
+
+POLICY = AlertPolicy(
+    freshness_seconds=10,
+    lag_offsets=1_000,
+    dead_letter_share=0.02,
+    dead_letter_messages=100,
+    stalled_seconds=120,
+    disk_free_share=0.1,
+    disk_days=14,
+    parts_per_partition=600,
+)
+GIB = 1 << 30
+FLOW = FlowSignal(
+    window_seconds=300,
+    landed_ago_seconds=1,
+    consumed=10_000,
+    dead_letters=10,
+    reasons={"not_json": 10},
+    freshness_p99_seconds=1.5,
+    lost_window_seconds=86_400,
+    lost={},
+)
+HEALTHY = Signals(
+    topic="events",
+    engines=(EngineSignal("kafka"), EngineSignal("clickhouse")),
+    partitions=(PartitionSignal(0, 10, 1), PartitionSignal(1, 0, None)),
+    flow=FLOW,
+    storage=StorageSignal((DiskSignal("default", 500 * GIB, 1_000 * GIB),), {"raw_events": 40}, 10.0 * GIB),
+    runs=(RunSignal("drain", "0-of-1", 0),),
+    checks=(CheckSignal("raw_events exact", passed=True),),
+)
+
+
+def kinds(signals: Signals) -> list[str]:
+    return [alert.kind for alert in judge(signals, POLICY).alerts]
+
+
+def test_a_healthy_pipeline_has_no_alert_and_everything_is_known() -> None:
+    judgement = judge(HEALTHY, POLICY)
+    assert judgement.alerts == ()
+    assert judgement.is_healthy("lag:events")
+    assert judgement.is_healthy("engine_down:kafka")
+    assert judgement.is_healthy("failed_runs:drain 0-of-1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "said"),
+    [
+        (
+            {"engines": (EngineSignal("kafka", "no broker\nanswers"),)},
+            "engine_down",
+            "kafka does not answer: no broker",
+        ),
+        ({"partitions": (PartitionSignal(3, 2_000, 1),)}, "lag", "2,000 offsets behind"),
+        ({"flow": replace(FLOW, freshness_p99_seconds=11)}, "freshness", "11.0 s"),
+        ({"flow": replace(FLOW, dead_letters=300)}, "dead_letter_share", "3.0% of 10,000 messages"),
+        ({"flow": replace(FLOW, lost={4: 70, 2: 5})}, "lost_offsets", "partition 2: 5, partition 4: 70"),
+        (
+            {"partitions": (PartitionSignal(0, 5, 1), PartitionSignal(1, 7, 500))},
+            "stalled_partition",
+            "partition 1 has 7 offsets waiting and nothing of it landed for 8 minutes",
+        ),
+        ({"flow": replace(FLOW, landed_ago_seconds=None)}, "no_drain", "10 offsets wait"),
+        ({"storage": StorageSignal((DiskSignal("d", GIB, 100 * GIB),), {}, 0)}, "disk_space", "1% free"),
+        ({"storage": StorageSignal((DiskSignal("d", 50 * GIB, 100 * GIB),), {}, 5 * GIB)}, "disk_space", "10.0 days"),
+        ({"storage": StorageSignal((), {"batches": 700}, 0)}, "too_many_parts", "700 parts"),
+        ({"runs": (RunSignal("drain", "0-of-1", 3, "abc", "boom"),)}, "failed_runs", "the last 3 runs failed: boom"),
+        (
+            {"checks": (CheckSignal("raw_events exact", passed=False, description="2 missing"),)},
+            "audit_drift",
+            "2 miss",
+        ),
+    ],
+)
+def test_each_kind_fires_alone_and_says_what_happened(changes: dict[str, object], kind: str, said: str) -> None:
+    (alert,) = judge(replace(HEALTHY, **changes), POLICY).alerts
+    assert alert.kind == kind
+    assert said in alert.summary
+    assert alert.meaning
+    assert alert.command.startswith("metrics-pipeline ")
+
+
+def test_every_kind_is_covered_by_a_case_above() -> None:
+    cases = test_each_kind_fires_alone_and_says_what_happened.pytestmark[0].args[1]
+    assert {case[1] for case in cases} == set(KINDS)
+
+
+def test_what_could_not_be_read_is_neither_wrong_nor_healthy() -> None:
+    blind = replace(HEALTHY, partitions=None, flow=None, storage=None, runs=(), checks=())
+    judgement = judge(blind, POLICY)
+    assert judgement.alerts == ()
+    for key in ("lag:events", "freshness:events", "no_drain:events", "disk_space:default", "failed_runs:drain 0-of-1"):
+        assert not judgement.is_healthy(key)
+
+
+def test_a_total_standstill_is_one_alert_and_not_one_per_partition() -> None:
+    stopped = tuple(PartitionSignal(p, 50, 900) for p in range(8))
+    assert kinds(replace(HEALTHY, partitions=stopped, flow=replace(FLOW, landed_ago_seconds=900))) == ["no_drain"]
+
+
+def test_few_messages_say_nothing_about_the_share_of_dead_letters() -> None:
+    assert kinds(replace(HEALTHY, flow=replace(FLOW, consumed=50, dead_letters=50))) == []
+
+
+def test_an_idle_topic_is_healthy_however_long_nothing_landed() -> None:
+    idle = (PartitionSignal(0, 0, None), PartitionSignal(1, 0, 3_000))
+    assert kinds(replace(HEALTHY, partitions=idle, flow=replace(FLOW, landed_ago_seconds=None))) == []
+
+
+def test_the_worst_comes_first_and_a_check_that_only_warns_is_a_warning() -> None:
+    signals = replace(
+        HEALTHY,
+        partitions=(PartitionSignal(0, 5_000, 1),),
+        runs=(RunSignal("audit", "", 1),),
+        checks=(CheckSignal("a check", passed=False, is_error=False),),
+    )
+    found = judge(signals, POLICY).alerts
+    assert [a.severity for a in found] == [Severity.CRITICAL, Severity.WARNING, Severity.WARNING]
+
+
+def test_a_long_error_is_cut() -> None:
+    (alert,) = judge(replace(HEALTHY, runs=(RunSignal("drain", "", 1, "id", "x" * 9_000),)), POLICY).alerts
+    assert len(alert.summary) < 600

@@ -1,0 +1,231 @@
+"""Who is told what when: the state machine of alerts, and the words of its messages."""
+
+import random
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import pytest
+from pydantic import TypeAdapter
+
+from metrics_pipeline.core.alerts import Alert, Judgement, Severity
+from metrics_pipeline.core.message import BODY_LIMIT_CHARACTERS, TITLE_LIMIT_CHARACTERS, Links, compose
+from metrics_pipeline.core.notices import MAX_STATES, AlertState, Board, Notice, NoticePolicy, Phase, advance, due, told
+
+POLICY = NoticePolicy(
+    pending_seconds=60,
+    resolve_seconds=120,
+    repeat_seconds=3_600,
+    flapping_seconds=7_200,
+    forget_seconds=86_400,
+    messages_per_hour=10,
+)
+LAG = Alert("lag", "events", Severity.WARNING, "events: 5,000 offsets behind")
+RUN = Alert("failed_runs", "drain 0-of-1", Severity.CRITICAL, "drain 0-of-1: the last run failed", "run-1")
+KNOWN = frozenset({"lag", "failed_runs"})
+LINKS = Links("http://dagster:3000/", "docs/runbooks")
+
+
+@dataclass
+class World:
+    """Evaluates every 30 s, and keeps what was told as (seconds, notice, key)."""
+
+    policy: NoticePolicy = POLICY
+    board: Board = field(default_factory=Board)
+    now: float = 1_000_000.0
+    heard: list[tuple[float, Notice | None, str]] = field(default_factory=list)
+    reachable: bool = True
+
+    def tick(self, *alerts: Alert, known: frozenset[str] = KNOWN, times: int = 1) -> None:
+        for _ in range(times):
+            self.board = advance(self.board, Judgement(alerts, known), self.now, self.policy)
+            notices = due(self.board, self.now, self.policy)
+            if notices and self.reachable:
+                self.board = told(self.board, notices, self.now)
+                self.heard += [(self.now - 1_000_000, n.owes, n.alert.key) for n in notices]
+            self.now += 30
+
+    @property
+    def notices(self) -> list[Notice | None]:
+        return [notice for _, notice, _ in self.heard]
+
+
+def test_a_state_must_last_to_be_told_and_be_gone_for_a_while_to_be_resolved() -> None:
+    world = World()
+    world.tick(LAG, times=6)
+    assert world.heard == [(60, Notice.FIRING, LAG.key)]
+    world.tick(times=6)
+    assert world.heard[1:] == [(270, Notice.RESOLVED, LAG.key)]
+    world.tick(times=1_000)
+    assert len(world.heard) == 2
+    assert world.board.states == {}
+
+
+def test_a_blip_tells_nobody() -> None:
+    world = World()
+    for _ in range(50):
+        world.tick(LAG)
+        world.tick()
+    assert world.heard == []
+
+
+def test_a_failed_run_is_told_at_once_once_per_problem_and_resolved_at_once() -> None:
+    world = World()
+    world.tick(RUN, times=20)
+    assert world.heard == [(0, Notice.FIRING, RUN.key)]
+    world.tick()
+    assert world.notices == [Notice.FIRING, Notice.RESOLVED]
+
+
+def test_what_lasts_is_told_again_after_hours() -> None:
+    world = World()
+    world.tick(RUN, times=241)
+    assert world.heard == [(0, Notice.FIRING, RUN.key), (3_600, Notice.AGAIN, RUN.key), (7_200, Notice.AGAIN, RUN.key)]
+
+
+def test_what_gets_worse_is_told_at_once() -> None:
+    world = World()
+    world.tick(LAG, times=4)
+    worse = Alert(LAG.kind, LAG.subject, Severity.CRITICAL, "worse")
+    world.tick(worse, times=4)
+    assert world.notices == [Notice.FIRING, Notice.AGAIN]
+
+
+def test_a_flapping_problem_is_told_ever_less_often() -> None:
+    world = World()
+    for _ in range(100):
+        world.tick(RUN)
+        world.tick()
+    assert 2 <= len(world.heard) <= 8
+    world.tick(times=1_000)
+    assert world.notices[-1] is Notice.RESOLVED
+
+
+def test_nothing_is_concluded_while_nothing_is_known() -> None:
+    world = World()
+    world.tick(RUN, times=2)
+    world.tick(known=frozenset(), times=100)
+    assert world.notices == [Notice.FIRING]
+    world.tick()
+    assert world.notices == [Notice.FIRING, Notice.RESOLVED]
+
+
+def test_what_is_never_heard_of_again_is_closed_after_days() -> None:
+    world = World()
+    world.tick(RUN)
+    world.tick(known=frozenset(), times=86_400 // 30 + 2)
+    assert world.notices == [Notice.FIRING, Notice.FORGOTTEN]
+    world.tick(known=frozenset(), times=86_400 // 30 + 2)
+    assert world.board.states == {}
+
+
+def test_all_notices_of_a_moment_are_one_message_the_worst_first() -> None:
+    world = World()
+    many = [Alert("failed_runs", f"job {n}", Severity.CRITICAL, "failed") for n in range(5)]
+    world.tick(LAG, times=2)
+    world.tick(LAG, *many)
+    assert [key for _, _, key in world.heard] == [*(a.key for a in many), LAG.key]
+    assert len(world.board.sent) == 1
+
+
+def test_more_messages_than_the_limit_are_held_back_and_go_out_together() -> None:
+    world = World()
+    alerts: list[Alert] = []
+    for number in range(15):
+        alerts.append(Alert("failed_runs", f"job {number}", Severity.CRITICAL, "failed"))
+        world.tick(*alerts)
+    assert len(world.heard) == POLICY.messages_per_hour
+    world.tick(*alerts, times=110)
+    told_later = [key for at, notice, key in world.heard if at > 15 * 30 and notice is Notice.FIRING]
+    assert sorted(told_later) == sorted(a.key for a in alerts[10:])
+    assert len({at for at, notice, _ in world.heard if notice is Notice.FIRING}) == 11
+
+
+def test_what_could_not_be_sent_is_owed() -> None:
+    world = World(reachable=False)
+    world.tick(RUN, times=5)
+    world.reachable = True
+    world.tick(RUN)
+    assert world.heard == [(150, Notice.FIRING, RUN.key)]
+
+
+def test_who_was_never_told_of_a_problem_is_not_told_of_its_end() -> None:
+    world = World(reachable=False)
+    world.tick(RUN, times=5)
+    world.tick(times=5)
+    world.reachable = True
+    world.tick(times=5)
+    assert world.heard == []
+
+
+def test_an_end_that_could_not_be_told_is_told_though_the_problem_came_and_went_meanwhile() -> None:
+    world = World()
+    world.tick(RUN)
+    world.reachable = False
+    world.tick(times=2)
+    world.tick(RUN, times=2)
+    world.tick(times=40)
+    world.reachable = True
+    world.tick(times=5)
+    assert world.notices == [Notice.FIRING, Notice.RESOLVED]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_happens_people_hear_of_begin_and_end_in_turn_and_within_the_limit(seed: int) -> None:
+    random_ = random.Random(seed)
+    world = World()
+    for _ in range(2_000):
+        world.reachable = random_.random() < 0.8
+        firing = [alert for alert in (LAG, RUN) if random_.random() < 0.5]
+        known = KNOWN if random_.random() < 0.9 else frozenset()
+        world.tick(*firing, known=known, times=random_.randrange(1, 12))
+    world.reachable = True
+    world.tick(times=500)
+    for alert in (LAG, RUN):
+        own = [notice for _, notice, key in world.heard if key == alert.key]
+        assert own
+        assert own[0] is Notice.FIRING
+        assert own[-1] is Notice.RESOLVED, "at rest, everybody knows that it is over"
+        assert all(after is not Notice.RESOLVED for before, after in pairwise(own) if before is Notice.RESOLVED)
+    moments = sorted({at for at, _, _ in world.heard})
+    assert all(sum(at <= m < at + 3_600 for m in moments) <= POLICY.messages_per_hour for at in moments)
+
+
+def test_the_board_survives_as_json() -> None:
+    world = World()
+    world.tick(LAG, RUN, times=4)
+    adapter = TypeAdapter(Board)
+    assert adapter.validate_json(adapter.dump_json(world.board)) == world.board
+
+
+def test_the_board_is_bounded_and_keeps_what_fires() -> None:
+    many = tuple(Alert("failed_runs", f"job {n}", Severity.CRITICAL, "failed") for n in range(MAX_STATES + 50))
+    board = advance(Board(), Judgement(many, KNOWN), 0, POLICY)
+    assert len(board.states) == MAX_STATES
+
+
+def test_a_message_says_what_happened_what_it_means_and_what_to_do() -> None:
+    state = AlertState(RUN, Phase.FIRING, 0, 0, owes=Notice.FIRING)
+    message = compose([state], LINKS)
+    assert message.title == "metrics-pipeline critical: runs fail (drain 0-of-1)"
+    assert RUN.summary in message.body
+    assert RUN.meaning in message.body
+    assert "http://dagster:3000/runs/run-1" in message.body
+    assert "docs/runbooks/failed-runs.md" in message.body
+    assert message.severity is Severity.CRITICAL
+
+
+def test_a_message_of_ends_alone_is_no_alarm() -> None:
+    message = compose([AlertState(LAG, Phase.RESOLVED, 0, 0, owes=Notice.RESOLVED)], LINKS)
+    assert message.severity is None
+    assert message.title.startswith("metrics-pipeline resolved")
+
+
+def test_a_message_is_bounded_and_counts_what_it_leaves_out() -> None:
+    many = [
+        AlertState(Alert("lag", f"topic {n}", Severity.WARNING, "x" * 400), Phase.FIRING, 0, 0, owes=Notice.FIRING)
+        for n in range(100)
+    ]
+    message = compose(many, LINKS)
+    assert len(message.body) <= BODY_LIMIT_CHARACTERS
+    assert len(message.title) <= TITLE_LIMIT_CHARACTERS
+    assert message.body.splitlines()[-1].endswith("more: metrics-pipeline alerts status")

@@ -182,8 +182,10 @@ def _group(group: Group) -> dict[str, str | int]:
 
 
 def _table(groups: list[Group]) -> Table:
-    table = Table("reason", "service", "day", box=None)
-    for name in ("letters", "never replayed", "kept", "landed", "duplicates"):
+    table = Table(box=None)
+    for name in ("reason", "service", "day"):
+        table.add_column(name, no_wrap=True)
+    for name in ("letters", "new", "kept", "landed", "duplicates"):
         table.add_column(name, justify="right")
     for g in groups:
         counts = (g.letters, g.unreplayed, g.kept, g.landed, g.duplicates)

@@ -162,7 +162,7 @@ def test_answers_equal_an_independent_calculation_at_every_grain(world: World) -
 
     check()
     assert sources == {RAW, *(cube.name for cube in CUBES)}
-    assert sum(count > 20 for count in requests) > len(requests) / 6
+    assert sum(count > 20 for count in requests) >= 10, "questions about nothing prove nothing"
 
 
 def test_exact_answers_are_exact_over_the_same_minutes(world: World) -> None:

@@ -23,6 +23,7 @@ def main() -> None:
     running.add_argument("--ingest", action="store_true", help="during 40,000 events/s into the same server")
     running.add_argument("--repetitions", type=int, default=20)
     running.add_argument("--seconds", type=float, default=3_600, help="no further round of repetitions after so long")
+    running.add_argument("--per-second", type=float, default=0, help="questions per second; 0: without a pause between")
     running.add_argument("--cold", type=int, default=1, help="cold repetitions of each question")
     running.add_argument("--seed", type=int, default=1)
     running.add_argument("--only", default="", help="questions whose dashboard/panel/range holds this text")
@@ -42,6 +43,7 @@ def main() -> None:
             cold=given.cold,
             seed=given.seed,
             only=given.only,
+            per_second=given.per_second,
         )
     else:
         write(given.home)

@@ -22,7 +22,9 @@ _SETTLE_SECONDS = 20
 _RAW_RANGES = ("1 h", "6 h")
 
 
-def run(home: Path, *, ingest: bool, repetitions: int, seconds: float, cold: int, seed: int, only: str) -> None:
+def run(
+    home: Path, *, ingest: bool, repetitions: int, seconds: float, cold: int, seed: int, only: str, per_second: float
+) -> None:
     """One phase over all cells; the results of the other phase stay."""
     phase = "ingest" if ingest else "alone"
     filled = filled_until(home)
@@ -35,12 +37,13 @@ def run(home: Path, *, ingest: bool, repetitions: int, seconds: float, cold: int
                 time.sleep(_SETTLE_SECONDS)
             began = time.time()
             wanted = [cell for cell in cells() if only in cell.key]
-            asker = _Asker(client, phase, home, lambda: int(time.time()) // 60 * 60 if ingest else filled)
+            asker = _Asker(client, phase, home, lambda: int(time.time()) // 60 * 60 if ingest else filled, per_second)
             results = asker.measure(wanted, repetitions, seconds, cold, Random(seed))
             ratios = asker.compare(repetitions, Random(seed)) if not only and not ingest else []
             document = {
                 "phase": phase,
                 "seed": seed,
+                "per_second": per_second,
                 "seconds": round(time.time() - began),
                 "stored": describe(client),
                 "cells": results,
@@ -55,8 +58,9 @@ def run(home: Path, *, ingest: bool, repetitions: int, seconds: float, cold: int
 
 
 class _Asker:
-    def __init__(self, client: Client, phase: str, home: Path, now: Any) -> None:
+    def __init__(self, client: Client, phase: str, home: Path, now: Any, per_second: float) -> None:
         self._client, self._phase, self._home, self._now = client, phase, home, now
+        self._per_second = per_second
         self.load_averages: list[float] = []
         """Of the minute before the end of each round: tells rounds that others disturbed."""
 
@@ -79,7 +83,11 @@ class _Asker:
         for round_number in range(repetitions):
             if time.monotonic() > until:
                 break
+            due = time.monotonic()
             for cell in wanted:
+                if self._per_second:
+                    time.sleep(max(0.0, due - time.monotonic()))
+                    due += 1 / self._per_second
                 took_ms, server_ms, rows, size_bytes = self._ask(cell.query(self._now(), rng), cell.key)
                 entry = found[cell.key]
                 entry["warm_ms"].append(took_ms)

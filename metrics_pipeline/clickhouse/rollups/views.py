@@ -10,7 +10,7 @@ read, down to those that each insert writes. So an answer never depends on what 
 from metrics_pipeline.clickhouse.ddl import View
 from metrics_pipeline.clickhouse.rollups.cubes import CUBES, METRICS, Cube
 from metrics_pipeline.clickhouse.rollups.tables import BOOKS, INSTANT
-from metrics_pipeline.core.grains import BUILT, LIVE, UNIT
+from metrics_pipeline.core.grains import BUILT, GRAINS, LIVE, UNIT
 
 
 def _bound(name: str) -> str:
@@ -63,11 +63,15 @@ def _view(cube: Cube) -> View:
     # Of a longer bucket it is the start itself. Monotonic in the key's `minute`, so that granules without a bucket of
     # the cover aren't read.
     bucket = f"toStartOfInterval(minute, toIntervalSecond({UNIT.seconds}))"
+    tables, lengths = [cube.table(grain) for grain in GRAINS], [grain.seconds for grain in GRAINS]
+    # A table of buckets that are too long for the question isn't even planned: that takes longer than reading.
+    span = f"toUInt32(toUnixTimestamp({_END}) - toUnixTimestamp({_START}))"
+    longest = f"greatest(least({_STEP}, {span}), {LIVE.seconds})"
     return View(
         name=cube.name,
         select=f"""SELECT minute, {columns}
 FROM {cube.all_grains}
-WHERE minute >= {_START} AND minute < {_END} AND grain <= greatest({_STEP}, {LIVE.seconds})
+WHERE minute >= {_START} AND minute < {_END} AND transform(_table, {tables}, {lengths}, 0) <= {longest}
 AND (grain, {bucket}, build) IN ({COVER})""",
         comment=f"{cube.comment}; arguments: start, end, step (the longest bucket, seconds).",
     )

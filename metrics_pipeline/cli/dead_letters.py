@@ -5,7 +5,6 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 
 import typer
 from clickhouse_connect.driver.client import Client
@@ -16,22 +15,19 @@ from rich.table import Table
 from metrics_pipeline.assembly import event_limits
 from metrics_pipeline.cli.output import print_json
 from metrics_pipeline.cli.signals import stop_on_signal
+from metrics_pipeline.cli.spans import END, START, WHEN, asked_span, now_in
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.dead_letters import ClickHouseDeadLetters, Group, Letter
 from metrics_pipeline.core.dead_letters import LetterFilter, Verdict, letter_filter, position_of, verdict_on
-from metrics_pipeline.core.timerange import TimeRange, given_range, named_range
 from metrics_pipeline.dead_letters import ReplayReport
 from metrics_pipeline.dead_letters_assembly import dead_letter_warnings, preview_dead_letters, replay_dead_letters
-from metrics_pipeline.errors import ConfigurationError, RetryableError
+from metrics_pipeline.errors import RetryableError
 from metrics_pipeline.settings import Settings, load_settings
 
 app = typer.Typer(help="Look at messages that are no valid event, and replay them by today's rules.")
 
 _REASON = typer.Option([], "--reason", help="Reason by the rules that judged it last; may be repeated.")
 _SERVICE = typer.Option([], "--service", help="Service, where it could be read; may be repeated.")
-_WHEN = typer.Option(None, "--when", help="Time of the messages: 'yesterday', '2026-11-03', 'last 30 minutes' …")
-_FROM = typer.Option(None, "--from", help="Start, e.g. 2026-11-03T10:15 or '2 hours ago'; UTC.")
-_TO = typer.Option(None, "--to", help="End, not included; now without it.")
 _JSON = typer.Option(False, "--json", help="Print one JSON object.")
 _SHOWN_BYTES = 20_000
 
@@ -40,9 +36,9 @@ _SHOWN_BYTES = 20_000
 def list_(
     reason: list[str] = _REASON,
     service: list[str] = _SERVICE,
-    when: str | None = _WHEN,
-    start: str | None = _FROM,
-    end: str | None = _TO,
+    when: str | None = WHEN,
+    start: str | None = START,
+    end: str | None = END,
     limit: int = typer.Option(50, min=1, max=100_000, help="Rows at most, the largest first."),
     as_json: bool = _JSON,
 ) -> None:
@@ -71,9 +67,9 @@ def show(
     position: str | None = typer.Argument(None, metavar="PARTITION:OFFSET", help="Of one message."),
     reason: list[str] = _REASON,
     service: list[str] = _SERVICE,
-    when: str | None = _WHEN,
-    start: str | None = _FROM,
-    end: str | None = _TO,
+    when: str | None = WHEN,
+    start: str | None = START,
+    end: str | None = END,
     limit: int = typer.Option(1, min=1, max=1_000, help="Letters at most, the newest first."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object per letter."),
 ) -> None:
@@ -100,9 +96,9 @@ def show(
 def replay(
     reason: list[str] = _REASON,
     service: list[str] = _SERVICE,
-    when: str | None = _WHEN,
-    start: str | None = _FROM,
-    end: str | None = _TO,
+    when: str | None = WHEN,
+    start: str | None = START,
+    end: str | None = END,
     dry_run: bool = typer.Option(False, "--dry-run", help="Only say what would land and what stays."),
     yes: bool = typer.Option(False, "--yes", help="Don't ask."),
     as_json: bool = _JSON,
@@ -142,17 +138,8 @@ def replay(
 def _filter(
     reasons: list[str], services: list[str], when: str | None, start: str | None, end: str | None
 ) -> LetterFilter:
-    return letter_filter(reasons, services, _span(when, start, end, datetime.now(UTC)))
-
-
-def _span(when: str | None, start: str | None, end: str | None, now: datetime) -> TimeRange | None:
-    if when is not None and start is None and end is None:
-        return named_range(when, now)
-    if when is None and start is not None:
-        return given_range(start, end or "now", now)
-    if when is None and end is None:
-        return None
-    raise ConfigurationError("say when: either --when, or --from with or without --to")
+    is_asked = when is not None or start is not None or end is not None
+    return letter_filter(reasons, services, asked_span(when, start, end, now_in("UTC")) if is_asked else None)
 
 
 def _warnings(settings: Settings, client: Client) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.cli.output import print_json
-from metrics_pipeline.cli.span import FROM, TIMEZONE, TO, WHEN, chosen_span
+from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, now_in
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.rollups.state import GrainState, read_state
 from metrics_pipeline.core.audit import minute_name
@@ -58,8 +58,8 @@ def status(as_json: bool = typer.Option(False, "--json", help="Print the figures
 )
 def rebuild(
     when: str | None = WHEN,
-    start: str | None = FROM,
-    end: str | None = TO,
+    start: str | None = START,
+    end: str | None = END,
     timezone: str = TIMEZONE,
     grain: list[GrainName] | None = typer.Option(None, help="Grain to build, may be repeated; all without it."),
     stale: bool = typer.Option(False, "--stale", help="Only buckets without a right build."),
@@ -103,8 +103,8 @@ def rebuild(
 )
 def check(
     when: str | None = WHEN,
-    start: str | None = FROM,
-    end: str | None = TO,
+    start: str | None = START,
+    end: str | None = END,
     timezone: str = TIMEZONE,
     repair: bool = typer.Option(False, "--repair", help="Repair what drifted."),
     force: bool = typer.Option(
@@ -129,7 +129,7 @@ def check(
 
 
 def _span(when: str | None, start: str | None, end: str | None, timezone: str) -> Span:
-    chosen = chosen_span(when, start, end, timezone)
+    chosen = asked_span(when, start, end, now_in(timezone))
     return Span(int(chosen.start.timestamp()), ceil(chosen.end.timestamp()))
 
 

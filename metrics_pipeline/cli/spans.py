@@ -5,13 +5,17 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
 
-from metrics_pipeline.core.timerange import TimeRange, given_range, midnight, named_range
+from metrics_pipeline.core.timerange import TimeRange, given_range, midnight, spelled_range
 from metrics_pipeline.errors import ConfigurationError
 
-WHEN = typer.Option(None, help="'yesterday', 'last tuesday', '2026-11-03', 'last 30 minutes' …")
+WHEN = typer.Option(
+    None,
+    "--when",
+    help="'yesterday', 'last tuesday', '2026-11-03', 'last 30 minutes', '2026-11-03T10:00..2026-11-03T11:00' …",
+)
 START = typer.Option(None, "--from", help="Start, e.g. 2026-11-03T10:15 or '2 hours ago'.")
 END = typer.Option(None, "--to", help="End, not included; now without it.")
-TIMEZONE = typer.Option("UTC", help="Time zone of days and of times without one, e.g. Europe/Berlin.")
+TIMEZONE = typer.Option("UTC", "--timezone", help="Time zone of days and of times without one, e.g. Europe/Berlin.")
 
 
 def now_in(timezone: str) -> datetime:
@@ -25,7 +29,7 @@ def now_in(timezone: str) -> datetime:
 def asked_span(when: str | None, start: str | None, end: str | None, now: datetime) -> TimeRange:
     """What the options say. Raises ConfigurationError if they say nothing, two things, or nonsense."""
     if when is not None and start is None and end is None:
-        return named_range(when, now)
+        return spelled_range(when, now)
     if when is None and start is not None:
         return given_range(start, end or "now", now)
     raise ConfigurationError("say when: either --when, or --from with or without --to")

@@ -38,6 +38,10 @@ class Bench(Protocol):
 
     def refuse(self, status: int, *, by_view: bool) -> None: ...
 
+    def mend_view(self) -> None:
+        """The view that throws is gone."""
+        ...
+
     def offsets(self, owner: Owner) -> OffsetStore: ...
 
     def leave_commit_open(self, owner: Owner, commits: dict[int, Commit]) -> None:
@@ -84,6 +88,9 @@ class RealBench:
             )
         else:
             self._client.command(f"ALTER TABLE raw_events ADD CONSTRAINT refusing CHECK status != {status}")
+
+    def mend_view(self) -> None:
+        self._client.command("DROP VIEW refusing")
 
     def offsets(self, owner: Owner) -> OffsetStore:
         address = kafka_address(self._settings)
@@ -157,6 +164,9 @@ class ModelBench:
 
     def refuse(self, status: int, *, by_view: bool) -> None:
         (self._server.failing_in_view if by_view else self._server.refused).add(status)
+
+    def mend_view(self) -> None:
+        self._server.failing_in_view.clear()
 
     def offsets(self, owner: Owner) -> OffsetStore:
         return cast("OffsetStore", _Inside(self, ModelOffsets(self._broker, self._network, owner)))

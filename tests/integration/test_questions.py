@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, Phase, given
+from hypothesis import HealthCheck, Phase, example, given
 from hypothesis import settings as checking
 from hypothesis import strategies as st
 
@@ -148,8 +148,15 @@ def test_the_world_has_buckets_that_are_built_stale_and_not_built(world: World) 
 def test_answers_equal_an_independent_calculation_at_every_grain(world: World) -> None:
     sources, requests = set(), []
 
+    everything = TimeRange(CHANGES[0] - timedelta(days=DAYS_AROUND), CHANGES[0] + timedelta(days=DAYS_AROUND))
+
     @seeded(150)
     @given(spans(), NAMES)
+    @example(everything, Names())
+    @example(everything, Names(service=SERVICES[0]))
+    @example(everything, Names(service=SERVICES[0], region=REGIONS[0]))
+    @example(everything, Names(service=SERVICES[0], endpoint=ENDPOINTS[0]))
+    @example(everything, Names(endpoint=ENDPOINTS[0], region=REGIONS[0]))
     def check(span: TimeRange, names: Names) -> None:
         expected = world.of(Question(span, names))
         requests.append(expected.height)

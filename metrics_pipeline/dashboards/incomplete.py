@@ -13,6 +13,7 @@ from metrics_pipeline.clickhouse.questions.completeness import (
     LAG_SECONDS,
     LOST,
 )
+from metrics_pipeline.core.ledger import DRAIN
 from metrics_pipeline.dashboards.panel import Kind, Panel, Unit
 from metrics_pipeline.dashboards.steps import MONTH, Reach
 
@@ -35,7 +36,8 @@ FROM (
         SELECT newest, seen, dateDiff('second', newest, seen) > {LAG_SECONDS} AS lags, max(seen) OVER () AS latest
         FROM (
             SELECT max(last_message) AS newest, argMax(visible_at, last_message) AS seen
-            FROM batches WHERE last_message > {_NEWEST} - INTERVAL 1 DAY GROUP BY topic, topic_id, shard
+            FROM batches WHERE last_message > {_NEWEST} - INTERVAL 1 DAY AND source = '{DRAIN}'
+            GROUP BY topic, topic_id, shard
         )
     ) WHERE seen >= latest - {IDLE_SECONDS}
 )"""

@@ -14,7 +14,7 @@ from metrics_pipeline.settings import Settings
 START = datetime(2026, 11, 3, 10, 0, tzinfo=UTC)
 COLUMNS = (
     "batch", "topic", "topic_id", "shard", "consumed", "dead_letters", "lost",
-    "first_message", "last_message", "started_at", "visible_at",
+    "first_message", "last_message", "started_at", "visible_at", "source",
 )  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def note(client: Client, *batches: tuple[float, dict[str, object]]) -> None:
         row = {
             "batch": f"b{minute}{what}", "topic": "t", "topic_id": "i", "shard": 0, "consumed": 1_000,
             "dead_letters": 0, "lost": 0, "first_message": at(minute - 0.2), "last_message": at(minute),
-            "started_at": at(minute - 0.1), "visible_at": at(minute) + timedelta(seconds=1), **what,
+            "started_at": at(minute - 0.1), "visible_at": at(minute) + timedelta(seconds=1), "source": "drain", **what,
         }  # fmt: skip
         rows.append([row[name] for name in COLUMNS])
     client.insert("batches", rows, column_names=COLUMNS)
@@ -78,6 +78,11 @@ def test_a_shard_that_lags_holds_back_what_others_read(ledger: Client) -> None:
 def test_a_shard_that_is_idle_or_gone_holds_nobody_back(ledger: Client) -> None:
     note(ledger, *every_minute(20), (2.5, {"shard": 1}))
     assert marked(ledger) == {}
+
+
+def test_a_replay_of_dead_letters_does_not_stand_for_a_drain(ledger: Client) -> None:
+    note(ledger, *every_minute(8), (9.5, {"source": "dead_letters", "shard": 7}))
+    assert marked(ledger) == {7: {"unread"}, 8: {"unread"}, 9: {"unread"}}
 
 
 def test_lost_offsets_mark_the_minutes_since_the_batch_before(ledger: Client) -> None:

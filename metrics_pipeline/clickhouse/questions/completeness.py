@@ -10,6 +10,7 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.questions.question import bounds
+from metrics_pipeline.core.ledger import DRAIN
 from metrics_pipeline.core.timerange import TimeRange
 
 DEAD_LETTER_SHARE = 0.01
@@ -76,7 +77,7 @@ _LOST = f"""SELECT before.last AS first, multiIf(
 _LAGGING = f"""SELECT min(newest) AS first, now64(3, 'UTC') AS last FROM (
         SELECT argMax(last_message, visible_at) AS newest, max(visible_at) AS at
         FROM batches
-        WHERE visible_at >= now64(3, 'UTC') - INTERVAL {_RUNNING_SECONDS} SECOND
+        WHERE source = '{DRAIN}' AND visible_at >= now64(3, 'UTC') - INTERVAL {_RUNNING_SECONDS} SECOND
             AND last_message >= now64(3, 'UTC') - INTERVAL {_LAG_WITHIN_DAYS} DAY
             AND {_END} >= now64(3, 'UTC') - INTERVAL {_LAG_WITHIN_DAYS} DAY
         GROUP BY topic_id, shard
@@ -128,7 +129,7 @@ def incomplete_minutes(client: Client, minutes: TimeRange) -> tuple[Incomplete, 
 def newest_landing(client: Client) -> datetime | None:
     """When a batch became visible last; None if none did lately."""
     sql = f"""SELECT toUnixTimestamp64Milli(max(visible_at)) FROM batches
-        WHERE last_message >= now64(3, 'UTC') - INTERVAL {_LAG_WITHIN_DAYS} DAY"""
+        WHERE last_message >= now64(3, 'UTC') - INTERVAL {_LAG_WITHIN_DAYS} DAY AND source = '{DRAIN}'"""
     rows = calling("asking the ledger what landed last", lambda: client.query(sql).result_rows)
     newest_ms = int(rows[0][0])
     return datetime.fromtimestamp(newest_ms / 1_000, UTC) if newest_ms > 0 else None

@@ -133,8 +133,13 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("is_built", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
+OF_BUILDS = {"a built table truncated", "errors of a build changed"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_built"),
+    [(kind, is_built) for kind in KINDS for is_built in (False, True) if is_built or kind not in OF_BUILDS],
+)
 def test_drift_of_each_kind_is_found_named_and_repaired(
     filled: Client, rollups: Rollups, kind: str, is_built: bool
 ) -> None:
@@ -142,8 +147,6 @@ def test_drift_of_each_kind_is_found_named_and_repaired(
     tamper, tables = KINDS[kind]
     if is_built:
         rollups.rebuild(SPAN)
-    elif kind in {"a built table truncated", "errors of a build changed"}:
-        pytest.skip("nothing is built")
     filled.command(tamper.format(start=start, unit=f"minute >= {start} AND minute < {start} + {UNIT}"))
     found = rollups.check(SPAN)
     named = {table for drift in found.drifts for table in drift.tables}

@@ -200,7 +200,7 @@ def rollups(settings: Settings, clock: Clock | None = None) -> Iterator[Rollups]
     with connect(settings) as client:
         observer = RollupObserver(client)
         yield Rollups(
-            RollupBuilder(client),
+            RollupBuilder(client, time.time_ns),
             observer,
             RollupRepairer(client, observer, time.time_ns),
             clock or SystemClock(),

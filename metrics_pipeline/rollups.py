@@ -168,10 +168,12 @@ class Rollups:
         at = 0
         for grain, buckets in plan.items():
             built = Built()
-            for part in self._builder.build(grain, buckets, self._now_ns()):
+            for part in self._builder.build(grain, buckets):
                 built += part
                 progress((at + built.published + built.moving) / todo)
             at += len(buckets)
+            around = span.around(grain)
+            self._builder.prune(grain, around.start_seconds, around.end_seconds)
             done.built[grain.name] = built
             if built.moving:
                 done = replace(done, unpublished=(*done.unpublished, *self._unpublished(grain, buckets)))
@@ -268,7 +270,7 @@ class Rollups:
         grain = grain_named(figures.grain)
         end = figures.start_seconds + grain.seconds
         buckets = self._builder.buckets(grain, figures.start_seconds, end, only_stale=False)
-        built = sum(self._builder.build(grain, buckets, self._now_ns()), Built())
+        built = sum(self._builder.build(grain, buckets), Built())
         return drift.become(State.FAILED if built.moving else State.REPAIRED)
 
     def _repair_starts(self, starts: Sequence[int]) -> tuple[list[int], list[int]]:

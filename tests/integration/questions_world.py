@@ -58,7 +58,7 @@ def build_world(settings: Settings, seed: int) -> Iterator[World]:
     random_.shuffle(documents)
     waves = _waves(random_, documents)
     with connect(settings) as client:
-        builder = RollupBuilder(client)
+        builder = RollupBuilder(client, time.time_ns)
         for number, fresh in enumerate(waves):
             sent = [d for wave in waves[: number + 1] for d in wave]
             send(settings, [encode(d) for d in (*fresh, *random_.sample(sent, len(fresh) // 20))])
@@ -123,7 +123,7 @@ def _build_here_and_there(builder: RollupBuilder, random_: random.Random, middle
         start = grain.floor(middle + random_.randrange(-DAYS_AROUND, DAYS_AROUND // 2) * 86_400)
         end = grain.ceil(start + random_.randrange(most_days // 2, most_days) * 86_400 + 43_200)
         buckets = builder.buckets(grain, start, end, only_stale=random_.random() < 0.5)
-        for _built in builder.build(grain, buckets, time.time_ns()):
+        for _built in builder.build(grain, buckets):
             pass
 
 

@@ -1,5 +1,6 @@
 """Drift of every kind on a real server: found, named, repaired, and answers equal raw_events afterwards."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -10,12 +11,14 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.assembly import prepare
 from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clickhouse.rollups.building import RollupBuilder
+from metrics_pipeline.clickhouse.rollups.building import Built, RollupBuilder
+from metrics_pipeline.clickhouse.rollups.cubes import CUBES, ENDPOINTS
 from metrics_pipeline.clickhouse.rollups.repair import RollupRepairer
 from metrics_pipeline.clickhouse.rollups.state import read_stale, read_state
 from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.core.drift import State
 from metrics_pipeline.core.grains import BUILT, GRAINS
+from metrics_pipeline.core.grains import UNIT as UNIT_GRAIN
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.rollups import Checked, Rollups, Span
 from metrics_pipeline.settings import Settings
@@ -79,6 +82,32 @@ def test_a_build_is_idempotent(filled: Client, rollups: Rollups) -> None:
     again = rollups.rebuild(SPAN, only_stale=False)
     assert first == again
     assert rollups.rebuild(SPAN).published == 0
+    assert_right(filled, rollups)
+
+
+def test_rows_that_no_reader_takes_are_deleted_once_they_are_old(filled: Client, rollups: Rollups) -> None:
+    def builds() -> int:
+        return number(filled, "SELECT uniqExact(build) FROM rollup_10m")
+
+    def builder(hours: int) -> RollupBuilder:
+        return RollupBuilder(filled, lambda: time.time_ns() + hours * HOUR * 1_000_000_000)
+
+    buckets = builder(0).buckets(UNIT_GRAIN, SPAN.start_seconds, SPAN.end_seconds, only_stale=False)
+    assert sum(builder(-4).build(UNIT_GRAIN, buckets), Built()).published == len(buckets)
+    for cube in CUBES:
+        builder(0)._insert(cube, UNIT_GRAIN, buckets, time.time_ns() - 3 * HOUR * 1_000_000_000)
+    assert builds() == 2, "one is read, one broke off"
+    rollups.rebuild(SPAN, only_stale=False)
+    assert builds() == 3, "a query may still read what was replaced just now"
+    builder(2).prune(UNIT_GRAIN, SPAN.start_seconds, SPAN.end_seconds)
+    assert builds() == 1
+    assert_right(filled, rollups)
+    builder(2)._insert(ENDPOINTS, UNIT_GRAIN, buckets, time.time_ns() - 3 * HOUR * 1_000_000_000)
+    rollups._builder = builder(2)
+    rollups.rebuild(Span(SPAN.start_seconds - DAY, SPAN.end_seconds - DAY))
+    assert builds() == 2, "of other spans nothing is deleted"
+    rollups.rebuild(SPAN)
+    assert builds() == 1, "a rebuild cleans up"
     assert_right(filled, rollups)
 
 

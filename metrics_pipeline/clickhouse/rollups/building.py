@@ -6,7 +6,7 @@ Readers take the newest published build of a bucket if it counts every event, so
 repeated or interrupted one changes no answer, and an event that arrives meanwhile makes the bucket stale, never wrong.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,8 +21,11 @@ from metrics_pipeline.core.grains import GRAINS, Grain
 
 MAX_BUCKETS = 36
 """Built by one statement at most: some 100,000 states of a large company, a fraction of a GB."""
-SUPERSEDED_SECONDS = 600
-"""Rows of a build that a newer one replaced are kept so long: a query that began before may still read them."""
+SUPERSEDED_SECONDS = 3_600
+"""Rows of a build that a newer one replaced, or that was not published, are kept so long: far longer than a query that
+began before, or a build of one chunk, takes."""
+
+_IN_SPAN = "minute >= {start:DateTime('UTC')} AND minute < {end:DateTime('UTC')}"
 
 _INSERT_SETTINGS = {"max_partitions_per_insert_block": 1_000, "max_threads": 1}
 """One thread: nobody waits for a build, since readers take finer rows meanwhile."""
@@ -51,8 +54,9 @@ class Built:
 class RollupBuilder:
     """Builds buckets of one database's rollups. Any number may work at once."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, now_ns: Callable[[], int]) -> None:
         self._client = client
+        self._now_ns = now_ns
 
     def buckets(
         self, grain: Grain, start_seconds: int, end_seconds: int, *, only_stale: bool, limit: int = 100_000
@@ -75,13 +79,14 @@ class RollupBuilder:
         rows = calling("looking for buckets", lambda: self._client.query(sql, parameters=parameters).result_rows)
         return [Bucket(int(start), int(events)) for start, events in rows]
 
-    def build(self, grain: Grain, buckets: Sequence[Bucket], build: int) -> Iterator[Built]:
+    def build(self, grain: Grain, buckets: Sequence[Bucket]) -> Iterator[Built]:
         """Build these buckets, ordered by start; yields after each chunk of them, for progress.
 
-        `build` must be new and grow with time: nanoseconds. Raises RetryableError where the server is away; what was
-        written until then is never read.
+        Raises RetryableError where the server is away; what was written until then is never read.
         """
         for chunk in _chunks(buckets, grain):
+            # A number per chunk: rows whose number is old are taken for those of a build that broke off.
+            build = self._now_ns()
             for cube in CUBES:
                 self._insert(cube, grain, chunk, build)
             counted = self._count(grain, chunk, build)
@@ -91,31 +96,23 @@ class RollupBuilder:
             self._publish(grain, whole, build)
             yield Built(len(whole), len(chunk) - len(whole), sum(whole.values()))
 
-    def prune(self, grain: Grain, start_seconds: int, end_seconds: int, now_ns: int) -> int:
-        """Delete rows of superseded and of abandoned builds in buckets of [start, end); returns how many went."""
-        superseded = f"""SELECT DISTINCT minute, build FROM {{table}}
-            WHERE minute >= {{start:DateTime('UTC')}} AND minute < {{end:DateTime('UTC')}}
-                AND build < {{before:UInt64}} AND (minute, build) NOT IN (
-                    SELECT minute, max(built).1 FROM {BOOKS.name} WHERE grain = {{grain:UInt32}} GROUP BY minute
-                    HAVING max(built).1 < {{before:UInt64}})
-                AND minute NOT IN (
-                    SELECT minute FROM {BOOKS.name} WHERE grain = {{grain:UInt32}} GROUP BY minute
-                    HAVING max(built).1 >= {{before:UInt64}})"""
+    def prune(self, grain: Grain, start_seconds: int, end_seconds: int) -> None:
+        """Delete rows in buckets of [start, end) that no reader takes: of builds that were replaced or broke off.
+
+        Where the newest build is young, nothing is deleted: a query may still read what it replaced.
+        """
+        newest = f"""SELECT minute, max(built).1 AS newest FROM {BOOKS.name}
+            WHERE grain = {{grain:UInt32}} AND {_IN_SPAN} GROUP BY minute"""
+        where = f"""{_IN_SPAN} AND build < {{before:UInt64}} AND (minute, build) NOT IN ({newest})
+            AND minute NOT IN (SELECT minute FROM ({newest}) WHERE newest >= {{before:UInt64}})"""
         parameters = {
             "grain": grain.seconds,
             "start": start_seconds,
             "end": end_seconds,
-            "before": now_ns - SUPERSEDED_SECONDS * 1_000_000_000,
+            "before": self._now_ns() - SUPERSEDED_SECONDS * 1_000_000_000,
         }
-        found = 0
         for cube in CUBES:
-            sql = superseded.replace("{table}", cube.table(grain))
-            builds = calling("looking for old builds", partial(self._client.query, sql, parameters)).result_rows
-            found += len(builds)
-            if builds:
-                delete = f"DELETE FROM {cube.table(grain)} WHERE (minute, build) IN ({sql})"
-                calling("deleting old builds", partial(self._client.command, delete, parameters))
-        return found
+            delete_rows(self._client, cube.table(grain), where, parameters)
 
     def _insert(self, cube: Cube, grain: Grain, chunk: Sequence[Bucket], build: int) -> None:
         dimensions = ", ".join(cube.dimensions)
@@ -140,7 +137,7 @@ class RollupBuilder:
         """Requests of each bucket, a figure for each cube that has rows of it."""
         counts = " UNION ALL ".join(
             f"""SELECT toUnixTimestamp(minute) AS start, sum(requests) AS n FROM {cube.table(grain)}
-            WHERE minute >= {{start:DateTime('UTC')}} AND minute < {{end:DateTime('UTC')}} AND build = {{build:UInt64}}
+            WHERE {_IN_SPAN} AND build = {{build:UInt64}}
             GROUP BY start"""
             for cube in CUBES
         )
@@ -161,6 +158,15 @@ class RollupBuilder:
             "publishing a build",
             lambda: self._client.insert(BOOKS.name, rows, column_names=["grain", "minute", "built"]),
         )
+
+
+def delete_rows(client: Client, table: str, where: str, parameters: Mapping[str, Any]) -> None:
+    """Delete the rows that the condition holds for, without a mutation where there are none."""
+    count = f"SELECT count() FROM {table} WHERE {where}"
+    found = calling(f"looking for old rows of {table}", partial(client.query, count, dict(parameters))).result_rows
+    if found[0][0]:
+        delete = f"DELETE FROM {table} WHERE {where}"
+        calling(f"deleting old rows of {table}", partial(client.command, delete, dict(parameters)))
 
 
 def _start_of(column: str, grain: Grain) -> str:

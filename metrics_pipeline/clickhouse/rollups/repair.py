@@ -19,6 +19,7 @@ from typing import Any
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.rollups.building import delete_rows
 from metrics_pipeline.clickhouse.rollups.cubes import CUBES, METRICS, Cube
 from metrics_pipeline.clickhouse.rollups.observing import FINAL_SETTINGS, RAW_SPAN, RAW_UNIT, RollupObserver, UnitBooks
 from metrics_pipeline.clickhouse.rollups.tables import BOOKS, select_from_events
@@ -153,11 +154,7 @@ class RollupRepairer:
         parameters = {**_span(units), "but": but, "before": before}
         where = f"{_IN_UNITS} AND build != {{but:UInt64}} AND build < {{before:UInt64}}"
         for cube in CUBES:
-            count = f"SELECT count() FROM {cube.table(LIVE)} WHERE {where}"
-            found = calling("looking for replaced rows", partial(self._client.query, count, parameters)).result_rows
-            if found[0][0]:
-                delete = f"DELETE FROM {cube.table(LIVE)} WHERE {where}"
-                calling("deleting replaced rows", partial(self._client.command, delete, parameters))
+            delete_rows(self._client, cube.table(LIVE), where, parameters)
 
 
 def _span(units: Sequence[int]) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""`python -m benchmarks.questions fill|run|plot`; see --help."""
+"""`python -m benchmarks.questions fill|run|plot|planning`; see --help."""
 
 import argparse
 from pathlib import Path
 
 from benchmarks.questions.fill import fill
+from benchmarks.questions.planning import planning
 from benchmarks.questions.plots import plot
 from benchmarks.questions.report import write
 from benchmarks.questions.run import run
@@ -30,7 +31,11 @@ def main() -> None:
     plotting = commands.add_parser("plot", help="tables and charts of what was measured")
     plotting.add_argument("--home", type=Path, default=_HOME)
     plotting.add_argument("--images", type=Path, default=Path("docs/images"))
+    commands.add_parser("planning", help="what a call of a view costs on an empty server")
     given = parser.parse_args()
+    if given.command == "planning":
+        planning()
+        return
     given.home.mkdir(parents=True, exist_ok=True)
     if given.command == "fill":
         fill(given.home, raw_hours=given.raw_hours, raw_rate=given.raw_rate)

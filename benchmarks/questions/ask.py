@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from random import Random
 from typing import Any
@@ -11,23 +11,27 @@ from benchmarks.questions.fill import DAY, HOUR, RANGES_SECONDS
 from metrics_pipeline.clickhouse.rollups.cubes import CUBES, ENDPOINTS, LATENCY_MERGE_FUNCTION, METRICS
 from metrics_pipeline.clickhouse.rollups.views import source_of
 from metrics_pipeline.core.grains import BUILT, LIVE
-from metrics_pipeline.dashboards.panels import DASHBOARDS, PANELS, Panel, panel_query
+from metrics_pipeline.dashboards.incident import SPAN_SECONDS as RAW_SPAN_SECONDS
+from metrics_pipeline.dashboards.panel import Panel, panel_query
+from metrics_pipeline.dashboards.panels import DASHBOARDS, PANELS
 from metrics_pipeline.loadgen.catalog import REGIONS, TIERS, endpoints
 
 Query = tuple[str, dict[str, Any]]
 
+_IN_SPAN = """timestamp >= toDateTime64({start:DateTime('UTC')}, 3)
+    AND timestamp < toDateTime64({end:DateTime('UTC')}, 3)"""
 _ONE = "service = {service:String} AND endpoint = {endpoint:String} AND ({tier:String} = '' OR tier = {tier:String})"
 _FIGURES = ", ".join(metric.merged for metric in METRICS if metric.name != "latency_ms")
 _LATENCY = f"""SELECT {_FIGURES}, {LATENCY_MERGE_FUNCTION}(latency_ms)
 FROM {source_of(ENDPOINTS)} WHERE {_ONE}"""
 _LATENCY_OF_RAW = f"""SELECT count(), countIf(status >= 500), quantilesExact(0.5, 0.9, 0.95, 0.99, 0.999)(latency_ms)
-FROM raw_events WHERE {_ONE} AND timestamp >= {{start:DateTime('UTC')}} AND timestamp < {{end:DateTime('UTC')}}"""
-_RANKING_OF_RAW = """SELECT service, count() AS n, 100 * countIf(status >= 500) / n, quantile(0.99)(latency_ms)
-FROM raw_events WHERE timestamp >= {start:DateTime('UTC')} AND timestamp < {end:DateTime('UTC')}
+FROM raw_events WHERE {_ONE} AND {_IN_SPAN}"""
+_RANKING_OF_RAW = f"""SELECT service, count() AS n, 100 * countIf(status >= 500) / n, quantileExact(0.99)(latency_ms)
+FROM raw_events WHERE {_IN_SPAN}
 GROUP BY service ORDER BY n DESC"""
-_SERIES_OF_RAW = """SELECT toStartOfInterval(timestamp, toIntervalSecond({bucket:UInt32})) AS t,
-    quantiles(0.5, 0.99)(latency_ms) FROM raw_events
-WHERE service = {service:String} AND timestamp >= {start:DateTime('UTC')} AND timestamp < {end:DateTime('UTC')}
+_SERIES_OF_RAW = f"""SELECT toStartOfInterval(timestamp, toIntervalSecond({{bucket:UInt32}})) AS t,
+    quantilesExact(0.5, 0.99)(latency_ms) FROM raw_events
+WHERE service = {{service:String}} AND {_IN_SPAN}
 GROUP BY t ORDER BY t"""
 
 
@@ -55,21 +59,11 @@ class Cell:
         return panel_query(self.panel, start, datetime.fromtimestamp(end, UTC), **{n: drawn[n] for n in sorted(names)})
 
 
-@dataclass(frozen=True, slots=True)
-class Beside:
-    """The same question on rollups and on raw events."""
-
-    name: str
-    rollup: str
-    raw: str
-    bucket_seconds: dict[str, int] = field(default_factory=dict)
-
-
 def cells() -> Iterator[Cell]:
     for panel in PANELS:
         group = next((d.name for d in DASHBOARDS if panel in d.panels), "all dashboards")
-        # Panels of raw events read the last hour of whatever range.
-        for range_name in ["1 h"] if panel.span_seconds == HOUR else RANGES_SECONDS:
+        # Panels of raw events read the same last minutes of whatever range.
+        for range_name in ["1 h"] if panel.span_seconds == RAW_SPAN_SECONDS else RANGES_SECONDS:
             yield Cell(group, panel.name, range_name, panel)
     for range_name in RANGES_SECONDS:
         yield Cell("terminal", "latency of a random day", range_name)

@@ -55,7 +55,7 @@ def by_panel(results: Results) -> str:
     other = {phase: {_key(c): c for c in _cells(results, phase)} for phase in results}
     for cell in _cells(results, first):
         same = [other[phase][_key(cell)] for phase in results if _key(cell) in other[phase]]
-        figures = [f"{value:.0f}" for c in same for value in _figures(c)]
+        figures = ["" if value is None else f"{value:.0f}" for c in same for value in _figures(c)]
         states = max(c["states"] for c in same)
         rows = max(max(c["rows"]) for c in same)
         lines.append(_row(f"{cell['group']}: {cell['name']}", cell["range"], f"{states:,}", f"{rows:,}", *figures))
@@ -112,9 +112,10 @@ def _key(cell: dict[str, Any]) -> str:
     return f"{cell['group']}/{cell['name']}/{cell['range']}"
 
 
-def _figures(cell: dict[str, Any]) -> list[float]:
-    cold = cell["cold_ms"] or [0]
-    return [quantile(cold, 0.5), *(quantile(cell["warm_ms"], q) for q in (0.5, 0.95, 0.99, 1))]
+def _figures(cell: dict[str, Any]) -> list[float | None]:
+    """What was not measured is None."""
+    cold = quantile(cell["cold_ms"], 0.5) if cell["cold_ms"] else None
+    return [cold, *(quantile(cell["warm_ms"], q) for q in (0.5, 0.95, 0.99, 1))]
 
 
 def _pair(took: Sequence[float]) -> str:

@@ -78,7 +78,7 @@ class _Asker:
             for _ in range(cold):
                 self._drop_caches()
                 entry["cold_ms"].append(self._ask(cell.query(self._now(), rng), f"cold {cell.key}")[0])
-            entry["states"] = self._states(cell.query(self._now(), rng)[0:2])
+            entry["states"] = self._states(cell.query(self._now(), rng))
         until = time.monotonic() + seconds
         for round_number in range(repetitions):
             if time.monotonic() > until:

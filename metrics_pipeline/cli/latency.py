@@ -50,6 +50,7 @@ class Findings:
     points: Sequence[Point]
     columns: Columns
     incomplete: Sequence[Incomplete]
+    incomplete_other: Sequence[Incomplete]
     answer_compared: Answer | None = None
     """Of the elapsed part of the span, where the other span is compared with that."""
     other: Answer | None = None
@@ -92,6 +93,7 @@ def latency(
         else:
             _print(question, findings)
             _warn(findings.incomplete)
+            _warn(findings.incomplete_other, " of the span compared with")
             _warn_if_quiet(client, question, now)
 
 
@@ -109,12 +111,12 @@ def _find(client: Client, question: Question, other: TimeRange | None, now: date
     compared = None
     if other is not None:
         compared = answer if part == question.span else ask(client, Question(part, question.names), exact=exact)
-    spans = [question.minutes] if other is None else [question.minutes, whole_minutes(other)]
     return Findings(
         answer=answer,
-        points=history(client, question, columns) if answer.requests else (),
+        points=history(client, question, columns, exact=exact) if answer.requests else (),
         columns=columns,
-        incomplete=[part for span in spans for part in incomplete_minutes(client, span)],
+        incomplete=incomplete_minutes(client, question.minutes),
+        incomplete_other=() if other is None else incomplete_minutes(client, whole_minutes(other)),
         answer_compared=compared,
         other=None if other is None else ask(client, Question(other, question.names), exact=exact),
     )
@@ -147,12 +149,12 @@ def _origin(names: Names, answer: Answer) -> str:
     return f"from {RAW}, exact{why}"
 
 
-def _warn(incomplete: Sequence[Incomplete]) -> None:
+def _warn(incomplete: Sequence[Incomplete], of: str = "") -> None:
     err = Console(stderr=True, highlight=False)
     for part in incomplete:
         if part.reason == NOT_OVER:
             continue
-        minutes = "1 minute is" if part.minutes == 1 else f"{part.minutes:,} minutes are"
+        minutes = f"1 minute{of} is" if part.minutes == 1 else f"{part.minutes:,} minutes{of} are"
         err.print(f"[yellow]![/] {minutes} incomplete ({_extent(part)}): {_SAID[part.reason]}")
 
 
@@ -185,18 +187,11 @@ def _as_fields(findings: Findings) -> dict[str, Any]:
         }
         for point in findings.points
     ]
-    fields["incomplete"] = [
-        {
-            "reason": part.reason,
-            "minutes": part.minutes,
-            "first": part.first.isoformat(),
-            "last": part.last.isoformat(),
-        }
-        for part in findings.incomplete
-    ]
+    fields["incomplete"] = [_part_fields(part) for part in findings.incomplete]
     if findings.answer_compared is not None and findings.other is not None:
         asked, other = answer_fields(findings.answer_compared), answer_fields(findings.other)
         fields["compared"] = {"this": asked, "other": other, "difference": _difference(asked, other)}
+        fields["compared"]["incomplete_other"] = [_part_fields(part) for part in findings.incomplete_other]
     return fields
 
 
@@ -211,6 +206,15 @@ def answer_fields(answer: Answer) -> dict[str, Any]:
         "error_rate": answer.error_rate,
         "source": answer.source,
         "relative_error": answer.relative_error,
+    }
+
+
+def _part_fields(part: Incomplete) -> dict[str, object]:
+    return {
+        "reason": part.reason,
+        "minutes": part.minutes,
+        "first": part.first.isoformat(),
+        "last": part.last.isoformat(),
     }
 
 

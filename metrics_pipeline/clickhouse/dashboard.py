@@ -49,7 +49,9 @@ def play_url(clickhouse_url: str, query: str = "", parameters: Mapping[str, str]
 
 def _host(clickhouse_url: str) -> str:
     parts = urlsplit(clickhouse_url)
-    return f"{parts.scheme}://{parts.hostname}:{parts.port or 8123}"
+    host = parts.hostname or ""
+    port = parts.port or (8443 if parts.scheme == "https" else 8123)
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _database(clickhouse_url: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.clickhouse.rollups.tables import BOOKS
+from metrics_pipeline.clickhouse.rollups.tables import BOOKS, IS_STALE
 from metrics_pipeline.core.grains import BUILT, SETTLE_SECONDS
 
 _TABLES = """
@@ -16,9 +16,9 @@ _TABLES = """
     GROUP BY table ORDER BY table
 """
 _STALE = f"""
-    SELECT grain, countIf(built_requests != n) FROM (
-        SELECT grain, minute, sum(events) AS n, max(built).2 AS built_requests FROM {BOOKS.name}
-        WHERE minute < now() - grain - {SETTLE_SECONDS} GROUP BY grain, minute HAVING n > 0)
+    SELECT grain, countIf(is_stale) FROM (
+        SELECT grain, minute, {IS_STALE} AS is_stale FROM {BOOKS.name}
+        WHERE minute < now() - grain - {SETTLE_SECONDS} GROUP BY grain, minute HAVING sum(events) > 0)
     GROUP BY grain
 """
 

@@ -3,15 +3,18 @@
 from dataclasses import dataclass
 
 from metrics_pipeline.clickhouse.rollups.cubes import SERVICES
-from metrics_pipeline.clickhouse.rollups.tables import BOOKS
+from metrics_pipeline.clickhouse.rollups.tables import BOOKS, IS_STALE
 from metrics_pipeline.core.grains import BUILT
-from metrics_pipeline.dashboards.incomplete import DEAD_LETTER_PERCENT
+from metrics_pipeline.core.ledger import DRAIN
 from metrics_pipeline.dashboards.names import named_query
 from metrics_pipeline.dashboards.panel import Kind, Panel, Unit
 from metrics_pipeline.dashboards.rollup_sql import source
 from metrics_pipeline.dashboards.steps import DAY, HOUR, Reach
+from metrics_pipeline.settings import AlertSettings
 
-FRESHNESS_OBJECTIVE_SECONDS = 5
+_OBJECTIVES = AlertSettings()
+"""Those of the alerts that the pipeline itself tells, as they are set by default."""
+DEAD_LETTER_PERCENT = 100 * _OBJECTIVES.dead_letter_share
 ERROR_PERCENT = 5
 MIN_REQUESTS = 100
 """Of a service, below which its share of errors says little."""
@@ -47,20 +50,20 @@ class Alert:
 ALERTS = (
     Alert(
         "freshness",
-        f"Freshness p99 above {FRESHNESS_OBJECTIVE_SECONDS} s",
+        f"Freshness p99 above {_OBJECTIVES.freshness_seconds:g} s",
         "Events take longer than the objective to become visible: look at lag and durations in Pipeline health.",
         f"""SELECT quantileExactWeighted(0.99)(age, weight) / 1000 AS seconds
 FROM batches ARRAY JOIN freshness_ms AS age, freshness_events AS weight WHERE {_LEDGER} HAVING count() > 0""",
         span_seconds=300,
-        above=FRESHNESS_OBJECTIVE_SECONDS,
+        above=_OBJECTIVES.freshness_seconds,
         for_minutes=5,
     ),
     Alert(
         "dead_letters",
-        f"More than {DEAD_LETTER_PERCENT}% dead letters",
+        f"More than {DEAD_LETTER_PERCENT:g}% dead letters",
         "A sender breaks the event contract: dead_letters has the messages and the reasons.",
         f"""SELECT 100 * sum(dead_letters) / sum(consumed) AS percent FROM batches WHERE {_LEDGER}
-HAVING sum(consumed) > 0""",
+HAVING sum(consumed) >= {_OBJECTIVES.dead_letter_messages}""",
         span_seconds=600,
         above=DEAD_LETTER_PERCENT,
         for_minutes=5,
@@ -91,7 +94,7 @@ FROM {source(SERVICES)} GROUP BY service HAVING sum(requests) >= {MIN_REQUESTS} 
         f"No batch for {SILENCE_MINUTES} minutes",
         "Nothing becomes visible: either nothing is sent, or nothing is drained.",
         "SELECT dateDiff('second', max(visible_at), now64(3)) / 60 AS minutes FROM batches "
-        "WHERE last_message >= @start",
+        f"WHERE last_message >= @start AND source = '{DRAIN}'",
         span_seconds=DAY,
         above=SILENCE_MINUTES,
         for_minutes=0,
@@ -102,10 +105,10 @@ FROM {source(SERVICES)} GROUP BY service HAVING sum(requests) >= {MIN_REQUESTS} 
         "Stale rollups",
         "Buckets are not built an hour after their end, or miss late events: answers are right, but slower.",
         f"""SELECT count() AS buckets FROM (
-    SELECT grain, minute, sum(events) AS n, max(built).2 AS counted FROM {BOOKS.name}
+    SELECT grain, minute FROM {BOOKS.name}
     WHERE minute >= @start - {BUILT[-1].seconds} AND minute < @end
         AND toUnixTimestamp(minute) + grain <= toUnixTimestamp(now()) - {STALE_AFTER_SECONDS}
-    GROUP BY grain, minute HAVING n > 0 AND counted != n
+    GROUP BY grain, minute HAVING sum(events) > 0 AND {IS_STALE}
 )""",
         span_seconds=7 * DAY,
         above=0,

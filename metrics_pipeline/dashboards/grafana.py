@@ -47,7 +47,6 @@ _UNITS = {
     Unit.RATIO: "none",
     Unit.MILLISECONDS: "ms",
     Unit.SECONDS: "s",
-    Unit.BYTES: "decbytes",
 }
 _COLUMN_UNITS = (
     ("/(_ms|^latency)$/", "ms"),

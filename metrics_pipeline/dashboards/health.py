@@ -1,10 +1,11 @@
 """Pipeline health: what the ledger, the dead letters, the books of rollups and the server say about the pipeline."""
 
 from metrics_pipeline.clickhouse.rollups.cubes import ENDPOINTS
-from metrics_pipeline.clickhouse.rollups.tables import BOOKS
+from metrics_pipeline.clickhouse.rollups.tables import BOOKS, IS_STALE
 from metrics_pipeline.core.grains import BUILT, SETTLE_SECONDS
+from metrics_pipeline.core.ledger import DRAIN
 from metrics_pipeline.dashboards.panel import Dashboard, Kind, Panel, Unit
-from metrics_pipeline.dashboards.rollup_sql import FILL, source
+from metrics_pipeline.dashboards.rollup_sql import FILL, SECONDS, source
 from metrics_pipeline.dashboards.steps import DAY, WEEK, Reach
 
 LEDGER_SPAN_SECONDS = WEEK
@@ -20,16 +21,16 @@ _LEDGER = (
     "AND last_message >= @start - INTERVAL 7 DAY"
 )
 _T = "toUnixTimestamp(visible_at) - toUnixTimestamp(visible_at) % @bucket AS t"
-_SECONDS = "least(@bucket, toUnixTimestamp(@end) - t)"
 _AGES = f"""FROM batches ARRAY JOIN freshness_ms AS age, freshness_events AS weight
     WHERE {_LEDGER} AND cityHash64(batch) % (
         SELECT greatest(1, intDiv(count(), {SAMPLED_BATCHES})) FROM batches WHERE {_LEDGER}) = 0"""
 
 
 def _ledger(name: str, title: str, unit: Unit, lines: str, description: str = "", *, is_count: bool = True) -> Panel:
-    """Counts are drawn down to zero, where there was no batch."""
+    """Of micro-batches of drains. Counts are drawn down to zero, where there was none."""
+    fill = f" ORDER BY t {FILL}" if is_count else ""
     query = f"""SELECT @t, * EXCEPT (t) FROM (
-    SELECT {_T}, {lines} FROM batches WHERE {_LEDGER} GROUP BY t{f" ORDER BY t {FILL}" if is_count else ""}
+    SELECT {_T}, {lines} FROM batches WHERE {_LEDGER} AND source = '{DRAIN}' GROUP BY t{fill}
 ) ORDER BY t"""
     note = f"{description} Of the last {LEDGER_SPAN_SECONDS // DAY} days of a longer span.".strip()
     return Panel(name, title, note, Kind.TIMESERIES, unit, Reach.ROWS, query, LEDGER_SPAN_SECONDS)
@@ -48,9 +49,9 @@ FRESHNESS = Panel(
 ) ORDER BY t""",
     FRESHNESS_SPAN_SECONDS,
 )
-EVENTS_IN = _ledger("events_in", "Events in/s", Unit.PER_SECOND, f"sum(consumed) / {_SECONDS} AS events")
+EVENTS_IN = _ledger("events_in", "Events in/s", Unit.PER_SECOND, f"sum(consumed) / {SECONDS} AS events")
 DUPLICATES = _ledger(
-    "duplicates", "Duplicates/s", Unit.PER_SECOND, f"sum(duplicates) / {_SECONDS} AS duplicates",
+    "duplicates", "Duplicates/s", Unit.PER_SECOND, f"sum(duplicates) / {SECONDS} AS duplicates",
     "Messages whose event was there already.",
 )  # fmt: skip
 DURATIONS = _ledger(
@@ -67,7 +68,7 @@ DEAD_LETTERS = Panel(
     Kind.TIMESERIES,
     Unit.PER_SECOND,
     Reach.ROWS,
-    f"""SELECT @t, line::String AS reason, count / {_SECONDS} AS value FROM (
+    f"""SELECT @t, line::String AS reason, count / {SECONDS} AS value FROM (
     SELECT {_DEAD_T.format("kafka_timestamp")}, reason AS line, count() AS count FROM dead_letters
     WHERE kafka_timestamp >= toDateTime64(@start, 3) AND kafka_timestamp < toDateTime64(@end, 3) GROUP BY t, line
     UNION ALL
@@ -93,7 +94,7 @@ STALE = Panel(
     Reach.ROWS,
     f"""SELECT @t, line::String AS grain, countIf(is_stale) AS value FROM (
     SELECT {_BOOKS_T}, {_GRAIN_NAME} AS line, sum(events) AS n,
-        max(built).2 != n
+        {IS_STALE}
             AND toUnixTimestamp(minute) + grain <= toUnixTimestamp(now()) - {SETTLE_SECONDS} AS is_stale
     FROM {BOOKS.name} WHERE minute > @start - INTERVAL 7 DAY AND minute + grain > @start AND minute < @end
     GROUP BY grain, minute HAVING n > 0
@@ -151,7 +152,7 @@ PIPELINE_HEALTH = Dashboard(
     (
         FRESHNESS,
         EVENTS_IN,
-        _ledger("batches", "Batches/s", Unit.PER_SECOND, f"count() / {_SECONDS} AS batches"),
+        _ledger("batches", "Batches/s", Unit.PER_SECOND, f"count() / {SECONDS} AS batches"),
         DUPLICATES,
         DEAD_LETTERS,
         _ledger("lost", "Lost offsets", Unit.COUNT, "sum(lost) AS lost", "Dropped by the log before they were read."),

@@ -1,7 +1,7 @@
 """Incident deep dive: raw events of one service, where rollups don't say enough. Always over a short span."""
 
 from metrics_pipeline.dashboards.panel import Dashboard, Kind, Panel, Unit
-from metrics_pipeline.dashboards.rollup_sql import optional
+from metrics_pipeline.dashboards.rollup_sql import SECONDS, optional
 from metrics_pipeline.dashboards.steps import Reach
 
 SPAN_SECONDS = 900
@@ -9,17 +9,15 @@ SPAN_SECONDS = 900
 MAX_ROWS = 100
 MAX_LINES = 8
 
-_NOTE = f"From raw events, so exact; of the last {SPAN_SECONDS // 60} minutes of a longer span."
+_NOTE = f"From raw events, quantiles are exact; of the last {SPAN_SECONDS // 60} minutes of a longer span."
 _WHERE = f"""service = @service AND timestamp >= toDateTime64(@start, 3) AND timestamp < toDateTime64(@end, 3)
     AND {optional("endpoint", "tier", "region")}"""
 """Bounds in the column's own precision: against whole seconds, the server's index takes `< x` for `<= x - 1 s`."""
 _T = "toUnixTimestamp(timestamp) - toUnixTimestamp(timestamp) % @bucket AS t"
-_SECONDS = "least(@bucket, toUnixTimestamp(@end) - t)"
 _EVENT = (
     "timestamp, endpoint, method, status, round(latency_ms, 1) AS latency, tier, region, host, "
     "attributes['version'] AS version, customer_id, toString(event_id) AS event_id"
 )
-_ERROR_SHARE = "100 * errors / requests"
 _VERSION = "attributes['version']"
 
 
@@ -29,10 +27,10 @@ def _rows(name: str, title: str, where: str, order: str) -> Panel:
 
 
 def _ranking(name: str, title: str, expression: str, column: str) -> Panel:
-    query = f"""SELECT {column}, requests, {_ERROR_SHARE} AS error_percent, q[1] AS p50_ms, q[2] AS p99_ms, max_ms
-FROM (
+    query = f"""SELECT {column}, requests, 100 * errors / requests AS error_percent,
+    q[1] AS p50_ms, q[2] AS p99_ms, max_ms FROM (
     SELECT {expression} AS {column}, count() AS requests, countIf(status >= 500) AS errors,
-        quantiles(0.5, 0.99)(latency_ms) AS q, max(latency_ms) AS max_ms
+        quantilesExact(0.5, 0.99)(latency_ms) AS q, max(latency_ms) AS max_ms
     FROM raw_events WHERE {_WHERE} GROUP BY {column} ORDER BY errors DESC, q[2] DESC LIMIT {MAX_ROWS}
 ) ORDER BY errors DESC, p99_ms DESC"""
     return Panel(name, title, f"{_NOTE} Most errors first.", Kind.TABLE, Unit.NONE, Reach.ROWS, query, SPAN_SECONDS)
@@ -63,13 +61,13 @@ INCIDENT_DEEP_DIVE = Dashboard(
     f"Raw events of one service, {SPAN_SECONDS // 60} minutes at most: what is slow or fails, and what that shares.",
     (
         _lines("raw_requests", "Requests/s, errors/s", Unit.PER_SECOND,
-               f"count() / {_SECONDS} AS requests, countIf(status >= 500) / {_SECONDS} AS errors"),
+               f"count() / {SECONDS} AS requests, countIf(status >= 500) / {SECONDS} AS errors"),
         _lines("raw_latency", "p50, p99, slowest, ms", Unit.MILLISECONDS,
                "quantileExact(0.5)(latency_ms) AS p50, quantileExact(0.99)(latency_ms) AS p99, "
                "max(latency_ms) AS slowest"),
-        _by("raw_p99_by_host", "p99 by host, ms", Unit.MILLISECONDS, "host", "host", "quantile(0.99)(latency_ms)"),
+        _by("raw_p99_by_host", "p99 by host, ms", Unit.MILLISECONDS, "host", "host", "quantileExact(0.99)(latency_ms)"),
         _by("raw_p99_by_version", "p99 by version, ms", Unit.MILLISECONDS, _VERSION, "version",
-            "quantile(0.99)(latency_ms)"),
+            "quantileExact(0.99)(latency_ms)"),
         _by("raw_errors_by_endpoint", "Errors by endpoint, %", Unit.PERCENT, "endpoint", "endpoint",
             _ERROR_PERCENT),
         _by("raw_errors_by_version", "Errors by version, %", Unit.PERCENT, _VERSION, "version",

@@ -31,7 +31,7 @@ _UNREAD = f"""SELECT arrayJoin(range(
     toUInt32(intDiv(greatest(reached, {_START}), 60) * 60), toUInt32(least(toUnixTimestamp(now()), {_END})), 60)
 ) AS minute, '{UNREAD}' AS reason
 FROM (
-    SELECT toUnixTimestamp(least(max(newest), if(countIf(lags) = 0, max(newest), minIf(newest, lags)))) AS reached
+    SELECT toUnixTimestamp(if(countIf(lags) = 0, max(newest), minIf(newest, lags))) AS reached
     FROM (
         SELECT newest, seen, dateDiff('second', newest, seen) > {LAG_SECONDS} AS lags, max(seen) OVER () AS latest
         FROM (

@@ -18,7 +18,6 @@ def named_query(panel: Panel, *, time: str, start: str, end: str, variables: Map
     """
     limit = panel.span_seconds
     begin = f"{_PREFIX}begin"
-    aligned = "" if panel.reach is Reach.ROWS else f" - {begin} % {_PREFIX}bucket"
     last = f"{_PREFIX}finish" if panel.reach is Reach.ROWS else f"intDiv({_PREFIX}finish + 59, 60) * 60"
     names = {
         "finish": end,
@@ -26,7 +25,7 @@ def named_query(panel: Panel, *, time: str, start: str, end: str, variables: Map
         "span": f"{_PREFIX}finish - {begin}",
         "bucket": bucket_sql(panel.reach, f"{_PREFIX}span"),
         "step": str(COARSEST_SECONDS) if panel.reach is Reach.WHOLE else f"{_PREFIX}bucket",
-        "start": f"toDateTime({begin}{aligned}, 'UTC')",
+        "start": f"toDateTime({begin} - {begin} % {_PREFIX}bucket, 'UTC')",
         "end": f"toDateTime({last}, 'UTC')",
         **variables,
     }

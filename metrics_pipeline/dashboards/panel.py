@@ -20,7 +20,7 @@ class Kind(StrEnum):
 
 
 class Unit(StrEnum):
-    """Of the values; of a table, of the columns that have no unit in their name."""
+    """Of a time series' values; columns of tables and figures have theirs in the name, where they have one."""
 
     NONE = ""
     COUNT = "count"
@@ -29,7 +29,6 @@ class Unit(StrEnum):
     RATIO = "0 to 1"
     MILLISECONDS = "ms"
     SECONDS = "s"
-    BYTES = "bytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ def panel_query(panel: Panel, start: datetime, end: datetime, **variables: str |
     start_seconds, end_seconds = read_span(panel, int(start.timestamp()), int(end.timestamp()))
     step = step_of(panel.reach, end_seconds - start_seconds)
     parameters: dict[str, Any] = {
-        "start": start_seconds if panel.reach is Reach.ROWS else start_seconds - start_seconds % step.bucket_seconds,
+        "start": start_seconds - start_seconds % step.bucket_seconds,
         "end": end_seconds if panel.reach is Reach.ROWS else -(-end_seconds // 60) * 60,
         "bucket": step.bucket_seconds,
         "step": step.step_seconds,

@@ -4,10 +4,7 @@ from metrics_pipeline.dashboards.endpoint import ENDPOINT_DETAIL
 from metrics_pipeline.dashboards.health import PIPELINE_HEALTH
 from metrics_pipeline.dashboards.incident import INCIDENT_DEEP_DIVE
 from metrics_pipeline.dashboards.incomplete import INCOMPLETE, INCOMPLETE_SPANS
-from metrics_pipeline.dashboards.panel import Dashboard, Panel, panel_query
 from metrics_pipeline.dashboards.service import SERVICE_OVERVIEW
-
-__all__ = ["DASHBOARDS", "PANELS", "Dashboard", "Panel", "panel_query"]
 
 DASHBOARDS = (SERVICE_OVERVIEW, ENDPOINT_DETAIL, INCIDENT_DEEP_DIVE, PIPELINE_HEALTH)
 PANELS = (INCOMPLETE, INCOMPLETE_SPANS, *(panel for dashboard in DASHBOARDS for panel in dashboard.panels))

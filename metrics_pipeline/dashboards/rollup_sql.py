@@ -15,7 +15,7 @@ APDEX_NOTE = (
 )
 
 SECONDS = "least(@bucket, toUnixTimestamp(@end) - t)"
-"""Of a point: the newest bucket may reach beyond the span."""
+"""Of a point: a span begins with a bucket, and the newest bucket may reach beyond it."""
 PER_SECOND = f"n / {SECONDS}"
 ERROR_PERCENT = "100 * failed / n"
 APDEX = "(fine + slow / 2) / n"
@@ -45,7 +45,7 @@ def latency_lines(*quantiles: float) -> str:
 
 def optional(*names: str) -> str:
     """Filters that an empty value switches off."""
-    return " AND ".join(f"(@{name} = '' OR {name} = @{name})" for name in names) or "1"
+    return " AND ".join(f"(@{name} = '' OR {name} = @{name})" for name in names)
 
 
 def source(cube: Cube) -> str:

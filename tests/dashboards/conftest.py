@@ -18,7 +18,7 @@ from metrics_pipeline.local.kafka import KafkaServer
 from metrics_pipeline.settings import ClickHouseSettings, KafkaSettings, Settings, clickhouse_url
 from tests.integration.pipeline import drain_once
 
-LOAD = LoadPlan(rate=0, events=40_000, duplicates=0.02, late=0.02, malformed=0.02, seed=5)
+LOAD = LoadPlan(rate=0, events=40_000, duplicates=0.02, late=0.02, malformed=0.05, seed=5)
 
 
 @dataclass(frozen=True)

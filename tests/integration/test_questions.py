@@ -183,6 +183,21 @@ def test_exact_answers_are_exact_over_the_same_minutes(world: World) -> None:
     check()
 
 
+def test_the_course_of_an_exact_answer_is_exact_too(world: World) -> None:
+    question = Question(TimeRange(AUTUMN, AUTUMN + timedelta(days=1)))
+    columns = columns_of(question.minutes)
+    for point, start, end in zip(
+        history(world.client, question, columns, exact=True),
+        columns.starts,
+        (*columns.starts[1:], question.minutes.end),
+        strict=True,
+    ):
+        latencies = world.of(Question(TimeRange(start, end)))["latency_ms"].sort().to_list()
+        assert point.requests == len(latencies)
+        if latencies:
+            assert_quantile(point.p99_ms, 0.99, latencies, 0)
+
+
 @pytest.mark.parametrize("names", [Names(), Names(service="checkout", tier="free"), Names(endpoint="/a")])
 @pytest.mark.parametrize(("day", "hours"), [("2024-03-30", 24), ("2024-03-31", 23), ("2024-10-27", 25)])
 def test_days_have_23_24_or_25_hours(world: World, day: str, hours: int, names: Names) -> None:
@@ -263,15 +278,18 @@ def test_regressions_compare_both_spans(world: World) -> None:
     rows = top(world.client, question, Ranking.REGRESSIONS, before=before, limit=1_000, min_requests=30)
     now, past = figures_by_endpoint(world, question), figures_by_endpoint(world, Question(before))
     enough = {key for key in now.keys() & past.keys() if min(now[key][0], past[key][0]) >= 30}
-    assert rows
-    assert set(by_endpoint(rows)) <= enough
+    smoothed = {
+        key: [(figures[key][1] + SMOOTHING_ERRORS) / figures[key][0] for figures in (now, past)] for key in enough
+    }
+    fail_more = {key for key, (rate, rate_before) in smoothed.items() if rate > rate_before}
+    assert fail_more
+    assert fail_more <= set(by_endpoint(rows)) <= enough
     for key, row in by_endpoint(rows).items():
         assert row.before is not None
         assert (row.now.requests, row.now.errors) == now[key][:2]
         assert (row.before.requests, row.before.errors) == past[key][:2]
         assert row.p99_ratio == pytest.approx(row.now.p99_ms / row.before.p99_ms)
-        rates = [(figures[1] + SMOOTHING_ERRORS) / figures[0] for figures in (now[key], past[key])]
-        assert row.error_rate_ratio == pytest.approx(rates[0] / rates[1])
+        assert row.error_rate_ratio == pytest.approx(smoothed[key][0] / smoothed[key][1])
     worst = [max(row.p99_ratio or 0, row.error_rate_ratio or 0) for row in rows]
     assert worst == sorted(worst, reverse=True)
     assert min(worst) > 1

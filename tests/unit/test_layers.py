@@ -47,7 +47,6 @@ FORBIDDEN = {
         "metrics_pipeline.drain",
         "metrics_pipeline.kafka",
         "metrics_pipeline.local",
-        "metrics_pipeline.settings",
     ),
     "exporter": ("confluent_kafka", "dagster", "apprise", "metrics_pipeline.defs", "metrics_pipeline.cli"),
     "ports.py": ("confluent_kafka", "clickhouse_connect", "dagster", "metrics_pipeline.drain"),

@@ -1,4 +1,7 @@
-"""Which minutes the ledger knows to be incomplete, so that nobody trusts half a minute. The one place that judges it.
+"""Which minutes the ledger knows to be incomplete, so that nobody trusts half a minute.
+
+What was lost or refused is judged here for all; how far the ledger has read is judged here for an answer, and by
+dashboards/incomplete.py for charts, which must also tell of a drain that stands still.
 
 A message that could not be read, or was not read, has no event time: it counts for the minutes of its Kafka time.
 """

@@ -18,7 +18,6 @@ from metrics_pipeline.clickhouse.rollups.cubes import (
     Cube,
 )
 from metrics_pipeline.clickhouse.rollups.views import source_of
-from metrics_pipeline.core.grains import LIVE
 from metrics_pipeline.core.sparkline import Columns
 from metrics_pipeline.core.timerange import TimeRange
 
@@ -96,9 +95,9 @@ def ask(client: Client, question: Question, *, exact: bool = False) -> Answer:
     return _answer(question.minutes, cube, row)
 
 
-def history(client: Client, question: Question, columns: Columns) -> tuple[Point, ...]:
+def history(client: Client, question: Question, columns: Columns, *, exact: bool = False) -> tuple[Point, ...]:
     """The same, per column of the question's minutes; all columns are there, also those without requests."""
-    cube = question.names.cube
+    cube = None if exact else question.names.cube
     starts = [int(start.timestamp()) for start in columns.starts]
     figures = "sum(requests), sum(errors), " + LATENCY_MERGE_FUNCTION + "(latency_ms)"
     if cube is None:
@@ -106,7 +105,7 @@ def history(client: Client, question: Question, columns: Columns) -> tuple[Point
     time = "timestamp" if cube is None else "minute"
     sql = f"""SELECT roundDown(toUnixTimestamp({time}), {{columns:Array(UInt32)}}) AS start, {figures}
         {_rows_of(question.names, cube)} GROUP BY start"""
-    parameters = {**question.parameters, "step": max(columns.step_seconds, LIVE.seconds), "columns": starts}
+    parameters = {**question.parameters, "step": columns.step_seconds, "columns": starts}
     found = {int(row[0]): row[1:] for row in _rows(client, "asking for latency over time", sql, parameters)}
     return tuple(_point(start, found.get(seconds)) for start, seconds in zip(columns.starts, starts, strict=True))
 

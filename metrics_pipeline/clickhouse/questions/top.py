@@ -70,7 +70,7 @@ def top(
     """The first `limit` endpoints, per method, with at least `min_requests` in the span.
 
     Regressions compare with the span `before`, need `min_requests` in both, and come in the order of the greater of
-    their two ratios. The question may name a service and a tier. At most MAX_ROWS.
+    their two ratios. The question may name what ENDPOINTS keeps apart: no region. At most MAX_ROWS.
     """
     parameters: dict[str, Any] = {
         **question.parameters,

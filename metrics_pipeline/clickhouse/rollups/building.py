@@ -15,7 +15,7 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.rollups.cubes import CUBES, METRICS, Cube
-from metrics_pipeline.clickhouse.rollups.tables import BOOKS
+from metrics_pipeline.clickhouse.rollups.tables import BOOKS, IS_STALE
 from metrics_pipeline.clickhouse.rollups.views import source_of
 from metrics_pipeline.core.grains import GRAINS, Grain
 
@@ -65,7 +65,7 @@ class RollupBuilder:
 
         With `only_stale` those that have no build, or one that doesn't count all events.
         """
-        stale = "AND max(built).2 != n" if only_stale else ""
+        stale = f"AND {IS_STALE}" if only_stale else ""
         sql = f"""SELECT toUnixTimestamp(minute) AS start, sum(events) AS n FROM {BOOKS.name}
             WHERE grain = {{grain:UInt32}} AND minute >= {{start:DateTime('UTC')}}
                 AND minute <= {{last:DateTime('UTC')}}

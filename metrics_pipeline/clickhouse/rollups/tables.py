@@ -36,6 +36,9 @@ TAKEN_ROWS = f"""(build = 0 AND {_UNIT_OF_ROW} NOT IN (SELECT minute {_REPAIRS})
     OR build > 0 AND ({_UNIT_OF_ROW}, build) IN (SELECT minute, max(repaired).1 {_REPAIRS}))"""
 """A condition on rows of the live grain: as they came, or of their unit's newest repair, so those that readers take."""
 
+IS_STALE = "max(built).2 != sum(events)"
+"""Of a bucket with events, its rows in the books put together: it has no build, or one that doesn't count them all."""
+
 BOOKS_VIEW = MaterializedView(
     name=f"{BOOKS.name}_view",
     target=BOOKS.name,

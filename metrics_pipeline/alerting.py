@@ -16,7 +16,7 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.clickhouse.alert_log import read_board, write_board
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.signals import LedgerScope, read_flow, read_landed, read_storage
-from metrics_pipeline.core.alerts import Alert, AlertPolicy, Judgement, Severity, judge
+from metrics_pipeline.core.alerts import Alert, AlertPolicy, Severity, judge
 from metrics_pipeline.core.message import Links, Message, compose
 from metrics_pipeline.core.notices import AlertState, Board, Notice, NoticePolicy, Phase, advance, due, told
 from metrics_pipeline.core.signals import CheckSignal, EngineSignal, PartitionSignal, RunSignal, Signals
@@ -45,7 +45,6 @@ class Copy:
 class Evaluation:
     """What one evaluation found, told, and leaves to remember; `notices` went out with the message, if one did."""
 
-    judgement: Judgement
     copy: Copy
     notices: tuple[AlertState, ...] = ()
     deliveries: tuple[Delivery, ...] = ()
@@ -74,7 +73,7 @@ def evaluate(settings: Settings, runs: Sequence[RunSignal], checks: Sequence[Che
         if notices and _is_told(deliveries):
             board = told(board, notices, now)
         is_noted = stored is not None and warehouse.ask(lambda client: _note(client, stored, board, now))
-    return Evaluation(judgement, Copy(board, is_ahead=not is_noted), notices, deliveries)
+    return Evaluation(Copy(board, is_ahead=not is_noted), notices, deliveries)
 
 
 def standing(settings: Settings) -> Standing:

@@ -18,6 +18,8 @@ from metrics_pipeline.core.message import Message
 
 ATTEMPTS = 2
 WAIT_SECONDS = 0.5
+LIMIT_SECONDS = 20.0
+"""For all destinations together: a sensor's tick is killed after a minute, and what it sent would be sent again."""
 MAX_DESTINATIONS = 20
 _PROBLEM_LIMIT_CHARACTERS = 200
 _OPENING_ONLY = ("pagerduty://",)
@@ -59,11 +61,11 @@ class Delivery:
 
 
 def deliver(message: Message, urls: Sequence[str], *, timeout_seconds: float) -> tuple[Delivery, ...]:
-    """Send to every destination at once; never raises, never waits longer than all attempts may take.
+    """Send to every destination at once; never raises, never waits longer than LIMIT_SECONDS.
 
     `timeout_seconds` limits each connect and each read.
     """
-    limit_seconds = ATTEMPTS * 3 * timeout_seconds + WAIT_SECONDS * ATTEMPTS
+    limit_seconds = min(ATTEMPTS * 3 * timeout_seconds + WAIT_SECONDS * ATTEMPTS, LIMIT_SECONDS)
     waiting = [(number, url, _start(message, number, url, timeout_seconds)) for number, url in _numbered(urls)]
     deadline = time.monotonic() + limit_seconds
     deliveries = [_await(answer, number, url, deadline) for number, url, answer in waiting]

@@ -231,8 +231,7 @@ class ClickHouseDeadLetters:
         sql = f"""SELECT engine_full FROM system.tables
             WHERE database = currentDatabase() AND name = '{DEAD_LETTERS.name}'"""
         rows = self._rows("reading the table's retention", sql, {})
-        found = _TIME_TO_LIVE.search(str(rows[0][0])) if rows else None
-        return int(found[2]) * _UNIT_DAYS[found[1]] if found else None
+        return time_to_live_days(str(rows[0][0])) if rows else None
 
     def _letters(self, where: str, parameters: Mapping[str, Any]) -> pl.DataFrame:
         columns = [f"toValidUTF8({n}) AS {n}" if n in _TEXT_COLUMNS else n for n in LETTER_SCHEMA.names()]
@@ -254,8 +253,17 @@ class ClickHouseDeadLetters:
 
 _LETTER_FIELDS = tuple(f.name for f in fields(Letter))
 _TIME_TO_LIVE = re.compile(r"\bTTL \S.*?toInterval(Day|Week|Month|Year)\((\d+)\)")
+_OTHER_TTL = re.compile(r" TO (?:DISK|VOLUME) | RECOMPRESS | GROUP BY | WHERE ")
 _UNIT_DAYS = {"Day": 1, "Week": 7, "Month": 28, "Year": 365}
 """At least so many: a warning may be early, not late."""
+
+
+def time_to_live_days(engine: str) -> float | None:
+    """Days that an engine's TTL keeps a row; None without one, or where it moves or changes rows as well."""
+    found = _TIME_TO_LIVE.search(engine)
+    if found is None or _OTHER_TTL.search(engine, found.start()):
+        return None
+    return int(found[2]) * _UNIT_DAYS[found[1]]
 
 
 def _where(wanted: LetterFilter) -> tuple[str, dict[str, Any]]:

@@ -34,7 +34,7 @@ _LOST = f"""
     WHERE {_OF_GROUP} AND lost > 0 AND l > 0 AND visible_at > now64(3) - {{seconds:UInt32}} GROUP BY p
 """
 _REASONS = """
-    SELECT reason, count() FROM dead_letters
+    SELECT reason, count() FROM dead_letters FINAL
     WHERE topic = {topic:String} AND stored_at > now64(3) - {seconds:UInt32} GROUP BY reason
 """
 _DISKS = """

@@ -82,6 +82,14 @@ AUDIT_DRIFT = Kind(
     "metrics-pipeline audit",
     is_state=False,
 )
+DEAD_LETTERS_EXPIRE = Kind(
+    "dead_letters_expire",
+    "dead letters are dropped soon",
+    Severity.WARNING,
+    "Messages that were never replayed are about to be dropped, by the topic's retention or by the table's.",
+    "metrics-pipeline dead-letters list",
+    is_state=False,
+)
 DEAD_LETTER_SHARE = Kind(
     "dead_letter_share",
     "many messages are no valid events",
@@ -126,6 +134,9 @@ TOO_MANY_PARTS = Kind(
     "metrics-pipeline status",
 )
 
+REPLAYED_IN_TIME = "replayed_in_time"
+"""Name of the asset check that warns before dead letters are dropped; all other checks compare books."""
+
 KINDS = {
     kind.name: kind
     for kind in (
@@ -134,6 +145,7 @@ KINDS = {
         LAG,
         FRESHNESS,
         AUDIT_DRIFT,
+        DEAD_LETTERS_EXPIRE,
         DEAD_LETTER_SHARE,
         LOST_OFFSETS,
         STALLED_PARTITION,
@@ -224,7 +236,7 @@ def judge(signals: Signals, policy: AlertPolicy) -> Judgement:
     alerts += [_failed_runs(run) for run in signals.runs if run.failures]
     known |= {f"{FAILED_RUNS.name}:{run.subject}" for run in signals.runs}
     alerts += [_failed_check(check) for check in signals.checks if not check.passed]
-    known |= {f"{AUDIT_DRIFT.name}:{check.name}" for check in signals.checks}
+    known |= {f"{_kind_of(check).name}:{check.name}" for check in signals.checks}
     alerts.sort(key=lambda alert: (alert.severity is not Severity.CRITICAL, alert.key))
     return Judgement(tuple(alerts), frozenset(known))
 
@@ -329,10 +341,14 @@ def _failed_runs(run: RunSignal) -> Alert:
     return _alert(FAILED_RUNS, run.subject, f"{run.subject}: {times} failed{error}", run_id=run.run_id)
 
 
+def _kind_of(check: CheckSignal) -> Kind:
+    return DEAD_LETTERS_EXPIRE if check.name.endswith(f" {REPLAYED_IN_TIME}") else AUDIT_DRIFT
+
+
 def _failed_check(check: CheckSignal) -> Alert:
     severity = Severity.CRITICAL if check.is_error else Severity.WARNING
     said = _short(check.description) or "the check failed"
-    return _alert(AUDIT_DRIFT, check.name, f"{check.name}: {said}", run_id=check.run_id, severity=severity)
+    return _alert(_kind_of(check), check.name, f"{check.name}: {said}", run_id=check.run_id, severity=severity)
 
 
 def _is_older(age_seconds: float | None, limit_seconds: float) -> bool:

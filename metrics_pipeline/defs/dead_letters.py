@@ -27,6 +27,7 @@ from pydantic import Field
 
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.dead_letters import ClickHouseDeadLetters
+from metrics_pipeline.core.alerts import REPLAYED_IN_TIME
 from metrics_pipeline.core.dead_letters import LetterFilter, letter_filter
 from metrics_pipeline.core.timerange import spelled_range
 from metrics_pipeline.dead_letters import ReplayReport
@@ -37,7 +38,7 @@ from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.errors import PipelineError, RetryableError
 from metrics_pipeline.settings import Settings
 
-CHECK_NAME = "replayed_in_time"
+CHECK_NAME = REPLAYED_IN_TIME
 
 
 class ReplayConfig(Config):
@@ -58,9 +59,9 @@ def replay_letters(context: OpExecutionContext, config: ReplayConfig, pipeline: 
     """Land what is good by today's rules, exactly once; keep the rest with the new reason. A cancel ends it cleanly."""
     try:
         settings, wanted = pipeline.settings(), _filter(config)
-        shown = preview_dead_letters(settings, wanted)
-        context.log.info(f"{shown.looked_at} dead letters: {_told(shown)}")
         if config.dry_run:
+            shown = preview_dead_letters(settings, wanted)
+            context.log.info(f"{shown.looked_at} dead letters: {_told(shown)}")
             context.log_event(AssetObservation(DEAD_LETTERS_ASSET.key, metadata=_metadata(shown, is_dry=True)))
         else:
             _replay(context, settings, wanted)

@@ -103,8 +103,9 @@ def assert_landed(settings: Settings, events: int, replayed: int, dead: int) -> 
 
 @pytest.fixture
 def letters(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """100 good events, 60 that are good by today's rules, 7 that never are; replays take chunks of 25."""
+    """100 good events, 60 that are good by today's rules, 7 that never are; chunks of 25, in pages of 30."""
     monkeypatch.setattr(core, "MAX_CHUNK_LETTERS", 25)
+    monkeypatch.setattr("metrics_pipeline.clickhouse.dead_letters.MAX_PAGE_LETTERS", 30)
     late = encoded(late_events(60))
     send(settings, [*encoded([event(random.Random(n)) for n in range(100)]), *late, *BAD])
     drain_once(settings)

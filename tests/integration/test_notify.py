@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from metrics_pipeline import notify
 from metrics_pipeline.core.alerts import Severity
 from metrics_pipeline.core.message import Message
 from metrics_pipeline.local.process import choose_port
@@ -73,6 +74,16 @@ def test_a_destination_that_accepts_and_never_answers_does_not_hold_up() -> None
         stuck, arrived = deliver(MESSAGE, [url, good.url], timeout_seconds=0.3)
     assert stuck.problem
     assert arrived.problem is None
+
+
+def test_all_destinations_together_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own timeout would be an hour."""
+    monkeypatch.setattr(notify, "LIMIT_SECONDS", 0.3)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        (stuck,) = deliver(MESSAGE, [f"json://127.0.0.1:{silent.getsockname()[1]}"], timeout_seconds=3_600)
+    assert "in time" in (stuck.problem or "")
 
 
 def test_only_so_many_destinations_are_served() -> None:

@@ -87,6 +87,11 @@ def test_a_healthy_pipeline_has_no_alert_and_everything_is_known() -> None:
             "audit_drift",
             "2 miss",
         ),
+        (
+            {"checks": (CheckSignal("dead_letters replayed_in_time", passed=False, description="the table drops 3"),)},
+            "dead_letters_expire",
+            "the table drops 3",
+        ),
     ],
 )
 def test_each_kind_fires_alone_and_says_what_happened(changes: dict[str, object], kind: str, said: str) -> None:

@@ -151,7 +151,9 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         open_sent(tmp_path / "file" / "sent.ndjson")
 
 
-def test_without_a_path_nothing_is_kept() -> None:
+def test_without_a_path_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     file = open_sent(None)
     file.write(pl.DataFrame([ROW]))
     file.close({})
+    assert list(tmp_path.iterdir()) == []

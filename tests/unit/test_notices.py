@@ -199,8 +199,10 @@ def test_the_board_survives_as_json() -> None:
 
 def test_the_board_is_bounded_and_keeps_what_fires() -> None:
     many = tuple(Alert("failed_runs", f"job {n}", Severity.CRITICAL, "failed") for n in range(MAX_STATES + 50))
-    board = advance(Board(), Judgement(many, KNOWN), 0, POLICY)
+    older = Board({RUN.key: AlertState(RUN, Phase.FIRING, 0, 0)})
+    board = advance(older, Judgement((RUN, *many), KNOWN), 1, POLICY)
     assert len(board.states) == MAX_STATES
+    assert RUN.key in board.states
 
 
 def test_a_message_says_what_happened_what_it_means_and_what_to_do() -> None:

@@ -26,7 +26,7 @@ def rules() -> list[dict[str, object]]:
 def commands_in(text: str) -> list[str]:
     """What a page says to type: from `metrics-pipeline` to the end of the code span or line."""
     quoted = re.findall(r"`(metrics-pipeline [^`]+)`", text)
-    typed = [line.split("#")[0].strip() for line in text.splitlines() if line.startswith("metrics-pipeline ")]
+    typed = [line.split("#")[0].strip() for line in text.splitlines() if line.strip().startswith("metrics-pipeline ")]
     return quoted + typed
 
 

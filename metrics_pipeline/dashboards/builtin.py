@@ -38,12 +38,13 @@ LIVE = Dashboard(
 
 
 def builtin_query(panel: Panel) -> str:
-    """With parameters `seconds`, the span up to now, and one per variable."""
+    """With parameters `seconds`, the span up to the end of the present second, and one per variable."""
+    end = "toUnixTimestamp(now()) + 1"
     return named_query(
         panel,
         time="t::INT AS t",
-        start="toUnixTimestamp(now()) - {seconds:UInt32}",
-        end="toUnixTimestamp(now())",
+        start=f"{end} - {{seconds:UInt32}}",
+        end=end,
         variables={v.name: f"{{{v.name}:{v.type}}}" for v in VARIABLES},
     )
 

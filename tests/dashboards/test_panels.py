@@ -7,7 +7,7 @@ import pytest
 from metrics_pipeline.dashboards.alerts import ALERTS, Alert
 from metrics_pipeline.dashboards.builtin import LIVE, builtin_query, charts, parameters
 from metrics_pipeline.dashboards.options import OPTIONS
-from metrics_pipeline.dashboards.panel import Dashboard, Kind, Panel, panel_query
+from metrics_pipeline.dashboards.panel import Dashboard, Kind, Panel, Unit, panel_query
 from metrics_pipeline.dashboards.panels import DASHBOARDS, PANELS
 from metrics_pipeline.dashboards.steps import (
     DAY,
@@ -53,6 +53,13 @@ def test_the_pages_of_the_server_get_rows(drained: Drained, dashboard: Dashboard
         if panel.kind is Kind.TIMESERIES:
             assert answer.column_names[0] == "t"
             assert isinstance(answer.result_rows[0][0], int), panel.name
+
+
+def test_the_pages_of_the_server_show_the_present_second(drained: Drained) -> None:
+    """Else what has just landed would be missing, and a chart of nothing else empty."""
+    panel = Panel("now", "", "", Kind.STAT, Unit.NONE, Reach.ROWS, "SELECT now() >= @start AND now() < @end AS is_in")
+    answer = drained.client.query(builtin_query(panel), parameters={"seconds": 900})
+    assert answer.result_rows == [(1,)]
 
 
 def test_requests_and_errors_equal_raw_events(drained: Drained) -> None:

@@ -1,4 +1,7 @@
-"""All settings, typed, with their units. The environment is the only source: `METRICS_<PART>__<NAME>`.
+"""All settings, typed, with their units: from the environment, `METRICS_<PART>__<NAME>`, or from files.
+
+Files are for secrets: METRICS_SECRETS_DIR names a folder in which the file `<part>__<name>` holds one value, as
+Kubernetes and Docker mount them. What the environment says goes first.
 
 Where an address is not set, the one of the engines that `metrics-pipeline up` started is used.
 """
@@ -6,23 +9,31 @@ Where an address is not set, the one of the engines that `metrics-pipeline up` s
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    FilePath,
     SecretStr,
     ValidationError,
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NestedSecretsSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from metrics_pipeline.errors import ConfigurationError
 
 ENVIRONMENT_PREFIX = "METRICS_"
+SECRETS_FOLDER = f"{ENVIRONMENT_PREFIX}SECRETS_DIR"
 
 _Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=64)]
 _TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=249)]
@@ -49,11 +60,37 @@ class KafkaSettings(_Part):
     prefetch_bytes: int = Field(
         32 << 20, ge=1 << 20, le=1 << 30, description="fetched ahead of the drain at most, bytes"
     )
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="how to talk to the brokers: encrypted or not, with a login or not"
+    )
+    ca_file: FilePath | None = Field(
+        None, description="PEM of who signs the brokers' certificates; unset: the system's"
+    )
+    certificate_file: FilePath | None = Field(None, description="PEM of our certificate, where brokers ask for one")
+    key_file: FilePath | None = Field(None, description="PEM of its private key")
+    key_password: SecretStr | None = Field(None, description="of the private key; secret")
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = Field(
+        "SCRAM-SHA-512", description="kind of login, where the protocol has one"
+    )
+    sasl_username: str | None = Field(None, description="user, or client id of OAUTHBEARER")
+    sasl_password: SecretStr | None = Field(None, description="password, or client secret of OAUTHBEARER; secret")
+    sasl_token_url: str | None = Field(None, description="where OAUTHBEARER gets tokens (OIDC client credentials)")
+    sasl_scope: str | None = Field(None, description="scope of these tokens")
     options: dict[str, str] = Field(
         default_factory=dict,
-        description='further librdkafka options as JSON, e.g. {"security.protocol": "SSL"}; secret',
+        description='further librdkafka options as JSON, e.g. {"broker.address.family": "v4"}; secret',
         repr=False,
     )
+
+    @model_validator(mode="after")
+    def _login_is_whole(self) -> Self:
+        if not self.security_protocol.startswith("SASL"):
+            return self
+        if not (self.sasl_username and self.sasl_password):
+            raise ValueError(f"{self.security_protocol} needs sasl_username and sasl_password")
+        if self.sasl_mechanism == "OAUTHBEARER" and not self.sasl_token_url:
+            raise ValueError("OAUTHBEARER needs sasl_token_url")
+        return self
 
 
 class ClickHouseSettings(_Part):
@@ -62,6 +99,9 @@ class ClickHouseSettings(_Part):
     url: SecretStr | None = Field(
         None, description="http[s]://user:password@host:port/database; unset: the local server"
     )
+    ca_file: FilePath | None = Field(None, description="PEM of who signs the server's certificate; unset: the system's")
+    certificate_file: FilePath | None = Field(None, description="PEM of our certificate, where the server asks for one")
+    key_file: FilePath | None = Field(None, description="PEM of its private key")
     request_timeout_seconds: float = Field(
         60, gt=0, le=3600, description="longest wait for one answer of the server, seconds"
     )
@@ -187,9 +227,24 @@ class Settings(BaseSettings):
     alerts: AlertSettings = Field(default_factory=AlertSettings)
     local: LocalSettings = Field(default_factory=LocalSettings)
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is the library's
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        folder = os.environ.get(SECRETS_FOLDER)
+        files = NestedSecretsSettingsSource(
+            file_secret_settings, folder, secrets_dir_missing="error", secrets_prefix=""
+        )
+        return init_settings, env_settings, files
+
 
 def load_settings(*, with_local_engines: bool = True) -> Settings:
-    """Read the environment; fill unset addresses with those of the running local engines.
+    """Read the environment and the files of secrets; fill unset addresses with those of the running local engines.
 
     Raises ConfigurationError that names every wrong setting, its value (unless secret) and the reason.
     """
@@ -198,6 +253,8 @@ def load_settings(*, with_local_engines: bool = True) -> Settings:
         settings = Settings()
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from None
+    except SettingsError as error:
+        raise ConfigurationError(f"{SECRETS_FOLDER}: {error}") from None
     return _with_local_addresses(settings) if with_local_engines else settings
 
 
@@ -262,7 +319,7 @@ def _with_local_addresses(settings: Settings) -> Settings:
 def _refuse_unknown_names() -> None:
     known = {name.upper() for name in Settings.model_fields}
     for variable in os.environ:
-        if variable.upper().startswith(ENVIRONMENT_PREFIX):
+        if variable.upper().startswith(ENVIRONMENT_PREFIX) and variable.upper() != SECRETS_FOLDER:
             part = variable[len(ENVIRONMENT_PREFIX) :].upper().partition("__")[0]
             if part not in known:
                 raise ConfigurationError(
@@ -275,7 +332,10 @@ def _explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors(include_url=False):
         name = ENVIRONMENT_PREFIX + "__".join(str(step).upper() for step in problem["loc"])
-        secret = any(word in name for word in ("URL", "OPTIONS", "DESTINATIONS"))
+        secret = any(word in name for word in ("URL", "OPTIONS", "DESTINATIONS", "PASSWORD"))
+        if isinstance(problem["input"], dict):
+            # Of a whole part: it may hold secrets.
+            secret = True
         shown = "" if secret or problem["type"] == "missing" else f" (got {problem['input']!r:.80})"
         lines.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}{shown}")
     return "wrong settings:\n  " + "\n  ".join(lines)

@@ -1,5 +1,6 @@
 """A connection to ClickHouse, configured for this pipeline."""
 
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -28,6 +29,11 @@ def connect(settings: Settings, **server_settings: Any) -> Client:
             database=database_name(settings),
             autogenerate_session_id=False,
             client_name="metrics-pipeline",
+            ca_cert=_path(settings.clickhouse.ca_file),
+            client_cert=_path(settings.clickhouse.certificate_file),
+            client_cert_key=_path(settings.clickhouse.key_file),
+            # The certificate encrypts, the account of the URL logs in: without this, the client sends no password.
+            tls_mode="strict",
             connect_timeout=10,
             send_receive_timeout=settings.clickhouse.request_timeout_seconds,
             query_retries=0,
@@ -39,3 +45,7 @@ def connect(settings: Settings, **server_settings: Any) -> Client:
 def database_name(settings: Settings) -> str:
     """The database that the URL names; `default` without one."""
     return urlsplit(clickhouse_url(settings)).path.strip("/") or "default"
+
+
+def _path(file: Path | None) -> str | None:
+    return None if file is None else str(file)

@@ -4,6 +4,7 @@ Source of the codes: `src/Common/ErrorCodes.cpp` of ClickHouse. A code that stan
 waiting loses nothing, while a wrong guess that rows are bad would throw them out.
 """
 
+import ssl
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -101,9 +102,30 @@ def translate(error: Error, doing: str) -> PipelineError:
         return RejectedError(said)
     if error.code in SCHEMA_CODES:
         return SchemaMismatchError(f"{said}: run `metrics-pipeline schema plan`, then `schema apply`")
+    if (refused := _tls_refusal(error)) is not None:
+        return ConfigurationError(f"while {doing}: {refused}")
     if error.code in CONFIGURATION_CODES:
         return ConfigurationError(f"{said}: check the user, password and grants of METRICS_CLICKHOUSE__URL")
     return ClickHouseUnavailableError(said)
+
+
+def _tls_refusal(error: BaseException) -> str | None:
+    """What is wrong with a certificate, if that is what broke the connection: waiting doesn't mend it."""
+    chain: object = error
+    while isinstance(chain, BaseException):
+        if isinstance(chain, ssl.SSLCertVerificationError):
+            return (
+                f"the server's certificate is refused: {chain.verify_message}: renew it, or let "
+                "METRICS_CLICKHOUSE__CA_FILE name who signed it"
+            )
+        if isinstance(chain, ssl.SSLError) and "CERTIFICATE" in (chain.reason or ""):
+            return (
+                f"the server wants a certificate of ours ({chain.reason}): check METRICS_CLICKHOUSE__CERTIFICATE_FILE "
+                "and METRICS_CLICKHOUSE__KEY_FILE"
+            )
+        # urllib3 carries what it wraps as its argument, and not always as its cause.
+        chain = chain.__cause__ or chain.__context__ or next(iter(chain.args), None)
+    return None
 
 
 def calling(doing: str, action: Callable[[], _T]) -> _T:

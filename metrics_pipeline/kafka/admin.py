@@ -1,12 +1,18 @@
 """The topic: create it where it is missing, describe it."""
 
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
-from metrics_pipeline.kafka.config import calling, client_config
+from metrics_pipeline.errors import ConfigurationError, PipelineError
+from metrics_pipeline.kafka.config import calling, client_config, refusal
 from metrics_pipeline.settings import KafkaSettings
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,27 +25,31 @@ class TopicDescription:
 
 def describe_topic(bootstrap_servers: str, settings: KafkaSettings) -> TopicDescription:
     """Raises ConfigurationError if the topic doesn't exist, KafkaUnavailableError if no broker answers."""
-    admin = AdminClient(client_config(bootstrap_servers, settings))
     name = settings.topic
-    futures = admin.describe_topics(TopicCollection([name]), request_timeout=settings.request_timeout_seconds)
-    described = calling(f"describing topic {name} on {bootstrap_servers}", futures[name].result)
+    described = _ask(
+        bootstrap_servers,
+        settings,
+        f"describing topic {name} on {bootstrap_servers}",
+        lambda admin: admin.describe_topics(TopicCollection([name]), request_timeout=settings.request_timeout_seconds)[
+            name
+        ],
+    )
     return TopicDescription(str(described.topic_id), tuple(sorted(p.id for p in described.partitions)))
 
 
 def ensure_topic(bootstrap_servers: str, settings: KafkaSettings) -> None:
     """Create the topic unless it exists; an existing one is left as it is."""
-    admin = AdminClient(client_config(bootstrap_servers, settings))
     new = NewTopic(settings.topic, num_partitions=settings.partitions, replication_factor=settings.replication_factor)
-    future = admin.create_topics([new], request_timeout=settings.request_timeout_seconds)[settings.topic]
 
-    def created() -> None:
-        try:
-            future.result()
-        except KafkaException as exception:
-            if exception.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise
+    def create(admin: AdminClient) -> Future[None]:
+        return admin.create_topics([new], request_timeout=settings.request_timeout_seconds)[settings.topic]
 
-    calling(f"creating topic {settings.topic} on {bootstrap_servers}", created)
+    try:
+        _ask(bootstrap_servers, settings, f"creating topic {settings.topic} on {bootstrap_servers}", create)
+    except PipelineError as error:
+        cause = error.__cause__
+        if not isinstance(cause, KafkaException) or cause.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise
 
 
 def topic_retention_ms(bootstrap_servers: str, settings: KafkaSettings) -> int | None:
@@ -47,9 +57,40 @@ def topic_retention_ms(bootstrap_servers: str, settings: KafkaSettings) -> int |
 
     Raises KafkaUnavailableError, ConfigurationError if there is no topic.
     """
-    admin = AdminClient(client_config(bootstrap_servers, settings))
     resource = ConfigResource(ConfigResource.Type.TOPIC, settings.topic)
-    future = admin.describe_configs([resource], request_timeout=settings.request_timeout_seconds)[resource]
-    entries = calling(f"reading the retention of topic {settings.topic}", future.result)
+    entries = _ask(
+        bootstrap_servers,
+        settings,
+        f"reading the retention of topic {settings.topic}",
+        lambda admin: admin.describe_configs([resource], request_timeout=settings.request_timeout_seconds)[resource],
+    )
     retention_ms = int(entries["retention.ms"].value)
     return retention_ms if retention_ms >= 0 else None
+
+
+def _ask(
+    bootstrap_servers: str, settings: KafkaSettings, doing: str, request: Callable[[AdminClient], "Future[_T]"]
+) -> _T:
+    """One request's answer.
+
+    A client that is refused goes on trying until the request's time is over, and then says just that; it says aside
+    what happened. This is every run's first call, so nobody waits for what can't come.
+    """
+    refusals: list[ConfigurationError] = []
+
+    def on_error(error: KafkaError) -> None:
+        if (refused := refusal(error, doing)) is not None:
+            refusals.append(refused)
+
+    # What it would log comes back as the error.
+    admin = AdminClient(client_config(bootstrap_servers, settings, error_cb=on_error, log_level=_LOG_CRITICAL))
+    future = request(admin)
+    while not future.done() and not refusals:
+        admin.poll(_POLL_SECONDS)
+    if refusals:
+        raise refusals[0]
+    return calling(doing, future.result)
+
+
+_POLL_SECONDS = 0.05
+_LOG_CRITICAL = 2

@@ -28,12 +28,16 @@ _FENCED = {
     KafkaError.PRODUCER_FENCED,
 }
 _OUT_OF_RANGE = {KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET}
+_LOGIN_ADVICE = "check METRICS_KAFKA__SASL_USERNAME and METRICS_KAFKA__SASL_PASSWORD"
 _MISCONFIGURED = {
     KafkaError._INVALID_ARG: "check METRICS_KAFKA__OPTIONS",
-    KafkaError._AUTHENTICATION: "check the credentials in METRICS_KAFKA__OPTIONS",
-    KafkaError.SASL_AUTHENTICATION_FAILED: "check the credentials in METRICS_KAFKA__OPTIONS",
+    KafkaError._AUTHENTICATION: _LOGIN_ADVICE,
+    KafkaError.SASL_AUTHENTICATION_FAILED: _LOGIN_ADVICE,
+    KafkaError._SSL: (
+        "its certificate has expired, is for another name, or is not signed by who METRICS_KAFKA__CA_FILE names"
+    ),
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "grant READ and DESCRIBE on the topic",
-    KafkaError.GROUP_AUTHORIZATION_FAILED: "grant READ on the group METRICS_KAFKA__GROUP",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "grant READ on groups that start with METRICS_KAFKA__GROUP",
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "grant WRITE on transactional ids that start with the group",
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "grant IDEMPOTENT_WRITE on the cluster",
     KafkaError.UNKNOWN_MEMBER_ID: (
@@ -57,9 +61,50 @@ def client_config(bootstrap_servers: str, settings: KafkaSettings, **more: Any) 
         "reconnect.backoff.max.ms": 2_000,
         "log.connection.close": False,
         "logger": logger,
+        **_security(settings),
         **more,
         **settings.options,
     }
+
+
+def _security(settings: KafkaSettings) -> dict[str, Any]:
+    """Encryption and login, as librdkafka names them."""
+    secrets = {"ssl.key.password": settings.key_password}
+    options: dict[str, Any] = {
+        "security.protocol": settings.security_protocol,
+        "ssl.ca.location": settings.ca_file,
+        "ssl.certificate.location": settings.certificate_file,
+        "ssl.key.location": settings.key_file,
+    }
+    if settings.security_protocol.startswith("SASL"):
+        options["sasl.mechanism"] = settings.sasl_mechanism
+        if settings.sasl_mechanism == "OAUTHBEARER":
+            options |= {
+                "sasl.oauthbearer.method": "oidc",
+                "sasl.oauthbearer.token.endpoint.url": settings.sasl_token_url,
+                "sasl.oauthbearer.scope": settings.sasl_scope,
+                "sasl.oauthbearer.client.id": settings.sasl_username,
+            }
+            secrets["sasl.oauthbearer.client.secret"] = settings.sasl_password
+        else:
+            options["sasl.username"] = settings.sasl_username
+            secrets["sasl.password"] = settings.sasl_password
+    plain = {name: secret.get_secret_value() for name, secret in secrets.items() if secret is not None}
+    return {name: str(value) for name, value in options.items() if value is not None} | plain
+
+
+def refusal(error: KafkaError, doing: str) -> ConfigurationError | None:
+    """What a client says aside while it goes on trying, if waiting can't help: a login or a certificate is refused."""
+    said = error.str()
+    if error.code() == KafkaError._TRANSPORT and "alert" in said and "certificate" in said:
+        return ConfigurationError(
+            f"while {doing}: {said}: the brokers want a certificate of ours: check METRICS_KAFKA__CERTIFICATE_FILE and "
+            "METRICS_KAFKA__KEY_FILE"
+        )
+    is_token_service_away = "OAUTHBEARER token: Failed to connect" in said
+    if error.code() in {KafkaError._AUTHENTICATION, KafkaError._SSL} and not is_token_service_away:
+        return ConfigurationError(f"while {doing}: {said}: {_MISCONFIGURED[error.code()]}")
+    return None
 
 
 def translate(error: KafkaError, doing: str) -> PipelineError:

@@ -5,6 +5,7 @@ import json
 from confluent_kafka import Consumer, TopicPartition
 
 from metrics_pipeline.kafka.config import calling, client_config
+from metrics_pipeline.kafka.offsets import ask_committed
 from metrics_pipeline.settings import KafkaSettings
 
 GROUP_SUFFIX = ".handover"
@@ -51,7 +52,7 @@ class KafkaHandover:
         return record.get("next") == self._run_id and bool(record.get("released"))
 
     def _read(self) -> dict[str, str]:
-        answer = calling(self._doing, lambda: self._consumer.committed([self._slot], timeout=self._timeout_seconds))
+        answer = ask_committed(self._consumer, [self._slot], self._timeout_seconds, self._doing)
         record: dict[str, str] = json.loads(answer[0].metadata or "{}")
         return record
 

@@ -8,16 +8,19 @@ The numbers of shards that were ever used stand in committed offsets of a side g
 n - 1. Nobody ever overwrites what another one wrote.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from metrics_pipeline.core.offsets import Commit, Owner, decode_commit, encode_metadata
-from metrics_pipeline.errors import RetryableError, StuckClientError
+from metrics_pipeline.errors import ConfigurationError, RetryableError, StuckClientError
 from metrics_pipeline.kafka.config import calling, client_config, translate, within
 from metrics_pipeline.settings import KafkaSettings
 
 REGISTRY_SUFFIX = ".shards"
+_LOOK_SECONDS = 5.0
+"""Between two looks whether the account is refused."""
 
 
 class FencedOffsets:
@@ -59,11 +62,9 @@ class FencedOffsets:
         )
 
     def registered(self) -> frozenset[int]:
-        answered = calling(
-            f"reading the numbers of shards of group {self._settings.group}",
-            lambda: self._registry.committed(self._slots, timeout=self._timeout_seconds),
-        )
-        return frozenset(slot.partition + 1 for slot in _without_errors(answered) if slot.offset >= 0)
+        doing = f"reading the numbers of shards of group {self._settings.group}"
+        answered = ask_committed(self._registry, self._slots, self._timeout_seconds, doing)
+        return frozenset(slot.partition + 1 for slot in answered if slot.offset >= 0)
 
     def committed(self, partitions: Sequence[int]) -> Mapping[int, Commit]:
         return read_committed(self._consumer, self._settings.topic, partitions, self._timeout_seconds)
@@ -150,10 +151,31 @@ def read_committed(
     the group (librdkafka issue 5040).
     """
     asked = [TopicPartition(topic, p) for p in partitions]
-    answered = calling(
-        f"reading the committed offsets of {topic}", lambda: consumer.committed(asked, timeout=timeout_seconds)
-    )
-    return {a.partition: decode_commit(a.offset, a.metadata) for a in _without_errors(answered) if a.offset >= 0}
+    answered = ask_committed(consumer, asked, timeout_seconds, f"reading the committed offsets of {topic}")
+    return {a.partition: decode_commit(a.offset, a.metadata) for a in answered if a.offset >= 0}
+
+
+def ask_committed(
+    consumer: Consumer, slots: list[TopicPartition], timeout_seconds: float, doing: str
+) -> Sequence[TopicPartition]:
+    """What the consumer's group has committed at these slots; offsets below 0 where it has nothing.
+
+    The client waits for a coordinator that refuses the account until its time is over, and tells of the refusal only
+    who polls.
+    """
+    deadline_seconds = time.monotonic() + timeout_seconds
+    while True:
+        left_seconds = deadline_seconds - time.monotonic()
+        try:
+            return _without_errors(consumer.committed(slots, timeout=max(0.0, min(_LOOK_SECONDS, left_seconds))))
+        except KafkaException as exception:
+            message = consumer.poll(0)
+            aside = None if message is None else message.error()
+            refused = None if aside is None else translate(aside, doing)
+            if isinstance(refused, ConfigurationError):
+                raise refused from exception
+            if exception.args[0].code() != KafkaError._TIMED_OUT or left_seconds <= _LOOK_SECONDS:
+                raise translate(exception.args[0], doing) from exception
 
 
 def _without_errors(answered: Sequence[TopicPartition]) -> Sequence[TopicPartition]:

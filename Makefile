@@ -21,9 +21,12 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 .PHONY: setup
 setup: $(VENV)/.ready ## create .venv with the locked dependencies
 
+LOCKED := --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
+
 .PHONY: lock
-lock: setup ## renew requirements.lock from pyproject.toml
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --upgrade --output-file requirements.lock
+lock: setup ## renew requirements.lock from pyproject.toml, and from it that of the image
+	$(BIN)/uv pip compile pyproject.toml --extra dev --upgrade $(LOCKED) --output-file requirements.lock
+	$(BIN)/uv pip compile pyproject.toml deploy/build.in --extra production --constraints requirements.lock $(LOCKED) --output-file deploy/requirements.lock
 
 .PHONY: check
 check: setup ## lint, formatting, types

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from importlib.metadata import version
 
 import typer
 from rich.console import Console
@@ -59,9 +60,16 @@ app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(alerts.app, name="alerts")
 
 
+def _say_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(version("metrics-pipeline"))
+        raise typer.Exit
+
+
 @app.callback()
 def _configure(
     verbose: bool = typer.Option(False, "--verbose", "-v", help="Say more on stderr."),
+    _version: bool = typer.Option(False, "--version", callback=_say_version, is_eager=True, help="Print the version."),
 ) -> None:
     console = Console(stderr=True)
     logging.basicConfig(

@@ -4,7 +4,8 @@ import typer
 
 from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.settings import load_settings
+from metrics_pipeline.kafka.admin import ensure_topic
+from metrics_pipeline.settings import kafka_address, load_settings
 
 app = typer.Typer(help="Compare the server's tables with the wanted ones, and create what is missing.")
 
@@ -22,9 +23,13 @@ def plan() -> None:
 
 
 @app.command(epilog="Example: metrics-pipeline schema apply")
-def apply() -> None:
+def apply(
+    topic: bool = typer.Option(False, "--topic", help="Also create the topic, where it is missing."),
+) -> None:
     """Create tables, views and columns that are missing. Safe to repeat."""
     settings = load_settings()
+    if topic:
+        ensure_topic(kafka_address(settings), settings.kafka)
     with connect(settings) as client:
         done = schema.apply(client, settings.clickhouse.deduplication_window_blocks)
     typer.echo(f"added {len(done.statements)} tables, views or columns")

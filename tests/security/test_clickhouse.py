@@ -12,10 +12,10 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.local.clickhouse import ClickHouseServer
 from metrics_pipeline.settings import ClickHouseSettings, Settings, clickhouse_url
+from tests.forwarding import Connect, tcp, tls_proxy
 from tests.integration.events import events
 from tests.integration.pipeline import drain_once, send
 from tests.security.conftest import Pems
-from tests.security.tls import tls_proxy
 
 EVENTS = 500
 
@@ -69,9 +69,9 @@ def test_an_expired_certificate_is_refused(settings: Settings, clickhouse: Click
         connect(through(settings, port, pems))
 
 
-def _place(clickhouse: ClickHouseServer) -> tuple[str, int]:
+def _place(clickhouse: ClickHouseServer) -> Connect:
     host, port = clickhouse.url.split("/")[2].split(":")
-    return host, int(port)
+    return tcp(host, int(port))
 
 
 def test_files_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ _ROW = "row"
 
 @dataclass(slots=True)
 class ReplayReport:
-    """Letters by what became of them; in a dry run by what would.
+    """Letters by what became of them; if `is_dry`, by what would.
 
     `kept` is by reason. `waiting` belong to batches that are still on their way. `recovered` were left half done by an
     earlier replay, and are counted nowhere else.
@@ -74,6 +74,19 @@ class ReplayReport:
     kept: dict[str, int] = field(default_factory=dict)
     waiting: int = 0
     recovered: int = 0
+    is_dry: bool = False
+
+    @property
+    def figures(self) -> dict[str, int]:
+        """For machines, without `kept`."""
+        return {
+            "dry_run": self.is_dry,
+            "letters": self.looked_at,
+            "landed": self.landed,
+            "duplicates": self.duplicates,
+            "waiting": self.waiting,
+            "recovered": self.recovered,
+        }
 
     def keep(self, reasons: pl.Series) -> None:
         for reason, count in reasons.value_counts(name="n").sort("n", descending=True).iter_rows():
@@ -90,7 +103,7 @@ class _Result:
 
 
 class Reading:
-    """Which letters a replay looks at, and by which rules: common to a dry run and a replay."""
+    """Which letters a replay looks at, and by which rules: common to a dry run and a replay. Retries what passes."""
 
     def __init__(
         self,
@@ -103,6 +116,12 @@ class Reading:
         self.limits = limits
         self._open_tokens = open_tokens
         self._retry = retry
+
+    def count(self, wanted: LetterFilter) -> int:
+        return self._retry.call(lambda: self.letters.count(wanted))
+
+    def stored(self, events: pl.DataFrame) -> pl.DataFrame:
+        return self._retry.call(lambda: self.letters.stored(events))
 
     def next_page(
         self, wanted: LetterFilter, after: tuple[str, int, int] | None
@@ -122,14 +141,14 @@ class Reading:
 
 def preview(reading: Reading, wanted: LetterFilter, on_progress: Callable[[ReplayReport], None]) -> ReplayReport:
     """What a replay would do now; writes nothing. Copies of one event count as landing once per page."""
-    report = ReplayReport(total=reading.letters.count(wanted))
+    report = ReplayReport(total=reading.count(wanted), is_dry=True)
     after = None
     while True:
         page, after, waiting = reading.next_page(wanted, after)
         if after is None:
             return report
         judged = judge(page, reading.limits)
-        found = sort_out(judged.events, reading.letters.stored(judged.events))
+        found = sort_out(judged.events, reading.stored(judged.events))
         report.landed += len(found.missing) + len(found.landed)
         report.duplicates += len(found.duplicates) + len(found.copies)
         report.keep(judged.kept["replay_reason"])
@@ -172,7 +191,7 @@ class Replay:
         """
         report = ReplayReport()
         self._recover(report)
-        report.total = self._retry.call(lambda: self._letters.count(wanted))
+        report.total = self._reading.count(wanted)
         after = None
         while not self._stop():
             self._observe(ReplayStep.READ)
@@ -217,7 +236,7 @@ class Replay:
 
     def _land(self, topic_id: str, events: pl.DataFrame, page: pl.DataFrame, report: ReplayReport) -> pl.DataFrame:
         """Land what is missing; returns what has to be looked at anew: copies of what was just tried."""
-        found = sort_out(events, self._stored(events))
+        found = sort_out(events, self._reading.stored(events))
         known = pl.concat([marks(found.landed, Outcome.LANDED), marks(found.duplicates, Outcome.DUPLICATE)])
         self._mark(topic_id, known, ReplayStep.KEEP)
         report.landed += len(found.landed)
@@ -241,7 +260,7 @@ class Replay:
         is_booked = self._retry.call(lambda: warehouse.has_ledger_entry(chunk.token))
         if not is_booked:
             self._insert(warehouse, chunk, events, search, errors, only_missing=only_missing)
-        stored = self._stored(events)
+        stored = self._reading.stored(events)
         landed = landed_of(events, stored)
         if len(landed) and not is_booked:
             entry = self._entry(chunk, landed)
@@ -275,7 +294,7 @@ class Replay:
 
         With `only_missing` without those that an earlier try landed: the server may have forgotten their token.
         """
-        stored = self._stored(events)
+        stored = self._reading.stored(events)
         unwanted = stored_elsewhere(events, stored)
         if only_missing:
             unwanted = pl.concat([unwanted, landed_of(events, stored)])
@@ -302,7 +321,7 @@ class Replay:
 
     def _assure_nothing_landed(self, rows: pl.DataFrame, error: RejectedError) -> None:
         """A part that has landed must not be cut, though the server refuses it now: a rule may have come since."""
-        if landed := len(landed_of(rows, self._stored(rows))):
+        if landed := len(landed_of(rows, self._reading.stored(rows))):
             self._ownership.prove_anew()
             raise StopError(
                 f"the server refuses dead letters that are in raw_events already ({landed} of {len(rows)}): {error}; a "
@@ -334,9 +353,6 @@ class Replay:
             minutes=minutes_of(landed["timestamp"]),
             source=SOURCE,
         )
-
-    def _stored(self, events: pl.DataFrame) -> pl.DataFrame:
-        return self._retry.call(lambda: self._letters.stored(events))
 
     def _mark(self, topic_id: str, noted: pl.DataFrame, step: ReplayStep) -> None:
         if len(noted):

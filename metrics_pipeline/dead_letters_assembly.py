@@ -85,7 +85,7 @@ def dead_letter_warnings(settings: Settings, client: Client) -> tuple[str, ...]:
     if (kept_ms := _topic_retention_ms(settings)) is not None:
         topic_id = describe_topic(address, settings.kafka).topic_id
         lows = {p: lag.low for p, lag in read_lag(address, settings.kafka).items()}
-        count, oldest_ms = letters.never_replayed_before(warning_end_ms(now_ms, kept_ms), topic_id, lows)
+        count, oldest_ms = letters.never_replayed(warning_end_ms(now_ms, kept_ms), topic_id=topic_id, lows=lows)
         found.append(expiry_warning("Kafka", kept_ms, count, oldest_ms))
     if (days := letters.time_to_live_days()) is not None:
         kept_ms = round(days * 86_400_000)

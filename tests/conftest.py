@@ -1,6 +1,7 @@
 """Real engines for the tests: started once, on free ports, in folders of their own, and stopped at the end."""
 
 import os
+import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,14 @@ def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         if name.startswith("METRICS_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("METRICS_LOCAL__HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def dead_address() -> Iterator[str]:
+    """HOST:PORT that refuses connections: the port is taken, so that nobody else begins to listen there."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
 
 
 @pytest.fixture(scope="session")

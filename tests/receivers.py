@@ -1,8 +1,9 @@
-"""Places that notifications go to, as real servers on free ports."""
+"""Servers on free ports: places that notifications go to, and one that never says anything."""
 
 import email
 import email.policy
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,3 +86,12 @@ def smtp_receiver() -> Iterator[SmtpReceiver]:
         yield receiver
     finally:
         controller.stop()
+
+
+@contextmanager
+def silent_address() -> Iterator[str]:
+    """HOST:PORT where connections are accepted and never answered."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        yield f"127.0.0.1:{silent.getsockname()[1]}"

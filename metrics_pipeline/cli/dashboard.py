@@ -1,27 +1,29 @@
 """`dashboard`: links to our panels in the pages of the ClickHouse server."""
 
+from collections.abc import Set
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import typer
-from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.dashboard import Chart, dashboard_url, play_url
-from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.questions.names import busiest
+from metrics_pipeline.clickhouse.questions.question import Names, Question
+from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.dashboards.builtin import (
     DEFAULT_SECONDS,
     LIVE,
     builtin_query,
     charts,
-    default_variables,
+    needed_names,
     parameters,
     tables,
 )
-from metrics_pipeline.dashboards.options import OPTIONS
-from metrics_pipeline.dashboards.panel import Dashboard, panel_query
+from metrics_pipeline.dashboards.panel import Dashboard
 from metrics_pipeline.dashboards.panels import DASHBOARDS
 from metrics_pipeline.errors import ConfigurationError
-from metrics_pipeline.settings import clickhouse_url, load_settings
+from metrics_pipeline.settings import Settings, clickhouse_url, load_settings
 
 app = typer.Typer()
 
@@ -43,28 +45,37 @@ def dashboard(
         raise ConfigurationError(f"no dashboard is named {name!r}; there are {', '.join(d.name for d in _ALL)}")
     settings = load_settings()
     url = clickhouse_url(settings)
-    with connect(settings) as client:
-        service = service or _busiest(client, "service", seconds)
-        endpoint = endpoint or _busiest(client, "endpoint", seconds, service=service)
+    needed = {name for one in wanted for name in needed_names(one)}
+    names = _with_busiest(settings, Names(service, endpoint), needed, seconds)
     for one in wanted:
-        typer.echo(f"{one.title}: {link(url, one, seconds=seconds, service=service, endpoint=endpoint)}")
+        typer.echo(f"{one.title}: {link(url, one, names, seconds=seconds)}")
         for panel in tables(one) if with_tables else ():
-            values = parameters((panel,), seconds, default_variables(one, service, endpoint))
+            values = parameters((panel,), seconds, _shown(one, names))
             typer.echo(f"{one.title}, {panel.title}: {play_url(url, builtin_query(panel), values)}")
     if open_it:
-        typer.launch(link(url, wanted[0], seconds=seconds, service=service, endpoint=endpoint))
+        typer.launch(link(url, wanted[0], names, seconds=seconds))
 
 
-def link(url: str, shown: Dashboard, *, seconds: int = DEFAULT_SECONDS, service: str = "", endpoint: str = "") -> str:
+def link(url: str, shown: Dashboard, names: Names = Names(), *, seconds: int = DEFAULT_SECONDS) -> str:
     """A link to the dashboard, over the last `seconds`."""
     panels = charts(shown)
-    values = parameters(panels, seconds, default_variables(shown, service, endpoint))
+    values = parameters(panels, seconds, _shown(shown, names))
     return dashboard_url(url, [Chart(p.title, builtin_query(p)) for p in panels], values)
 
 
-def _busiest(client: Client, variable: str, seconds: int, **variables: str) -> str:
-    """The value with the most requests; "" without any."""
-    end = datetime.now(UTC)
-    sql, values = panel_query(OPTIONS[variable], end - timedelta(seconds=seconds), end, **variables)
-    rows = calling(f"looking for the busiest {variable}", lambda: client.query(sql, parameters=values).result_rows)
-    return str(rows[0][0]) if rows else ""
+def _shown(dashboard: Dashboard, names: Names) -> dict[str, str]:
+    return {name: getattr(names, name) for name in needed_names(dashboard)}
+
+
+def _with_busiest(settings: Settings, names: Names, needed: Set[str], seconds: int) -> Names:
+    """The names, and for those that are needed and not given the ones with most requests in the last `seconds`."""
+    missing = [name for name in ("service", "endpoint") if name in needed and not getattr(names, name)]
+    if not missing:
+        return names
+    now = datetime.now(UTC)
+    span = TimeRange(now - timedelta(seconds=seconds), now)
+    with connect(settings) as client:
+        for name in missing:
+            found = busiest(client, name, Question(span, Names(service=names.service)))
+            names = replace(names, **{name: found or ""})
+    return names

@@ -100,27 +100,27 @@ def replay(
     start: str | None = START,
     end: str | None = END,
     dry_run: bool = typer.Option(False, "--dry-run", help="Only say what would land and what stays."),
-    yes: bool = typer.Option(False, "--yes", help="Don't ask."),
+    yes: bool = typer.Option(False, "--yes", help="Don't look first, and don't ask."),
     as_json: bool = _JSON,
 ) -> None:
     """Judge them by today's rules: land the good ones exactly once, keep the bad ones with their new reason.
 
-    Says first what would happen, and asks where it can. May run beside drains, be interrupted and be repeated; one
-    replay at a time, the newest wins.
+    Says first what would happen, and asks where it can; with --yes or --json it begins at once. May run beside drains,
+    be interrupted and be repeated; one replay at a time, the newest wins.
     """
     settings, wanted = load_settings(), _filter(reason, service, when, start, end)
     console = Console(highlight=False, stderr=as_json)
-    if dry_run or not as_json:
+    if dry_run or not (as_json or yes):
         with _progress("looking") as (bar, task):
             shown = preview_dead_letters(settings, wanted, lambda report: _advance(bar, task, report))
-        if not as_json:
-            _print_report(console, shown, is_dry=True)
-    if dry_run:
-        if as_json:
-            print_json(_report(shown, is_dry=True))
-        return
-    if not as_json and not yes and shown.landed and sys.stdin.isatty():
-        typer.confirm(f"Land {shown.landed} events?", abort=True)
+        if dry_run and as_json:
+            print_json(_report(shown))
+        else:
+            _print_report(console, shown)
+        if dry_run:
+            return
+        if shown.landed and sys.stdin.isatty():
+            typer.confirm(f"Land {shown.landed} events?", abort=True)
     with stop_on_signal() as stop, _progress("replaying") as (bar, task):
         report = replay_dead_letters(
             settings,
@@ -130,9 +130,9 @@ def replay(
             on_progress=lambda report: _advance(bar, task, report),
         )
     if as_json:
-        print_json(_report(report, is_dry=False))
+        print_json(_report(report))
     else:
-        _print_report(console, report, is_dry=False)
+        _print_report(console, report)
 
 
 def _filter(
@@ -230,21 +230,15 @@ def _pretty(payload: bytes) -> str:
     return safe + more
 
 
-def _report(report: ReplayReport, *, is_dry: bool) -> dict[str, object]:
-    return {
-        "dry_run": is_dry,
-        "letters": report.looked_at,
-        "landed": report.landed,
-        "duplicates": report.duplicates,
-        "kept": report.kept,
-        "waiting": report.waiting,
-        "recovered": report.recovered,
-    }
+def _report(report: ReplayReport) -> dict[str, object]:
+    return {**report.figures, "kept": report.kept}
 
 
-def _print_report(console: Console, report: ReplayReport, *, is_dry: bool) -> None:
+def _print_report(console: Console, report: ReplayReport) -> None:
     lands, proves, stays = (
-        ("would land", "are stored already", "would stay") if is_dry else ("landed", "were stored already", "stay")
+        ("would land", "are stored already", "would stay")
+        if report.is_dry
+        else ("landed", "were stored already", "stay")
     )
     console.print(f"{report.looked_at:,} dead letters")
     console.print(f"  {report.landed:,} {lands}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from metrics_pipeline.cli import dashboard
 from metrics_pipeline.cli.answers import print_answer
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.dashboard import play_url
-from metrics_pipeline.clickhouse.questions.latency import ask, busiest
+from metrics_pipeline.clickhouse.questions.latency import ask
+from metrics_pipeline.clickhouse.questions.names import busiest
 from metrics_pipeline.clickhouse.questions.question import Names, Question
 from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.dashboards.builtin import LIVE
@@ -167,8 +169,8 @@ def _print_outcome(console: Console, settings: Settings, outcome: Outcome, began
         console.print("[red]✗[/] what landed is not what was sent: run `metrics-pipeline up`, then `audit`")
     with connect(settings) as client:
         span = TimeRange(began, datetime.now(UTC) + timedelta(minutes=1))
-        found = busiest(client, span, tier="enterprise")
-        if found is not None:
-            service, endpoint = found
-            answer = ask(client, Question(span, Names(service, endpoint, "enterprise")))
-            print_answer(f"{service} {endpoint} enterprise", answer)
+        names = Names(tier="enterprise")
+        for dimension in ("service", "endpoint"):
+            names = replace(names, **{dimension: busiest(client, dimension, Question(span, names)) or ""})
+        if names.service:
+            print_answer(str(names), ask(client, Question(span, names)))

@@ -10,6 +10,11 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.settings import Settings, clickhouse_url
 
+_SERVER_SETTINGS = {
+    # The views of rollups read the books twice in one query, and rely on reading the same ones.
+    "enable_shared_storage_snapshot_in_query": 1,
+}
+
 
 def connect(settings: Settings, **server_settings: Any) -> Client:
     """Open a client for `settings.clickhouse.url`; it may be used by several threads at once.
@@ -37,7 +42,7 @@ def connect(settings: Settings, **server_settings: Any) -> Client:
             connect_timeout=10,
             send_receive_timeout=settings.clickhouse.request_timeout_seconds,
             query_retries=0,
-            settings=server_settings,
+            settings={**_SERVER_SETTINGS, **server_settings},
         ),
     )
 

@@ -204,25 +204,24 @@ class ClickHouseDeadLetters:
         rows = self._rows("reading dead letters", sql, parameters | {"limit": limit})
         return [Letter(**dict(zip(_LETTER_FIELDS, (*r[:7], bytes.fromhex(r[7]), *r[8:]), strict=True))) for r in rows]
 
-    def never_replayed_before(self, end_ms: int, topic_id: str, lows: Mapping[int, int]) -> tuple[int, int | None]:
-        """Letters that no replay ever looked at, of messages before `end_ms` that the topic still holds.
+    def never_replayed(
+        self, end_ms: int | None = None, *, topic_id: str | None = None, lows: Mapping[int, int] | None = None
+    ) -> tuple[int, int | None]:
+        """Letters that no replay ever looked at, of messages before `end_ms`: how many, and the oldest one's time.
 
-        Returns how many, and the time of the oldest one (epoch milliseconds). `lows` is partition -> first offset.
+        Times are epoch milliseconds. `topic_id` limits them to one life of the topic, `lows` (partition -> first
+        offset) to messages that it still holds.
         """
+        where, parameters = _where(LetterFilter(end_ms=end_ms))
+        if topic_id is not None:
+            where += " AND topic_id = {id:String}"
+            parameters["id"] = topic_id
+        if lows is not None:
+            where += """ AND kafka_offset >= transform(
+                kafka_partition, {partitions:Array(UInt32)}, {lows:Array(UInt64)}, toUInt64(0))"""
+            parameters |= {"partitions": list(lows), "lows": list(lows.values())}
         sql = f"""SELECT count(), toUnixTimestamp64Milli(min(kafka_timestamp)) FROM {DEAD_LETTERS.name} FINAL
-            WHERE topic = {{topic:String}} AND topic_id = {{id:String}} AND outcome = ''
-                AND kafka_timestamp < {{end:DateTime64(3, 'UTC')}} AND kafka_offset >= transform(
-                    kafka_partition, {{partitions:Array(UInt32)}}, {{lows:Array(UInt64)}}, toUInt64(0))"""
-        parameters = {"id": topic_id, "end": end_ms / 1_000, "partitions": list(lows), "lows": list(lows.values())}
-        count, oldest = self._rows("counting dead letters", sql, parameters)[0]
-        return int(count), int(oldest) if count else None
-
-    def never_replayed(self, end_ms: int | None = None) -> tuple[int, int | None]:
-        """Letters that no replay ever looked at, of messages before `end_ms`: how many, and the oldest one's time."""
-        until = "" if end_ms is None else "AND kafka_timestamp < {end:DateTime64(3, 'UTC')}"
-        sql = f"""SELECT count(), toUnixTimestamp64Milli(min(kafka_timestamp)) FROM {DEAD_LETTERS.name} FINAL
-            WHERE topic = {{topic:String}} AND outcome = '' {until}"""
-        parameters = {} if end_ms is None else {"end": end_ms / 1_000}
+            WHERE {where} AND outcome = ''"""
         count, oldest = self._rows("counting dead letters", sql, parameters)[0]
         return int(count), int(oldest) if count else None
 

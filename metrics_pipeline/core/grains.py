@@ -37,6 +37,8 @@ BUILT = (
 """Finest first. Another grain is another line here."""
 
 GRAINS = (LIVE, *BUILT)
+COARSEST_SECONDS = GRAINS[-1].seconds
+"""What an answer over a whole span may read where it can: borders are read finer by themselves."""
 UNIT = BUILT[0]
 """The finest buckets whose events are counted apart, and so the unit of staleness, drift and repair."""
 

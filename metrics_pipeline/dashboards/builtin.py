@@ -69,6 +69,7 @@ def parameters(panels: tuple[Panel, ...], seconds: int, variables: Mapping[str, 
     }
 
 
-def default_variables(dashboard: Dashboard, service: str, endpoint: str) -> dict[str, str]:
-    """A service for all, an endpoint where the dashboard is about one; a deep dive begins with all endpoints."""
-    return {"service": service, "endpoint": "" if dashboard is INCIDENT_DEEP_DIVE else endpoint}
+def needed_names(dashboard: Dashboard) -> tuple[str, ...]:
+    """Variables whose panels show nothing without a name; a deep dive begins with all endpoints."""
+    needed = ("service",) if dashboard is INCIDENT_DEEP_DIVE else ("service", "endpoint")
+    return tuple(v.name for v in dashboard.variables if v.name in needed)

@@ -23,7 +23,7 @@ from metrics_pipeline.dashboards.steps import Reach
 _ONE = f"service = @service AND {optional('region', 'tier')}"
 _ALL = optional("region", "tier")
 _STATUS_LINES = ", ".join((*(f"n{c} / {SECONDS} AS `{c}`" for c in STATUS_CLASSES), f"failed / {SECONDS} AS `5xx`"))
-_FIGURES = f"n AS requests, {ERROR_PERCENT} AS error_percent, {latency_lines(0.99)}".replace("p99", "p99_ms")
+_FIGURES = f"n AS requests, {ERROR_PERCENT} AS error_percent, {quantile(0.99)} AS p99_ms"
 
 
 def _one(name: str, title: str, unit: Unit, lines: str, sums: str, description: str = "") -> Panel:

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from metrics_pipeline.core.grains import COARSEST_SECONDS
+
 HOUR, DAY, WEEK = 3_600, 86_400, 604_800
 MONTH = 31 * DAY
-
-COARSEST_SECONDS = WEEK
-"""What a table over a whole span may read where it can."""
 
 
 class Reach(StrEnum):

@@ -62,7 +62,7 @@ def replay_letters(context: OpExecutionContext, config: ReplayConfig, pipeline: 
         if config.dry_run:
             shown = preview_dead_letters(settings, wanted)
             context.log.info(f"{shown.looked_at} dead letters: {_told(shown)}")
-            context.log_event(AssetObservation(DEAD_LETTERS_ASSET.key, metadata=_metadata(shown, is_dry=True)))
+            context.log_event(AssetObservation(DEAD_LETTERS_ASSET.key, metadata=_metadata(shown)))
         else:
             _replay(context, settings, wanted)
     except RetryableError as error:
@@ -144,7 +144,7 @@ def _replay(context: OpExecutionContext, settings: Settings, wanted: LetterFilte
 
 def _record(context: OpExecutionContext, report: ReplayReport) -> None:
     context.log.info(f"replayed {report.looked_at} dead letters: {_told(report)}")
-    context.log_event(AssetObservation(DEAD_LETTERS_ASSET.key, metadata=_metadata(report, is_dry=False)))
+    context.log_event(AssetObservation(DEAD_LETTERS_ASSET.key, metadata=_metadata(report)))
     if report.landed:
         for spec in (RAW_EVENTS_ASSET, ROLLUP_1M_ASSET):
             context.log_event(
@@ -160,14 +160,9 @@ def _told(report: ReplayReport) -> str:
     )
 
 
-def _metadata(report: ReplayReport, *, is_dry: bool) -> Mapping[str, int | bool]:
+def _metadata(report: ReplayReport) -> Mapping[str, int]:
     return {
-        "dry_run": is_dry,
-        "letters": report.looked_at,
-        "landed": report.landed,
-        "duplicates": report.duplicates,
+        **report.figures,
         "kept": sum(report.kept.values()),
-        "waiting": report.waiting,
-        "recovered": report.recovered,
         **{f"kept_{reason}": letters for reason, letters in report.kept.items()},
     }

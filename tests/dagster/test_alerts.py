@@ -26,7 +26,6 @@ from metrics_pipeline.defs.alerts import alerts
 from metrics_pipeline.defs.assets import RAW_EVENTS_ASSET
 from metrics_pipeline.defs.relay import SHARD_TAG
 from metrics_pipeline.defs.resources import PipelineResource
-from metrics_pipeline.local.process import choose_port
 from metrics_pipeline.settings import Settings
 from tests.receivers import HttpReceiver, http_receiver
 
@@ -126,7 +125,11 @@ def test_another_process_goes_on_from_the_table(
 
 
 def test_while_clickhouse_is_away_people_learn_of_it_once_and_of_its_return(
-    settings: Settings, instance: DagsterInstance, receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch
+    settings: Settings,
+    instance: DagsterInstance,
+    receiver: HttpReceiver,
+    monkeypatch: pytest.MonkeyPatch,
+    dead_address: str,
 ) -> None:
     monkeypatch.setenv("METRICS_ALERTS__PENDING_SECONDS", "0")
     monkeypatch.setenv("METRICS_ALERTS__RESOLVE_SECONDS", "0")
@@ -135,7 +138,7 @@ def test_while_clickhouse_is_away_people_learn_of_it_once_and_of_its_return(
     ticks = Ticks(instance)
     run(instance, fails=True)
     ticks.tick()
-    monkeypatch.setenv("METRICS_CLICKHOUSE__URL", f"http://127.0.0.1:{choose_port(None)}/default")
+    monkeypatch.setenv("METRICS_CLICKHOUSE__URL", f"http://{dead_address}/default")
     for _ in range(3):
         assert "engine_down:clickhouse" in ticks.tick()
     assert receiver.titles[1:] == ["metrics-pipeline critical: an engine does not answer (clickhouse)"]

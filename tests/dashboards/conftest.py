@@ -1,7 +1,8 @@
-"""One drained load for all tests of dashboards, in a database whose name the pages' links must hold."""
+"""A drained load for tests of dashboards, in a database whose name the pages' links must hold."""
 
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -33,6 +34,12 @@ class Drained:
 
 @pytest.fixture(scope="package")
 def drained(kafka: KafkaServer, clickhouse: ClickHouseServer) -> Iterator[Drained]:
+    with drained_load(kafka, clickhouse) as made:
+        yield made
+
+
+@contextmanager
+def drained_load(kafka: KafkaServer, clickhouse: ClickHouseServer) -> Iterator[Drained]:
     name = f"dashboards_{uuid.uuid4().hex[:8]}"
     made = Settings(
         kafka=KafkaSettings(bootstrap_servers=kafka.address, topic=name, group=name),

@@ -10,6 +10,7 @@ import pytest
 
 from metrics_pipeline.cli.dashboard import link
 from metrics_pipeline.clickhouse.dashboard import Chart, dashboard_url
+from metrics_pipeline.clickhouse.questions.question import Names
 from metrics_pipeline.dashboards.builtin import LIVE, charts
 from metrics_pipeline.dashboards.panel import Dashboard
 from metrics_pipeline.dashboards.panels import DASHBOARDS
@@ -59,7 +60,7 @@ def errors_in(document: str) -> list[str]:
 @pytest.mark.parametrize("dashboard", [LIVE, *DASHBOARDS], ids=lambda dashboard: dashboard.name)
 def test_every_chart_draws(drained: Drained, dashboard: Dashboard, tmp_path: Path) -> None:
     wanted = charts(dashboard)
-    document = opened(link(drained.url, dashboard, seconds=900, **drained.variables), tmp_path, len(wanted))
+    document = opened(link(drained.url, dashboard, Names(**drained.variables), seconds=900), tmp_path, len(wanted))
     assert errors_in(document) == []
     assert document.count("<canvas") == len(wanted)
     for panel in wanted:

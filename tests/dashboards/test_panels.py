@@ -4,11 +4,9 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from metrics_pipeline.dashboards.alerts import ALERTS, Alert
-from metrics_pipeline.dashboards.builtin import LIVE, builtin_query, charts, parameters
 from metrics_pipeline.dashboards.options import OPTIONS
-from metrics_pipeline.dashboards.panel import Dashboard, Kind, Panel, Unit, panel_query
-from metrics_pipeline.dashboards.panels import DASHBOARDS, PANELS
+from metrics_pipeline.dashboards.panel import Kind, Panel, panel_query
+from metrics_pipeline.dashboards.panels import PANELS
 from metrics_pipeline.dashboards.steps import (
     DAY,
     HOUR,
@@ -42,24 +40,6 @@ def test_a_panel_answers_over_every_span(drained: Drained, panel: Panel) -> None
             assert list(rows[0]) == ["time", panel.lines_by, "value"] if panel.lines_by else len(rows[0]) >= 2
             values = [value for row in rows for name, value in row.items() if name != "time"]
             assert panel.name == "lost" or any(isinstance(value, (int, float)) and value > 0 for value in values), span
-
-
-@pytest.mark.parametrize("dashboard", [LIVE, *DASHBOARDS], ids=lambda dashboard: dashboard.name)
-def test_the_pages_of_the_server_get_rows(drained: Drained, dashboard: Dashboard) -> None:
-    for panel in {*charts(dashboard), *dashboard.panels}:
-        values = parameters((panel,), 900, drained.variables)
-        answer = drained.client.query(builtin_query(panel), parameters=values)
-        assert answer.result_rows, panel.name
-        if panel.kind is Kind.TIMESERIES:
-            assert answer.column_names[0] == "t"
-            assert isinstance(answer.result_rows[0][0], int), panel.name
-
-
-def test_the_pages_of_the_server_show_the_present_second(drained: Drained) -> None:
-    """Else what has just landed would be missing, and a chart of nothing else empty."""
-    panel = Panel("now", "", "", Kind.STAT, Unit.NONE, Reach.ROWS, "SELECT now() >= @start AND now() < @end AS is_in")
-    answer = drained.client.query(builtin_query(panel), parameters={"seconds": 900})
-    assert answer.result_rows == [(1,)]
 
 
 def test_requests_and_errors_equal_raw_events(drained: Drained) -> None:
@@ -96,23 +76,3 @@ def test_the_server_chooses_the_same_steps(drained: Drained) -> None:
     for reach in Reach:
         sql = f"SELECT arrayMap(s -> {bucket_sql(reach, 's')}, {spans})"
         assert drained.client.query(sql).result_rows[0][0] == [step_of(reach, s).bucket_seconds for s in spans]
-
-
-@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
-def test_an_alert_gives_numbers(drained: Drained, alert: Alert) -> None:
-    """Under readonly = 1, as the accounts of dashboards are."""
-    assert "$" not in alert.sql
-    answer = drained.client.query(alert.sql, settings={"readonly": 1})
-    assert answer.result_rows
-    for row in answer.result_rows:
-        *labels, value = row
-        assert all(isinstance(label, str) for label in labels)
-        assert isinstance(value, (int, float))
-
-
-def test_alerts_tell_of_what_the_load_did(drained: Drained) -> None:
-    """Its dead letters are above the limit, and its silence is not."""
-    values = {alert.name: drained.client.query(alert.sql).result_rows[0][-1] > alert.above for alert in ALERTS}
-    assert values["dead_letters"]
-    assert not values["silence"]
-    assert not values["lost"]

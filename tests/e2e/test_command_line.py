@@ -121,8 +121,9 @@ def test_dead_letters_are_listed_shown_and_replayed(run: Run) -> None:
     dry = parsed(run(*wanted, "--dry-run", "--json"))
     assert (dry["dry_run"], dry["landed"], sum(dry["kept"].values())) == (True, late, old - late)
     assert f"{late} would land" in run(*wanted, "--dry-run").stdout
-    done = run(*wanted)
+    done = run(*wanted, "--yes")
     assert f"  {late} landed" in done.stdout, done.stderr
+    assert "would" not in done.stdout
     again = parsed(run(*wanted, "--json"))
     assert (again["landed"], again["duplicates"]) == (0, 0)
     verdict = parsed(run("audit", "--deep", "--json"))

@@ -16,24 +16,26 @@ NOON = int(datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
 
 _EVENTS = """INSERT INTO raw_events
     (event_id, timestamp, service, endpoint, method, status, latency_ms, customer_id, tier, region)
+    WITH (n -> cityHash64(number, n, {seconds:UInt32}, {count:UInt32})) AS random
     SELECT generateUUIDv4(),
-        fromUnixTimestamp64Milli(toInt64({start:UInt32}) * 1000 + number * {step:UInt32} * 1000
-            + rand(1) % ({seconds:UInt32} * 1000)),
-        concat('service-', toString(rand(2) % 3)), concat('/', toString(rand(3) % 3)), if(rand(4) % 2, 'GET', 'POST'),
-        if(rand(5) % 10 = 0, 503, 200), 1 + rand(6) % 1000, 'c', if(rand(7) % 2, 'free', 'pro'),
-        if(rand(8) % 2, 'eu', 'us')
+        fromUnixTimestamp64Milli(toInt64({start:UInt32} + number % {units:UInt32} * {seconds:UInt32}) * 1000
+            + random(1) % ({seconds:UInt32} * 1000)),
+        concat('service-', toString(random(2) % 3)), concat('/', toString(random(3) % 3)),
+        if(random(4) % 2, 'GET', 'POST'), if(random(5) % 10 = 0, 503, 200), 1 + random(6) % 1000, 'c',
+        if(random(7) % 2, 'free', 'pro'), if(random(8) % 2, 'eu', 'us')
     FROM numbers({count:UInt32})"""
+"""The same figures whenever it runs; only identities are new each time, so that no event repeats another one."""
 
 
 def insert(client: Client, start_seconds: int, count: int, seconds: int = UNIT) -> None:
-    """Random events within [start, start + seconds), as an insert of the drain has them: one block."""
-    client.command(_EVENTS, parameters={"start": start_seconds, "seconds": seconds, "count": count, "step": 0})
+    """Events at random within [start, start + seconds), as an insert of the drain has them: one block."""
+    client.command(_EVENTS, parameters={"start": start_seconds, "seconds": seconds, "count": count, "units": 1})
 
 
 def insert_evenly(client: Client, start_seconds: int, *, units: int, each: int) -> None:
     """So many events in each unit from `start` on."""
     parameters = {"start": start_seconds, "seconds": UNIT, "count": units * each, "units": units}
-    client.command(_EVENTS.replace("number * {step:UInt32}", f"number % {{units:UInt32}} * {UNIT}"), parameters)
+    client.command(_EVENTS, parameters)
 
 
 def assert_answers_are_raws(client: Client, start_seconds: int, end_seconds: int) -> None:

@@ -13,7 +13,6 @@ from metrics_pipeline.cli import app
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.signals import LedgerScope, read_flow, read_landed, read_storage
 from metrics_pipeline.core.signals import RunSignal
-from metrics_pipeline.local.process import choose_port
 from metrics_pipeline.settings import Settings, kafka_address, load_settings
 from tests.integration.events import encode, event, events
 from tests.integration.pipeline import drain_once, send
@@ -99,9 +98,11 @@ def test_failed_runs_that_the_sensor_saw_are_shown_as_it_left_them(settings: Set
     assert "failed_runs" not in kinds(settings)
 
 
-def test_engines_that_are_down_are_alerts_and_no_traceback(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("METRICS_CLICKHOUSE__URL", f"http://127.0.0.1:{choose_port(None)}/default")
-    monkeypatch.setenv("METRICS_KAFKA__BOOTSTRAP_SERVERS", f"127.0.0.1:{choose_port(None)}")
+def test_engines_that_are_down_are_alerts_and_no_traceback(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, dead_address: str
+) -> None:
+    monkeypatch.setenv("METRICS_CLICKHOUSE__URL", f"http://{dead_address}/default")
+    monkeypatch.setenv("METRICS_KAFKA__BOOTSTRAP_SERVERS", dead_address)
     monkeypatch.setenv("METRICS_KAFKA__REQUEST_TIMEOUT_SECONDS", "1")
     done = CliRunner().invoke(app, ["alerts", "status", "--json"])
     assert done.exit_code == 0, done.output
@@ -112,11 +113,13 @@ def test_engines_that_are_down_are_alerts_and_no_traceback(settings: Settings, m
     ]
 
 
-def test_a_test_message_goes_to_each_destination_and_failures_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_test_message_goes_to_each_destination_and_failures_are_named(
+    monkeypatch: pytest.MonkeyPatch, dead_address: str
+) -> None:
     with http_receiver() as receiver:
         monkeypatch.setenv("METRICS_ALERTS__DESTINATIONS", receiver.url)
         assert CliRunner().invoke(app, ["alerts", "test"]).exit_code == 0
-        monkeypatch.setenv("METRICS_ALERTS__DESTINATIONS", f"{receiver.url} json://127.0.0.1:{choose_port(None)}")
+        monkeypatch.setenv("METRICS_ALERTS__DESTINATIONS", f"{receiver.url} json://{dead_address}")
         done = CliRunner().invoke(app, ["alerts", "test", "--json"])
     assert done.exit_code == 1
     first, second = json.loads(done.stdout)["destinations"]

@@ -10,8 +10,10 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from metrics_pipeline.assembly import DrainRun, audit, prepare, run_drain, until_window_ends
+from metrics_pipeline.chaos.proxy import Answer, Exchange, Proxy, error_answer
 from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.dead_letters import ClickHouseDeadLetters
@@ -20,11 +22,11 @@ from metrics_pipeline.core import dead_letters as core
 from metrics_pipeline.core.dead_letters import LetterFilter
 from metrics_pipeline.dead_letters import ReplayReport
 from metrics_pipeline.dead_letters_assembly import dead_letter_warnings, preview_dead_letters, replay_dead_letters
-from metrics_pipeline.errors import FencedError
+from metrics_pipeline.errors import FencedError, StopError
 from metrics_pipeline.event import Reason
 from metrics_pipeline.loadgen.plan import LoadPlan
 from metrics_pipeline.loadgen.run import produce
-from metrics_pipeline.settings import Settings
+from metrics_pipeline.settings import Settings, clickhouse_url
 from metrics_pipeline.steps import ReplayStep, Step
 from tests.integration.events import encode, event
 from tests.integration.pipeline import CrashError, crash_at, drain_once, send
@@ -133,6 +135,27 @@ def test_the_good_land_once_and_the_bad_stay_with_their_reasons(letters: Setting
     send(letters, encoded([event(random.Random(1_000))]))
     drain_once(letters)
     assert_landed(letters, 161, 60, 67)
+
+
+def test_a_dry_run_waits_out_what_passes(letters: Settings) -> None:
+    """The first look at each table fails: the count, and what is stored."""
+    tables = {"FROM dead_letters", "FROM raw_events"}
+    failed: set[str] = set()
+
+    def fail_first(exchange: Exchange) -> Answer | None:
+        new = {table for table in tables - failed if table in exchange.request.statement}
+        failed.update(new)
+        return error_answer(202) if new else exchange.forward()
+
+    proxy = Proxy(clickhouse_url(letters))
+    clickhouse = letters.clickhouse.model_copy(update={"url": SecretStr(proxy.url)})
+    try:
+        with proxy.misbehaving(lambda _request: True, fail_first):
+            shown = preview_dead_letters(today(letters.model_copy(update={"clickhouse": clickhouse})), ALL)
+    finally:
+        proxy.close()
+    assert (shown.landed, sum(shown.kept.values())) == (60, 7)
+    assert failed == tables
 
 
 def test_without_new_rules_nothing_lands(letters: Settings) -> None:
@@ -315,6 +338,22 @@ def test_rows_that_the_server_refuses_stay_and_land_once_it_takes_them(
     command(letters, "ALTER TABLE raw_events DROP CONSTRAINT no_services")
     report = replay(letters, LetterFilter(reasons=(Reason.REFUSED,)))
     assert report.landed == refused
+    assert_landed(letters, 160, 60, 67)
+
+
+def test_letters_that_have_landed_are_not_cut_by_a_constraint_that_comes_after_them(letters: Settings) -> None:
+    """Their rows would land once more, as parts under tokens of their own."""
+    with pytest.raises(CrashError):
+        replay(letters, observe=crash(ReplayStep.LEDGER))
+    before = fingerprint(letters)
+    command(letters, "ALTER TABLE raw_events ADD CONSTRAINT no_services CHECK service != 'service-0'")
+    for _ in range(2):
+        with pytest.raises(StopError, match=r"in raw_events already \(25 of 25\).*drop it, the next replay goes on"):
+            replay(letters)
+        assert fingerprint(letters) == before
+    command(letters, "ALTER TABLE raw_events DROP CONSTRAINT no_services")
+    replay(letters)
+    assert outcomes(letters) == {"landed": 60, "kept": 7}
     assert_landed(letters, 160, 60, 67)
 
 

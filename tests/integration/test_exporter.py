@@ -1,7 +1,9 @@
 """What a scrape says, held against the ledger of real drains."""
 
 import math
+import time
 import urllib.request
+from datetime import UTC, datetime
 
 import pytest
 from prometheus_client.core import CollectorRegistry
@@ -19,10 +21,10 @@ from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.exporter.catalogue import METRICS, PREFIX
 from metrics_pipeline.exporter.collector import PipelineCollector
 from metrics_pipeline.kafka.lag import read_lag
-from metrics_pipeline.local.process import choose_port
 from metrics_pipeline.settings import Settings, kafka_address, load_settings
 from tests.integration.events import events
 from tests.integration.pipeline import drain_once, send
+from tests.receivers import silent_address
 
 DAY = 86_400
 
@@ -149,14 +151,13 @@ def test_only_what_the_catalogue_names_is_served_each_with_its_help(drained: Set
 
 @pytest.mark.parametrize("engine", ["kafka", "clickhouse"])
 def test_an_engine_that_is_down_is_up_0_and_the_other_is_served(
-    drained: Settings, monkeypatch: pytest.MonkeyPatch, engine: str
+    drained: Settings, monkeypatch: pytest.MonkeyPatch, dead_address: str, engine: str
 ) -> None:
-    monkeypatch.setenv("METRICS_KAFKA__REQUEST_TIMEOUT_SECONDS", "1")
-    name, address = {
-        "kafka": ("METRICS_KAFKA__BOOTSTRAP_SERVERS", f"127.0.0.1:{choose_port(None)}"),
-        "clickhouse": ("METRICS_CLICKHOUSE__URL", f"http://127.0.0.1:{choose_port(None)}/default"),
-    }[engine]
-    monkeypatch.setenv(name, address)
+    if engine == "kafka":
+        monkeypatch.setenv("METRICS_KAFKA__BOOTSTRAP_SERVERS", dead_address)
+        monkeypatch.setenv("METRICS_KAFKA__REQUEST_TIMEOUT_SECONDS", "1")
+    else:
+        monkeypatch.setenv("METRICS_CLICKHOUSE__URL", f"http://{dead_address}/default")
     found = scrape(load_settings())
     other = {"kafka": "clickhouse", "clickhouse": "kafka"}[engine]
     assert found.labelled("up", "engine") == {engine: 0, other: 1}
@@ -165,10 +166,17 @@ def test_an_engine_that_is_down_is_up_0_and_the_other_is_served(
     assert ("inserted_events_total" in names) == (engine != "clickhouse")
 
 
-def test_an_engine_that_hangs_is_not_waited_for(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("METRICS_ALERTS__DAGSTER_URL", f"http://127.0.0.1:{choose_port(None)}")
-    found = scrape(load_settings(), limit_seconds=0)
-    assert found.labelled("up", "engine") == {"kafka": 0, "clickhouse": 0, "dagster": 0}
+def test_an_engine_that_hangs_is_not_waited_for(drained: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own timeouts would be minutes."""
+    with silent_address() as clickhouse, silent_address() as dagster:
+        monkeypatch.setenv("METRICS_CLICKHOUSE__URL", f"http://{clickhouse}/default")
+        monkeypatch.setenv("METRICS_ALERTS__DAGSTER_URL", f"http://{dagster}")
+        begun = time.monotonic()
+        found = scrape(load_settings(), limit_seconds=5)
+        assert 5 <= time.monotonic() - begun < 30
+    assert found.labelled("up", "engine") == {"kafka": 1, "clickhouse": 0, "dagster": 0}
+    assert found.labelled("read_duration_seconds", "engine")["clickhouse"] == 5
+    assert found.value("lag_offsets", topic=drained.kafka.topic, partition="2") == 30
 
 
 def test_it_serves_over_http_and_names_a_port_that_is_taken(drained: Settings) -> None:
@@ -188,10 +196,14 @@ def test_sums_only_grow_whatever_is_settled_and_begin_again_with_a_month(
     counter: tuple[MonthlyCounter, Settings],
 ) -> None:
     monthly, settings = counter
-    with connect(settings) as client:
-        now = float(client.query("SELECT toUnixTimestamp(now())").result_rows[0][0])
+    # In the middle of a month, whatever the day is.
+    now = datetime(2026, 11, 10, 12, tzinfo=UTC).timestamp()
+    move = f"ALTER TABLE batches UPDATE visible_at = toDateTime64({now}, 3, 'UTC') WHERE 1"
+    with connect(settings, mutations_sync=1) as client:
+        client.command(move)
         first = monthly.read(client, now)
         drain_once(settings)
+        client.command(move)
         second = monthly.read(client, now + 2)
         settled = monthly.read(client, now + 700)
         next_month = monthly.read(client, now + 32 * DAY)

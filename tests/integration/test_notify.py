@@ -1,16 +1,14 @@
 """Messages on their way to real receivers, and what is said where they don't arrive."""
 
 import logging
-import socket
 
 import pytest
 
 from metrics_pipeline import notify
 from metrics_pipeline.core.alerts import Severity
 from metrics_pipeline.core.message import Message
-from metrics_pipeline.local.process import choose_port
 from metrics_pipeline.notify import ATTEMPTS, MAX_DESTINATIONS, deliver
-from tests.receivers import http_receiver, smtp_receiver
+from tests.receivers import http_receiver, silent_address, smtp_receiver
 
 MESSAGE = Message(
     "metrics-pipeline critical: runs fail (drain)", "first line\n\nsecond line <b> & more", Severity.CRITICAL
@@ -45,8 +43,10 @@ def test_a_mail_has_subject_and_readable_lines() -> None:
     assert "<br" in content or "first line\n" in content.replace("\r\n", "\n")
 
 
-def test_wrong_destinations_are_one_clear_line_each_and_the_others_arrive(caplog: pytest.LogCaptureFixture) -> None:
-    refused = f"json://user:{SECRET}@127.0.0.1:{choose_port(None)}/{SECRET}"
+def test_wrong_destinations_are_one_clear_line_each_and_the_others_arrive(
+    caplog: pytest.LogCaptureFixture, dead_address: str
+) -> None:
+    refused = f"json://user:{SECRET}@{dead_address}/{SECRET}"
     caplog.set_level(logging.DEBUG)
     with http_receiver(f"/{SECRET}") as broken, http_receiver() as good:
         broken.status = 500
@@ -67,11 +67,8 @@ def test_wrong_destinations_are_one_clear_line_each_and_the_others_arrive(caplog
 
 
 def test_a_destination_that_accepts_and_never_answers_does_not_hold_up() -> None:
-    with socket.socket() as silent, http_receiver() as good:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        url = f"json://127.0.0.1:{silent.getsockname()[1]}"
-        stuck, arrived = deliver(MESSAGE, [url, good.url], timeout_seconds=0.3)
+    with silent_address() as silent, http_receiver() as good:
+        stuck, arrived = deliver(MESSAGE, [f"json://{silent}", good.url], timeout_seconds=2)
     assert stuck.problem
     assert arrived.problem is None
 
@@ -79,10 +76,8 @@ def test_a_destination_that_accepts_and_never_answers_does_not_hold_up() -> None
 def test_all_destinations_together_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own timeout would be an hour."""
     monkeypatch.setattr(notify, "LIMIT_SECONDS", 0.3)
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        (stuck,) = deliver(MESSAGE, [f"json://127.0.0.1:{silent.getsockname()[1]}"], timeout_seconds=3_600)
+    with silent_address() as silent:
+        (stuck,) = deliver(MESSAGE, [f"json://{silent}"], timeout_seconds=3_600)
     assert "in time" in (stuck.problem or "")
 
 

@@ -207,8 +207,8 @@ def test_a_topic_that_is_missing_is_named(kafka: KafkaServer) -> None:
         produce(LoadPlan(events=1), configured(kafka, "no-such-topic"))
 
 
-def test_a_broker_that_is_away_can_be_tried_again() -> None:
-    away = KafkaSettings(bootstrap_servers="127.0.0.1:1", request_timeout_seconds=1)
+def test_a_broker_that_is_away_can_be_tried_again(dead_address: str) -> None:
+    away = KafkaSettings(bootstrap_servers=dead_address, request_timeout_seconds=1)
     with pytest.raises(KafkaUnavailableError):
         produce(LoadPlan(events=1), Settings(kafka=away))
 

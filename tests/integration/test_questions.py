@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from metrics_pipeline.assembly import prepare
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clickhouse.questions.latency import Answer, ask, busiest, history
-from metrics_pipeline.clickhouse.questions.names import unknown_names
+from metrics_pipeline.clickhouse.questions.latency import Answer, ask, history
+from metrics_pipeline.clickhouse.questions.names import busiest, unknown_names
 from metrics_pipeline.clickhouse.questions.question import RAW, Names, Question
 from metrics_pipeline.clickhouse.questions.top import SMOOTHING_ERRORS, Ranking, TopRow, top
 from metrics_pipeline.clickhouse.rollups.cubes import CUBES
@@ -295,11 +295,13 @@ def test_regressions_compare_both_spans(world: World) -> None:
     assert min(worst) > 1
 
 
-def test_the_busiest_endpoint_of_a_tier(world: World) -> None:
-    counted = world.of(Question(WHOLE, Names(tier="pro"))).group_by("service", "endpoint").len()
-    found = busiest(world.client, WHOLE, tier="pro")
-    assert found in {row[:2] for row in counted.filter(pl.col("len") == pl.col("len").max()).iter_rows()}
-    assert busiest(world.client, WHOLE, tier="nobody") is None
+@pytest.mark.parametrize("names", [Names(), Names(tier="pro"), Names(service="search"), Names("search", tier="pro")])
+def test_the_busiest_name(world: World, names: Names) -> None:
+    dimension = "endpoint" if names.service else "service"
+    counted = world.of(Question(WHOLE, names)).group_by(dimension).len()
+    most = counted.filter(pl.col("len") == pl.col("len").max())[dimension]
+    assert busiest(world.client, dimension, Question(WHOLE, names)) in set(most)
+    assert busiest(world.client, dimension, Question(WHOLE, replace(names, tier="nobody"))) is None
 
 
 @pytest.mark.parametrize(

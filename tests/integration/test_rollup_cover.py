@@ -18,9 +18,10 @@ MINUTES = DAYS * 1_440
 SPANS = 40
 
 _EVENTS = """INSERT INTO raw_events (event_id, timestamp, service, endpoint, method, status, latency_ms, tier, region)
-    SELECT generateUUIDv4(), toDateTime64({start:UInt32} + rand(1) % ({days:UInt32} * 86400), 3, 'UTC'),
-        concat('service-', toString(rand(2) % 3)), concat('/', toString(rand(3) % 3)), 'GET', 200, 1 + rand(4) % 1000,
-        if(rand(5) % 2, 'free', 'pro'), if(rand(6) % 2, 'eu', 'us')
+    WITH (n -> cityHash64(number, n, {count:UInt32})) AS random
+    SELECT generateUUIDv4(), toDateTime64({start:UInt32} + random(1) % ({days:UInt32} * 86400), 3, 'UTC'),
+        concat('service-', toString(random(2) % 3)), concat('/', toString(random(3) % 3)), 'GET', 200,
+        1 + random(4) % 1000, if(random(5) % 2, 'free', 'pro'), if(random(6) % 2, 'eu', 'us')
     FROM numbers({count:UInt32})
     SETTINGS max_partitions_per_insert_block = 1000"""
 

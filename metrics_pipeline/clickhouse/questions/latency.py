@@ -10,7 +10,6 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.questions.question import RAW, Names, Question
 from metrics_pipeline.clickhouse.rollups.cubes import (
-    ENDPOINTS,
     LATENCY_MERGE_FUNCTION,
     LATENCY_QUANTILES,
     METRICS,
@@ -108,15 +107,6 @@ def history(client: Client, question: Question, columns: Columns, *, exact: bool
     parameters = {**question.parameters, "step": columns.step_seconds, "columns": starts}
     found = {int(row[0]): row[1:] for row in _rows(client, "asking for latency over time", sql, parameters)}
     return tuple(_point(start, found.get(seconds)) for start, seconds in zip(columns.starts, starts, strict=True))
-
-
-def busiest(client: Client, span: TimeRange, *, tier: str) -> tuple[str, str] | None:
-    """The service and endpoint with the most requests of a tier; None without any."""
-    question = Question(span, Names(tier=tier))
-    sql = f"""SELECT service, endpoint FROM {source_of(ENDPOINTS)} WHERE {question.names.condition}
-        GROUP BY service, endpoint ORDER BY sum(requests) DESC, service, endpoint LIMIT 1"""
-    rows = _rows(client, "looking for the busiest endpoint", sql, question.parameters)
-    return (str(rows[0][0]), str(rows[0][1])) if rows else None
 
 
 def _rows_of(names: Names, cube: Cube | None) -> str:

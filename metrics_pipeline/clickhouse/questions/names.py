@@ -1,4 +1,4 @@
-"""Which names there are, for somebody who asked for one that had no request."""
+"""Which names there are: the busiest, for somebody who asked for none, and those that may have been meant."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,6 +9,7 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.questions.question import Names, Question
+from metrics_pipeline.clickhouse.rollups.cubes import Cube
 from metrics_pipeline.clickhouse.rollups.views import source_of
 from metrics_pipeline.core.timerange import TimeRange, later
 
@@ -46,6 +47,16 @@ class Unknown:
         if self.suggestions:
             return f"{said}: there are {', '.join(self.suggestions)} …"
         return f"{said} in this span, nor in the last {RECENT_DAYS} days"
+
+
+def busiest(client: Client, dimension: str, question: Question) -> str | None:
+    """The name with the most of the question's requests; None without any."""
+    sql = f"""SELECT {dimension} FROM {source_of(_cube_with(dimension, question.names))}
+        WHERE {question.names.condition} GROUP BY {dimension} ORDER BY sum(requests) DESC, {dimension} LIMIT 1"""
+    rows = calling(
+        f"looking for the busiest {dimension}", lambda: client.query(sql, parameters=question.parameters).result_rows
+    )
+    return str(rows[0][0]) if rows else None
 
 
 def unknown_names(client: Client, names: Names, span: TimeRange, now: datetime) -> tuple[Unknown, ...]:
@@ -93,10 +104,7 @@ def _found(client: Client, dimension: str, names: Names, spans: tuple[TimeRange,
 
 
 def _read(client: Client, dimension: str, question: Question) -> list[str]:
-    cube = replace(question.names, **{dimension: "any"}).cube
-    if cube is None:
-        raise AssertionError(f"no cube knows {dimension} and {question.names.asked}")
-    sql = f"""SELECT DISTINCT {dimension} FROM {source_of(cube)}
+    sql = f"""SELECT DISTINCT {dimension} FROM {source_of(_cube_with(dimension, question.names))}
         WHERE {question.names.condition} AND {dimension} != '' LIMIT {{limit:UInt32}}"""
     parameters = {**question.parameters, "limit": MAX_NAMES}
     settings = {"max_execution_time": _MAX_READING_SECONDS, "timeout_overflow_mode": "break"}
@@ -105,3 +113,11 @@ def _read(client: Client, dimension: str, question: Question) -> list[str]:
         lambda: client.query(sql, parameters=parameters, settings=settings).result_rows,
     )
     return [str(row[0]) for row in rows]
+
+
+def _cube_with(dimension: str, names: Names) -> Cube:
+    """The smallest cube that has names of the dimension for the asked ones."""
+    cube = replace(names, **{dimension: "any"}).cube
+    if cube is None:
+        raise AssertionError(f"no cube knows {dimension} and {names.asked}")
+    return cube

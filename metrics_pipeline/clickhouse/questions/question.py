@@ -4,11 +4,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from metrics_pipeline.clickhouse.rollups.cubes import ENDPOINTS, REGIONS, SERVICES, TOTALS, Cube
-from metrics_pipeline.core.grains import GRAINS
+from metrics_pipeline.core.grains import COARSEST_SECONDS
 from metrics_pipeline.core.timerange import TimeRange, whole_minutes
-
-COARSEST_SECONDS = GRAINS[-1].seconds
-"""For whole spans: borders are read finer by themselves."""
 
 RAW = "raw_events"
 _SMALLEST_FIRST = (TOTALS, SERVICES, REGIONS, ENDPOINTS)

@@ -29,7 +29,8 @@ _COVERED_DAYS = f"""SELECT arrayJoin(range(
     HAVING max(built).1 > 0 AND max(built).2 = sum(events)"""
 """Days since the epoch that are read from buckets of a day and more. Their finer rows in the books are passed over: in
 13 months there are 67,000, and sorting them would take longer than everything else. Read twice in one query, the books
-are the same: the server shares a snapshot (`enable_shared_storage_snapshot_in_query`, on by default in 26.7)."""
+are the same: the server shares a snapshot (`enable_shared_storage_snapshot_in_query`: our client sets it, for others it
+is the default; a view can't set it)."""
 
 COVER = f"""SELECT taken, toDateTime(bucket, 'UTC'), build FROM (
     SELECT

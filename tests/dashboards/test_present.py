@@ -1,0 +1,59 @@
+"""What is asked of the present, by alerts and by the pages of the server, right after events have landed."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from metrics_pipeline.dashboards.alerts import ALERTS, Alert
+from metrics_pipeline.dashboards.builtin import LIVE, builtin_query, charts, parameters
+from metrics_pipeline.dashboards.panel import Dashboard, Kind, Panel, Unit
+from metrics_pipeline.dashboards.panels import DASHBOARDS
+from metrics_pipeline.dashboards.steps import Reach
+from metrics_pipeline.local.clickhouse import ClickHouseServer
+from metrics_pipeline.local.kafka import KafkaServer
+from tests.dashboards.conftest import Drained, drained_load
+
+
+@pytest.fixture(scope="module")
+def just_drained(kafka: KafkaServer, clickhouse: ClickHouseServer) -> Iterator[Drained]:
+    """Alerts are about the last five minutes: the load of the other tests may be older."""
+    with drained_load(kafka, clickhouse) as made:
+        yield made
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+def test_an_alert_gives_numbers(just_drained: Drained, alert: Alert) -> None:
+    """Under readonly = 1, as the accounts of dashboards are."""
+    assert "$" not in alert.sql
+    answer = just_drained.client.query(alert.sql, settings={"readonly": 1})
+    assert answer.result_rows
+    for row in answer.result_rows:
+        *labels, value = row
+        assert all(isinstance(label, str) for label in labels)
+        assert isinstance(value, (int, float))
+
+
+def test_alerts_tell_of_what_the_load_did(just_drained: Drained) -> None:
+    """Its dead letters are above the limit, and its silence is not."""
+    values = {alert.name: just_drained.client.query(alert.sql).result_rows[0][-1] > alert.above for alert in ALERTS}
+    assert values["dead_letters"]
+    assert not values["silence"]
+    assert not values["lost"]
+
+
+@pytest.mark.parametrize("dashboard", [LIVE, *DASHBOARDS], ids=lambda dashboard: dashboard.name)
+def test_the_pages_of_the_server_get_rows(just_drained: Drained, dashboard: Dashboard) -> None:
+    for panel in {*charts(dashboard), *dashboard.panels}:
+        values = parameters((panel,), 900, just_drained.variables)
+        answer = just_drained.client.query(builtin_query(panel), parameters=values)
+        assert answer.result_rows, panel.name
+        if panel.kind is Kind.TIMESERIES:
+            assert answer.column_names[0] == "t"
+            assert isinstance(answer.result_rows[0][0], int), panel.name
+
+
+def test_the_pages_of_the_server_show_the_present_second(just_drained: Drained) -> None:
+    """Else what has just landed would be missing, and a chart of nothing else empty."""
+    panel = Panel("now", "", "", Kind.STAT, Unit.NONE, Reach.ROWS, "SELECT now() >= @start AND now() < @end AS is_in")
+    answer = just_drained.client.query(builtin_query(panel), parameters={"seconds": 900})
+    assert answer.result_rows == [(1,)]

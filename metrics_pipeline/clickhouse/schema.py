@@ -5,6 +5,7 @@ last inserts, so that a repeated insert changes nothing; partition keys depend o
 the insert, since the server remembers tokens per partition.
 """
 
+import hashlib
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,6 +15,7 @@ from metrics_pipeline.clickhouse.ddl import Column, MaterializedView, Table, Uni
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.rollups.tables import BOOKS, ROLLUP_FEEDS, ROLLUP_TABLES, ROLLUP_UNIONS
 from metrics_pipeline.clickhouse.rollups.views import ROLLUP_VIEWS
+from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.event import IDENTITY, RAW_COLUMNS
 
 RAW_EVENTS = Table(
@@ -158,6 +160,16 @@ class Plan:
     def is_empty(self) -> bool:
         return not self.statements and not self.differences
 
+    @property
+    def hash(self) -> str:
+        """Equal for plans that do the same."""
+        return _hash((*self.statements, "", *self.differences))
+
+
+def wanted_hash(deduplication_window_blocks: int) -> str:
+    """Changes with what this version wants, whatever a server has."""
+    return _hash(tuple(o.ddl(deduplication_window_blocks) for o in OBJECTS))
+
 
 def plan(client: Client, deduplication_window_blocks: int) -> Plan:
     """Compare the wanted tables and columns with those of the client's database."""
@@ -173,12 +185,18 @@ def plan(client: Client, deduplication_window_blocks: int) -> Plan:
     return Plan(additions + creations, differences)
 
 
-def apply(client: Client, deduplication_window_blocks: int) -> Plan:
+def apply(client: Client, deduplication_window_blocks: int, expected_hash: str = "") -> Plan:
     """Create tables, views and columns that are missing; returns what was planned.
 
-    Harmless when repeated or run twice at once.
+    Harmless when repeated or run twice at once. Where a hash is expected, raises ConfigurationError if another plan is
+    needed by now; that nothing is left to do is fine.
     """
     wanted = plan(client, deduplication_window_blocks)
+    if expected_hash and not wanted.is_empty and wanted.hash != expected_hash:
+        raise ConfigurationError(
+            "the server, or this version, is not what the plan was made for: run `metrics-pipeline schema plan` again "
+            "and look at what it says"
+        )
     for statement in wanted.statements:
         calling("creating the schema", partial(client.command, statement))
     return wanted
@@ -226,6 +244,10 @@ def _compare(table: Table, found: dict[str, str]) -> list[tuple[str, str]]:
         for name in wanted
         if name in found and _normal(found[name]) != _normal(wanted[name])
     ]
+
+
+def _hash(texts: tuple[str, ...]) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
 def _normal(column_type: str) -> str:

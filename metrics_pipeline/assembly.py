@@ -31,6 +31,7 @@ from metrics_pipeline.core.offsets import OpenBatch, Owner, open_batches
 from metrics_pipeline.delivery import Delivery, Source
 from metrics_pipeline.drain import Drain, DrainReport
 from metrics_pipeline.errors import ConfigurationError, RetryableError, SchemaMismatchError
+from metrics_pipeline.jump import Jump
 from metrics_pipeline.kafka.admin import describe_topic, ensure_topic
 from metrics_pipeline.kafka.handover import KafkaHandover
 from metrics_pipeline.kafka.log import KafkaLog
@@ -52,11 +53,15 @@ EndingOf = Callable[[Log, Sequence[int]], Ending]
 
 @dataclass(frozen=True, slots=True)
 class DrainRun:
-    """Which shard is drained, by whom, and whether another run may be at it right now."""
+    """Which shard is drained, by whom, and whether another run may be at it right now.
+
+    `is_jumping`: it begins at the head, however little it is behind.
+    """
 
     run_id: str
     shard: int = 0
     has_predecessor: bool = False
+    is_jumping: bool = False
 
 
 def prepare(settings: Settings) -> None:
@@ -69,6 +74,11 @@ def prepare(settings: Settings) -> None:
 def until_caught_up(log: Log, partitions: Sequence[int]) -> Ending:
     """Ends at what is the high watermark now."""
     return AtOffsets({p: marks.high for p, marks in log.watermarks(partitions).items()})
+
+
+def at_once(_log: Log, _partitions: Sequence[int]) -> Ending:
+    """Ends before anything is fetched: the run takes over, recovers, jumps if it is to, and closes."""
+    return AtOffsets({})
 
 
 def until_window_ends(settings: Settings) -> EndingOf:
@@ -114,6 +124,7 @@ def run_drain(
         source = Source(settings.kafka.group, log.topic_id, run.run_id)
         delivery = Delivery(source, ownership, warehouse, clock, retry, observe=observe)
         partitions = owner.partitions(log.partitions())
+        jump_lag = 0 if run.is_jumping else settings.drain.jump_lag_offsets
         drain = Drain(
             log,
             delivery,
@@ -127,6 +138,7 @@ def run_drain(
             stop=stop,
             on_entry=land,
             observe=observe,
+            jump=None if jump_lag is None else Jump(log, delivery, retry, jump_lag, land, stop),
         )
         ending = retry.call(lambda: ending_of(log, partitions))
         report.reason = drain.run(partitions, ending, has_predecessor=run.has_predecessor)

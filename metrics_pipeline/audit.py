@@ -104,6 +104,7 @@ class Audit:
             Books(
                 ledger=ledger,
                 tail=unaccounted_tail(ledger, self._topic_id, committed),
+                owed=ledger.owed(self._topic_id),
                 dead_letter_rows=dead_letter_rows,
                 ledger_events=int(first.table["ledger"].sum()) + first.look.after.unnoted.inserted,
                 raw_rows=int(first.table["raw"].sum()),

@@ -22,7 +22,16 @@ import polars as pl
 from metrics_pipeline.core.batch import MicroBatch
 from metrics_pipeline.core.bisection import Bisection, Slice
 from metrics_pipeline.core.deduplicate import deduplicate
-from metrics_pipeline.core.ledger import LedgerEntry, accounts_of, freshness_of, minutes_of
+from metrics_pipeline.core.ledger import (
+    DRAIN,
+    NO_SHARD,
+    OWED,
+    Freshness,
+    LedgerEntry,
+    accounts_of,
+    freshness_of,
+    minutes_of,
+)
 from metrics_pipeline.core.offsets import Commit, Intent, OpenBatch, batch_token
 from metrics_pipeline.core.refusal import refused_dead_letters
 from metrics_pipeline.errors import RejectedError, StopError
@@ -42,11 +51,13 @@ _ROW = "row"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where batches come from and who drains them: names that go into tokens and the ledger."""
+    """Where batches come from and who delivers them: names that go into tokens and the ledger."""
 
     group: str
     topic_id: str
     run_id: str
+    entries: str = DRAIN
+    """Source of the ledger entries: DRAIN or FILL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +100,7 @@ class Delivery:
         return bool(self._unclosed)
 
     def token(self, batch: MicroBatch) -> str:
-        return batch_token(self._source.group, self._source.topic_id, batch.ranges)
+        return batch_token(self._source.group, self._source.topic_id, batch.ranges, batch.note)
 
     def claim(self, positions: Mapping[int, int]) -> None:
         """Put on record where reading begins, of partitions that nothing was committed of."""
@@ -99,7 +110,7 @@ class Delivery:
     def deliver(self, batch: MicroBatch) -> LedgerEntry:
         """Land a new batch."""
         started_ms = self._clock.now_ms()
-        opened = OpenBatch(self.token(batch), batch.ranges, opened_ms=started_ms, verdicts="")
+        opened = OpenBatch(self.token(batch), batch.ranges, opened_ms=started_ms, verdicts="", note=batch.note)
         self._observe(Step.INTENT)
         commit = self._timed(lambda: self._ownership.commit(self._closing() | self._opening(opened)))
         self._unclosed = {}
@@ -147,10 +158,11 @@ class Delivery:
         dead_letters = pl.concat([NO_DEAD_LETTERS, *batch.dead_letters, landed.refused])
         self._insert(Step.DEAD, self._warehouse.insert_dead_letters, dead_letters, opened.token)
         event_times_ms = landed.events["timestamp"].cast(pl.Int64).to_list()
+        is_live = self._source.entries == DRAIN and not batch.is_owed
         entry = LedgerEntry(
             token=opened.token,
             topic_id=self._source.topic_id,
-            shard=self._ownership.owner.shard,
+            shard=self._ownership.owner.shard if is_live else NO_SHARD,
             run_id=self._source.run_id,
             accounts=accounts_of(batch, landed.events, dead_letters),
             size_bytes=batch.size_bytes,
@@ -163,8 +175,9 @@ class Delivery:
             commit_duration_ms=commit_duration_ms,
             look_up_duration_ms=look_up.duration_ms,
             insert_duration_ms=insert.duration_ms,
-            freshness=freshness_of(landed.events["kafka_timestamp"], visible_ms),
+            freshness=freshness_of(landed.events["kafka_timestamp"], visible_ms) if is_live else Freshness((), ()),
             minutes=minutes_of(landed.events["timestamp"]),
+            source=OWED if batch.is_owed else self._source.entries,
         )
         self._observe(Step.LEDGER)
         self._as_owner(lambda: self._warehouse.insert_ledger_entry(entry))
@@ -253,7 +266,7 @@ class Delivery:
 
     def _opening(self, opened: OpenBatch, verdicts: str = "") -> dict[int, Commit]:
         return {
-            r.partition: self._commit_at(r.start, Intent(r.end, opened.token, opened.opened_ms, verdicts))
+            r.partition: self._commit_at(r.start, Intent(r.end, opened.token, opened.opened_ms, verdicts, opened.note))
             for r in opened.ranges
         }
 

@@ -45,6 +45,13 @@ class Log(Protocol):
         """The offsets that the log holds, committed records only. Raises KafkaUnavailableError."""
         ...
 
+    def offsets_at(self, partitions: Sequence[int], time_ms: int) -> Mapping[int, int]:
+        """The first offset of each whose message has that time or a later one; partitions without one have none.
+
+        Grows with the time, in whatever order the times of messages are. Raises KafkaUnavailableError.
+        """
+        ...
+
     def assign(self, positions: Mapping[int, int]) -> None:
         """Read from exactly these offsets on; drops what was fetched ahead."""
         ...

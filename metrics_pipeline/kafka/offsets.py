@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from metrics_pipeline.core.offsets import Commit, Owner, decode_commit, encode_metadata
 from metrics_pipeline.errors import RetryableError, StuckClientError
-from metrics_pipeline.kafka.config import calling, client_config, translate, within
+from metrics_pipeline.kafka.config import calling, client_config, translate, within, without_errors
 from metrics_pipeline.settings import KafkaSettings
 
 REGISTRY_SUFFIX = ".shards"
@@ -63,7 +63,7 @@ class FencedOffsets:
             f"reading the numbers of shards of group {self._settings.group}",
             lambda: self._registry.committed(self._slots, timeout=self._timeout_seconds),
         )
-        return frozenset(slot.partition + 1 for slot in _without_errors(answered) if slot.offset >= 0)
+        return frozenset(slot.partition + 1 for slot in without_errors(answered) if slot.offset >= 0)
 
     def committed(self, partitions: Sequence[int]) -> Mapping[int, Commit]:
         return read_committed(self._consumer, self._settings.topic, partitions, self._timeout_seconds)
@@ -153,11 +153,4 @@ def read_committed(
     answered = calling(
         f"reading the committed offsets of {topic}", lambda: consumer.committed(asked, timeout=timeout_seconds)
     )
-    return {a.partition: decode_commit(a.offset, a.metadata) for a in _without_errors(answered) if a.offset >= 0}
-
-
-def _without_errors(answered: Sequence[TopicPartition]) -> Sequence[TopicPartition]:
-    for answer in answered:
-        if answer.error is not None:
-            raise translate(answer.error, f"reading the committed offset of {answer.topic}[{answer.partition}]")
-    return answered
+    return {a.partition: decode_commit(a.offset, a.metadata) for a in without_errors(answered) if a.offset >= 0}

@@ -120,6 +120,14 @@ class Warehouse(Protocol):
         """
         ...
 
+    def own(self, events: pl.DataFrame) -> pl.DataFrame:
+        """Those of `events` that raw_events holds from their own messages."""
+        ...
+
+    def remove_events(self, events: pl.DataFrame) -> None:
+        """Delete from raw_events, not from rollups, the rows of these events that their own messages brought."""
+        ...
+
     def insert_dead_letters(self, dead_letters: pl.DataFrame, token: str) -> None:
         """Add to dead_letters."""
         ...

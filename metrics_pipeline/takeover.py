@@ -63,11 +63,34 @@ class Takeover:
         self.retry.call(lambda: self.warehouse.existing(unique, ()))
 
     def start(self, partitions: Sequence[int]) -> dict[int, int]:
-        """Own `partitions`; returns partition -> offset to read next, with nothing owed before it.
+        """Own `partitions`; returns partition -> offset to read next, with nothing unfinished before it.
 
         Raises TopicMismatchError if what is committed belongs to another topic.
         """
-        commits = self.ownership.take_over(self.log.partitions())
+        positions = self._finish(partitions, self.ownership.take_over(self.log.partitions()))
+        unknown = self._unknown_starts([p for p in partitions if p not in positions])
+        if unknown:
+            self.delivery.claim(unknown)
+        return self.skip_lost(positions | unknown)
+
+    def resume(self) -> None:
+        """Own all partitions, and finish the batches that earlier runs left open, for a run that goes on elsewhere.
+
+        What was left open of an earlier life of the topic can't be finished any more.
+        """
+        partitions = self.log.partitions()
+        commits = self.ownership.take_over(partitions)
+        present = {p: c for p, c in commits.items() if c.topic_id in ("", self.log.topic_id)}
+        if gone := [c.intent.token for p, c in commits.items() if p not in present and c.intent is not None]:
+            logger.error(
+                "batches %s of a topic that is gone were left open: what of them had landed shows as drifting minutes "
+                "in `metrics-pipeline audit`",
+                sorted(set(gone)),
+            )
+        self._finish(partitions, present)
+
+    def _finish(self, partitions: Sequence[int], commits: Mapping[int, Commit]) -> dict[int, int]:
+        """Finish open batches of `partitions`; returns where these are then, as far as anything is committed."""
         for partition, commit in commits.items():
             if commit.topic_id not in ("", self.log.topic_id):
                 raise TopicMismatchError(
@@ -79,10 +102,7 @@ class Takeover:
             if any(p in positions for p in batch.ends):
                 self._recover(batch)
                 positions |= {p: end for p, end in batch.ends.items() if p in positions}
-        unknown = self._unknown_starts([p for p in partitions if p not in positions])
-        if unknown:
-            self.delivery.claim(unknown)
-        return self.skip_lost(positions | unknown)
+        return positions
 
     def skip_lost(self, positions: Mapping[int, int]) -> dict[int, int]:
         """Put what lies before the log's first offset on record as lost; returns positions that exist."""

@@ -271,7 +271,7 @@ def _totals(row: Sequence[Any]) -> PartitionTotals:
         [OffsetRange(int(partition), int(s), int(e)) for s, e in ranges] for ranges in (figures[10], figures[11])
     )
     key = PartitionKey(str(topic), str(topic_id), int(partition))
-    return replace(PartitionTotals(key, *map(int, figures[:9])), owed=subtracted(skipped, filled))
+    return PartitionTotals(key, *map(int, figures[:9]), owed=subtracted(skipped, filled))
 
 
 def _bounds(scope: Scope) -> dict[str, Any]:

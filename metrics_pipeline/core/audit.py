@@ -1,7 +1,7 @@
 """The verdict of an audit: figures in, contradictions out."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from metrics_pipeline.core.grains import UNIT
@@ -36,7 +36,7 @@ class PartitionTotals:
     dead_letters: int
     skipped: int
     lost: int
-    owed: tuple[OffsetRange, ...] = ()
+    owed: tuple[OffsetRange, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,16 +129,35 @@ class FencedOffsets:
         return Producer(client_config(self._bootstrap_servers, self._settings, **more))
 
 
+class CommittedOffsets:
+    """What the pipeline's group commits, for whoever only looks. Close it, or use it as a context manager."""
+
+    def __init__(self, bootstrap_servers: str, settings: KafkaSettings) -> None:
+        self._settings = settings
+        more = {"group.id": settings.group, "enable.auto.commit": False}
+        self._consumer = Consumer(client_config(bootstrap_servers, settings, **more))
+
+    def __enter__(self) -> "CommittedOffsets":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def read(self, partitions: Sequence[int]) -> Mapping[int, Commit]:
+        """Raises KafkaUnavailableError."""
+        settings = self._settings
+        return read_committed(self._consumer, settings.topic, partitions, settings.request_timeout_seconds)
+
+
 def committed_offsets(
     bootstrap_servers: str, settings: KafkaSettings, partitions: Sequence[int]
 ) -> Mapping[int, Commit]:
     """What the pipeline's group has committed, for whoever only looks. Raises KafkaUnavailableError."""
-    more = {"group.id": settings.group, "enable.auto.commit": False}
-    consumer = Consumer(client_config(bootstrap_servers, settings, **more))
-    try:
-        return read_committed(consumer, settings.topic, partitions, settings.request_timeout_seconds)
-    finally:
-        consumer.close()
+    with CommittedOffsets(bootstrap_servers, settings) as offsets:
+        return offsets.read(partitions)
 
 
 def read_committed(

@@ -1,15 +1,18 @@
 """Live events first, the backlog later, on a real broker and a real server: fresh at once, exact in the end."""
 
 import time
+from contextlib import suppress
 
+import pytest
 from confluent_kafka import Producer
 
 from metrics_pipeline.assembly import DrainRun, at_once, audit, run_drain
 from metrics_pipeline.drain import DrainReport
-from metrics_pipeline.owed_assembly import owed_ranges
+from metrics_pipeline.owed_assembly import fill_owed, owed_ranges
 from metrics_pipeline.settings import Settings, kafka_address
+from metrics_pipeline.steps import Step
 from tests.integration.events import events
-from tests.integration.pipeline import counts, drain_once, send
+from tests.integration.pipeline import CrashError, assert_exact, counts, crash_at, drain_once, send
 
 HOUR_MS = 3_600_000
 
@@ -51,3 +54,45 @@ def test_a_jump_skips_by_hours_and_the_audit_names_it(settings: Settings) -> Non
     assert verdict.problems == ()
     assert verdict.owed_offsets == 55
     assert counts(settings).raw == 17
+
+
+def test_a_crash_before_any_step_of_a_jump_is_finished_by_the_next_run(settings: Settings) -> None:
+    hour_ms = time.time_ns() // 1_000_000 // HOUR_MS * HOUR_MS
+    for hour in (3, 2, 1):
+        send_at(settings, 20, hour_ms - hour * HOUR_MS, seed=hour)
+    crashes = ((Step.INTENT, 1), (Step.LEDGER, 1), (Step.INTENT, 2), (Step.LEDGER, 2), (Step.CLOSE, 1))
+    for number, (step, occurrence) in enumerate(crashes):
+        with pytest.raises(CrashError):
+            jump(settings, observe=crash_at(step, occurrence))
+        verdict = audit(settings)
+        assert verdict.problems == ()
+        send_at(settings, 20, hour_ms, seed=10 + number)
+    jump(settings)
+    assert sum(entry.offsets for entry in owed_ranges(settings)) == 160
+    assert counts(settings).raw == 0
+    fill_owed(settings, None, "fill")
+    assert_exact(settings, events=160)
+    assert owed_ranges(settings) == ()
+
+
+@pytest.mark.parametrize("step", list(Step))
+@pytest.mark.parametrize("occurrence", [1, 2])
+def test_a_fill_that_crashes_before_any_step_loses_and_doubles_nothing(
+    settings: Settings, step: Step, occurrence: int
+) -> None:
+    small = settings.model_copy(update={"drain": settings.drain.model_copy(update={"flush_events": 100})})
+    sent = events(300)
+    send(settings, [*sent, b"{", *sent[:20], None], partition=0)
+    jump(settings)
+    send(settings, [*sent[:10], *events(50, seed=1)], partition=0)
+    assert drain_once(settings).inserted == 60
+    if step is Step.RECOVER:
+        with pytest.raises(CrashError):
+            fill_owed(small, None, "first", observe=crash_at(Step.EVENTS))
+    with suppress(CrashError):
+        fill_owed(small, None, "second", observe=crash_at(step, occurrence))
+    verdict = audit(settings)
+    assert verdict.problems == ()
+    fill_owed(small, None, "third")
+    assert_exact(settings, events=350, dead=2)
+    assert owed_ranges(settings) == ()

@@ -1,4 +1,4 @@
-"""Puts the fill of what was skipped together from settings. Command line and Dagster both start here."""
+"""Puts the jump to the head and the fill of what it skipped together from settings, for command line and Dagster."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -8,12 +8,16 @@ from itertools import groupby
 import polars as pl
 
 from metrics_pipeline.assembly import (
+    DrainRun,
+    at_once,
     check_schema,
     event_limits,
     owed_group,
     replay_group,
     rollups,
+    run_drain,
     say_waiting,
+    shard_owner,
     warehouse_of,
 )
 from metrics_pipeline.clickhouse.books import ClickHouseBooks
@@ -23,11 +27,13 @@ from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.core.batch import BatchLimits
 from metrics_pipeline.core.dead_letters import SLOT, decode_chunk
 from metrics_pipeline.core.grains import UNIT
-from metrics_pipeline.core.ledger import FILL, minutes_of
+from metrics_pipeline.core.ledger import FILL, LedgerEntry, minutes_of
 from metrics_pipeline.core.offsets import OffsetRange, Owner, open_batches
 from metrics_pipeline.core.owed import OwedEntry
 from metrics_pipeline.delivery import Delivery, Source
+from metrics_pipeline.jump import skipped_hours
 from metrics_pipeline.kafka.admin import describe_topic
+from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.kafka.offsets import CommittedOffsets, FencedOffsets
 from metrics_pipeline.owed import Fill, FillReport
@@ -45,6 +51,41 @@ logger = logging.getLogger("metrics_pipeline.fill")
 
 FILL_OWNER = Owner(1, 0)
 """Of the side group of fills: one at a time."""
+
+
+def shards_of(settings: Settings, shard: int | None) -> tuple[int, ...]:
+    """The one that is asked for, or all."""
+    return tuple(range(settings.drain.shards)) if shard is None else (shard,)
+
+
+def preview_jump(settings: Settings, shards: Sequence[int]) -> tuple[OwedEntry, ...]:
+    """What a jump of these shards would skip now, the oldest hour first; commits nothing."""
+    address = kafka_address(settings)
+    retry = Retry(SystemClock(), settings.drain.retry_seconds, lambda: False, say_waiting)
+    lags = retry.call(lambda: read_lag(address, settings.kafka))
+    partitions = [p for shard in shards for p in shard_owner(settings, shard, tuple(lags)).partitions(lags)]
+    with KafkaLog(address, settings.kafka) as log:
+        heads = {p: max(lags[p].high, lags[p].next_offset) for p in partitions}
+        return tuple(skipped_hours(log, retry, {p: lags[p].next_offset for p in partitions}, heads))
+
+
+def jump_to_head(
+    settings: Settings,
+    shards: Sequence[int],
+    run_id: str,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    on_entry: Callable[[LedgerEntry], None] = lambda _entry: None,
+) -> int:
+    """Let these shards go on at the head, fencing their drains; returns the offsets that are owed since.
+
+    Each is a drain run that jumps and ends. The next drain goes on at the head.
+    """
+    owed = 0
+    for shard in shards:
+        run = DrainRun(f"{run_id}-{shard}" if len(shards) > 1 else run_id, shard, is_jumping=True)
+        owed += run_drain(settings, run, at_once, stop=stop, on_entry=on_entry).owed
+    return owed
 
 
 def owed_ranges(settings: Settings) -> tuple[OwedEntry, ...]:

@@ -4,16 +4,24 @@ import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from datetime import UTC, datetime
 
 import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from prometheus_client import CollectorRegistry
 
 from metrics_pipeline.assembly import DrainRun, at_once, audit, run_drain, until_window_ends
+from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.questions.completeness import incomplete_minutes
+from metrics_pipeline.clickhouse.signals import LedgerScope, read_flow, read_landed
 from metrics_pipeline.core.offsets import OffsetRange
 from metrics_pipeline.core.owed import owed_hours
+from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.drain import DrainReport
 from metrics_pipeline.errors import FencedError, RetryableError
+from metrics_pipeline.exporter.collector import PipelineCollector
+from metrics_pipeline.observe import look
 from metrics_pipeline.owed import FillReport
 from metrics_pipeline.owed_assembly import fill_owed, owed_ranges
 from metrics_pipeline.settings import Settings, kafka_address
@@ -265,3 +273,57 @@ def test_a_fill_waits_for_a_batch_that_a_dead_drain_left_open_and_says_so(settin
     drain_once(settings)
     fill_owed(settings, None, "second")
     assert_exact(settings, events=200)
+
+
+def test_a_run_with_more_lag_than_the_policy_allows_jumps_by_itself(settings: Settings) -> None:
+    patient, impatient = (
+        settings.model_copy(update={"drain": settings.drain.model_copy(update={"jump_lag_offsets": lag})})
+        for lag in (100, 99)
+    )
+    send(settings, events(100))
+    assert drain_once(patient).owed == 0
+    send(settings, events(100, seed=1))
+    assert drain_once(impatient).owed == 100
+    fill_owed(settings, None, "fill")
+    assert_exact(settings, events=200)
+
+
+def test_figures_tell_fills_from_drains(settings: Settings) -> None:
+    """Old messages that a fill lands are no late ones; they count in totals; what is owed is told until then."""
+    hour_ms = time.time_ns() // 1_000_000 // HOUR_MS * HOUR_MS
+    scope = LedgerScope(settings.kafka.topic, settings.kafka.group)
+    send_at(settings, 100, hour_ms - 2 * HOUR_MS, seed=1, partition=1)
+    jump(settings)
+    send(settings, [*events(50, seed=2), b"{"], partition=0)
+    drain_once(settings)
+    with connect(settings) as client:
+        assert look(settings, client).owed == 100
+        assert owed_metric(settings) == 100
+        minutes = TimeRange(
+            datetime.fromtimestamp(hour_ms / 1_000 - 7_200, UTC), datetime.fromtimestamp(hour_ms / 1_000 - 7_140, UTC)
+        )
+        assert [i.reason for i in incomplete_minutes(client, minutes)] == ["owed"]
+        fill_owed(settings, None, "fill")
+        overview = look(settings, client)
+        assert (overview.owed, overview.lag, owed_metric(settings)) == (0, 0, 0)
+        assert incomplete_minutes(client, minutes) == ()
+        statistics = overview.statistics
+        assert (statistics.batches, statistics.consumed, statistics.inserted) == (2, 151, 150)
+        assert statistics.freshness is not None
+        assert statistics.freshness.max < 3_600
+        landed = read_landed(client, scope)
+        assert set(landed) == {0}, "a fill says nothing of whether drains stand still"
+        flow = read_flow(client, scope, landed, window_seconds=300, lost_window_seconds=300)
+        assert flow.freshness_p99_seconds is not None
+        assert flow.freshness_p99_seconds < 3_600
+
+
+def owed_metric(settings: Settings) -> float:
+    collector, registry = PipelineCollector(settings, limit_seconds=60), CollectorRegistry()
+    registry.register(collector)
+    try:
+        found = registry.get_sample_value("metrics_pipeline_owed_offsets", {"topic": settings.kafka.topic})
+    finally:
+        collector.close()
+    assert found is not None
+    return found

@@ -28,10 +28,12 @@ from metrics_pipeline.core.ending import AtOffsets, AtWindowEnd, Ending
 from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.minutes import EVERYTHING, Scope
 from metrics_pipeline.core.offsets import OpenBatch, Owner, open_batches
+from metrics_pipeline.core.owed import GROUP_SUFFIX as OWED_GROUP_SUFFIX
 from metrics_pipeline.delivery import Delivery, Source
 from metrics_pipeline.drain import Drain, DrainReport
 from metrics_pipeline.errors import ConfigurationError, RetryableError, SchemaMismatchError
-from metrics_pipeline.kafka.admin import describe_topic, ensure_topic
+from metrics_pipeline.jump import Jump
+from metrics_pipeline.kafka.admin import TopicDescription, describe_topic, ensure_topic
 from metrics_pipeline.kafka.handover import KafkaHandover
 from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.kafka.offsets import FencedOffsets, committed_offsets
@@ -52,11 +54,15 @@ EndingOf = Callable[[Log, Sequence[int]], Ending]
 
 @dataclass(frozen=True, slots=True)
 class DrainRun:
-    """Which shard is drained, by whom, and whether another run may be at it right now."""
+    """Which shard is drained, by whom, and whether another run may be at it right now.
+
+    `is_jumping`: it begins at the head, however little it is behind.
+    """
 
     run_id: str
     shard: int = 0
     has_predecessor: bool = False
+    is_jumping: bool = False
 
 
 def prepare(settings: Settings) -> None:
@@ -69,6 +75,11 @@ def prepare(settings: Settings) -> None:
 def until_caught_up(log: Log, partitions: Sequence[int]) -> Ending:
     """Ends at what is the high watermark now."""
     return AtOffsets({p: marks.high for p, marks in log.watermarks(partitions).items()})
+
+
+def at_once(_log: Log, _partitions: Sequence[int]) -> Ending:
+    """Ends before anything is fetched: the run takes over, recovers, jumps if it is to, and closes."""
+    return AtOffsets({})
 
 
 def until_window_ends(settings: Settings) -> EndingOf:
@@ -114,6 +125,7 @@ def run_drain(
         source = Source(settings.kafka.group, log.topic_id, run.run_id)
         delivery = Delivery(source, ownership, warehouse, clock, retry, observe=observe)
         partitions = owner.partitions(log.partitions())
+        jump_lag = 0 if run.is_jumping else settings.drain.jump_lag_offsets
         drain = Drain(
             log,
             delivery,
@@ -127,6 +139,7 @@ def run_drain(
             stop=stop,
             on_entry=land,
             observe=observe,
+            jump=None if jump_lag is None else Jump(log, delivery, retry, jump_lag, land, stop),
         )
         ending = retry.call(lambda: ending_of(log, partitions))
         report.reason = drain.run(partitions, ending, has_predecessor=run.has_predecessor)
@@ -190,7 +203,7 @@ def audit(settings: Settings, scope: Scope = EVERYTHING, *, deep: bool = False) 
             description.topic_id,
             SystemClock(),
             deep=deep,
-            replaying=lambda: _open_chunks(settings),
+            beside=lambda: open_beside_drains(settings, description),
         ).run(scope)
 
 
@@ -215,18 +228,25 @@ def _units_in_flight(settings: Settings, client: Client, start_seconds: int, end
     books = ClickHouseBooks(client, settings.kafka.topic, description.topic_id, settings.kafka.group)
     intents = (
         *open_batches(committed_offsets(address, settings.kafka, description.partitions)),
-        *_open_chunks(settings),
+        *open_beside_drains(settings, description),
     )
     landed = books.landed([batch.token for batch in intents]) if intents else frozenset()
     ranges = [r for batch in intents if batch.token not in landed for r in batch.ranges]
     return units_of(books.open_minutes(Scope(start_seconds, end_seconds), ranges)) if ranges else frozenset()
 
 
-def _open_chunks(settings: Settings) -> tuple[OpenBatch, ...]:
-    """The chunk of dead letters that a replay is landing or left half done."""
+def open_beside_drains(settings: Settings, topic: TopicDescription) -> tuple[OpenBatch, ...]:
+    """What a replay of dead letters, or a fill, is landing or left half done."""
+    commits = committed_offsets(kafka_address(settings), owed_group(settings), topic.partitions)
+    filling = open_batches({p: c for p, c in commits.items() if c.topic_id == topic.topic_id})
     commits = committed_offsets(kafka_address(settings), replay_group(settings), (SLOT,))
     chunk = decode_chunk(commits.get(SLOT))
-    return () if chunk is None else (chunk.as_open_batch,)
+    return filling if chunk is None else (*filling, chunk.as_open_batch)
+
+
+def owed_group(settings: Settings) -> KafkaSettings:
+    """The side group of fills: who may fill, and the batch that is open."""
+    return settings.kafka.model_copy(update={"group": settings.kafka.group + OWED_GROUP_SUFFIX})
 
 
 def replay_group(settings: Settings) -> KafkaSettings:

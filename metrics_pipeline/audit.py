@@ -65,8 +65,7 @@ class _Findings:
 class Audit:
     """Audits the books of one topic.
 
-    `committed` reads what is committed at the moment of the call, `replaying` the open chunk of a replay of dead
-    letters.
+    `committed` reads what is committed at the moment of the call, `beside` what replays and fills have open.
     """
 
     def __init__(
@@ -77,14 +76,14 @@ class Audit:
         clock: Clock,
         *,
         deep: bool = False,
-        replaying: Callable[[], Sequence[OpenBatch]] = tuple,
+        beside: Callable[[], Sequence[OpenBatch]] = tuple,
     ) -> None:
         self._books = books
         self._committed = committed
         self._topic_id = topic_id
         self._clock = clock
         self._deep = deep
-        self._replaying = replaying
+        self._beside = beside
 
     def run(self, scope: Scope) -> Verdict:
         """Read what is in scope and judge it. That the ranges of offsets tile is checked whatever the scope."""
@@ -104,6 +103,7 @@ class Audit:
             Books(
                 ledger=ledger,
                 tail=unaccounted_tail(ledger, self._topic_id, committed),
+                owed=ledger.owed(self._topic_id),
                 dead_letter_rows=dead_letter_rows,
                 ledger_events=int(first.table["ledger"].sum()) + first.look.after.unnoted.inserted,
                 raw_rows=int(first.table["raw"].sum()),
@@ -134,7 +134,7 @@ class Audit:
 
     def _open_batches(self) -> tuple[OpenBatch, ...]:
         """Batches with an open intent and without a ledger row, read in this order."""
-        intents = (*open_batches(self._committed()), *self._replaying())
+        intents = (*open_batches(self._committed()), *self._beside())
         landed = self._books.landed([batch.token for batch in intents]) if intents else frozenset()
         return tuple(batch for batch in intents if batch.token not in landed)
 

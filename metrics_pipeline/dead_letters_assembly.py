@@ -6,7 +6,14 @@ from contextlib import ExitStack
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.assembly import check_schema, event_limits, replay_group, say_waiting, warehouse_of
+from metrics_pipeline.assembly import (
+    check_schema,
+    event_limits,
+    open_beside_drains,
+    replay_group,
+    say_waiting,
+    warehouse_of,
+)
 from metrics_pipeline.clickhouse.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.dead_letters import ClickHouseDeadLetters
@@ -113,8 +120,11 @@ def _reading(settings: Settings, client: Client, topic: TopicDescription, retry:
 
 
 def _open_tokens(settings: Settings, client: Client, topic: TopicDescription) -> frozenset[str]:
-    """Batches of drains that are on their way."""
-    intents = open_batches(committed_offsets(kafka_address(settings), settings.kafka, topic.partitions))
+    """Batches of drains and fills that are on their way."""
+    intents = (
+        *open_batches(committed_offsets(kafka_address(settings), settings.kafka, topic.partitions)),
+        *open_beside_drains(settings, topic),
+    )
     books = ClickHouseBooks(client, settings.kafka.topic, topic.topic_id, settings.kafka.group)
     tokens = [batch.token for batch in intents]
     return frozenset(tokens) - (books.landed(tokens) if tokens else frozenset())

@@ -13,6 +13,7 @@ from metrics_pipeline.defs.dead_letters import (
 )
 from metrics_pipeline.defs.drain import drain
 from metrics_pipeline.defs.drift import check_rollups, drift_job, drift_schedule
+from metrics_pipeline.defs.fresh_first import fill_owed_job, fresh_first_job
 from metrics_pipeline.defs.relay import relay
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.rollups import BUILT_ASSETS, REBUILD_JOBS, stale_rollups
@@ -20,7 +21,16 @@ from metrics_pipeline.defs.rollups import BUILT_ASSETS, REBUILD_JOBS, stale_roll
 defs = Definitions(
     assets=[*ASSETS, *BUILT_ASSETS.values()],
     asset_checks=[audit_books, check_rollups, dead_letters_replayed_in_time],
-    jobs=[drain, audit_job, drift_job, replay_dead_letters_job, dead_letters_check_job, *REBUILD_JOBS.values()],
+    jobs=[
+        drain,
+        fresh_first_job,
+        fill_owed_job,
+        audit_job,
+        drift_job,
+        replay_dead_letters_job,
+        dead_letters_check_job,
+        *REBUILD_JOBS.values(),
+    ],
     schedules=[audit_schedule, drift_schedule, dead_letters_check_schedule],
     sensors=[relay, stale_rollups, alerts],
     resources={"pipeline": PipelineResource()},

@@ -4,6 +4,7 @@
     LOOK_UP  drop what other batches have stored already
     EVENTS   insert into raw_events (its view fills rollup_1m), under the token
     VERDICT  only where the server refused rows: commit how far the search for them has come, then insert the next part
+    SETTLE   only of a fill: take back what somebody else stored in the same moment
     DEAD     insert the dead letters, under the token
     LEDGER   insert the account, under the token
     CLOSE    commit the end, when no next batch follows
@@ -22,7 +23,16 @@ import polars as pl
 from metrics_pipeline.core.batch import MicroBatch
 from metrics_pipeline.core.bisection import Bisection, Slice
 from metrics_pipeline.core.deduplicate import deduplicate
-from metrics_pipeline.core.ledger import LedgerEntry, accounts_of, freshness_of, minutes_of
+from metrics_pipeline.core.ledger import (
+    DRAIN,
+    NO_SHARD,
+    OWED,
+    Freshness,
+    LedgerEntry,
+    accounts_of,
+    freshness_of,
+    minutes_of,
+)
 from metrics_pipeline.core.offsets import Commit, Intent, OpenBatch, batch_token
 from metrics_pipeline.core.refusal import refused_dead_letters
 from metrics_pipeline.errors import RejectedError, StopError
@@ -30,6 +40,7 @@ from metrics_pipeline.event import IDENTITY, NO_DEAD_LETTERS, NO_EVENTS
 from metrics_pipeline.ownership import Ownership
 from metrics_pipeline.ports import Clock, Warehouse
 from metrics_pipeline.retry import Retry
+from metrics_pipeline.settling import Settling
 from metrics_pipeline.steps import Step
 
 _T = TypeVar("_T")
@@ -42,11 +53,13 @@ _ROW = "row"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where batches come from and who drains them: names that go into tokens and the ledger."""
+    """Where batches come from and who delivers them: names that go into tokens and the ledger."""
 
     group: str
     topic_id: str
     run_id: str
+    entries: str = DRAIN
+    """Source of the ledger entries: DRAIN or FILL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +88,7 @@ class Delivery:
         retry: Retry,
         *,
         observe: Callable[[Step], None],
+        settling: Settling | None = None,
     ) -> None:
         self._source = source
         self._ownership = ownership
@@ -82,6 +96,7 @@ class Delivery:
         self._clock = clock
         self._retry = retry
         self._observe = observe
+        self._settling = settling
         self._unclosed: dict[int, int] = {}
 
     @property
@@ -89,7 +104,7 @@ class Delivery:
         return bool(self._unclosed)
 
     def token(self, batch: MicroBatch) -> str:
-        return batch_token(self._source.group, self._source.topic_id, batch.ranges)
+        return batch_token(self._source.group, self._source.topic_id, batch.ranges, batch.note)
 
     def claim(self, positions: Mapping[int, int]) -> None:
         """Put on record where reading begins, of partitions that nothing was committed of."""
@@ -99,11 +114,11 @@ class Delivery:
     def deliver(self, batch: MicroBatch) -> LedgerEntry:
         """Land a new batch."""
         started_ms = self._clock.now_ms()
-        opened = OpenBatch(self.token(batch), batch.ranges, opened_ms=started_ms, verdicts="")
+        opened = OpenBatch(self.token(batch), batch.ranges, opened_ms=started_ms, verdicts="", note=batch.note)
         self._observe(Step.INTENT)
         commit = self._timed(lambda: self._ownership.commit(self._closing() | self._opening(opened)))
         self._unclosed = {}
-        return self._land(batch, opened, _whole, started_ms, commit.duration_ms)
+        return self._land(batch, opened, _whole, started_ms, commit.duration_ms, is_repeat=False)
 
     def redeliver(self, batch: MicroBatch, opened: OpenBatch) -> LedgerEntry:
         """Land a batch whose intent an earlier run left open."""
@@ -116,7 +131,7 @@ class Delivery:
                 opened.token,
             )
             still_missing = self._missing
-        return self._land(batch, opened, still_missing, self._clock.now_ms(), 0)
+        return self._land(batch, opened, still_missing, self._clock.now_ms(), 0, is_repeat=True)
 
     def note_landed(self, ends: Mapping[int, int]) -> None:
         """An earlier run landed everything up to `ends`; only the close is missing."""
@@ -136,21 +151,24 @@ class Delivery:
         missing: Callable[[pl.DataFrame], pl.DataFrame],
         started_ms: int,
         commit_duration_ms: int,
+        *,
+        is_repeat: bool,
     ) -> LedgerEntry:
         unique = deduplicate(pl.concat([NO_EVENTS, *batch.events])).events.with_row_index(_ROW)
-        look_up = self._timed(lambda: self._drop_stored(unique, batch))
+        look_up = self._timed(lambda: self._drop_stored(unique, batch, is_repeat=is_repeat))
         insert = self._timed(
             lambda: self._insert_events(batch, opened, len(unique), look_up.result, missing(look_up.result))
         )
-        landed = insert.result
+        landed = self._settled(batch, unique if is_repeat else insert.result.events, insert.result)
         visible_ms = self._clock.now_ms()
         dead_letters = pl.concat([NO_DEAD_LETTERS, *batch.dead_letters, landed.refused])
         self._insert(Step.DEAD, self._warehouse.insert_dead_letters, dead_letters, opened.token)
         event_times_ms = landed.events["timestamp"].cast(pl.Int64).to_list()
+        is_live = self._source.entries == DRAIN and not batch.is_owed
         entry = LedgerEntry(
             token=opened.token,
             topic_id=self._source.topic_id,
-            shard=self._ownership.owner.shard,
+            shard=self._ownership.owner.shard if is_live else NO_SHARD,
             run_id=self._source.run_id,
             accounts=accounts_of(batch, landed.events, dead_letters),
             size_bytes=batch.size_bytes,
@@ -163,21 +181,26 @@ class Delivery:
             commit_duration_ms=commit_duration_ms,
             look_up_duration_ms=look_up.duration_ms,
             insert_duration_ms=insert.duration_ms,
-            freshness=freshness_of(landed.events["kafka_timestamp"], visible_ms),
+            freshness=freshness_of(landed.events["kafka_timestamp"], visible_ms) if is_live else Freshness((), ()),
             minutes=minutes_of(landed.events["timestamp"]),
+            source=OWED if batch.is_owed else self._source.entries,
         )
         self._observe(Step.LEDGER)
         self._as_owner(lambda: self._warehouse.insert_ledger_entry(entry))
         self.note_landed(batch.ends)
         return entry
 
-    def _drop_stored(self, events: pl.DataFrame, batch: MicroBatch) -> pl.DataFrame:
+    def _drop_stored(self, events: pl.DataFrame, batch: MicroBatch, *, is_repeat: bool) -> pl.DataFrame:
         if not len(events):
             return events
         self._observe(Step.LOOK_UP)
         stored = self._retry.call(lambda: self._warehouse.existing(events, batch.ranges))
         if not len(stored):
             return events
+        if is_repeat:
+            # What the earlier try stored is this batch's, even if a fill has stored it, too: that takes it back.
+            found = events.join(stored, on=IDENTITY, how="semi")
+            stored = stored.join(self._retry.call(lambda: self._warehouse.own(found)), on=IDENTITY, how="anti")
         return events.join(stored, on=IDENTITY, how="anti", maintain_order="left")
 
     def _missing(self, events: pl.DataFrame) -> pl.DataFrame:
@@ -212,6 +235,12 @@ class Delivery:
     def _insert_part(self, batch_token: str, part: Slice, rows: int, missing: pl.DataFrame) -> None:
         token = batch_token if part.rows == rows else part.token(batch_token)
         self._insert(Step.EVENTS, self._warehouse.insert_events, _rows_of(part, rows, missing).drop(_ROW), token)
+
+    def _settled(self, batch: MicroBatch, suspects: pl.DataFrame, landed: _Landed) -> _Landed:
+        if self._settling is None or not len(suspects):
+            return landed
+        self._observe(Step.SETTLE)
+        return _Landed(self._settling.settle(suspects, landed.events, batch.ranges), landed.refused)
 
     def _assure_nothing_landed(self, part: Slice, rows: int, missing: pl.DataFrame, error: RejectedError) -> None:
         """A part that has landed must not be cut, though the server refuses it now: a rule may have come since."""
@@ -253,7 +282,7 @@ class Delivery:
 
     def _opening(self, opened: OpenBatch, verdicts: str = "") -> dict[int, Commit]:
         return {
-            r.partition: self._commit_at(r.start, Intent(r.end, opened.token, opened.opened_ms, verdicts))
+            r.partition: self._commit_at(r.start, Intent(r.end, opened.token, opened.opened_ms, verdicts, opened.note))
             for r in opened.ranges
         }
 

@@ -1,6 +1,6 @@
 """The drain: one run over one shard. The only owner of the order of steps.
 
-    take over -> [fetch -> decode -> build]* -> deliver -> ... -> flush -> close
+    take over -> (jump) -> [fetch -> decode -> build]* -> deliver -> ... -> flush -> close
 
 Two batches exist at a time: one is being built by the caller's thread, one is being delivered by a second thread.
 While the second is busy and the first is full, nothing is fetched: memory is bounded whatever the lag.
@@ -15,9 +15,10 @@ from functools import partial
 from metrics_pipeline.core.batch import BatchBuilder, BatchLimits
 from metrics_pipeline.core.decode import EventLimits, decode
 from metrics_pipeline.core.ending import Ending, Reason, Situation
-from metrics_pipeline.core.ledger import LedgerEntry, weighted_quantile
+from metrics_pipeline.core.ledger import OWED, LedgerEntry, weighted_quantile
 from metrics_pipeline.delivery import Delivery
 from metrics_pipeline.errors import FencedError, KafkaUnavailableError, OffsetOutOfRangeError
+from metrics_pipeline.jump import Jump
 from metrics_pipeline.ports import Clock, Handover, Job, Log, Worker
 from metrics_pipeline.steps import Step
 from metrics_pipeline.takeover import Takeover
@@ -47,6 +48,8 @@ class DrainReport:
     duplicates: int = 0
     dead_letters: int = 0
     lost: int = 0
+    owed: int = 0
+    """Offsets that it skipped to be at the head."""
     freshness_ms: Counter[int] = field(default_factory=Counter)
     """Events per age class (upper border, milliseconds) when they became visible."""
 
@@ -55,7 +58,8 @@ class DrainReport:
         return weighted_quantile(self.freshness_ms, quantile) / 1000
 
     def add(self, entry: LedgerEntry) -> None:
-        self.batches += 1
+        self.batches += entry.source != OWED
+        self.owed += entry.owed
         self.consumed += entry.consumed
         self.inserted += entry.inserted
         self.duplicates += entry.duplicates
@@ -67,7 +71,7 @@ class DrainReport:
 class Drain:
     """Drains partitions of a log into a warehouse until an ending, or `stop`, says so.
 
-    `on_entry` hears, in the caller's thread, of each landed batch.
+    `on_entry` hears, in the caller's thread, of each landed batch. With a `jump` the run may begin at the head.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class Drain:
         stop: Callable[[], bool],
         on_entry: Callable[[LedgerEntry], None],
         observe: Callable[[Step], None],
+        jump: Jump | None = None,
     ) -> None:
         self._log = log
         self._delivery = delivery
@@ -98,6 +103,7 @@ class Drain:
         self._stop = stop
         self._on_entry = on_entry
         self._observe = observe
+        self._jump = jump
         self._builder = BatchBuilder({}, batch_limits)
         self._delivering: Job[LedgerEntry | None] | None = None
         self._last_message_seconds = 0.0
@@ -116,7 +122,8 @@ class Drain:
             self._takeover.rehearse(partitions)
             self._await_release()
         try:
-            self._read_from(self._takeover.start(partitions))
+            positions = self._takeover.start(partitions)
+            self._read_from(self._jump.ahead(positions) if self._jump else positions)
             reason = self._pump(ending)
             self._flush()
         except FencedError as error:

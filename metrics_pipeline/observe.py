@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from clickhouse_connect.driver.client import Client
 
+from metrics_pipeline.clickhouse.owed import read_owed
+from metrics_pipeline.clickhouse.signals import LedgerScope
 from metrics_pipeline.clickhouse.statistics import Statistics, read_statistics
 from metrics_pipeline.core.offsets import Owner
 from metrics_pipeline.kafka.lag import PartitionLag, read_lag
@@ -18,11 +20,12 @@ _DRAIN_RUNS = """{ runsOrError(filter: {pipelineName: "drain"}, limit: 100) {
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """`produced` counts offsets ever written to the topic; `shards` is lag per shard."""
+    """`produced` counts offsets ever written to the topic; `shards` is lag per shard; `owed` offsets were skipped."""
 
     produced: int
     lag: int
     shards: tuple[int, ...]
+    owed: int
     statistics: Statistics
 
 
@@ -34,6 +37,7 @@ def look(settings: Settings, client: Client, *, since_ms: int = 0, freshness_sec
         produced=sum(lag.high for lag in lags.values()),
         lag=sum(lag.offsets for lag in lags.values()),
         shards=_per_shard(lags, settings.drain.shards),
+        owed=sum(e.offsets for e in read_owed(client, LedgerScope(settings.kafka.topic, settings.kafka.group))),
         statistics=statistics,
     )
 

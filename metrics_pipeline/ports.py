@@ -45,6 +45,13 @@ class Log(Protocol):
         """The offsets that the log holds, committed records only. Raises KafkaUnavailableError."""
         ...
 
+    def offsets_at(self, partitions: Sequence[int], time_ms: int) -> Mapping[int, int]:
+        """The first offset of each whose message has that time or a later one; partitions without one have none.
+
+        Grows with the time, in whatever order the times of messages are. Raises KafkaUnavailableError.
+        """
+        ...
+
     def assign(self, positions: Mapping[int, int]) -> None:
         """Read from exactly these offsets on; drops what was fetched ahead."""
         ...
@@ -111,6 +118,14 @@ class Warehouse(Protocol):
         Raises RejectedError if the server refuses a row for its content; then nothing was added. Raises
         ForeignViewError if another view throws; then everything was.
         """
+        ...
+
+    def own(self, events: pl.DataFrame) -> pl.DataFrame:
+        """Those of `events` that raw_events holds from their own messages."""
+        ...
+
+    def remove_events(self, events: pl.DataFrame) -> None:
+        """Delete from raw_events, not from rollups, the rows of these events that their own messages brought."""
         ...
 
     def insert_dead_letters(self, dead_letters: pl.DataFrame, token: str) -> None:

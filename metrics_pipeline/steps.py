@@ -1,4 +1,4 @@
-"""The named steps of a drain run and of a replay; whoever passes `observe` hears of each before it begins."""
+"""The named steps of a drain run (and a fill) and of a replay; `observe` hears of each before it begins."""
 
 from enum import StrEnum
 
@@ -16,6 +16,8 @@ class Step(StrEnum):
     LOOK_UP = "look-up"
     EVENTS = "events"
     VERDICT = "verdict"
+    SETTLE = "settle"
+    """Of a fill alone."""
     DEAD = "dead letters"
     LEDGER = "ledger"
     CLOSE = "close"

@@ -11,25 +11,22 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from metrics_pipeline.core.batch import BatchBuilder, BatchLimits, MicroBatch, lost_batch
+from metrics_pipeline.core.batch import MicroBatch, lost_batch
 from metrics_pipeline.core.decode import EventLimits, decode
 from metrics_pipeline.core.deduplicate import deduplicate
 from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.messages import Messages
 from metrics_pipeline.core.offsets import Commit, OffsetRange, OpenBatch, Watermarks, open_batches
+from metrics_pipeline.core.owed import noted_entry, owed_batch
 from metrics_pipeline.delivery import Delivery
-from metrics_pipeline.errors import KafkaUnavailableError, StopError, TopicMismatchError
+from metrics_pipeline.errors import StopError, TopicMismatchError
 from metrics_pipeline.ownership import Ownership
 from metrics_pipeline.ports import Clock, Log, Warehouse
+from metrics_pipeline.ranges import UNLIMITED, RangeReader, already_lost
 from metrics_pipeline.retry import Retry
 from metrics_pipeline.steps import Step
 
 logger = logging.getLogger("metrics_pipeline.takeover")
-
-_POLL_SECONDS = 0.1
-_POLL_EVENTS = 10_000
-_POLL_BYTES = 16 << 20
-_UNLIMITED = BatchLimits(events=1 << 62, size_bytes=1 << 62, age_seconds=float("inf"))
 
 _REHEARSAL = Messages(
     [0],
@@ -66,11 +63,34 @@ class Takeover:
         self.retry.call(lambda: self.warehouse.existing(unique, ()))
 
     def start(self, partitions: Sequence[int]) -> dict[int, int]:
-        """Own `partitions`; returns partition -> offset to read next, with nothing owed before it.
+        """Own `partitions`; returns partition -> offset to read next, with nothing unfinished before it.
 
         Raises TopicMismatchError if what is committed belongs to another topic.
         """
-        commits = self.ownership.take_over(self.log.partitions())
+        positions = self._finish(partitions, self.ownership.take_over(self.log.partitions()))
+        unknown = self._unknown_starts([p for p in partitions if p not in positions])
+        if unknown:
+            self.delivery.claim(unknown)
+        return self.skip_lost(positions | unknown)
+
+    def resume(self) -> None:
+        """Own all partitions, and finish the batches that earlier runs left open, for a run that goes on elsewhere.
+
+        What was left open of an earlier life of the topic can't be finished any more.
+        """
+        partitions = self.log.partitions()
+        commits = self.ownership.take_over(partitions)
+        present = {p: c for p, c in commits.items() if c.topic_id in ("", self.log.topic_id)}
+        if gone := [c.intent.token for p, c in commits.items() if p not in present and c.intent is not None]:
+            logger.error(
+                "batches %s of a topic that is gone were left open: what of them had landed shows as drifting minutes "
+                "in `metrics-pipeline audit`",
+                sorted(set(gone)),
+            )
+        self._finish(partitions, present)
+
+    def _finish(self, partitions: Sequence[int], commits: Mapping[int, Commit]) -> dict[int, int]:
+        """Finish open batches of `partitions`; returns where these are then, as far as anything is committed."""
         for partition, commit in commits.items():
             if commit.topic_id not in ("", self.log.topic_id):
                 raise TopicMismatchError(
@@ -82,10 +102,7 @@ class Takeover:
             if any(p in positions for p in batch.ends):
                 self._recover(batch)
                 positions |= {p: end for p, end in batch.ends.items() if p in positions}
-        unknown = self._unknown_starts([p for p in partitions if p not in positions])
-        if unknown:
-            self.delivery.claim(unknown)
-        return self.skip_lost(positions | unknown)
+        return positions
 
     def skip_lost(self, positions: Mapping[int, int]) -> dict[int, int]:
         """Put what lies before the log's first offset on record as lost; returns positions that exist."""
@@ -127,8 +144,7 @@ class Takeover:
             logger.info("batch %s had landed, closing it", opened.token)
             self.delivery.note_landed(opened.ends)
             return
-        logger.info("rebuilding batch %s: %s", opened.token, opened.ranges)
-        batch = self._fetch(opened.ranges)
+        batch = self._rebuilt(opened)
         if self.delivery.token(batch) != opened.token:
             raise StopError(
                 f"the open batch {opened.token} doesn't match its partitions {sorted(opened.ends)}, and the ledger has "
@@ -136,32 +152,15 @@ class Takeover:
             )
         self.on_entry(self.delivery.redeliver(batch, opened))
 
-    def _fetch(self, ranges: tuple[OffsetRange, ...]) -> MicroBatch:
-        """Read exactly `ranges`."""
-        ends = {r.partition: r.end for r in ranges}
-        marks = self.retry.call(lambda: self.log.watermarks(sorted(ends)))
-        lost = _already_lost(ranges, marks)
-        builder = BatchBuilder({r.partition: r.start for r in ranges}, _UNLIMITED, lost)
-        builder.advance({r.partition: r.start + lost.get(r.partition, 0) for r in ranges}, 0)
-        # A partition whose range is lost to its end has no such offset any more.
-        self.log.assign({p: position for p, position in builder.positions.items() if position < ends[p]})
-        deadline_seconds = self.clock.monotonic_seconds() + self.retry.limit_seconds
-        while any(builder.positions[p] < end for p, end in ends.items()):
-            now_seconds = self.clock.monotonic_seconds()
-            if now_seconds > deadline_seconds:
-                raise KafkaUnavailableError(f"could not read {ranges} again in {self.retry.limit_seconds:.0f} s")
-            fetched = self.log.poll(_POLL_EVENTS, _POLL_BYTES, _POLL_SECONDS)
-            inside = fetched.messages.before(ends)
-            builder.add(inside, decode(inside, self.events), now_seconds)
-            # A chunk may tell of a partition's end and hold messages of it: whichever is further on.
-            for reached in (fetched.messages.next_offsets(), fetched.ends):
-                builder.advance({p: min(end, ends[p]) for p, end in reached.items()}, now_seconds)
-        return builder.build()
-
-
-def _already_lost(ranges: Sequence[OffsetRange], marks: Mapping[int, Watermarks]) -> dict[int, int]:
-    lost = {r.partition: min(max(marks[r.partition].low, r.start), r.end) - r.start for r in ranges}
-    return {p: offsets for p, offsets in lost.items() if offsets}
+    def _rebuilt(self, opened: OpenBatch) -> MicroBatch:
+        skipped = noted_entry(opened.ranges, opened.note)
+        if skipped is not None:
+            logger.info("skipping %s, as an earlier run began to", opened.ranges)
+            return owed_batch(skipped)
+        logger.info("rebuilding batch %s: %s", opened.token, opened.ranges)
+        marks = self.retry.call(lambda: self.log.watermarks(sorted(opened.ends)))
+        lost = already_lost(opened.ranges, marks)
+        return RangeReader(self.log, self.clock, self.retry, self.events, opened.ranges, lost).next(UNLIMITED)
 
 
 def closing_commits(positions: Mapping[int, int], topic_id: str) -> dict[int, Commit]:

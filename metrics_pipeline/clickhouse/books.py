@@ -6,6 +6,7 @@ those of the present one. Only one group may feed the tables at a time: batches 
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -13,20 +14,26 @@ import polars as pl
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.owed import ClickHouseOwed
 from metrics_pipeline.clickhouse.rollups.tables import TAKEN_ROWS
 from metrics_pipeline.core.audit import BrokenAccount, BrokenRow, Ledger, PartitionKey, PartitionTotals
-from metrics_pipeline.core.ledger import PartitionAccount
+from metrics_pipeline.core.ledger import FILL, OWED, PartitionAccount
 from metrics_pipeline.core.minutes import COUNTS_SCHEMA, MINUTE_SECONDS, LedgerMinutes, Scope, Unnoted
 from metrics_pipeline.core.offsets import OffsetRange
+from metrics_pipeline.core.owed import subtracted
 
 LONGEST_LIST = 1_000
 """So many gaps, overlaps or broken rows are listed at most."""
 
 _ROWS = "FROM batches FINAL"
 _OF_GROUP = "consumer_group = {group:String}"
+_COVERS = f"source != '{OWED}'"
 _PARTS = """ARRAY JOIN partitions AS p, partition_start AS s, partition_end AS e, partition_consumed AS c,
         partition_inserted AS i, partition_duplicates AS d, partition_dead_letters AS dl, partition_skipped AS sk,
         partition_lost AS l"""
+
+_MAX_RANGES = 200_000
+"""So many ranges of a partition that were skipped, or filled, are known at most."""
 
 _IN_SCOPE = """(
         inserted > 0 AND first_event < toDateTime({end:UInt32}, 'UTC')
@@ -37,25 +44,27 @@ _IN_SCOPE = """(
             AND started_at < toDateTime({end:UInt32}, 'UTC'))"""
 """Ledger rows that touch the scope: by their events, or, where they inserted none, by when they landed."""
 
-_TOTALS = """
-    SELECT topic, topic_id, p, min(s), max(e), sumIf(e - s, {touches}), sumIf(c, {touches}), sumIf(i, {touches}),
-        sumIf(d, {touches}), sumIf(dl, {touches}), sumIf(sk, {touches}), sumIf(l, {touches}),
-        sum(sipHash64(s)) - sum(sipHash64(e)) = sipHash64(min(s)) - sipHash64(max(e)) AS tiles
-    {rows} {parts} WHERE {of_group} GROUP BY topic, topic_id, p ORDER BY topic, topic_id, p
+_TOTALS = f"""
+    SELECT topic, topic_id, p, min(s), max(e), sumIf(e - s, {{touches}}), sumIf(c, {{touches}}), sumIf(i, {{touches}}),
+        sumIf(d, {{touches}}), sumIf(dl, {{touches}}), sumIf(sk, {{touches}}), sumIf(l, {{touches}}),
+        sumIf(sipHash64(s), {_COVERS}) - sumIf(sipHash64(e), {_COVERS}) = sipHash64(min(s)) - sipHash64(max(e)),
+        groupArrayIf({_MAX_RANGES})((s, e), source = '{OWED}'),
+        groupArrayIf({_MAX_RANGES})((s, e), source = '{FILL}')
+    {{rows}} {{parts}} WHERE {{of_group}} GROUP BY topic, topic_id, p ORDER BY topic, topic_id, p
 """
 """Ranges with start < end tile exactly if every start but the first is an end, and every end but the last a start, as
-often; sums of 64-bit hashes compare that without sorting. Only where they differ are the ranges put in order."""
-
+often; sums of 64-bit hashes compare that without sorting. Only where they differ are the ranges put in order: also
+where something is owed, which leaves no gap, and overlaps nothing."""
 _ORDERED = """
     SELECT p, s, e, max(e) OVER (
         PARTITION BY p ORDER BY s, e ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before,
         row_number() OVER (PARTITION BY p ORDER BY s, e) AS position
     FROM batches FINAL ARRAY JOIN partitions AS p, partition_start AS s, partition_end AS e
     WHERE topic = {topic:String} AND topic_id = {topic_id:String} AND consumer_group = {group:String}
-        AND p IN {partitions:Array(UInt32)}
-"""
+        AND p IN {partitions:Array(UInt32)}"""
 _GAPS = f"SELECT p, before, s FROM ({_ORDERED}) WHERE position > 1 AND s > before LIMIT {{limit:UInt32}}"
-_OVERLAPS = f"SELECT p, s, least(e, before) FROM ({_ORDERED}) WHERE position > 1 AND s < before LIMIT {{limit:UInt32}}"
+_OVERLAPS = f"""SELECT p, s, least(e, before) FROM ({_ORDERED} AND {_COVERS})
+    WHERE position > 1 AND s < before LIMIT {{limit:UInt32}}"""
 
 _LEDGER_MINUTES = """
     SELECT empty(minutes) AS is_unnoted, toUnixTimestamp(m) AS minute, sum(n) AS events, count() AS batches,
@@ -87,10 +96,12 @@ class ClickHouseBooks:
         touches, bounds = _touches(scope)
         rows = self._rows(
             "the ledger",
-            _TOTALS.format(touches=touches, rows=_ROWS, parts=_PARTS, of_group=_OF_GROUP),
+            _TOTALS.format(touches=f"{touches} AND {_COVERS}", rows=_ROWS, parts=_PARTS, of_group=_OF_GROUP),
             bounds,
         )
-        totals = [PartitionTotals(PartitionKey(r[0], r[1], int(r[2])), *map(int, r[3:12])) for r in rows]
+        totals = [_totals(r) for r in rows]
+        if any(t.owed for t in totals):
+            totals = [self._without_drained(t) for t in totals]
         torn = [int(r[2]) for r in rows if not r[12] and (r[0], r[1]) == (self._topic, self._topic_id)]
         return Ledger(
             totals=tuple(totals),
@@ -116,6 +127,9 @@ class ClickHouseBooks:
                 "partitions": [t.key.partition for t in life],
                 "starts": [t.start for t in life],
                 "ends": [t.end for t in life],
+                "owed_partitions": [r.partition for t in life for r in t.owed],
+                "owed_starts": [r.start for t in life for r in t.owed],
+                "owed_ends": [r.end for t in life for r in t.owed],
             }
             where, bounds = _dead_letters_of(scope)
             sql = f"""SELECT kafka_partition, count() FROM dead_letters FINAL
@@ -124,6 +138,8 @@ class ClickHouseBooks:
                         kafka_partition, {{partitions:Array(UInt32)}}, {{starts:Array(UInt64)}}, toUInt64(0))
                     AND kafka_offset < transform(
                         kafka_partition, {{partitions:Array(UInt32)}}, {{ends:Array(UInt64)}}, toUInt64(0))
+                    AND NOT arrayExists((p, s, e) -> kafka_partition = p AND kafka_offset >= s AND kafka_offset < e,
+                        {{owed_partitions:Array(UInt32)}}, {{owed_starts:Array(UInt64)}}, {{owed_ends:Array(UInt64)}})
                     AND {where}
                 GROUP BY kafka_partition"""
             for partition, count in self._rows("dead_letters", sql, parameters | bounds):
@@ -184,7 +200,7 @@ class ClickHouseBooks:
 
     def _broken_accounts(self, touches: str, bounds: Mapping[str, Any]) -> tuple[BrokenAccount, ...]:
         sql = f"""SELECT batch, p, s, e, c, i, d, dl, sk, l {_ROWS} {_PARTS}
-            WHERE {_OF_GROUP} AND (c != i + d + dl OR e - s != c + sk + l) AND {touches}
+            WHERE {_OF_GROUP} AND {_COVERS} AND (c != i + d + dl OR e - s != c + sk + l) AND {touches}
             ORDER BY batch, p LIMIT {{limit:UInt32}}"""
         return tuple(
             BrokenAccount(
@@ -208,6 +224,13 @@ class ClickHouseBooks:
             BrokenRow(str(batch), int(inserted), int(by_partition), int(by_minute) if is_noted else None)
             for batch, inserted, by_partition, by_minute, is_noted in self._rows("the ledger", sql, bounds)
         )
+
+    def _without_drained(self, totals: PartitionTotals) -> PartitionTotals:
+        """Drains read what is owed if somebody moved offsets back by hand."""
+        if not totals.owed:
+            return totals
+        ledger = ClickHouseOwed(self._client, totals.key.topic, totals.key.topic_id, self._group)
+        return replace(totals, owed=subtracted(totals.owed, ledger.drained(totals.owed)))
 
     def _replayed(self, touches: str, bounds: Mapping[str, Any]) -> int:
         sql = f"SELECT sum(inserted) {_ROWS} WHERE {_OF_GROUP} AND source = 'dead_letters' AND {touches}"
@@ -239,6 +262,16 @@ class ClickHouseBooks:
     def _parameters(self, more: Mapping[str, Any]) -> dict[str, Any]:
         named = {"topic": self._topic, "topic_id": self._topic_id, "group": self._group, "limit": LONGEST_LIST}
         return named | dict(more)
+
+
+def _totals(row: Sequence[Any]) -> PartitionTotals:
+    """Sums and what is owed are of one instant: letters of a fill that lands later are in neither."""
+    topic, topic_id, partition, *figures = row
+    skipped, filled = (
+        [OffsetRange(int(partition), int(s), int(e)) for s, e in ranges] for ranges in (figures[10], figures[11])
+    )
+    key = PartitionKey(str(topic), str(topic_id), int(partition))
+    return PartitionTotals(key, *map(int, figures[:9]), owed=subtracted(skipped, filled))
 
 
 def _bounds(scope: Scope) -> dict[str, Any]:

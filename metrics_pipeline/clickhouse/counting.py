@@ -13,8 +13,9 @@ from typing import Any
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.schema import IS_BATCH
 from metrics_pipeline.clickhouse.signals import LedgerScope
-from metrics_pipeline.core.ledger import DRAIN
+from metrics_pipeline.core.ledger import OWED
 
 STEP_SECONDS = 86_400
 """So much of the ledger is read by one query at most."""
@@ -24,21 +25,20 @@ SETTLE_SECONDS = 600
 _SPAN = """topic = {topic:String} AND consumer_group = {group:String}
     AND visible_at >= {start:DateTime64(3, 'UTC')} AND visible_at < {end:DateTime64(3, 'UTC')}"""
 
-_IS_BATCH = f"source = '{DRAIN}'"
-"""Of a micro-batch: a chunk of replayed dead letters consumes nothing, and took no time in a drain."""
 _LEDGER = f"""
-    SELECT countIf({_IS_BATCH}), sum(consumed), sum(size_bytes), sum(inserted), sum(duplicates),
+    SELECT countIf({IS_BATCH}), sum(consumed), sum(size_bytes), sum(inserted), sum(duplicates),
         sum(skipped), sum(lost),
-        sumForEachIf(arrayMap(b -> consumed <= b, {{messages:Array(Float64)}}), {_IS_BATCH}),
-        sumForEachIf(arrayMap(b -> commit_duration_ms <= b * 1000, {{steps:Array(Float64)}}), {_IS_BATCH}),
-        sumForEachIf(arrayMap(b -> look_up_duration_ms <= b * 1000, {{steps:Array(Float64)}}), {_IS_BATCH}),
-        sumForEachIf(arrayMap(b -> insert_duration_ms <= b * 1000, {{steps:Array(Float64)}}), {_IS_BATCH}),
+        sumForEachIf(arrayMap(b -> consumed <= b, {{messages:Array(Float64)}}), {IS_BATCH}),
+        sumForEachIf(arrayMap(b -> commit_duration_ms <= b * 1000, {{steps:Array(Float64)}}), {IS_BATCH}),
+        sumForEachIf(arrayMap(b -> look_up_duration_ms <= b * 1000, {{steps:Array(Float64)}}), {IS_BATCH}),
+        sumForEachIf(arrayMap(b -> insert_duration_ms <= b * 1000, {{steps:Array(Float64)}}), {IS_BATCH}),
         sum(commit_duration_ms) / 1000, sum(look_up_duration_ms) / 1000, sum(insert_duration_ms) / 1000,
         sumForEach(arrayMap(b -> arraySum((age, n) -> if(age <= b * 1000, n, 0), freshness_ms, freshness_events),
             {{ages:Array(Float64)}})),
         sum(arraySum((age, n) -> age * n, freshness_ms, freshness_events)) / 1000, sum(arraySum(freshness_events))
-    FROM batches FINAL WHERE {_SPAN}
+    FROM batches FINAL WHERE {_SPAN} AND source != '{OWED}'
 """
+"""A chunk of replayed dead letters consumes nothing, and took no time in a drain or a fill; a jump holds nothing."""
 _DEAD_LETTERS = """
     SELECT reason, count() FROM dead_letters FINAL
     WHERE topic = {topic:String} AND stored_at >= {start:DateTime64(3, 'UTC')}

@@ -15,6 +15,7 @@ from metrics_pipeline.clickhouse.ddl import Column, MaterializedView, Table, Uni
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.rollups.tables import BOOKS, ROLLUP_FEEDS, ROLLUP_TABLES, ROLLUP_UNIONS
 from metrics_pipeline.clickhouse.rollups.views import ROLLUP_VIEWS
+from metrics_pipeline.core.ledger import DRAIN, FILL
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.event import IDENTITY, RAW_COLUMNS
 
@@ -68,7 +69,8 @@ BATCHES = Table(
         Column(
             "source",
             "LowCardinality(String) DEFAULT 'drain'",
-            comment="drain, or dead_letters: replayed ones, without partitions and not consumed anew",
+            comment="drain; fill: of what was owed; owed: what a jump skipped, covers nothing; dead_letters: replayed "
+            "ones, without partitions and not consumed anew",
         ),
         Column("topic", "LowCardinality(String)"),
         Column("topic_id", "LowCardinality(String)"),
@@ -111,6 +113,9 @@ BATCHES = Table(
         "visible_index visible_at TYPE minmax GRANULARITY 1",
     ),
 )
+
+IS_BATCH = f"source IN ('{DRAIN}', '{FILL}')"
+"""A condition on rows of the ledger: of a micro-batch, which read messages, and lost some perhaps."""
 
 ALERT_LOG = Table(
     name="alert_log",

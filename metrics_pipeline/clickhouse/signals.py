@@ -7,6 +7,7 @@ from typing import Any
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.core.ledger import DRAIN
 from metrics_pipeline.core.signals import DiskSignal, FlowSignal, StorageSignal
 
 LOOK_BACK_SECONDS = 3_600
@@ -18,7 +19,7 @@ _AGE = "(toUnixTimestamp64Milli(now64(3)) - toUnixTimestamp64Milli(max(visible_a
 
 _LANDED = f"""
     SELECT p, {_AGE} FROM batches ARRAY JOIN partitions AS p
-    WHERE {_OF_GROUP} AND visible_at > now64(3) - {{seconds:UInt32}} GROUP BY p
+    WHERE {_OF_GROUP} AND source = '{DRAIN}' AND visible_at > now64(3) - {{seconds:UInt32}} GROUP BY p
 """
 _COUNTS = f"""
     SELECT sum(consumed), sum(dead_letters) FROM batches FINAL
@@ -68,7 +69,7 @@ class LedgerScope:
 
 
 def read_landed(client: Client, scope: LedgerScope) -> Mapping[int, float]:
-    """Partition -> seconds since a batch of it landed, of those where one did within `LOOK_BACK_SECONDS`."""
+    """Partition -> seconds since a batch of a drain landed of it, of those where one did within `LOOK_BACK_SECONDS`."""
     return {int(p): float(age) for p, age in _rows(client, _LANDED, scope, LOOK_BACK_SECONDS)}
 
 

@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.schema import IS_BATCH
 
 RATE_WINDOW_SECONDS = 10
 FRESHNESS_WINDOW_SECONDS = 60
 
-_TOTALS = """
-    SELECT countIf(source = 'drain'), sum(consumed), sum(inserted), sum(duplicates), sum(dead_letters), sum(lost),
-        sumIf(consumed, visible_at > now64(3) - {rate_seconds:UInt32}) / {rate_seconds:UInt32}
-    FROM batches FINAL WHERE visible_at >= {since:DateTime64(3, 'UTC')}
+_TOTALS = f"""
+    SELECT countIf({IS_BATCH}), sum(consumed), sum(inserted), sum(duplicates), sum(dead_letters), sum(lost),
+        sumIf(consumed, visible_at > now64(3) - {{rate_seconds:UInt32}}) / {{rate_seconds:UInt32}}
+    FROM batches FINAL WHERE visible_at >= {{since:DateTime64(3, 'UTC')}}
 """
 
 _FRESHNESS = """
@@ -20,7 +21,8 @@ _FRESHNESS = """
     ARRAY JOIN freshness_ms AS age, freshness_events AS weight
     WHERE visible_at > now64(3) - {seconds:UInt32} AND visible_at >= {since:DateTime64(3, 'UTC')}
 """
-"""Weighted by events, from classes of 2%: the age of events, produced to visible in rollup_1m."""
+"""Weighted by events, from classes of 2%: the age of events, produced to visible in rollup_1m. Of drains: fills note no
+freshness."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.schema import BATCHES, DEAD_LETTERS, RAW_EVENTS
 from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.offsets import OffsetRange
-from metrics_pipeline.event import IDENTITY
+from metrics_pipeline.event import IDENTITY, LINEAGE
 
 FRESH_SPAN_MS = 5_000
 """Events so near to the batch's median are looked up apart from stragglers: the parts that end before them are skipped
@@ -46,6 +46,25 @@ stragglers than the tuple alone. See docs/decisions."""
 
 CANDIDATES = ["service String", "endpoint String", "timestamp DateTime64(3, 'UTC')", "event_id UUID"]
 
+_ROW = (*IDENTITY, *(column.name for column in LINEAGE))
+"""Names a row: an event, and the message that brought it."""
+_ROW_TYPES = ("String", "String", "DateTime64(3, 'UTC')", "UUID", *(column.clickhouse_type for column in LINEAGE))
+_OWN_SQL = f"""
+SELECT {", ".join(f"toString({name}) AS {name}" if name == "event_id" else name for name in _ROW)}
+FROM {RAW_EVENTS.name}
+PREWHERE timestamp IN (SELECT timestamp FROM candidates)
+WHERE ({", ".join(_ROW)}) IN (SELECT {", ".join(_ROW)} FROM candidates)
+  AND timestamp BETWEEN {{first:DateTime64(3, 'UTC')}} AND {{last:DateTime64(3, 'UTC')}}
+"""
+_REMOVED_AT_ONCE = 500
+"""A query may only be so long."""
+_REMOVE_SQL = f"""
+DELETE FROM {RAW_EVENTS.name}
+WHERE timestamp BETWEEN {{first:DateTime64(3, 'UTC')}} AND {{last:DateTime64(3, 'UTC')}}
+  AND ({", ".join(_ROW)}) IN arrayZip(
+      {", ".join(f"{{c{number}:Array({name})}}" for number, name in enumerate(_ROW_TYPES))})
+"""
+
 
 class ClickHouseWarehouse:
     """A `Warehouse` for one topic and consumer group."""
@@ -64,6 +83,20 @@ class ClickHouseWarehouse:
 
     def insert_events(self, events: pl.DataFrame, token: str) -> None:
         self._insert(RAW_EVENTS.name, events, token)
+
+    def own(self, events: pl.DataFrame) -> pl.DataFrame:
+        return events.join(self._stored(_OWN_SQL, events, _ROW), on=list(_ROW), how="semi", maintain_order="left")
+
+    def remove_events(self, events: pl.DataFrame) -> None:
+        for chunk in events.iter_slices(_REMOVED_AT_ONCE):
+            values = {f"c{number}": chunk[name].to_list() for number, name in enumerate(_ROW)}
+            span = {"first": chunk["timestamp"].min(), "last": chunk["timestamp"].max()}
+            calling(
+                f"taking {len(chunk)} events back",
+                lambda given=values | span: self._client.command(  # type: ignore[misc]
+                    _REMOVE_SQL, parameters=given, settings={"lightweight_deletes_sync": 2}
+                ),
+            )
 
     def insert_dead_letters(self, dead_letters: pl.DataFrame, token: str) -> None:
         rows = dead_letters.with_columns(
@@ -112,34 +145,39 @@ class ClickHouseWarehouse:
         return ends
 
     def _look_up(self, events: pl.DataFrame, batch: Sequence[OffsetRange]) -> pl.DataFrame:
-        identities = events.select(IDENTITY)
-        if not len(events):
-            return identities
         parameters = {
-            "first": events["timestamp"].min(),
-            "last": events["timestamp"].max(),
             "first_message": events["kafka_timestamp"].min(),
             "last_message": events["kafka_timestamp"].max(),
             "partitions": [r.partition for r in batch],
             "starts": [r.start for r in batch],
             "ends": [r.end for r in batch],
         }
+        return self._stored(_LOOK_UP_SQL, events, IDENTITY, parameters)
+
+    def _stored(
+        self, sql: str, events: pl.DataFrame, columns: Sequence[str], parameters: Mapping[str, Any] | None = None
+    ) -> pl.DataFrame:
+        """What `sql` finds of `candidates`, which are these columns of `events`."""
+        candidates = events.select(columns)
+        if not len(events):
+            return candidates
+        span = {"first": events["timestamp"].min(), "last": events["timestamp"].max()}
         answer = calling(
             f"looking up {len(events)} events",
             lambda: self._client.raw_query(
-                _LOOK_UP_SQL,
-                parameters=parameters,
+                sql,
+                parameters=span | dict(parameters or {}),
                 fmt="ArrowStream",
                 external_data=ExternalData(
                     file_name="candidates.arrow",
                     fmt="ArrowStream",
-                    structure=CANDIDATES,
-                    data=arrow_stream(identities),
+                    structure=[f"{name} {kind}" for name, kind in zip(columns, _ROW_TYPES, strict=False)],
+                    data=arrow_stream(candidates),
                 ),
                 settings={"output_format_arrow_string_as_string": 1},
             ),
         )
-        return pl.read_ipc_stream(io.BytesIO(answer)).cast(identities.schema)
+        return pl.read_ipc_stream(io.BytesIO(answer)).cast(candidates.schema)
 
     def _insert(self, table: str, rows: pl.DataFrame, token: str) -> None:
         calling(

@@ -1,7 +1,7 @@
 """The verdict of an audit: figures in, contradictions out."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from metrics_pipeline.core.grains import UNIT
@@ -21,7 +21,10 @@ class PartitionKey:
 
 @dataclass(frozen=True, slots=True)
 class PartitionTotals:
-    """What the ledger says of one partition: [start, end) of all of its rows, the sums of those in scope."""
+    """What the ledger says of one partition: [start, end) of all of its rows, the sums of those in scope.
+
+    `owed` is what it skipped and no row covers, at the same instant.
+    """
 
     key: PartitionKey
     start: int
@@ -33,6 +36,7 @@ class PartitionTotals:
     dead_letters: int
     skipped: int
     lost: int
+    owed: tuple[OffsetRange, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +100,23 @@ class Ledger:
     def skipped(self) -> int:
         return self._sum("skipped")
 
+    def owed(self, topic_id: str) -> tuple[OffsetRange, ...]:
+        """What was skipped of this life of the topic, and no fill has landed yet."""
+        return tuple(r for t in self.totals if t.key.topic_id == topic_id for r in t.owed)
+
 
 @dataclass(frozen=True, slots=True)
 class Books:
     """What the ledger, the topic and the tables say, each by itself.
 
     `drifting_minutes` is a bounded list of the `drifting` minutes that are settled and contradict; `rollup_drift` sums
-    over all of them. Minutes in flight were touched by batches that landed during every look.
+    over all of them. Minutes in flight were touched by batches that landed during every look. What is `owed` was
+    skipped on purpose, and a fill will land it: no contradiction.
     """
 
     ledger: Ledger
     tail: tuple[OffsetRange, ...] = ()
+    owed: tuple[OffsetRange, ...] = ()
     dead_letter_rows: Mapping[PartitionKey, int] | None = None
     ledger_events: int = 0
     raw_rows: int = 0
@@ -140,6 +150,10 @@ class Verdict:
     def rollup_drift(self) -> int:
         """Requests that the rollup counts too many or too few, summed over the settled minutes."""
         return self.books.rollup_drift
+
+    @property
+    def owed_offsets(self) -> int:
+        return sum(r.offsets for r in self.books.owed)
 
 
 def unaccounted_tail(ledger: Ledger, topic_id: str, committed: Mapping[int, int]) -> tuple[OffsetRange, ...]:

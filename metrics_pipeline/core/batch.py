@@ -29,7 +29,8 @@ class MicroBatch:
     """Everything that the log holds in `ranges`, decoded.
 
     `events` may still hold duplicates; `lost` counts the offsets of a partition that the log no longer had. The
-    messages stay at hand for the rows that the server may refuse.
+    messages stay at hand for the rows that the server may refuse. A `note` goes on record with the intent of a batch
+    that is not to be fetched: its ranges are skipped, and owed.
     """
 
     ranges: tuple[OffsetRange, ...]
@@ -41,6 +42,11 @@ class MicroBatch:
     size_bytes: int
     first_message_ms: int
     last_message_ms: int
+    note: str = ""
+
+    @property
+    def is_owed(self) -> bool:
+        return bool(self.note)
 
     @property
     def ends(self) -> dict[int, int]:
@@ -57,8 +63,8 @@ class MicroBatch:
         }
 
 
-def lost_batch(ranges: tuple[OffsetRange, ...]) -> MicroBatch:
-    """The account of offsets that the log dropped before they were read."""
+def lost_batch(ranges: tuple[OffsetRange, ...], first_message_ms: int = 0, last_message_ms: int = 0) -> MicroBatch:
+    """The account of offsets that the log dropped before they were read; their times, if they are known."""
     return MicroBatch(
         ranges=ranges,
         messages=(),
@@ -67,8 +73,8 @@ def lost_batch(ranges: tuple[OffsetRange, ...]) -> MicroBatch:
         consumed={},
         lost={r.partition: r.offsets for r in ranges},
         size_bytes=0,
-        first_message_ms=0,
-        last_message_ms=0,
+        first_message_ms=first_message_ms,
+        last_message_ms=last_message_ms,
     )
 
 

@@ -9,10 +9,14 @@ from metrics_pipeline.core.batch import MicroBatch
 from metrics_pipeline.core.offsets import OffsetRange
 
 DRAIN = "drain"
-"""Source of the entries of micro-batches. Those of other sources cover no offsets; their minutes say what they add."""
+"""Source of the entries of micro-batches."""
+FILL = "fill"
+"""Source of those that a fill landed: they cover offsets as a drain's do, but say nothing of how fresh events are."""
+OWED = "owed"
+"""Source of entries that cover nothing: their ranges are skipped, and owed until a fill has landed them."""
 
 NO_SHARD = 2**32 - 1
-"""Of entries of other sources: whoever asks how far a shard is must not take them for a drain's."""
+"""Of entries of any source but a drain: whoever asks how far a shard is must not take them for a drain's."""
 
 FRESHNESS_STEP_RATIO = 1.02
 """Freshness is kept in classes whose borders grow by this ratio: 2% resolution at any age."""
@@ -22,7 +26,8 @@ FRESHNESS_STEP_RATIO = 1.02
 class PartitionAccount:
     """What became of the offsets of one partition.
 
-    consumed = inserted + duplicates + dead_letters, and range.offsets = consumed + skipped + lost.
+    consumed = inserted + duplicates + dead_letters, and range.offsets = consumed + skipped + lost unless
+    they are owed.
     """
 
     range: OffsetRange
@@ -31,11 +36,12 @@ class PartitionAccount:
     duplicates: int
     dead_letters: int
     lost: int
+    is_owed: bool = False
 
     @property
     def skipped(self) -> int:
         """Offsets that never held a message for us: control records, aborted transactions, compaction."""
-        return self.range.offsets - self.consumed - self.lost
+        return 0 if self.is_owed else self.range.offsets - self.consumed - self.lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +92,7 @@ class LedgerEntry:
 
     @property
     def inserted(self) -> int:
-        if self.source != DRAIN:
+        if self.source not in (DRAIN, FILL):
             return sum(self.minutes.inserted)
         return sum(a.inserted for a in self.accounts)
 
@@ -102,6 +108,10 @@ class LedgerEntry:
     def lost(self) -> int:
         return sum(a.lost for a in self.accounts)
 
+    @property
+    def owed(self) -> int:
+        return sum(a.range.offsets for a in self.accounts if a.is_owed)
+
 
 def accounts_of(batch: MicroBatch, inserted: pl.DataFrame, dead_letters: pl.DataFrame) -> tuple[PartitionAccount, ...]:
     """Balance the batch: what was consumed and neither inserted nor dead-lettered was a duplicate."""
@@ -115,6 +125,7 @@ def accounts_of(batch: MicroBatch, inserted: pl.DataFrame, dead_letters: pl.Data
             dead_letters=dead.get(r.partition, 0),
             duplicates=batch.consumed.get(r.partition, 0) - landed.get(r.partition, 0) - dead.get(r.partition, 0),
             lost=batch.lost.get(r.partition, 0),
+            is_owed=batch.is_owed,
         )
         for r in batch.ranges
     )

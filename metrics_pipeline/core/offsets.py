@@ -65,6 +65,7 @@ class OpenBatch:
     ranges: tuple[OffsetRange, ...]
     opened_ms: int
     verdicts: str
+    note: str = ""
 
     @property
     def ends(self) -> dict[int, int]:
@@ -128,9 +129,9 @@ def decode_commit(offset: int, metadata: str | None) -> Commit:
         return Commit(offset)
 
 
-def batch_token(group: str, topic_id: str, ranges: Iterable[OffsetRange]) -> str:
+def batch_token(group: str, topic_id: str, ranges: Iterable[OffsetRange], note: str = "") -> str:
     """Name of a micro-batch: equal for equal ranges of the same topic, whoever builds it (32 hex digits)."""
-    lines = [group, topic_id, *(f"{r.partition}:{r.start}-{r.end}" for r in sorted(ranges))]
+    lines = [group, topic_id, *(f"{r.partition}:{r.start}-{r.end}" for r in sorted(ranges)), *filter(None, [note])]
     return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
 
 
@@ -159,4 +160,5 @@ def _open_batch(token: str, commits: Mapping[int, Commit]) -> OpenBatch:
         min(intent.opened_ms for intent in intents.values()),
         # Owners that share the batch go the same way; who came further knows more.
         max((intent.verdicts for intent in intents.values()), key=len),
+        next(intent.note for intent in intents.values()),
     )

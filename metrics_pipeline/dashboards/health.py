@@ -2,8 +2,8 @@
 
 from metrics_pipeline.clickhouse.rollups.cubes import ENDPOINTS
 from metrics_pipeline.clickhouse.rollups.tables import BOOKS, IS_STALE
+from metrics_pipeline.clickhouse.schema import IS_BATCH
 from metrics_pipeline.core.grains import BUILT, SETTLE_SECONDS
-from metrics_pipeline.core.ledger import DRAIN
 from metrics_pipeline.dashboards.panel import Dashboard, Kind, Panel, Unit
 from metrics_pipeline.dashboards.rollup_sql import FILL, SECONDS, source
 from metrics_pipeline.dashboards.steps import DAY, WEEK, Reach
@@ -27,10 +27,10 @@ _AGES = f"""FROM batches ARRAY JOIN freshness_ms AS age, freshness_events AS wei
 
 
 def _ledger(name: str, title: str, unit: Unit, lines: str, description: str = "", *, is_count: bool = True) -> Panel:
-    """Of micro-batches of drains. Counts are drawn down to zero, where there was none."""
+    """Of micro-batches of drains and fills. Counts are drawn down to zero, where there was none."""
     fill = f" ORDER BY t {FILL}" if is_count else ""
     query = f"""SELECT @t, * EXCEPT (t) FROM (
-    SELECT {_T}, {lines} FROM batches WHERE {_LEDGER} AND source = '{DRAIN}' GROUP BY t{fill}
+    SELECT {_T}, {lines} FROM batches WHERE {_LEDGER} AND {IS_BATCH} GROUP BY t{fill}
 ) ORDER BY t"""
     note = f"{description} Of the last {LEDGER_SPAN_SECONDS // DAY} days of a longer span.".strip()
     return Panel(name, title, note, Kind.TIMESERIES, unit, Reach.ROWS, query, LEDGER_SPAN_SECONDS)
@@ -140,8 +140,9 @@ TOTALS_OF_LEDGER = Panel(
     Kind.STAT,
     Unit.COUNT,
     Reach.ROWS,
-    f"""SELECT count() AS batches, sum(consumed) AS events, sum(inserted) AS inserted, sum(duplicates) AS duplicates,
-    sum(dead_letters) AS dead_letters, sum(lost) AS lost_offsets FROM batches WHERE {_LEDGER} HAVING batches > 0""",
+    f"""SELECT countIf({IS_BATCH}) AS batches, sum(consumed) AS events, sum(inserted) AS inserted,
+    sum(duplicates) AS duplicates, sum(dead_letters) AS dead_letters, sum(lost) AS lost_offsets
+FROM batches WHERE {_LEDGER} HAVING batches > 0""",
     LEDGER_SPAN_SECONDS,
 )
 

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from metrics_pipeline.clickhouse.alert_log import evaluated_at, read_board
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.counting import Bounds, Distribution, MonthlyCounter, Totals
+from metrics_pipeline.clickhouse.owed import read_owed
 from metrics_pipeline.clickhouse.signals import LedgerScope, read_storage
 from metrics_pipeline.clickhouse.statistics import FRESHNESS_WINDOW_SECONDS, Freshness, read_statistics
 from metrics_pipeline.clickhouse.tables import TableSize, read_stale_buckets, read_tables
@@ -42,6 +43,7 @@ class ClickHouseFigures:
 
     totals: Totals
     freshness: Freshness | None
+    owed: int
     tables: Mapping[str, TableSize]
     disks: tuple[DiskSignal, ...]
     stale: Mapping[str, int]
@@ -58,8 +60,8 @@ class PipelineCollector(Collector):
         self._settings = settings
         self._limit_seconds = limit_seconds
         self._client: Client | None = None
-        scope = LedgerScope(settings.kafka.topic, settings.kafka.group)
-        self._counter = MonthlyCounter(scope, _BOUNDS)
+        self._scope = LedgerScope(settings.kafka.topic, settings.kafka.group)
+        self._counter = MonthlyCounter(self._scope, _BOUNDS)
         limits = {"fresh_seconds": fresh_seconds, "limit_seconds": limit_seconds, "say": logger.warning}
         self._kafka = Source("kafka", self._read_kafka, **limits)  # type: ignore[arg-type]
         self._clickhouse = Source("clickhouse", self._read_clickhouse, **limits)  # type: ignore[arg-type]
@@ -97,7 +99,7 @@ class PipelineCollector(Collector):
         if kafka.figures is not None:
             yield from _of_kafka(self._settings.kafka.topic, kafka.figures)
         if clickhouse.figures is not None:
-            yield from _of_ledger(clickhouse.figures)
+            yield from _of_ledger(self._settings.kafka.topic, clickhouse.figures)
             yield from _of_server(clickhouse.figures)
 
     def _read_kafka(self) -> Mapping[int, PartitionLag]:
@@ -128,6 +130,7 @@ class PipelineCollector(Collector):
         return ClickHouseFigures(
             totals=self._counter.read(client, time.time()),
             freshness=read_statistics(client, since_ms=recent_ms).freshness,
+            owed=sum(entry.offsets for entry in read_owed(client, self._scope)),
             tables=read_tables(client),
             disks=read_storage(client).disks,
             stale=read_stale_buckets(client),
@@ -145,8 +148,9 @@ def _of_kafka(topic: str, lags: Mapping[int, PartitionLag]) -> Iterator[Family]:
     yield _gauge(m.LOG_END, {labels: lag.high for labels, lag in labelled.items()})
 
 
-def _of_ledger(figures: ClickHouseFigures) -> Iterator[Family]:
+def _of_ledger(topic: str, figures: ClickHouseFigures) -> Iterator[Family]:
     totals = figures.totals
+    yield _gauge(m.OWED, {(topic,): figures.owed})
     for metric, total in zip(_SUMS, totals.sums, strict=True):
         yield _counter(metric, {(): total})
     yield _counter(m.DEAD_LETTERS, {(reason,): count for reason, count in sorted(totals.dead_letters.items())})

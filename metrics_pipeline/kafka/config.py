@@ -2,11 +2,11 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from metrics_pipeline.errors import (
     ConfigurationError,
@@ -126,6 +126,14 @@ def calling(doing: str, action: Callable[[], _T]) -> _T:
         return action()
     except KafkaException as exception:
         raise translate(exception.args[0], doing) from exception
+
+
+def without_errors(answered: Sequence[TopicPartition]) -> Sequence[TopicPartition]:
+    """The answers; one of our errors is raised if any partition has none."""
+    for answer in answered:
+        if answer.error is not None:
+            raise translate(answer.error, f"asking for an offset of {answer.topic}[{answer.partition}]")
+    return answered
 
 
 def within(limit_seconds: float, doing: str, action: Callable[[], _T]) -> _T:

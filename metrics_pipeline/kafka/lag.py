@@ -22,6 +22,13 @@ class PartitionLag:
     commit: Commit | None
 
     @property
+    def next_offset(self) -> int:
+        """Where a run begins to read, once it has finished the batch that is open, if one is."""
+        if self.commit is None:
+            return self.low
+        return max(self.low, self.commit.intent.end if self.commit.intent else self.commit.offset)
+
+    @property
     def offsets(self) -> int:
         """Offsets that have not landed for sure."""
         return self.high - max(self.low, self.commit.offset if self.commit else self.low)

@@ -10,7 +10,7 @@ from metrics_pipeline.core.messages import Messages
 from metrics_pipeline.core.offsets import Watermarks
 from metrics_pipeline.errors import KafkaUnavailableError
 from metrics_pipeline.kafka.admin import describe_topic
-from metrics_pipeline.kafka.config import calling, client_config, logger, translate
+from metrics_pipeline.kafka.config import calling, client_config, logger, translate, without_errors
 from metrics_pipeline.ports import Fetched
 from metrics_pipeline.settings import KafkaSettings
 
@@ -56,6 +56,14 @@ class KafkaLog:
         slot = TopicPartition(self._topic, partition)
         low, high = self._consumer.get_watermark_offsets(slot, timeout=self._timeout_seconds)
         return Watermarks(low, high)
+
+    def offsets_at(self, partitions: Sequence[int], time_ms: int) -> Mapping[int, int]:
+        asked = [TopicPartition(self._topic, p, time_ms) for p in partitions]
+        answered = calling(
+            f"asking for the offsets of {self._topic} at {time_ms} ms",
+            lambda: self._consumer.offsets_for_times(asked, timeout=self._timeout_seconds),
+        )
+        return {a.partition: a.offset for a in without_errors(answered) if a.offset >= 0}
 
     def assign(self, positions: Mapping[int, int]) -> None:
         self._held = []

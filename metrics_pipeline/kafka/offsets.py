@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from metrics_pipeline.core.offsets import Commit, Owner, decode_commit, encode_metadata
 from metrics_pipeline.errors import ConfigurationError, RetryableError, StuckClientError
-from metrics_pipeline.kafka.config import calling, client_config, translate, within
+from metrics_pipeline.kafka.config import calling, client_config, translate, within, without_errors
 from metrics_pipeline.settings import KafkaSettings
 
 REGISTRY_SUFFIX = ".shards"
@@ -130,16 +130,35 @@ class FencedOffsets:
         return Producer(client_config(self._bootstrap_servers, self._settings, **more))
 
 
+class CommittedOffsets:
+    """What the pipeline's group commits, for whoever only looks. Close it, or use it as a context manager."""
+
+    def __init__(self, bootstrap_servers: str, settings: KafkaSettings) -> None:
+        self._settings = settings
+        more = {"group.id": settings.group, "enable.auto.commit": False}
+        self._consumer = Consumer(client_config(bootstrap_servers, settings, **more))
+
+    def __enter__(self) -> "CommittedOffsets":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def read(self, partitions: Sequence[int]) -> Mapping[int, Commit]:
+        """Raises KafkaUnavailableError."""
+        settings = self._settings
+        return read_committed(self._consumer, settings.topic, partitions, settings.request_timeout_seconds)
+
+
 def committed_offsets(
     bootstrap_servers: str, settings: KafkaSettings, partitions: Sequence[int]
 ) -> Mapping[int, Commit]:
     """What the pipeline's group has committed, for whoever only looks. Raises KafkaUnavailableError."""
-    more = {"group.id": settings.group, "enable.auto.commit": False}
-    consumer = Consumer(client_config(bootstrap_servers, settings, **more))
-    try:
-        return read_committed(consumer, settings.topic, partitions, settings.request_timeout_seconds)
-    finally:
-        consumer.close()
+    with CommittedOffsets(bootstrap_servers, settings) as offsets:
+        return offsets.read(partitions)
 
 
 def read_committed(
@@ -167,7 +186,7 @@ def ask_committed(
     while True:
         left_seconds = deadline_seconds - time.monotonic()
         try:
-            return _without_errors(consumer.committed(slots, timeout=max(0.0, min(_LOOK_SECONDS, left_seconds))))
+            return without_errors(consumer.committed(slots, timeout=max(0.0, min(_LOOK_SECONDS, left_seconds))))
         except KafkaException as exception:
             message = consumer.poll(0)
             aside = None if message is None else message.error()
@@ -176,10 +195,3 @@ def ask_committed(
                 raise refused from exception
             if exception.args[0].code() != KafkaError._TIMED_OUT or left_seconds <= _LOOK_SECONDS:
                 raise translate(exception.args[0], doing) from exception
-
-
-def _without_errors(answered: Sequence[TopicPartition]) -> Sequence[TopicPartition]:
-    for answer in answered:
-        if answer.error is not None:
-            raise translate(answer.error, f"reading the committed offset of {answer.topic}[{answer.partition}]")
-    return answered

@@ -13,6 +13,8 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.questions.question import bounds
+from metrics_pipeline.clickhouse.schema import IS_BATCH
+from metrics_pipeline.core import ledger
 from metrics_pipeline.core.ledger import DRAIN
 from metrics_pipeline.core.timerange import TimeRange
 
@@ -21,9 +23,9 @@ DEAD_LETTER_SHARE = 0.01
 LAG_SECONDS = 30
 """A shard lags if the last message of its newest batch was older than this when it became visible."""
 
-DEAD_LETTERS, LOST, LAG, NOT_OVER = "dead letters", "lost", "lag", "not over"
-"""Reasons: too many dead letters; offsets that the topic dropped before they were read; a drain that is behind right
-now; the minute that is now."""
+DEAD_LETTERS, LOST, OWED, LAG, NOT_OVER = "dead letters", "lost", "owed", "lag", "not over"
+"""Reasons: too many dead letters; offsets that the topic dropped before they were read; offsets that a drain skipped to
+be at the head, and no fill has landed yet; a drain that is behind right now; the minute that is now."""
 
 LONGEST_BATCH_DAYS = 7
 """A batch is looked for up to so long after the span, as one may hold messages of days after an outage."""
@@ -50,7 +52,7 @@ def _minutes(first: str, last: str, reason: str, source: str) -> str:
 _MAY_HOLD = f"last_message >= {_START} AND last_message < {_END} + INTERVAL {LONGEST_BATCH_DAYS} DAY"
 _MANY_DEAD = f"""SELECT min(first_message) AS first, max(last_message) AS last
     FROM batches
-    WHERE {_MAY_HOLD} AND first_message < {_END} AND toStartOfMinute(last_message) IN (
+    WHERE {IS_BATCH} AND {_MAY_HOLD} AND first_message < {_END} AND toStartOfMinute(last_message) IN (
         SELECT toStartOfMinute(last_message) FROM batches
         WHERE {_MAY_HOLD} AND first_message < {_END} AND dead_letters > {DEAD_LETTER_SHARE} * consumed)
     GROUP BY toStartOfMinute(last_message)
@@ -58,9 +60,9 @@ _MANY_DEAD = f"""SELECT min(first_message) AS first, max(last_message) AS last
 """Batches put together by the minute of their last message; only minutes with a batch above the share can be."""
 
 _LOSSES = f"""SELECT topic_id, shard, started_at, first_message FROM batches
-    WHERE lost > 0 AND (last_message = {_NOTHING} OR last_message >= {_START})
+    WHERE lost > 0 AND source = '{DRAIN}' AND (last_message = {_NOTHING} OR last_message >= {_START})
         AND started_at >= {_START} AND started_at < {_END} + INTERVAL {LONGEST_OUTAGE_DAYS} DAY"""
-_AROUND_LOSSES = f"""last_message >= {_START} AND last_message < if(
+_AROUND_LOSSES = f"""source = '{DRAIN}' AND last_message >= {_START} AND last_message < if(
         (SELECT count() FROM ({_LOSSES})) > 0, {_END} + INTERVAL {LONGEST_BATCH_DAYS} DAY, {_START})"""
 """Nothing is read where nothing was lost. A batch before a loss that is older than the span leaves all of it lost."""
 _LOST = f"""SELECT before.last AS first, multiIf(
@@ -77,6 +79,26 @@ _LOST = f"""SELECT before.last AS first, multiIf(
     ) AS after ON loss.topic_id = after.topic_id AND loss.shard = after.shard AND loss.started_at < after.at"""
 """What was lost lies between the last message that landed before and the first one that landed after."""
 
+_PARTS = "ARRAY JOIN partitions AS p, partition_start AS s, partition_end AS e"
+_SKIPPED = f"""SELECT DISTINCT topic_id, p, s, e, first_message, last_message FROM batches {_PARTS}
+    WHERE source = '{ledger.OWED}' AND last_message >= {_START} AND first_message < {_END}"""
+_FILLED = f"""SELECT DISTINCT topic_id, p, s, e, l FROM batches {_PARTS}, partition_lost AS l
+    WHERE source = '{ledger.FILL}' AND (SELECT count() FROM ({_SKIPPED})) > 0"""
+_FILLS = f"""SELECT topic_id, p, skipped.s AS s, sum(filled.e - filled.s) AS offsets, sum(filled.l) AS lost
+    FROM ({_FILLED}) AS filled
+    ASOF INNER JOIN ({_SKIPPED}) AS skipped
+        ON filled.topic_id = skipped.topic_id AND filled.p = skipped.p AND filled.s >= skipped.s
+    WHERE filled.s < skipped.e
+    GROUP BY topic_id, p, s"""
+"""What fills landed of each range that was skipped: a batch of theirs never holds parts of two."""
+_SKIPPED_AND_FILLED = f"""SELECT first_message AS first, last_message AS last, skipped.e - skipped.s AS offsets,
+        fills.offsets AS filled, fills.lost AS lost
+    FROM ({_SKIPPED}) AS skipped
+    LEFT JOIN ({_FILLS}) AS fills
+        ON skipped.topic_id = fills.topic_id AND skipped.p = fills.p AND skipped.s = fills.s"""
+_STILL_OWED = f"SELECT DISTINCT first, last FROM ({_SKIPPED_AND_FILLED}) WHERE filled < offsets"
+_LOST_WHILE_OWED = f"SELECT DISTINCT first, last FROM ({_SKIPPED_AND_FILLED}) WHERE lost > 0"
+
 _LAGGING = f"""SELECT min(newest) AS first, now64(3, 'UTC') AS last FROM (
         SELECT argMax(last_message, visible_at) AS newest, max(visible_at) AS at
         FROM batches
@@ -89,8 +111,12 @@ _LAGGING = f"""SELECT min(newest) AS first, now64(3, 'UTC') AS last FROM (
 
 DAMAGED_MINUTES = f"""{_minutes("first", "last", DEAD_LETTERS, _MANY_DEAD)}
     UNION ALL
-    {_minutes("first", "last", LOST, _LOST)}"""
-"""What stays incomplete, whatever is still to come; rows as INCOMPLETE_MINUTES has them, perhaps more than once."""
+    {_minutes("first", "last", LOST, _LOST)}
+    UNION ALL
+    {_minutes("first", "last", LOST, _LOST_WHILE_OWED)}
+    UNION ALL
+    {_minutes("first", "last", OWED, _STILL_OWED)}"""
+"""What stays incomplete, whatever drains do; rows as INCOMPLETE_MINUTES has them, perhaps more than once."""
 
 INCOMPLETE_MINUTES = f"""SELECT DISTINCT minute, reason FROM (
     {DAMAGED_MINUTES}

@@ -1,0 +1,164 @@
+"""`fresh-first` and `fill`: live events before the backlog, and the backlog later."""
+
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from metrics_pipeline.cli.output import print_json
+from metrics_pipeline.cli.signals import stop_on_signal
+from metrics_pipeline.core.owed import OwedEntry
+from metrics_pipeline.owed import FillReport
+from metrics_pipeline.owed_assembly import fill_owed, jump_to_head, owed_ranges, preview_jump, shards_of
+from metrics_pipeline.settings import load_settings
+
+app = typer.Typer()
+
+_SHOWN_HOURS = 48
+_DRY_RUN = typer.Option(False, "--dry-run", help="Only say what would be done.")
+_JSON = typer.Option(False, "--json", help="Print one JSON object.")
+
+
+@app.command(
+    "fresh-first",
+    epilog="Examples: metrics-pipeline fresh-first --dry-run;  metrics-pipeline fresh-first --shard 0 --yes",
+)
+def fresh_first(
+    shard: int | None = typer.Option(None, min=0, help="Of this shard alone; of all without it."),
+    dry_run: bool = _DRY_RUN,
+    yes: bool = typer.Option(False, "--yes", help="Don't ask."),
+    as_json: bool = _JSON,
+) -> None:
+    """Let drains go on at the head of the topic now, and leave the backlog to `fill`.
+
+    Shows what would be skipped, and asks. A drain that is running is fenced and ends; the next one starts at the head.
+    What is skipped is on record as owed, by hours of Kafka's time: audit and charts name it until it is filled.
+    """
+    settings = load_settings()
+    shards, console = shards_of(settings, shard), Console(highlight=False, stderr=as_json)
+    entries = preview_jump(settings, shards)
+    if dry_run and as_json:
+        print_json({"dry_run": True, **_as_fields(entries)})
+        return
+    _print(console, entries, "would be skipped")
+    if dry_run or not entries:
+        return
+    if not yes:
+        typer.confirm("Skip them for now?", abort=True, err=True)
+    offsets = sum(entry.offsets for entry in entries)
+    with stop_on_signal() as stop, _progress("skipping", offsets) as (bar, task):
+        owed = jump_to_head(
+            settings,
+            shards,
+            f"cli-{uuid.uuid4()}",
+            stop=stop.is_set,
+            on_entry=lambda entry: bar.update(task, advance=entry.owed),
+        )
+    if as_json:
+        print_json({"dry_run": False, "owed_offsets": owed})
+    else:
+        console.print(f"{owed:,} offsets are owed; `metrics-pipeline fill` lands them")
+
+
+@app.command(epilog="Examples: metrics-pipeline fill --dry-run;  metrics-pipeline fill")
+def fill(dry_run: bool = _DRY_RUN, as_json: bool = _JSON) -> None:
+    """Land what `fresh-first` (or METRICS_DRAIN__JUMP_LAG_OFFSETS) skipped, exactly once, beside the drains.
+
+    May be interrupted and repeated; one at a time, the newest wins. Ctrl-C and SIGTERM finish the batch under way.
+    """
+    settings = load_settings()
+    console = Console(highlight=False, stderr=as_json)
+    if dry_run:
+        entries = owed_ranges(settings)
+        if as_json:
+            print_json({"dry_run": True, **_as_fields(entries)})
+        else:
+            _print(console, entries, "are owed")
+        return
+    with stop_on_signal() as stop, _progress("filling", None) as (bar, task):
+        report = fill_owed(
+            settings,
+            None,
+            f"cli-{uuid.uuid4()}",
+            stop=stop.is_set,
+            on_progress=lambda report: bar.update(task, completed=report.filled, total=report.total),
+        )
+    if as_json:
+        print_json({"dry_run": False, **_report(report)})
+        return
+    console.print(f"{report.filled:,} of {report.total:,} offsets filled: {report.consumed:,} messages")
+    for name, value in list(_report(report).items())[4:]:
+        console.print(f"  {value:,} {name.replace('_', ' ')}")
+
+
+def _as_fields(entries: Sequence[OwedEntry]) -> dict[str, object]:
+    return {
+        "offsets": sum(entry.offsets for entry in entries),
+        "hours": [
+            {
+                "hour": _hour(entry),
+                "first": _moment(entry.first_ms),
+                "last": _moment(entry.last_ms),
+                "offsets": entry.offsets,
+                "ranges": [{"partition": r.partition, "start": r.start, "end": r.end} for r in entry.ranges],
+            }
+            for entry in entries
+        ],
+    }
+
+
+def _report(report: FillReport) -> dict[str, int]:
+    return {
+        "owed": report.total,
+        "filled": report.filled,
+        "batches": report.batches,
+        "consumed": report.consumed,
+        "inserted": report.inserted,
+        "duplicates": report.duplicates,
+        "dead_letters": report.dead_letters,
+        "lost_offsets": report.lost,
+        "taken_back": report.taken_back,
+        "left": report.left,
+    }
+
+
+def _print(console: Console, entries: Sequence[OwedEntry], what: str) -> None:
+    offsets = sum(entry.offsets for entry in entries)
+    if not entries:
+        console.print("no offsets " + what)
+        return
+    span = f"{_moment(entries[0].first_ms)} to {_moment(entries[-1].last_ms)}"
+    console.print(f"{offsets:,} offsets of {_partitions(entries)} partitions {what}, of {span} by Kafka's time")
+    table = Table(box=None)
+    table.add_column("hour, UTC")
+    for name in ("partitions", "offsets"):
+        table.add_column(name, justify="right")
+    for entry in entries[:_SHOWN_HOURS]:
+        table.add_row(_hour(entry), str(_partitions([entry])), f"{entry.offsets:,}")
+    console.print(table)
+    if len(entries) > _SHOWN_HOURS:
+        console.print(f"… and {len(entries) - _SHOWN_HOURS} more hours: --json lists them")
+
+
+def _partitions(entries: Iterable[OwedEntry]) -> int:
+    return len({r.partition for entry in entries for r in entry.ranges})
+
+
+def _hour(entry: OwedEntry) -> str:
+    return f"{datetime.fromtimestamp(entry.hour_seconds, UTC):%Y-%m-%dT%H:%MZ}"
+
+
+def _moment(epoch_ms: int) -> str:
+    return f"{datetime.fromtimestamp(epoch_ms / 1_000, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+@contextmanager
+def _progress(doing: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield bar, bar.add_task(doing, total=total)

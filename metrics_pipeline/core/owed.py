@@ -1,0 +1,131 @@
+"""Offsets that a drain skipped to be at the head of the topic, and that are owed until a fill has landed them. Pure.
+
+A *jump* writes ledger rows that cover nothing: each names ranges of one wall-clock hour of Kafka's time. What else the
+ledger covers of them, since then or ever, is not owed.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from metrics_pipeline.core.batch import MicroBatch
+from metrics_pipeline.core.offsets import OffsetRange
+
+HOUR_SECONDS = 3_600
+GROUP_SUFFIX = ".owed"
+"""The side group whose offsets hold the open batch of a fill, and whose owner may fill."""
+_NOTE = "owed"
+
+
+@dataclass(frozen=True, slots=True)
+class OwedEntry:
+    """Skipped ranges whose messages Kafka has of one hour: of [first_ms, last_ms], within whole minutes."""
+
+    ranges: tuple[OffsetRange, ...]
+    first_ms: int
+    last_ms: int
+
+    @property
+    def offsets(self) -> int:
+        return sum(r.offsets for r in self.ranges)
+
+    @property
+    def hour_seconds(self) -> int:
+        """Start of the hour, epoch seconds."""
+        return self.first_ms // 1_000 // HOUR_SECONDS * HOUR_SECONDS
+
+
+def owed_hours(entries: Iterable[OwedEntry]) -> tuple[int, ...]:
+    """The hours of which something is owed, in order: epoch seconds of their starts."""
+    return tuple(sorted({entry.hour_seconds for entry in entries}))
+
+
+def still_owed(entries: Iterable[OwedEntry], covered: Iterable[OffsetRange]) -> tuple[OwedEntry, ...]:
+    """What of `entries` is not covered, each offset once; entries of which nothing is left are dropped."""
+    known = _by_partition(merged(covered))
+    left = []
+    for entry in entries:
+        ranges = _outside(entry.ranges, known)
+        for r in ranges:
+            known[r.partition] = merged((*known.get(r.partition, ()), r))
+        if ranges:
+            left.append(replace(entry, ranges=ranges))
+    return tuple(left)
+
+
+def owed_within(entries: Iterable[OwedEntry], ranges: Iterable[OffsetRange]) -> tuple[OwedEntry, ...]:
+    """What of `entries` lies within `ranges`."""
+    wanted = merged(ranges)
+    found = (replace(entry, ranges=intersected(entry.ranges, wanted)) for entry in entries)
+    return tuple(entry for entry in found if entry.ranges)
+
+
+def owed_batch(entry: OwedEntry) -> MicroBatch:
+    """The account of offsets that are skipped for now."""
+    return MicroBatch(
+        ranges=entry.ranges,
+        messages=(),
+        events=(),
+        dead_letters=(),
+        consumed={},
+        lost={},
+        size_bytes=0,
+        first_message_ms=entry.first_ms,
+        last_message_ms=entry.last_ms,
+        note=f"{_NOTE} {entry.first_ms} {entry.last_ms}",
+    )
+
+
+def noted_entry(ranges: tuple[OffsetRange, ...], note: str) -> OwedEntry | None:
+    """The entry that an open batch with this note is to put on record; None: it is to be fetched."""
+    name, _, times = note.partition(" ")
+    if name != _NOTE:
+        return None
+    first_ms, last_ms = map(int, times.split())
+    return OwedEntry(ranges, first_ms, last_ms)
+
+
+def merged(ranges: Iterable[OffsetRange]) -> tuple[OffsetRange, ...]:
+    """The same offsets in as few ranges as there can be, in order; empty ones are dropped."""
+    found: list[OffsetRange] = []
+    for r in sorted(ranges):
+        if not r.offsets:
+            continue
+        if found and found[-1].partition == r.partition and r.start <= found[-1].end:
+            found[-1] = OffsetRange(r.partition, found[-1].start, max(found[-1].end, r.end))
+        else:
+            found.append(r)
+    return tuple(found)
+
+
+def subtracted(ranges: Iterable[OffsetRange], covered: Iterable[OffsetRange]) -> tuple[OffsetRange, ...]:
+    """The offsets of `ranges` that `covered` lacks."""
+    return _outside(ranges, _by_partition(merged(covered)))
+
+
+def intersected(ranges: Iterable[OffsetRange], others: Iterable[OffsetRange]) -> tuple[OffsetRange, ...]:
+    """The offsets that both have."""
+    whole = merged(ranges)
+    return subtracted(whole, subtracted(whole, others))
+
+
+def _by_partition(ordered: Iterable[OffsetRange]) -> dict[int, tuple[OffsetRange, ...]]:
+    return {p: tuple(found) for p, found in groupby(ordered, key=lambda r: r.partition)}
+
+
+def _outside(ranges: Iterable[OffsetRange], holes: Mapping[int, tuple[OffsetRange, ...]]) -> tuple[OffsetRange, ...]:
+    return tuple(piece for r in merged(ranges) for piece in _without(r, holes.get(r.partition, ())))
+
+
+def _without(whole: OffsetRange, holes: Sequence[OffsetRange]) -> Iterator[OffsetRange]:
+    """`holes` are merged ones of its partition."""
+    start = whole.start
+    for hole in holes[bisect_right(holes, start, key=lambda h: h.end) :]:
+        if hole.start >= whole.end:
+            break
+        if hole.start > start:
+            yield OffsetRange(whole.partition, start, hole.start)
+        start = max(start, hole.end)
+    if start < whole.end:
+        yield OffsetRange(whole.partition, start, whole.end)

@@ -1,0 +1,125 @@
+"""Live events before the backlog, in Dagster: a job that lets drains go on at the head, and one that fills the rest."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from dagster import (
+    AssetMaterialization,
+    AssetObservation,
+    Config,
+    DagsterExecutionInterruptedError,
+    Failure,
+    OpExecutionContext,
+    in_process_executor,
+    job,
+    op,
+)
+from pydantic import Field
+
+from metrics_pipeline.core.ledger import FILL
+from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, LIVE_ASSETS, RAW_EVENTS_ASSET
+from metrics_pipeline.defs.drain import RETRIES
+from metrics_pipeline.defs.resources import PipelineResource
+from metrics_pipeline.errors import PipelineError, RetryableError
+from metrics_pipeline.owed import FillReport
+from metrics_pipeline.owed_assembly import fill_owed, jump_to_head, preview_jump, shards_of
+from metrics_pipeline.settings import Settings
+
+_T = TypeVar("_T")
+
+
+class FreshFirstConfig(Config):
+    """As `metrics-pipeline fresh-first` has it."""
+
+    shard: int | None = Field(default=None, ge=0, description="Of this shard alone; of all without it.")
+    dry_run: bool = Field(default=True, description="Only say what would be skipped. Turn it off to skip it.")
+
+
+@op(retry_policy=RETRIES)
+def skip_backlog(context: OpExecutionContext, config: FreshFirstConfig, pipeline: PipelineResource) -> None:
+    """Fence the drains, put the backlog on record as owed, and let the next drains start at the head."""
+    settings = pipeline.settings()
+    shards = shards_of(settings, config.shard)
+
+    def work(stop: Callable[[], bool]) -> int:
+        if config.dry_run:
+            return sum(entry.offsets for entry in preview_jump(settings, shards))
+        return jump_to_head(settings, shards, context.run_id, stop=stop)
+
+    owed = _in_thread(work)
+    context.log.info(f"{owed:,} offsets {'would be' if config.dry_run else 'are'} owed")
+    metadata = {"dry_run": config.dry_run, "owed_offsets": owed}
+    context.log_event(AssetObservation(RAW_EVENTS_ASSET.key, metadata=metadata))
+
+
+@op(retry_policy=RETRIES)
+def fill_backlog(context: OpExecutionContext, pipeline: PipelineResource) -> None:
+    """Land what is owed, exactly once, beside the drains. A cancel finishes the batch under way."""
+    settings = pipeline.settings()
+    _record(context, _in_thread(lambda stop: _fill(context, settings, stop)))
+
+
+@job(
+    name="fresh_first",
+    executor_def=in_process_executor,
+    description="Lets drains go on at the head, and leaves the backlog to `fill_owed`. By default it only says what it "
+    "would skip.",
+    tags={"dagster/priority": "110"},
+)
+def fresh_first_job() -> None:
+    """One op: the relay starts the drains again."""
+    skip_backlog()
+
+
+@job(
+    name="fill_owed",
+    executor_def=in_process_executor,
+    description="Lands what drains skipped to be at the head.",
+    # Behind the live drains in the queue.
+    tags={"dagster/priority": "-10"},
+)
+def fill_owed_job() -> None:
+    """One op: a fill is one owner of the side group."""
+    fill_backlog()
+
+
+def _fill(context: OpExecutionContext, settings: Settings, stop: Callable[[], bool]) -> FillReport:
+    def show(report: FillReport) -> None:
+        context.log.debug(f"{report.filled:,} of {report.total:,} offsets filled")
+
+    return fill_owed(settings, None, context.run_id, stop=stop, on_progress=show)
+
+
+def _in_thread(work: Callable[[Callable[[], bool]], _T]) -> _T:
+    """In a second thread: Dagster interrupts the first one anywhere, which must not hit a half-done step."""
+    stop = threading.Event()
+    try:
+        with ThreadPoolExecutor(1, thread_name_prefix="fresh-first") as pool:
+            future = pool.submit(work, stop.is_set)
+            try:
+                return future.result()
+            except (DagsterExecutionInterruptedError, KeyboardInterrupt):
+                stop.set()
+                future.result()
+                raise
+    except RetryableError as error:
+        raise Failure(str(error)) from error
+    except PipelineError as error:
+        raise Failure(str(error), allow_retries=False) from error
+
+
+def _record(context: OpExecutionContext, report: FillReport) -> None:
+    context.log.info(
+        f"{report.filled:,} of {report.total:,} offsets filled: {report.inserted} inserted, {report.duplicates} "
+        f"duplicates, {report.dead_letters} dead letters, {report.lost} lost"
+    )
+    shared: dict[str, int | str] = {"source": FILL, "left": report.left}
+    if report.inserted:
+        landed = {"rows": report.inserted, "duplicates": report.duplicates, **shared}
+        for spec in (RAW_EVENTS_ASSET, *LIVE_ASSETS.values()):
+            context.log_event(AssetMaterialization(spec.key, metadata=landed))
+    if report.dead_letters or report.lost:
+        dead = {"rows": report.dead_letters, "lost_offsets": report.lost, **shared}
+        context.log_event(AssetMaterialization(DEAD_LETTERS_ASSET.key, metadata=dead))

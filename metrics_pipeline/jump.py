@@ -1,0 +1,123 @@
+"""The jump: a run that is far behind begins at the head, and puts what it skips on record as owed.
+
+What it skips is cut at the hours of Kafka's time: hour h of a partition is what lies from its first message at h or
+later to its first one at h + 1 or later, in whatever order times are. Each hour is a batch of the delivery protocol
+that holds nothing, with an intent and a ledger entry of its own: a crash in between leaves the later hours unskipped.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from metrics_pipeline.core.ledger import LedgerEntry
+from metrics_pipeline.core.offsets import OffsetRange
+from metrics_pipeline.core.owed import HOUR_SECONDS, OwedEntry, owed_batch
+from metrics_pipeline.delivery import Delivery
+from metrics_pipeline.ports import Log
+from metrics_pipeline.retry import Retry
+
+logger = logging.getLogger("metrics_pipeline.jump")
+
+MAX_ENTRIES = 5_000
+"""A jump writes so many at most: 200 days of hours. The last one then takes the rest, which no real backlog has."""
+_LAST_MINUTE = (1 << 32) // 60
+_HOUR_MINUTES = HOUR_SECONDS // 60
+_MINUTE_MS = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """Skips where a shard is more than `lag_offsets` behind. `on_entry` hears of each hour that was skipped."""
+
+    log: Log
+    delivery: Delivery
+    retry: Retry
+    lag_offsets: int
+    on_entry: Callable[[LedgerEntry], None]
+    stop: Callable[[], bool]
+
+    def ahead(self, positions: Mapping[int, int]) -> dict[int, int]:
+        """Partition -> where to read next: the head, or `positions` where they are near enough."""
+        marks = self.retry.call(lambda: self.log.watermarks(sorted(positions)))
+        heads = {p: max(marks[p].high, position) for p, position in positions.items()}
+        lag = sum(heads[p] - position for p, position in positions.items())
+        reached = dict(positions)
+        if lag <= self.lag_offsets:
+            return reached
+        logger.warning("%d offsets behind: skipping them, they are owed until a fill has landed them", lag)
+        for entry in skipped_hours(self.log, self.retry, positions, heads):
+            if self.stop():
+                break
+            self.on_entry(self.delivery.deliver(owed_batch(entry)))
+            reached |= {r.partition: r.end for r in entry.ranges}
+        return reached
+
+
+def skipped_hours(
+    log: Log, retry: Retry, positions: Mapping[int, int], heads: Mapping[int, int]
+) -> Iterator[OwedEntry]:
+    """What lies between `positions` and `heads` (partition -> offset), by hours, the oldest first."""
+    behind = {p: OffsetRange(p, position, heads[p]) for p, position in positions.items() if position < heads[p]}
+    if behind:
+        yield from _Hours(log, retry, behind).entries()
+
+
+class _Hours:
+    """Cuts ranges at hours. Finds the times of their ends by bisection: nothing is read of the messages."""
+
+    def __init__(self, log: Log, retry: Retry, ranges: Mapping[int, OffsetRange]) -> None:
+        self._log = log
+        self._retry = retry
+        self._starts = {p: r.start for p, r in ranges.items()}
+        self._ends = {p: r.end for p, r in ranges.items()}
+
+    def entries(self) -> Iterator[OwedEntry]:
+        messages = self._at(0)
+        if messages == self._ends:
+            return  # Control records alone: nothing to skip.
+        first = _last_where(lambda minute: self._at(minute) == messages)
+        end = _last_where(lambda minute: self._at(minute) != self._ends) + 1
+        reached = self._starts
+        hours = self._split(first // _HOUR_MINUTES, -(-end // _HOUR_MINUTES), messages, self._ends)
+        for number, (hour, hour_ends) in enumerate(hours, 1):
+            is_last = number == MAX_ENTRIES
+            ends = self._ends if is_last else hour_ends
+            yield OwedEntry(
+                tuple(OffsetRange(p, reached[p], ends[p]) for p in sorted(ends) if reached[p] < ends[p]),
+                max(first, hour * _HOUR_MINUTES) * _MINUTE_MS,
+                (end if is_last else min(end, (hour + 1) * _HOUR_MINUTES)) * _MINUTE_MS - 1,
+            )
+            if is_last:
+                return
+            reached = ends
+
+    def _split(
+        self, first: int, end: int, starts: dict[int, int], ends: dict[int, int]
+    ) -> Iterator[tuple[int, dict[int, int]]]:
+        """(hour, offsets behind it) of the hours in [first, end) that hold anything; `starts` and `ends` are theirs."""
+        if starts == ends:
+            return
+        if end - first <= 1:
+            yield first, ends
+            return
+        middle = (first + end) // 2
+        between = self._at(middle * _HOUR_MINUTES)
+        yield from self._split(first, middle, starts, between)
+        yield from self._split(middle, end, between, ends)
+
+    def _at(self, minute: int) -> dict[int, int]:
+        """Partition -> first offset at that minute or later, within what is skipped."""
+        found = self._retry.call(lambda: self._log.offsets_at(sorted(self._ends), minute * _MINUTE_MS))
+        return {p: min(max(found.get(p, end), self._starts[p]), end) for p, end in self._ends.items()}
+
+
+def _last_where(holds: Callable[[int], bool]) -> int:
+    """The last minute of which it holds, if it holds of all before; 0 where of none."""
+    low, high = 0, _LAST_MINUTE
+    while high - low > 1:
+        middle = (low + high) // 2
+        if holds(middle):
+            low = middle
+        else:
+            high = middle
+    return low

@@ -1,0 +1,172 @@
+"""Puts the jump to the head and the fill of what it skipped together from settings, for command line and Dagster."""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from itertools import groupby
+
+import polars as pl
+
+from metrics_pipeline.assembly import (
+    DrainRun,
+    at_once,
+    check_schema,
+    event_limits,
+    owed_group,
+    replay_group,
+    rollups,
+    run_drain,
+    say_waiting,
+    shard_owner,
+    warehouse_of,
+)
+from metrics_pipeline.clickhouse.books import ClickHouseBooks
+from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.owed import ClickHouseOwed
+from metrics_pipeline.clock import SystemClock
+from metrics_pipeline.core.batch import BatchLimits
+from metrics_pipeline.core.dead_letters import SLOT, decode_chunk
+from metrics_pipeline.core.grains import UNIT
+from metrics_pipeline.core.ledger import FILL, LedgerEntry, minutes_of
+from metrics_pipeline.core.offsets import OffsetRange, Owner, open_batches
+from metrics_pipeline.core.owed import OwedEntry
+from metrics_pipeline.delivery import Delivery, Source
+from metrics_pipeline.jump import skipped_hours
+from metrics_pipeline.kafka.admin import describe_topic
+from metrics_pipeline.kafka.lag import read_lag
+from metrics_pipeline.kafka.log import KafkaLog
+from metrics_pipeline.kafka.offsets import CommittedOffsets, FencedOffsets
+from metrics_pipeline.owed import Fill, FillReport
+from metrics_pipeline.ownership import Ownership
+from metrics_pipeline.ports import Clock
+from metrics_pipeline.retry import Retry
+from metrics_pipeline.rollups import Span
+from metrics_pipeline.settings import Settings, kafka_address
+from metrics_pipeline.settling import Settling
+from metrics_pipeline.steps import Step
+from metrics_pipeline.takeover import Takeover
+from metrics_pipeline.worker import ThreadWorker
+
+logger = logging.getLogger("metrics_pipeline.fill")
+
+FILL_OWNER = Owner(1, 0)
+"""Of the side group of fills: one at a time."""
+
+
+def shards_of(settings: Settings, shard: int | None) -> tuple[int, ...]:
+    """The one that is asked for, or all."""
+    return tuple(range(settings.drain.shards)) if shard is None else (shard,)
+
+
+def preview_jump(settings: Settings, shards: Sequence[int]) -> tuple[OwedEntry, ...]:
+    """What a jump of these shards would skip now, the oldest hour first; commits nothing."""
+    address = kafka_address(settings)
+    retry = Retry(SystemClock(), settings.drain.retry_seconds, lambda: False, say_waiting)
+    lags = retry.call(lambda: read_lag(address, settings.kafka))
+    partitions = [p for shard in shards for p in shard_owner(settings, shard, tuple(lags)).partitions(lags)]
+    with KafkaLog(address, settings.kafka) as log:
+        heads = {p: max(lags[p].high, lags[p].next_offset) for p in partitions}
+        return tuple(skipped_hours(log, retry, {p: lags[p].next_offset for p in partitions}, heads))
+
+
+def jump_to_head(
+    settings: Settings,
+    shards: Sequence[int],
+    run_id: str,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    on_entry: Callable[[LedgerEntry], None] = lambda _entry: None,
+) -> int:
+    """Let these shards go on at the head, fencing their drains; returns the offsets that are owed since.
+
+    Each is a drain run that jumps and ends. The next drain goes on at the head.
+    """
+    owed = 0
+    for shard in shards:
+        run = DrainRun(f"{run_id}-{shard}" if len(shards) > 1 else run_id, shard, is_jumping=True)
+        owed += run_drain(settings, run, at_once, stop=stop, on_entry=on_entry).owed
+    return owed
+
+
+def owed_ranges(settings: Settings) -> tuple[OwedEntry, ...]:
+    """What drains skipped of the present topic and no fill has landed yet, the oldest hour first."""
+    topic_id = describe_topic(kafka_address(settings), settings.kafka).topic_id
+    with connect(settings) as client:
+        return ClickHouseOwed(client, settings.kafka.topic, topic_id, settings.kafka.group).read()
+
+
+def fill_owed(
+    settings: Settings,
+    ranges: Sequence[OffsetRange] | None,
+    run_id: str,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[FillReport], None] = lambda _report: None,
+    observe: Callable[[Step], None] = lambda _step: None,
+    clock: Clock | None = None,
+) -> FillReport:
+    """Land what is owed within `ranges` (None: all of it) in the foreground; see `Fill.run` for what is raised."""
+    address, clock = kafka_address(settings), clock or SystemClock()
+    retry = Retry(clock, settings.drain.retry_seconds, stop, say_waiting)
+    side, drain, limits = owed_group(settings), settings.drain, event_limits(settings)
+    report = FillReport()
+    units: set[int] = set()
+
+    def note_taken_back(events: pl.DataFrame) -> None:
+        report.taken_back += len(events)
+        units.update(UNIT.floor(start) for start in minutes_of(events["timestamp"]).starts_seconds)
+
+    with ExitStack() as stack:
+        client = retry.call(lambda: stack.enter_context(connect(settings)))
+        retry.call(lambda: check_schema(client, settings))
+        log = retry.call(lambda: stack.enter_context(KafkaLog(address, settings.kafka)))
+        store = stack.enter_context(FencedOffsets(address, side, FILL_OWNER, log.partitions()))
+        drains = stack.enter_context(CommittedOffsets(address, settings.kafka))
+        replays = stack.enter_context(CommittedOffsets(address, replay_group(settings)))
+        books = ClickHouseBooks(client, settings.kafka.topic, log.topic_id, settings.kafka.group)
+        warehouse = warehouse_of(settings, client, log.topic_id)
+        ownership = Ownership(FILL_OWNER, store, clock, retry, zombie_seconds=drain.zombie_seconds, observe=observe)
+        settling = Settling(
+            warehouse, ownership, clock, retry, lambda: _under_way(log, drains, replays, books), note_taken_back
+        )
+        source = Source(side.group, log.topic_id, run_id, FILL)
+        delivery = Delivery(source, ownership, warehouse, clock, retry, observe=observe, settling=settling)
+        stack.callback(lambda: _repair(settings, units, clock))
+        Fill(
+            log,
+            delivery,
+            Takeover(log, ownership, delivery, warehouse, clock, retry, limits, report.add, observe),
+            ClickHouseOwed(client, settings.kafka.topic, log.topic_id, settings.kafka.group).read,
+            clock,
+            stack.enter_context(ThreadWorker("delivery")),
+            retry,
+            BatchLimits(drain.flush_events, drain.flush_bytes, float("inf")),
+            limits,
+            report,
+            stop=stop,
+            on_progress=on_progress,
+        ).run(ranges)
+    return report
+
+
+def _under_way(
+    log: KafkaLog, drains: CommittedOffsets, replays: CommittedOffsets, books: ClickHouseBooks
+) -> frozenset[str]:
+    """Batches of drains and replays that are open and not in the ledger."""
+    commits = {p: c for p, c in drains.read(log.partitions()).items() if c.topic_id == log.topic_id}
+    chunk = decode_chunk(replays.read((SLOT,)).get(SLOT))
+    tokens = [*(batch.token for batch in open_batches(commits)), *([] if chunk is None else [chunk.token])]
+    return frozenset(tokens) - (books.landed(tokens) if tokens else frozenset())
+
+
+def _repair(settings: Settings, units: Iterable[int], clock: Clock) -> None:
+    """Make the rollups count once what they counted twice; units that aren't closed yet are left to the drift check."""
+    numbered = enumerate(sorted(units))
+    spans = [[unit for _, unit in run] for _, run in groupby(numbered, key=lambda n: n[1] - n[0] * UNIT.seconds)]
+    if not spans:
+        return
+    with rollups(settings, clock) as operated:
+        for span in spans:
+            operated.check(Span(span[0], span[-1] + UNIT.seconds), repair=True)
+            if span[-1] + UNIT.seconds > operated.closed_until():
+                logger.warning("the rollups of the last minutes count events twice until the next check of drift")

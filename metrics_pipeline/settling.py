@@ -1,0 +1,86 @@
+"""What a fill and a drain store in the same moment: each looks up before it sees the other's rows.
+
+The fill gives way. It takes its rows back, so that raw_events and the ledger count the event once, as the drain's; the
+rollups, which have counted both, are repaired from raw_events. It looks twice: at once, before a merge can leave its
+own row alone, and when every batch has landed that may have looked up before the fill's rows were visible. Batches that
+began later see them.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import polars as pl
+
+from metrics_pipeline.core.offsets import OffsetRange
+from metrics_pipeline.errors import RetryableError
+from metrics_pipeline.event import IDENTITY
+from metrics_pipeline.ownership import Ownership
+from metrics_pipeline.ports import Clock, Warehouse
+from metrics_pipeline.retry import Retry
+
+logger = logging.getLogger("metrics_pipeline.fill")
+
+_CHECK_SECONDS = 0.05
+
+
+class Settling:
+    """`under_way` says which batches of others are open and not in the ledger, by their tokens.
+
+    `on_taken_back` hears of events that the rollups have counted twice.
+    """
+
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        ownership: Ownership,
+        clock: Clock,
+        retry: Retry,
+        under_way: Callable[[], frozenset[str]],
+        on_taken_back: Callable[[pl.DataFrame], None],
+    ) -> None:
+        self._warehouse = warehouse
+        self._ownership = ownership
+        self._clock = clock
+        self._retry = retry
+        self._under_way = under_way
+        self._on_taken_back = on_taken_back
+
+    def settle(self, suspects: pl.DataFrame, landed: pl.DataFrame, ranges: Sequence[OffsetRange]) -> pl.DataFrame:
+        """Those of `landed` that are stored by this batch alone; of `suspects` all others are taken back.
+
+        Raises RetryableError if a batch elsewhere stays open for too long.
+        """
+        at_once = self._elsewhere(suspects, ranges)
+        self._await_landed()
+        elsewhere = pl.concat([at_once, self._elsewhere(suspects, ranges)])
+        if not len(elsewhere):
+            return landed
+        unwanted = self._retry.call(lambda: self._warehouse.own(suspects.join(elsewhere, on=IDENTITY, how="semi")))
+        if len(unwanted):
+            self._retry.call(lambda: self._take_back(unwanted))
+        kept = landed.join(elsewhere, on=IDENTITY, how="anti", maintain_order="left")
+        # A merge may have taken the row before we did.
+        counted = [unwanted.select(IDENTITY), landed.join(elsewhere, on=IDENTITY, how="semi").select(IDENTITY)]
+        if len(doubled := pl.concat(counted).unique()):
+            logger.warning("%d events were stored by others in the same moment: theirs count", len(doubled))
+            self._on_taken_back(doubled)
+        return kept
+
+    def _elsewhere(self, suspects: pl.DataFrame, ranges: Sequence[OffsetRange]) -> pl.DataFrame:
+        return self._retry.call(lambda: self._warehouse.existing(suspects, ranges))
+
+    def _take_back(self, events: pl.DataFrame) -> None:
+        self._ownership.prove()
+        self._warehouse.remove_events(events)
+
+    def _await_landed(self) -> None:
+        waited_for = self._retry.call(self._under_way)
+        deadline_seconds = self._clock.monotonic_seconds() + self._retry.limit_seconds
+        while waited_for:
+            if self._clock.monotonic_seconds() > deadline_seconds:
+                raise RetryableError(
+                    f"the batches {sorted(waited_for)} have been open for {self._retry.limit_seconds:.0f} s, and may "
+                    "hold the same events: let a drain, or `dead-letters replay`, finish them; the next fill goes on"
+                )
+            self._clock.sleep(_CHECK_SECONDS)
+            waited_for &= self._retry.call(self._under_way)

@@ -21,7 +21,7 @@ from tests.integration.pipeline import drain_once
 from tests.security.conftest import CLIENT_ID, CLIENT_SECRET, PASSWORD, USER, Pems, SecuredKafka, grant
 
 EVENTS = 500
-SIDE_GROUPS = ("", ".handover", ".shards", ".dead-letters")
+SIDE_GROUPS = ("", ".handover", ".shards", ".owed", ".replay", ".dead-letters")
 """As docs/deploy.md names them."""
 
 

@@ -155,9 +155,11 @@ REPLAYED_IN_TIME = "replayed_in_time"
 """Name of the asset check that warns before dead letters are dropped."""
 FRESH = "fresh"
 """Name of the asset checks that say whether rollups are built; other checks compare books."""
-JUDGED = frozenset({"raw_events fresh", "raw_events canary"})
+CANARY = "canary"
+"""Name of the asset check that sends canaries."""
+JUDGED = frozenset({f"raw_events {FRESH}", f"raw_events {CANARY}"})
 """Checks that show what is judged here from the signals themselves: they tell nothing of their own."""
-FRESHNESS_KINDS = frozenset({"freshness", "freshness_burn", "lag", "no_drain", "stalled_partition"})
+FRESHNESS_KINDS = frozenset(kind.name for kind in (FRESHNESS, FRESHNESS_BURN, LAG, NO_DRAIN, STALLED_PARTITION))
 """What keeps events from being visible in time."""
 
 KINDS = {

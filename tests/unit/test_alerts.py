@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from metrics_pipeline.core.alerts import FRESHNESS_KINDS, JUDGED, KINDS, AlertPolicy, Severity, judge
+from metrics_pipeline.core.alerts import JUDGED, KINDS, AlertPolicy, Severity, judge
 from metrics_pipeline.core.burn import WINDOWS, Tally
 from metrics_pipeline.core.signals import (
     BurnSignal,
@@ -136,10 +136,6 @@ def test_checks_that_show_what_is_judged_from_the_signals_tell_nothing_of_their_
     judgement = judge(replace(HEALTHY, checks=tuple(CheckSignal(name, passed=False) for name in JUDGED)), POLICY)
     assert judgement.alerts == ()
     assert not any(name in key for name in JUDGED for key in judgement.known)
-
-
-def test_what_keeps_events_from_being_visible_are_kinds() -> None:
-    assert set(KINDS) >= FRESHNESS_KINDS
 
 
 def test_what_could_not_be_read_is_neither_wrong_nor_healthy() -> None:

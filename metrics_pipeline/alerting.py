@@ -15,8 +15,8 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.alert_log import read_board, write_board
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clickhouse.signals import LedgerScope, read_flow, read_landed, read_storage
-from metrics_pipeline.core.alerts import Alert, AlertPolicy, Severity, judge
+from metrics_pipeline.clickhouse.signals import LedgerScope, read_burn, read_flow, read_landed, read_storage
+from metrics_pipeline.core.alerts import Alert, AlertPolicy, Judgement, Severity, judge
 from metrics_pipeline.core.message import Links, Message, compose
 from metrics_pipeline.core.notices import AlertState, Board, Notice, NoticePolicy, Phase, advance, due, told
 from metrics_pipeline.core.signals import CheckSignal, EngineSignal, PartitionSignal, RunSignal, Signals
@@ -91,6 +91,13 @@ def standing(settings: Settings) -> Standing:
     return Standing(states + remembered, signals.engines)
 
 
+def look(settings: Settings) -> tuple[Signals, Judgement]:
+    """What is known now, and what of it is wrong; of what was told before nothing is known."""
+    with _Warehouse(settings) as warehouse:
+        signals = _read(settings, warehouse)
+    return signals, judge(signals, _of(AlertPolicy, settings.alerts))
+
+
 def try_out(settings: Settings) -> tuple[Delivery, ...]:
     """Send a test message to every destination."""
     message = Message(
@@ -153,12 +160,14 @@ def _read(settings: Settings, warehouse: _Warehouse) -> Signals:
             lost_window_seconds=alerts.lost_window_seconds,
         )
     )
+    # Optional: where the table of canaries is not made yet, the rest is known all the same.
+    burn = warehouse.ask(lambda client: read_burn(client, scope, alerts.freshness_seconds), is_optional=True)
     storage = warehouse.ask(read_storage, is_optional=True)
     partitions = None
     if lags is not None:
         partitions = tuple(PartitionSignal(p, lag, (landed or {}).get(p)) for p, lag in sorted(lags.items()))
     engines = (EngineSignal("kafka", kafka_problem), EngineSignal("clickhouse", warehouse.problem))
-    return Signals(settings.kafka.topic, engines, partitions, flow, storage)
+    return Signals(settings.kafka.topic, engines, partitions, flow, burn, storage)
 
 
 def _lags(settings: Settings) -> tuple[Mapping[int, int] | None, str | None]:

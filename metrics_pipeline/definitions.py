@@ -4,6 +4,7 @@ from dagster import Definitions
 
 from metrics_pipeline.defs.alerts import alerts
 from metrics_pipeline.defs.assets import ASSETS
+from metrics_pipeline.defs.canary import canary_job, canary_schedule, canary_seen
 from metrics_pipeline.defs.checks import audit_books, audit_job, audit_schedule
 from metrics_pipeline.defs.dead_letters import (
     dead_letters_check_job,
@@ -14,13 +15,14 @@ from metrics_pipeline.defs.dead_letters import (
 from metrics_pipeline.defs.drain import drain
 from metrics_pipeline.defs.drift import check_rollups, drift_job, drift_schedule
 from metrics_pipeline.defs.fresh_first import fill_owed_job, fresh_first_job
+from metrics_pipeline.defs.freshness import check_freshness, freshness_job, freshness_schedule
 from metrics_pipeline.defs.relay import relay
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.rollups import BUILT_ASSETS, REBUILD_JOBS, stale_rollups
 
 defs = Definitions(
     assets=[*ASSETS, *BUILT_ASSETS.values()],
-    asset_checks=[audit_books, check_rollups, dead_letters_replayed_in_time],
+    asset_checks=[audit_books, check_rollups, dead_letters_replayed_in_time, check_freshness, canary_seen],
     jobs=[
         drain,
         fresh_first_job,
@@ -29,9 +31,11 @@ defs = Definitions(
         drift_job,
         replay_dead_letters_job,
         dead_letters_check_job,
+        freshness_job,
+        canary_job,
         *REBUILD_JOBS.values(),
     ],
-    schedules=[audit_schedule, drift_schedule, dead_letters_check_schedule],
+    schedules=[audit_schedule, drift_schedule, dead_letters_check_schedule, freshness_schedule, canary_schedule],
     sensors=[relay, stale_rollups, alerts],
     resources={"pipeline": PipelineResource()},
 )

@@ -182,7 +182,17 @@ class AlertSettings(_Part):
         30,
         gt=0,
         le=86_400,
-        description="objective: 99% of events are visible so soon; after a pause a run needs some 10 s to start",
+        description="objective: the share below of events is visible so soon; after a pause a run needs some 10 s to "
+        "start",
+    )
+    freshness_share: float = Field(
+        0.99,
+        ge=0.95,
+        lt=1,
+        description="... of events and canaries; below 0.95 a standstill could not burn fast enough to be told",
+    )
+    rollups_seconds: int = Field(
+        3_600, ge=600, le=864_000, description="objective: a bucket of rollups is built so soon after its end, seconds"
     )
     lag_offsets: int = Field(2_000_000, ge=1, description="objective: at most so many offsets behind")
     dead_letter_share: float = Field(0.02, gt=0, le=1, description="objective: at most this share of messages")
@@ -212,6 +222,15 @@ class AlertSettings(_Part):
     messages_per_hour: int = Field(20, ge=1, le=1_000, description="more are held back and go out together")
 
 
+class CanarySettings(_Part):
+    """Events of our own, which measure what a consumer sees."""
+
+    enabled: bool = Field(
+        default=False,
+        description="the schedule `canary` is on unless the UI says otherwise: a run and an event per shard a minute",
+    )
+
+
 class LocalSettings(_Part):
     """Local engines, for the demo, development and tests."""
 
@@ -232,6 +251,7 @@ class Settings(BaseSettings):
     drain: DrainSettings = Field(default_factory=DrainSettings)
     events: EventSettings = Field(default_factory=EventSettings)
     alerts: AlertSettings = Field(default_factory=AlertSettings)
+    canary: CanarySettings = Field(default_factory=CanarySettings)
     local: LocalSettings = Field(default_factory=LocalSettings)
 
     @classmethod

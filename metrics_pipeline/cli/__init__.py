@@ -11,6 +11,7 @@ from rich.logging import RichHandler
 from metrics_pipeline.cli import (
     alerts,
     audit,
+    canary,
     chaos,
     dashboard,
     dead_letters,
@@ -52,6 +53,7 @@ for group in (
     audit.app,
     latency.app,
     top.app,
+    canary.app,
     exporter.app,
     chaos.app,
 ):

@@ -151,7 +151,7 @@ def _print_outcome(console: Console, settings: Settings, outcome: Outcome, began
     if landed is None or verdict is None:
         return
     table = Table("", "sent", "landed", box=None)
-    table.add_row("events", f"{produced['unique_events']:,}", f"{landed.inserted:,}")
+    table.add_row("events", f"{produced['unique_events']:,}", f"{landed.inserted - outcome.canaries:,}")
     table.add_row("duplicates", f"{produced['duplicates']:,}", f"{landed.duplicates:,}")
     table.add_row("malformed → dead letters", f"{produced['malformed']:,}", f"{landed.dead_letters:,}")
     console.print(table)

@@ -4,11 +4,9 @@ import uuid
 from enum import StrEnum
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from metrics_pipeline.assembly import DrainRun, reset_offsets, run_drain, until_caught_up, until_window_ends
-from metrics_pipeline.cli.output import print_json
+from metrics_pipeline.cli.output import counting_progress, print_json
 from metrics_pipeline.cli.signals import stop_on_signal
 from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.drain import DrainReport
@@ -37,7 +35,7 @@ def drain(
     settings = load_settings()
     run = DrainRun(run_id=f"cli-{uuid.uuid4()}", shard=shard)
     ending = until_caught_up if once else until_window_ends(settings)
-    with stop_on_signal() as stop, _progress() as bar:
+    with stop_on_signal() as stop, counting_progress() as bar:
 
         def show(entry: LedgerEntry) -> None:
             bar.update(task, advance=entry.consumed)
@@ -61,17 +59,6 @@ def reset(
         typer.confirm(f"Set all offsets of {settings.kafka.topic} to {to.value}?", abort=True)
     for partition, offset in reset_offsets(settings, to_latest=to is Edge.LATEST).items():
         typer.echo(f"partition {partition}: {offset}")
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
 
 
 def _print_report(report: DrainReport, *, as_json: bool) -> None:

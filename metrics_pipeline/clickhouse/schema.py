@@ -141,6 +141,27 @@ ALERT_LOG = Table(
     comment="What is wrong, since when, and what was told about it; the newest row of a key counts.",
 )
 
+CANARIES = Table(
+    name="canaries",
+    # The row of a canary that was seen replaces the one that says that it was sent.
+    engine="ReplacingMergeTree(visible_at)",
+    partition_by="toYYYYMM(produced_at)",
+    order_by=("topic", "consumer_group", "produced_at", "event_id"),
+    columns=(
+        Column("topic", "LowCardinality(String)"),
+        Column("consumer_group", "LowCardinality(String)"),
+        Column("event_id", "UUID", comment="Of its row in raw_events"),
+        Column("shard", "UInt32", comment="Whose partition it was sent to"),
+        Column("shards", "UInt32", comment="How many there were"),
+        Column("partition", "UInt32"),
+        Column("produced_at", "DateTime64(3, 'UTC')"),
+        Column("visible_at", "DateTime64(3, 'UTC')", comment="When a query found it; 1970-01-01: not seen"),
+        Column("seconds", "Float64", comment="From produced to visible; 0: not seen"),
+        Column("objective_seconds", "Float64", comment="One that took longer, or was not seen so long, is late"),
+    ),
+    comment="Events that the pipeline sends itself, one per shard, and how long each took to be found by a query.",
+)
+
 OBJECTS: tuple[Table | Union | MaterializedView | View, ...] = (
     RAW_EVENTS,
     BOOKS,
@@ -151,6 +172,7 @@ OBJECTS: tuple[Table | Union | MaterializedView | View, ...] = (
     DEAD_LETTERS,
     BATCHES,
     ALERT_LOG,
+    CANARIES,
 )
 
 

@@ -1,14 +1,15 @@
 """What the ledger and the server say for alerts. Each query reads a bounded stretch of recent rows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.core.burn import WINDOWS, Tallies, Tally
 from metrics_pipeline.core.ledger import DRAIN
-from metrics_pipeline.core.signals import DiskSignal, FlowSignal, StorageSignal
+from metrics_pipeline.core.signals import BurnSignal, CanarySignal, DiskSignal, FlowSignal, StorageSignal
 
 LOOK_BACK_SECONDS = 3_600
 """Whether a partition landed is looked up so far back."""
@@ -37,6 +38,26 @@ _LOST = f"""
 _REASONS = """
     SELECT reason, count() FROM dead_letters FINAL
     WHERE topic = {topic:String} AND stored_at > now64(3) - {seconds:UInt32} GROUP BY reason
+"""
+_WINDOW_TALLIES = ", ".join(
+    f"sumIf(late, at > now64(3) - {seconds}), sumIf(known, at > now64(3) - {seconds})" for seconds in WINDOWS.values()
+)
+_LATE_EVENTS = f"""
+    SELECT {_WINDOW_TALLIES} FROM (
+        SELECT visible_at AS at, arraySum(freshness_events) AS known,
+            arraySum((age, n) -> if(age > 1000 * {{objective:Float64}}, n, 0), freshness_ms, freshness_events) AS late
+        FROM batches FINAL WHERE {_OF_GROUP} AND visible_at > now64(3) - {{seconds:UInt32}})
+"""
+_CANARY_AGE = (
+    "if(seconds > 0, seconds, (toUnixTimestamp64Milli(now64(3)) - toUnixTimestamp64Milli(produced_at)) / 1000)"
+)
+"""So far, of one that was not seen."""
+_CANARIES = f"""
+    SELECT shard, argMaxIf(age, at, known AND at > now64(3) - {LOOK_BACK_SECONDS}), {_WINDOW_TALLIES} FROM (
+        SELECT shard, produced_at AS at, {_CANARY_AGE} AS age,
+            age > objective_seconds AS late, seconds > 0 OR late AS known
+        FROM canaries FINAL WHERE {_OF_GROUP} AND produced_at > now64(3) - {{seconds:UInt32}})
+    GROUP BY shard ORDER BY shard
 """
 _DISKS = """
     SELECT name, unreserved_space, total_space FROM system.disks
@@ -97,6 +118,24 @@ def read_flow(
     )
 
 
+def read_burn(client: Client, scope: LedgerScope, objective_seconds: float) -> BurnSignal:
+    """Late events by the ledger, late canaries by their own objectives."""
+    longest = max(WINDOWS.values())
+    (events,) = _rows(client, _LATE_EVENTS, scope, longest, objective=objective_seconds)
+    return BurnSignal(
+        _tallies(events),
+        tuple(
+            CanarySignal(int(shard), _tallies(counts), float(age) or None)
+            for shard, age, *counts in _rows(client, _CANARIES, scope, longest)
+        ),
+    )
+
+
+def _tallies(counts: Sequence[Any]) -> Tallies:
+    late, known = counts[::2], counts[1::2]
+    return {window: Tally(int(a), int(b)) for window, a, b in zip(WINDOWS, late, known, strict=True)}
+
+
 def read_storage(client: Client) -> StorageSignal:
     """Disks, parts and growth."""
     ((size_bytes, events, of_day),) = _rows(client, _GROWTH)
@@ -107,8 +146,10 @@ def read_storage(client: Client) -> StorageSignal:
     )
 
 
-def _rows(client: Client, sql: str, scope: LedgerScope | None = None, seconds: int = 0) -> list[tuple[Any, ...]]:
-    parameters = {"topic": scope.topic, "group": scope.group, "seconds": seconds} if scope else {}
+def _rows(
+    client: Client, sql: str, scope: LedgerScope | None = None, seconds: int = 0, **more: float
+) -> list[tuple[Any, ...]]:
+    parameters = {"topic": scope.topic, "group": scope.group, "seconds": seconds, **more} if scope else {}
     return calling(
         "reading the signals of alerts",
         lambda: [

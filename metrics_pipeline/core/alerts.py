@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from metrics_pipeline.core.burn import FAST, WINDOWS, Tallies, burning
 from metrics_pipeline.core.signals import (
+    BurnSignal,
     CheckSignal,
     DiskSignal,
     FlowSignal,
@@ -74,6 +76,21 @@ FRESHNESS = Kind(
     "Dashboards show the last moments incompletely. Nothing is lost.",
     "metrics-pipeline status",
 )
+FRESHNESS_BURN = Kind(
+    "freshness_burn",
+    "the freshness objective is missed",
+    Severity.CRITICAL,
+    "So many events, or canaries of a shard, are late or never seen that the objective can't be kept. Dashboards are "
+    "behind.",
+    "metrics-pipeline canary",
+)
+STALE_ROLLUPS = Kind(
+    "stale_rollups",
+    "rollups are not built",
+    Severity.WARNING,
+    "Readers take finer rows meanwhile: answers are right, but slower over long spans.",
+    "metrics-pipeline rollups status",
+)
 AUDIT_DRIFT = Kind(
     "audit_drift",
     "the books contradict each other",
@@ -135,7 +152,15 @@ TOO_MANY_PARTS = Kind(
 )
 
 REPLAYED_IN_TIME = "replayed_in_time"
-"""Name of the asset check that warns before dead letters are dropped; all other checks compare books."""
+"""Name of the asset check that warns before dead letters are dropped."""
+FRESH = "fresh"
+"""Name of the asset checks that say whether rollups are built; other checks compare books."""
+CANARY = "canary"
+"""Name of the asset check that sends canaries."""
+JUDGED = frozenset({f"raw_events {FRESH}", f"raw_events {CANARY}"})
+"""Checks that show what is judged here from the signals themselves: they tell nothing of their own."""
+FRESHNESS_KINDS = frozenset(kind.name for kind in (FRESHNESS, FRESHNESS_BURN, LAG, NO_DRAIN, STALLED_PARTITION))
+"""What keeps events from being visible in time."""
 
 KINDS = {
     kind.name: kind
@@ -144,6 +169,8 @@ KINDS = {
         FAILED_RUNS,
         LAG,
         FRESHNESS,
+        FRESHNESS_BURN,
+        STALE_ROLLUPS,
         AUDIT_DRIFT,
         DEAD_LETTERS_EXPIRE,
         DEAD_LETTER_SHARE,
@@ -161,6 +188,7 @@ class AlertPolicy:
     """Thresholds: above them (for `disk_*` below) something is wrong."""
 
     freshness_seconds: float
+    freshness_share: float
     lag_offsets: int
     dead_letter_share: float
     dead_letter_messages: int
@@ -230,13 +258,17 @@ def judge(signals: Signals, policy: AlertPolicy) -> Judgement:
     if signals.partitions is not None and signals.flow is not None:
         known |= {NO_DRAIN.name, STALLED_PARTITION.name}
         alerts += _standstill(signals.topic, signals.partitions, signals.flow, policy)
+    if signals.burn is not None:
+        known.add(FRESHNESS_BURN.name)
+        alerts += _burn(signals.topic, signals.burn, policy)
     if signals.storage is not None:
         known |= {DISK_SPACE.name, TOO_MANY_PARTS.name}
         alerts += _storage(signals.storage, policy)
     alerts += [_failed_runs(run) for run in signals.runs if run.failures]
     known |= {f"{FAILED_RUNS.name}:{run.subject}" for run in signals.runs}
-    alerts += [_failed_check(check) for check in signals.checks if not check.passed]
-    known |= {f"{_kind_of(check).name}:{check.name}" for check in signals.checks}
+    checks = [check for check in signals.checks if check.name not in JUDGED]
+    alerts += [_failed_check(check) for check in checks if not check.passed]
+    known |= {f"{_kind_of(check).name}:{check.name}" for check in checks}
     alerts.sort(key=lambda alert: (alert.severity is not Severity.CRITICAL, alert.key))
     return Judgement(tuple(alerts), frozenset(known))
 
@@ -309,6 +341,26 @@ def _standstill(
             )
 
 
+def _burn(topic: str, burn: BurnSignal, policy: AlertPolicy) -> Iterator[Alert]:
+    sources = {f"{topic} canaries of shard {of.shard}": of.tallies for of in burn.canaries}
+    for subject, tallies in {f"{topic} events": burn.events, **sources}.items():
+        yield from _burning(subject, tallies, policy)
+
+
+def _burning(subject: str, tallies: Tallies, policy: AlertPolicy) -> Iterator[Alert]:
+    found = burning(tallies, policy.freshness_share)
+    if found is not None:
+        tally, span = tallies[found.rule.long], _span(WINDOWS[found.rule.long])
+        yield _alert(
+            FRESHNESS_BURN,
+            subject,
+            f"{subject}: {tally.late:,} of {tally.events:,} were not visible within {policy.freshness_seconds:g} s in "
+            f"the last {span}, objective {policy.freshness_share:.1%}: burn rate {found.rate:.1f}, limit "
+            f"{found.rule.rate:g}",
+            severity=Severity.CRITICAL if found.rule is FAST else Severity.WARNING,
+        )
+
+
 def _storage(storage: StorageSignal, policy: AlertPolicy) -> Iterator[Alert]:
     for disk in storage.disks:
         said = _disk(disk, storage.bytes_per_day, policy)
@@ -342,7 +394,8 @@ def _failed_runs(run: RunSignal) -> Alert:
 
 
 def _kind_of(check: CheckSignal) -> Kind:
-    return DEAD_LETTERS_EXPIRE if check.name.endswith(f" {REPLAYED_IN_TIME}") else AUDIT_DRIFT
+    named = {REPLAYED_IN_TIME: DEAD_LETTERS_EXPIRE, FRESH: STALE_ROLLUPS}
+    return named.get(check.name.rpartition(" ")[2], AUDIT_DRIFT)
 
 
 def _failed_check(check: CheckSignal) -> Alert:

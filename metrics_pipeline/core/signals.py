@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from metrics_pipeline.core.burn import Tallies
+
 
 @dataclass(frozen=True, slots=True)
 class EngineSignal:
@@ -37,6 +39,24 @@ class FlowSignal:
     freshness_p99_seconds: float | None
     lost_window_seconds: float
     lost: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class CanarySignal:
+    """The canaries of one shard. `seconds` of the last one whose fate is known: from produced to visible, or, where
+    it was not seen yet, to now; None without one within the hour."""
+
+    shard: int
+    tallies: Tallies
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class BurnSignal:
+    """How many events, and canaries of each shard that had some, were late in each window."""
+
+    events: Tallies
+    canaries: tuple[CanarySignal, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +114,7 @@ class Signals:
     engines: tuple[EngineSignal, ...] = ()
     partitions: tuple[PartitionSignal, ...] | None = None
     flow: FlowSignal | None = None
+    burn: BurnSignal | None = None
     storage: StorageSignal | None = None
     runs: tuple[RunSignal, ...] = ()
     checks: tuple[CheckSignal, ...] = ()

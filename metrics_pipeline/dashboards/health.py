@@ -3,14 +3,18 @@
 from metrics_pipeline.clickhouse.rollups.cubes import ENDPOINTS
 from metrics_pipeline.clickhouse.rollups.tables import BOOKS, IS_STALE
 from metrics_pipeline.clickhouse.schema import IS_BATCH
+from metrics_pipeline.core.burn import WINDOWS
 from metrics_pipeline.core.grains import BUILT, SETTLE_SECONDS
 from metrics_pipeline.dashboards.panel import Dashboard, Kind, Panel, Unit
 from metrics_pipeline.dashboards.rollup_sql import FILL, SECONDS, source
 from metrics_pipeline.dashboards.steps import DAY, WEEK, Reach
+from metrics_pipeline.settings import AlertSettings
 
 LEDGER_SPAN_SECONDS = WEEK
 FRESHNESS_SPAN_SECONDS = DAY
 """The ledger has some 200,000 rows a day and shard: of longer spans, the last part is read."""
+OBJECTIVES = AlertSettings()
+"""As they are set by default."""
 SAMPLED_BATCHES = 5_000
 """Each has some hundred classes of ages; so many say enough about a span."""
 
@@ -49,6 +53,69 @@ FRESHNESS = Panel(
 ) ORDER BY t""",
     FRESHNESS_SPAN_SECONDS,
 )
+_PRODUCED_T = "toUnixTimestamp(produced_at) - toUnixTimestamp(produced_at) % @bucket AS t"
+_IS_LATE = "if(seconds > 0, seconds, dateDiff('millisecond', produced_at, now64(3)) / 1000) > objective_seconds"
+CANARY = Panel(
+    "canary",
+    "Canary, s",
+    "From produced to visible, of an event per shard that the pipeline sends itself; the slowest of a point. One that "
+    "was not seen is drawn at its objective.",
+    Kind.TIMESERIES,
+    Unit.SECONDS,
+    Reach.ROWS,
+    f"""SELECT @t, line::String AS shard, value FROM (
+    SELECT {_PRODUCED_T}, toString(shard) AS line, max(if(seconds > 0, seconds, objective_seconds)) AS value
+    FROM canaries FINAL
+    WHERE produced_at >= toDateTime64(@start, 3) AND produced_at < toDateTime64(@end, 3)
+        AND (seconds > 0 OR {_IS_LATE})
+    GROUP BY t, line
+) ORDER BY t, line""",
+    LEDGER_SPAN_SECONDS,
+    lines_by="shard",
+)
+
+_LONGEST_WINDOW = max(WINDOWS.values())
+_RATES = ", ".join(
+    f"sum(late) OVER last_{window} / sum(known) OVER last_{window} / {1 - OBJECTIVES.freshness_share:g}"
+    for window in WINDOWS
+)
+_FRAMES = ",\n        ".join(
+    f"last_{window} AS (PARTITION BY source, shard ORDER BY t RANGE BETWEEN {seconds - 1} PRECEDING AND CURRENT ROW)"
+    for window, seconds in WINDOWS.items()
+)
+BURN = Panel(
+    "burn_rate",
+    "Burn rate by window",
+    f"Share of late ones over the share that the objective allows: {OBJECTIVES.freshness_share:.0%} of events, and of "
+    f"each shard's canaries (the worst shard), are visible within {OBJECTIVES.freshness_seconds:g} s. 1 uses up just "
+    "that. Of the last 24 hours of a longer span.",
+    Kind.TIMESERIES,
+    Unit.NONE,
+    Reach.ROWS,
+    f"""SELECT @t, line::String AS window, value FROM (
+    SELECT t, concat(source, ' ', name) AS line, max(rate) AS value FROM (
+        SELECT t, source, [{_RATES}] AS rates FROM (
+            SELECT t, source, shard, sum(late) AS late, sum(known) AS known FROM (
+                SELECT {_T}, 'events' AS source, 0 AS shard, arraySum(freshness_events) AS known,
+                    arraySum((age, n) -> if(age > {1_000 * OBJECTIVES.freshness_seconds:g}, n, 0), freshness_ms,
+                        freshness_events) AS late
+                FROM batches
+                WHERE visible_at >= toDateTime64(@start - {_LONGEST_WINDOW}, 3) AND visible_at < toDateTime64(@end, 3)
+                    AND last_message >= @start - INTERVAL 7 DAY
+                UNION ALL
+                SELECT {_PRODUCED_T}, 'canaries' AS source, shard, 1 AS known, {_IS_LATE} AS late
+                FROM canaries FINAL
+                WHERE produced_at >= toDateTime64(@start - {_LONGEST_WINDOW}, 3)
+                    AND produced_at < toDateTime64(@end, 3) AND (seconds > 0 OR {_IS_LATE})
+            ) GROUP BY t, source, shard HAVING known > 0
+        ) WINDOW {_FRAMES}
+    ) ARRAY JOIN rates AS rate, {list(WINDOWS)} AS name
+    WHERE t >= toUnixTimestamp(@start) GROUP BY t, line
+) ORDER BY t, line""",
+    FRESHNESS_SPAN_SECONDS,
+    lines_by="window",
+)
+
 EVENTS_IN = _ledger("events_in", "Events in/s", Unit.PER_SECOND, f"sum(consumed) / {SECONDS} AS events")
 DUPLICATES = _ledger(
     "duplicates", "Duplicates/s", Unit.PER_SECOND, f"sum(duplicates) / {SECONDS} AS duplicates",
@@ -152,6 +219,8 @@ PIPELINE_HEALTH = Dashboard(
     "Freshness, throughput, what was refused or lost, storage and what it costs, and the rollups' builds.",
     (
         FRESHNESS,
+        CANARY,
+        BURN,
         EVENTS_IN,
         _ledger("batches", "Batches/s", Unit.PER_SECOND, f"count() / {SECONDS} AS batches"),
         DUPLICATES,

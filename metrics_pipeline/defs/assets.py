@@ -1,15 +1,28 @@
 """The asset graph: the topic, and the tables that drain runs write. Nothing here does work."""
 
-from dagster import AssetKey, AssetSpec, TableColumn, TableSchema
+from datetime import timedelta
+
+from dagster import AssetKey, AssetSpec, FreshnessPolicy, TableColumn, TableSchema
 
 from metrics_pipeline.clickhouse.ddl import Table
 from metrics_pipeline.clickhouse.rollups.cubes import CUBES, ENDPOINTS
 from metrics_pipeline.clickhouse.rollups.tables import table_of
 from metrics_pipeline.clickhouse.schema import DEAD_LETTERS, RAW_EVENTS
-from metrics_pipeline.core.grains import LIVE
+from metrics_pipeline.core.grains import LIVE, Grain
 
 GROUP = "events"
 ROLLUPS_GROUP = "rollups"
+
+DRAINED = FreshnessPolicy.time_window(warn_window=timedelta(minutes=15), fail_window=timedelta(hours=1))
+"""Of tables that each insert feeds. A drain run reports once per window, and while the topic is idle the check `fresh`
+does, once it has seen that nothing waits: so what is stale has events waiting, or nobody looks."""
+
+
+def built_policy(grain: Grain) -> FreshnessPolicy:
+    """Of a built grain, whose tables are materialized only after events came: a day without any is not yet wrong."""
+    bucket = timedelta(seconds=grain.seconds)
+    return FreshnessPolicy.time_window(warn_window=bucket + timedelta(days=1), fail_window=bucket + timedelta(days=2))
+
 
 TOPIC = AssetSpec(
     key=AssetKey(["kafka", "events"]),
@@ -19,8 +32,10 @@ TOPIC = AssetSpec(
 )
 
 
-def table_spec(table: Table, *upstream: AssetSpec, group: str = GROUP) -> AssetSpec:
-    """A table of the server as an asset."""
+def table_spec(
+    table: Table, *upstream: AssetSpec, group: str = GROUP, freshness: FreshnessPolicy | None = None
+) -> AssetSpec:
+    """A table of the server as an asset; without a policy its age says nothing."""
     columns = [TableColumn(c.name, c.type, c.comment or None) for c in table.columns]
     return AssetSpec(
         key=AssetKey(["clickhouse", table.name]),
@@ -29,12 +44,15 @@ def table_spec(table: Table, *upstream: AssetSpec, group: str = GROUP) -> AssetS
         kinds={"clickhouse", "table"},
         description=table.comment,
         metadata={"dagster/column_schema": TableSchema(columns), "dagster/table_name": table.name},
+        freshness_policy=freshness,
     )
 
 
-RAW_EVENTS_ASSET = table_spec(RAW_EVENTS, TOPIC)
+RAW_EVENTS_ASSET = table_spec(RAW_EVENTS, TOPIC, freshness=DRAINED)
 DEAD_LETTERS_ASSET = table_spec(DEAD_LETTERS, TOPIC)
-LIVE_ASSETS = {cube: table_spec(table_of(cube, LIVE), RAW_EVENTS_ASSET, group=ROLLUPS_GROUP) for cube in CUBES}
+LIVE_ASSETS = {
+    cube: table_spec(table_of(cube, LIVE), RAW_EVENTS_ASSET, group=ROLLUPS_GROUP, freshness=DRAINED) for cube in CUBES
+}
 """The finest grain of each cube: fed by each insert into raw_events."""
 ROLLUP_1M_ASSET = LIVE_ASSETS[ENDPOINTS]
 

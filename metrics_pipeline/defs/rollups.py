@@ -47,7 +47,7 @@ from metrics_pipeline.core.rebuilds import (
     partition_seconds,
     plan_rebuilds,
 )
-from metrics_pipeline.defs.assets import LIVE_ASSETS, ROLLUPS_GROUP, table_spec
+from metrics_pipeline.defs.assets import LIVE_ASSETS, ROLLUPS_GROUP, built_policy, table_spec
 from metrics_pipeline.defs.drain import RETRIES
 from metrics_pipeline.defs.relay import ACTIVE
 from metrics_pipeline.defs.resources import PipelineResource
@@ -77,7 +77,10 @@ class BuildConfig(Config):
 
 
 def _specs(grain: Grain, finer: dict[Cube, AssetSpec]) -> dict[Cube, AssetSpec]:
-    return {cube: table_spec(table_of(cube, grain), finer[cube], group=ROLLUPS_GROUP) for cube in CUBES}
+    policy = built_policy(grain)
+    return {
+        cube: table_spec(table_of(cube, grain), finer[cube], group=ROLLUPS_GROUP, freshness=policy) for cube in CUBES
+    }
 
 
 def _op_name(grain: str) -> str:

@@ -61,6 +61,21 @@ FRESHNESS = Metric(
 RECENT_FRESHNESS = Metric(
     "recent_freshness_seconds", Type.GAUGE, "Quantiles of that age over the last 60 seconds.", ("quantile",)
 )
+BURN = Metric(
+    "freshness_burn_rate",
+    Type.GAUGE,
+    "Share of late events over the share that the objective allows, by the ledger; absent where nothing landed.",
+    ("window",),
+)
+CANARY = Metric(
+    "canary_seconds",
+    Type.GAUGE,
+    "From produced to visible, of a shard's last canary; still growing where it was not seen and is late.",
+    ("shard",),
+)
+CANARY_BURN = Metric(
+    "canary_burn_rate", Type.GAUGE, "As freshness_burn_rate, of a shard's canaries.", ("shard", "window")
+)
 BATCH_MESSAGES = Metric("batch_messages", Type.HISTOGRAM, "Messages of a micro-batch.", bounds=_MESSAGE_BOUNDS)
 BATCH_STEP = Metric(
     "batch_step_duration_seconds",
@@ -103,6 +118,9 @@ METRICS = (
     LOST,
     FRESHNESS,
     RECENT_FRESHNESS,
+    BURN,
+    CANARY,
+    CANARY_BURN,
     BATCH_MESSAGES,
     BATCH_STEP,
     PARTS,

@@ -15,11 +15,12 @@ from metrics_pipeline.clickhouse.alert_log import evaluated_at, read_board
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.counting import Bounds, Distribution, MonthlyCounter, Totals
 from metrics_pipeline.clickhouse.owed import read_owed
-from metrics_pipeline.clickhouse.signals import LedgerScope, read_storage
+from metrics_pipeline.clickhouse.signals import LedgerScope, read_burn, read_storage
 from metrics_pipeline.clickhouse.statistics import FRESHNESS_WINDOW_SECONDS, Freshness, read_statistics
 from metrics_pipeline.clickhouse.tables import TableSize, read_stale_buckets, read_tables
+from metrics_pipeline.core.burn import Tallies, burn_rate
 from metrics_pipeline.core.notices import Board
-from metrics_pipeline.core.signals import DiskSignal
+from metrics_pipeline.core.signals import BurnSignal, DiskSignal
 from metrics_pipeline.errors import RetryableError
 from metrics_pipeline.exporter import catalogue as m
 from metrics_pipeline.exporter.source import Reading, Source
@@ -44,6 +45,7 @@ class ClickHouseFigures:
     totals: Totals
     freshness: Freshness | None
     owed: int
+    burn: BurnSignal
     tables: Mapping[str, TableSize]
     disks: tuple[DiskSignal, ...]
     stale: Mapping[str, int]
@@ -100,6 +102,7 @@ class PipelineCollector(Collector):
             yield from _of_kafka(self._settings.kafka.topic, kafka.figures)
         if clickhouse.figures is not None:
             yield from _of_ledger(self._settings.kafka.topic, clickhouse.figures)
+            yield from _of_objective(clickhouse.figures.burn, self._settings.alerts.freshness_share)
             yield from _of_server(clickhouse.figures)
 
     def _read_kafka(self) -> Mapping[int, PartitionLag]:
@@ -131,6 +134,7 @@ class PipelineCollector(Collector):
             totals=self._counter.read(client, time.time()),
             freshness=read_statistics(client, since_ms=recent_ms).freshness,
             owed=sum(entry.offsets for entry in read_owed(client, self._scope)),
+            burn=read_burn(client, self._scope, self._settings.alerts.freshness_seconds),
             tables=read_tables(client),
             disks=read_storage(client).disks,
             stale=read_stale_buckets(client),
@@ -160,6 +164,22 @@ def _of_ledger(topic: str, figures: ClickHouseFigures) -> Iterator[Family]:
     recent = figures.freshness
     if recent is not None:
         yield _gauge(m.RECENT_FRESHNESS, {("0.5",): recent.p50, ("0.99",): recent.p99, ("1",): recent.max})
+
+
+def _of_objective(burn: BurnSignal, objective_share: float) -> Iterator[Family]:
+    yield _gauge(m.BURN, {(window,): rate for window, rate in _rates(burn.events, objective_share)})
+    yield _gauge(m.CANARY, {(str(of.shard),): of.seconds for of in burn.canaries if of.seconds is not None})
+    of_shards: dict[tuple[str, ...], float] = {
+        (str(of.shard), window): rate for of in burn.canaries for window, rate in _rates(of.tallies, objective_share)
+    }
+    yield _gauge(m.CANARY_BURN, of_shards)
+
+
+def _rates(tallies: Tallies, objective_share: float) -> Iterator[tuple[str, float]]:
+    for window, tally in tallies.items():
+        rate = burn_rate(tally, objective_share)
+        if rate is not None:
+            yield window, rate
 
 
 def _of_server(figures: ClickHouseFigures) -> Iterator[Family]:

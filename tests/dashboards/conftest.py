@@ -1,17 +1,23 @@
 """A drained load for tests of dashboards, in a database whose name the pages' links must hold."""
 
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 from clickhouse_connect.driver.client import Client
 from pydantic import SecretStr
 
 from metrics_pipeline.assembly import prepare
+from metrics_pipeline.clickhouse.canaries import CanaryNotes
 from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.signals import LedgerScope
+from metrics_pipeline.core.canary import Canary, Sighting
+from metrics_pipeline.core.offsets import Owner
 from metrics_pipeline.loadgen.plan import LoadPlan
 from metrics_pipeline.loadgen.run import produce
 from metrics_pipeline.local.clickhouse import ClickHouseServer
@@ -30,6 +36,15 @@ class Drained:
     url: str
     end: datetime
     variables: dict[str, str]
+
+
+def note_canaries(client: Client, name: str) -> None:
+    """One in time, one late, one that was never seen, in the last minute."""
+    scope, now_ms = LedgerScope(name, name), time.time_ns() // 1_000_000
+    canaries = [Canary(str(UUID(int=n)), Owner(2, n % 2), n % 2, now_ms - (50 - n) * 1_000) for n in range(3)]
+    notes = CanaryNotes(client, scope, 30)
+    notes.sent(canaries)
+    notes.seen([Sighting(canaries[0], 0.8), Sighting(canaries[1], 40.0)])
 
 
 @pytest.fixture(scope="package")
@@ -53,6 +68,7 @@ def drained_load(kafka: KafkaServer, clickhouse: ClickHouseServer) -> Iterator[D
     produce(LOAD, made)
     drain_once(made)
     with connect(made) as client:
+        note_canaries(client, name)
         rows = client.query(
             "SELECT service, endpoint FROM raw_events WHERE status >= 500 AND timestamp > now() - 600 "
             "GROUP BY service, endpoint ORDER BY count() DESC LIMIT 1"

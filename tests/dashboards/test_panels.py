@@ -1,9 +1,11 @@
 """Every panel's question on the real server, over drained events, in each of its forms."""
 
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from metrics_pipeline.core.burn import WINDOWS
 from metrics_pipeline.dashboards.options import OPTIONS
 from metrics_pipeline.dashboards.panel import Kind, Panel, panel_query
 from metrics_pipeline.dashboards.panels import PANELS
@@ -76,3 +78,31 @@ def test_the_server_chooses_the_same_steps(drained: Drained) -> None:
     for reach in Reach:
         sql = f"SELECT arrayMap(s -> {bucket_sql(reach, 's')}, {spans})"
         assert drained.client.query(sql).result_rows[0][0] == [step_of(reach, s).bucket_seconds for s in spans]
+
+
+def test_burn_rates_are_of_the_worst_shard_and_canaries_show_their_seconds(drained: Drained) -> None:
+    last = {str(row["window"]): row["value"] for row in ask(drained, BY_NAME["burn_rate"], HOUR)}
+    assert set(last) == {f"{source} {window}" for source in ("canaries", "events") for window in WINDOWS}
+    assert last["canaries 1h"] == pytest.approx(100), "of shard 1 all are late, of shard 0 one of two"
+    assert last["events 6h"] == 0
+    seconds = [(row["shard"], row["value"]) for row in ask(drained, BY_NAME["canary"], DAY)]
+    assert max(seconds) == ("1", 40.0)
+    assert ("0", 30.0) in seconds, "not seen: at its objective"
+
+
+def test_a_burn_rate_looks_back_from_each_point_over_its_window(drained: Drained) -> None:
+    """Two hours ago all canaries of an hour were late; read at points before and after."""
+    name = "burn_windows"
+    drained.client.command(f"CREATE TABLE {name} AS canaries")
+    drained.client.command(
+        f"""INSERT INTO {name} (event_id, produced_at, seconds, objective_seconds)
+        SELECT generateUUIDv4(), now64(3) - number * 60, if(number BETWEEN 120 AND 179, 60, 1), 30 FROM numbers(600)"""
+    )
+    panel = replace(BY_NAME["burn_rate"], query=BY_NAME["burn_rate"].query.replace("FROM canaries", f"FROM {name}"))
+    rows = [row for row in ask(drained, panel, 6 * HOUR) if str(row["window"]) == "canaries 1h"]
+    ages = {round((drained.end - row["time"].replace(tzinfo=UTC)).total_seconds() / 60): row["value"] for row in rows}
+    drained.client.command(f"DROP TABLE {name}")
+    assert ages[200] == ages[30] == 0
+    assert ages[121] == pytest.approx(100, abs=4)
+    assert ages[150] == pytest.approx(50, abs=4)
+    assert ages[90] == pytest.approx(50, abs=4)

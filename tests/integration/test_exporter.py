@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from metrics_pipeline.alerting import Copy, evaluate
+from metrics_pipeline.canary import send_canaries
 from metrics_pipeline.cli.exporter import serving
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.counting import Bounds, MonthlyCounter
@@ -109,6 +110,22 @@ def test_a_scrape_says_what_the_ledger_and_the_topic_say(drained: Settings) -> N
     assert found.value("alerts_firing", kind="failed_runs", severity="critical") == 1
     assert found.value("alerts_evaluated_timestamp_seconds") > 0
     assert set(found.labelled("stale_rollup_buckets", "grain")) == {"10m", "1h", "1d", "7d"}
+
+
+def test_burn_rates_and_canaries_are_those_of_the_ledger_and_of_the_last_canary(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(settings, events(30))
+    drain_once(settings)
+    monkeypatch.setenv("METRICS_ALERTS__FRESHNESS_SECONDS", "0.2")
+    send_canaries(load_settings())
+    found = scrape(load_settings())
+    assert found.value("canary_seconds", shard="0") >= 0.2, "nobody drained it"
+    assert found.value("canary_burn_rate", shard="0", window="1h") == pytest.approx(100)
+    of_batch = "arraySum(arrayMap((a, n) -> if(a > 200, n, 0), freshness_ms, freshness_events))"
+    late = ledger(settings, f"sum({of_batch})")
+    for window in ("5m", "30m", "1h", "6h"):
+        assert found.value("freshness_burn_rate", window=window) == pytest.approx(late / 30 / 0.01)
 
 
 def test_histograms_are_cumulative_and_agree_with_the_ledger(drained: Settings) -> None:

@@ -4,8 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from metrics_pipeline.core.alerts import KINDS, AlertPolicy, Severity, judge
+from metrics_pipeline.core.alerts import JUDGED, KINDS, AlertPolicy, Severity, judge
+from metrics_pipeline.core.burn import WINDOWS, Tally
 from metrics_pipeline.core.signals import (
+    BurnSignal,
+    CanarySignal,
     CheckSignal,
     DiskSignal,
     EngineSignal,
@@ -18,6 +21,7 @@ from metrics_pipeline.core.signals import (
 
 POLICY = AlertPolicy(
     freshness_seconds=10,
+    freshness_share=0.99,
     lag_offsets=1_000,
     dead_letter_share=0.02,
     dead_letter_messages=100,
@@ -37,11 +41,15 @@ FLOW = FlowSignal(
     lost_window_seconds=86_400,
     lost={},
 )
+WELL = dict.fromkeys(WINDOWS, Tally(0, 1_000))
+BURN = BurnSignal(WELL, (CanarySignal(0, WELL, 0.7), CanarySignal(1, WELL, 0.8)))
+LATE = dict.fromkeys(WINDOWS, Tally(9, 60))
 HEALTHY = Signals(
     topic="events",
     engines=(EngineSignal("kafka"), EngineSignal("clickhouse")),
     partitions=(PartitionSignal(0, 10, 1), PartitionSignal(1, 0, None)),
     flow=FLOW,
+    burn=BURN,
     storage=StorageSignal((DiskSignal("default", 500 * GIB, 1_000 * GIB),), {"raw_events": 40}, 10.0 * GIB),
     runs=(RunSignal("drain", "0-of-1", 0),),
     checks=(CheckSignal("raw_events exact", passed=True),),
@@ -70,6 +78,16 @@ def test_a_healthy_pipeline_has_no_alert_and_everything_is_known() -> None:
         ),
         ({"partitions": (PartitionSignal(3, 2_000, 1),)}, "lag", "2,000 offsets behind"),
         ({"flow": replace(FLOW, freshness_p99_seconds=11)}, "freshness", "11.0 s"),
+        (
+            {"burn": replace(BURN, canaries=(CanarySignal(3, LATE, 50),))},
+            "freshness_burn",
+            "shard 3: 9 of 60 were not visible within 10 s in the last 60 minutes, objective 99.0%: burn rate 15.0",
+        ),
+        (
+            {"checks": (CheckSignal("rollup_1h fresh", passed=False, description="2 buckets wait"),)},
+            "stale_rollups",
+            "2 buckets wait",
+        ),
         ({"flow": replace(FLOW, dead_letters=300)}, "dead_letter_share", "3.0% of 10,000 messages"),
         ({"flow": replace(FLOW, lost={4: 70, 2: 5})}, "lost_offsets", "partition 2: 5, partition 4: 70"),
         (
@@ -107,11 +125,31 @@ def test_every_kind_is_covered_by_a_case_above() -> None:
     assert {case[1] for case in cases} == set(KINDS)
 
 
+def test_a_slow_burn_of_events_is_a_warning() -> None:
+    slow = dict.fromkeys(WINDOWS, Tally(70, 1_000))
+    (alert,) = judge(replace(HEALTHY, burn=replace(BURN, events=slow)), POLICY).alerts
+    assert (alert.key, alert.severity) == ("freshness_burn:events events", Severity.WARNING)
+    assert "in the last 6 hours" in alert.summary
+
+
+def test_checks_that_show_what_is_judged_from_the_signals_tell_nothing_of_their_own() -> None:
+    judgement = judge(replace(HEALTHY, checks=tuple(CheckSignal(name, passed=False) for name in JUDGED)), POLICY)
+    assert judgement.alerts == ()
+    assert not any(name in key for name in JUDGED for key in judgement.known)
+
+
 def test_what_could_not_be_read_is_neither_wrong_nor_healthy() -> None:
-    blind = replace(HEALTHY, partitions=None, flow=None, storage=None, runs=(), checks=())
+    blind = replace(HEALTHY, partitions=None, flow=None, burn=None, storage=None, runs=(), checks=())
     judgement = judge(blind, POLICY)
     assert judgement.alerts == ()
-    for key in ("lag:events", "freshness:events", "no_drain:events", "disk_space:default", "failed_runs:drain 0-of-1"):
+    for key in (
+        "lag:events",
+        "freshness:events",
+        "freshness_burn:events events",
+        "no_drain:events",
+        "disk_space:default",
+        "failed_runs:drain 0-of-1",
+    ):
         assert not judgement.is_healthy(key)
 
 

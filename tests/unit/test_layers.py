@@ -72,6 +72,7 @@ FORBIDDEN = {
         "metrics_pipeline.kafka",
         "metrics_pipeline.clickhouse",
     ),
+    "canary.py": ("confluent_kafka", "clickhouse_connect.driver.exceptions", "dagster"),
     "alerting.py": ("confluent_kafka", "clickhouse_connect.driver.exceptions", "apprise", "dagster"),
     "notify.py": (
         "confluent_kafka",

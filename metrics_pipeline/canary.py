@@ -1,0 +1,130 @@
+"""Sends canaries and looks for them until a query sees each, as a consumer would. The command line and Dagster both
+start here.
+
+Each is noted before it is sent, so that one of which nothing more is heard, whatever the reason, counts as late.
+"""
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from clickhouse_connect.driver.client import Client
+
+from metrics_pipeline.assembly import say_waiting, shard_owner
+from metrics_pipeline.clickhouse.canaries import CanaryNotes, find
+from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.signals import LedgerScope, read_burn
+from metrics_pipeline.clock import SystemClock
+from metrics_pipeline.core.burn import Burning, burning
+from metrics_pipeline.core.canary import Canary, Sighting, plan_canaries
+from metrics_pipeline.core.signals import BurnSignal
+from metrics_pipeline.errors import ConfigurationError
+from metrics_pipeline.kafka.admin import describe_topic
+from metrics_pipeline.kafka.producer import Outgoing, TopicProducer
+from metrics_pipeline.ports import Clock
+from metrics_pipeline.retry import Retry
+from metrics_pipeline.settings import Settings, kafka_address
+
+POLL_SECONDS = 0.1
+"""Between two looks: how exactly a canary is measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What became of one canary per shard, in order of shards, and how fast the budget burns since."""
+
+    sightings: tuple[Sighting, ...]
+    objective_seconds: float
+    objective_share: float
+    burn: BurnSignal
+
+    @property
+    def late(self) -> tuple[Sighting, ...]:
+        return tuple(sighting for sighting in self.sightings if sighting.is_late(self.objective_seconds))
+
+    @property
+    def burning(self) -> Burning | None:
+        """The worst of what the canaries of the shards say."""
+        found = (burning(canaries.tallies, self.objective_share) for canaries in self.burn.canaries)
+        return max((one for one in found if one is not None), key=lambda one: one.rule.rate, default=None)
+
+
+def send_canaries(
+    settings: Settings,
+    *,
+    limit_seconds: float | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    on_seen: Callable[[Sighting], None] = lambda _sighting: None,
+    clock: Clock | None = None,
+) -> Round:
+    """Send one per shard and wait until all are seen, at most for `limit_seconds` (by default the objective).
+
+    Raises RetryableError if an engine is away for so long, ConfigurationError.
+    """
+    objective_seconds = settings.alerts.freshness_seconds
+    limit_seconds = objective_seconds if limit_seconds is None else limit_seconds
+    if limit_seconds < objective_seconds:
+        raise ConfigurationError(
+            f"a limit of {limit_seconds:g} s is shorter than the objective, METRICS_ALERTS__FRESHNESS_SECONDS "
+            f"({objective_seconds:g} s): a canary that is given up earlier would count as late; wait longer"
+        )
+    clock = clock or SystemClock()
+    address = kafka_address(settings)
+    scope = LedgerScope(settings.kafka.topic, settings.kafka.group)
+    partitions = describe_topic(address, settings.kafka).partitions
+    owners = [shard_owner(settings, shard, partitions) for shard in range(settings.drain.shards)]
+    with connect(settings) as client:
+        producer = TopicProducer(address, settings.kafka)
+        notes = CanaryNotes(client, scope, objective_seconds)
+        ids = [str(uuid.uuid4()) for _ in owners]
+        canaries = plan_canaries(owners, partitions, ids, clock.now_ms())
+        notes.sent(canaries)
+        watch = _Watch(client, notes, clock, Retry(clock, limit_seconds, stop, say_waiting), on_seen)
+        producer.send([Outgoing(c.partition, c.event_id, c.payload()) for c in canaries])
+        seconds = watch.until_seen(canaries, limit_seconds, stop)
+        return Round(
+            tuple(Sighting(canary, seconds.get(canary.event_id)) for canary in canaries),
+            objective_seconds,
+            settings.alerts.freshness_share,
+            read_burn(client, scope, objective_seconds),
+        )
+
+
+class _Watch:
+    """Looks for canaries until each was seen. Its time begins when it is made: just before they are sent."""
+
+    def __init__(
+        self,
+        client: Client,
+        notes: CanaryNotes,
+        clock: Clock,
+        retry: Retry,
+        on_seen: Callable[[Sighting], None],
+    ) -> None:
+        self._client = client
+        self._notes = notes
+        self._clock = clock
+        self._retry = retry
+        self._on_seen = on_seen
+        self._began = clock.monotonic_seconds()
+
+    def until_seen(
+        self, canaries: Sequence[Canary], limit_seconds: float, stop: Callable[[], bool]
+    ) -> Mapping[str, float]:
+        """event_id -> seconds until a query saw it, of those that were seen within the limit."""
+        seconds: dict[str, float] = {}
+        while waiting := [canary for canary in canaries if canary.event_id not in seconds]:
+            found = self._retry.call(partial(find, self._client, waiting))
+            passed = self._clock.monotonic_seconds() - self._began
+            sightings = [Sighting(canary, passed) for canary in waiting if canary.event_id in found]
+            if sightings:
+                self._retry.call(partial(self._notes.seen, sightings))
+            elif passed >= limit_seconds or stop():
+                break
+            else:
+                self._clock.sleep(POLL_SECONDS)
+            for sighting in sightings:
+                seconds[sighting.canary.event_id] = passed
+                self._on_seen(sighting)
+        return seconds

@@ -1,0 +1,76 @@
+"""Canaries in ClickHouse: what is known of each, and looking for them as any reader of raw_events would."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from clickhouse_connect.driver.client import Client
+
+from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.schema import CANARIES
+from metrics_pipeline.clickhouse.signals import LedgerScope
+from metrics_pipeline.core.canary import ENDPOINT, SERVICE, Canary, Sighting
+
+_COLUMNS = tuple(column.name for column in CANARIES.columns)
+_NOT_SEEN = datetime.fromtimestamp(0, UTC)
+_OF_CANARIES = "service = {service:String} AND endpoint = {endpoint:String}"
+_FIND = f"""
+    SELECT toString(event_id) FROM raw_events
+    WHERE {_OF_CANARIES} AND event_id IN {{ids:Array(UUID)}}
+        AND timestamp IN arrayMap(ms -> fromUnixTimestamp64Milli(ms, 'UTC'), {{produced_ms:Array(Int64)}})
+"""
+_COUNT = f"SELECT count() FROM raw_events WHERE {_OF_CANARIES}"
+_RAW: Mapping[str, Any] = {"service": SERVICE, "endpoint": ENDPOINT}
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryNotes:
+    """Writes what is known of canaries; `objective_seconds` is what they are held to."""
+
+    client: Client
+    scope: LedgerScope
+    objective_seconds: float
+
+    def sent(self, canaries: Iterable[Canary]) -> None:
+        """Before they are: one of which nothing more is heard counts as late."""
+        self._insert(Sighting(canary, None) for canary in canaries)
+
+    def seen(self, sightings: Iterable[Sighting]) -> None:
+        self._insert(sightings)
+
+    def _insert(self, sightings: Iterable[Sighting]) -> None:
+        rows = [self._row(sighting) for sighting in sightings]
+        calling("noting canaries", lambda: self.client.insert(CANARIES.name, rows, column_names=_COLUMNS))
+
+    def _row(self, sighting: Sighting) -> list[Any]:
+        canary, seconds = sighting.canary, sighting.seconds
+        produced_at = datetime.fromtimestamp(canary.produced_ms / 1_000, UTC)
+        return [
+            self.scope.topic,
+            self.scope.group,
+            canary.event_id,
+            canary.owner.shard,
+            canary.owner.shards,
+            canary.partition,
+            produced_at,
+            _NOT_SEEN if seconds is None else produced_at + timedelta(seconds=seconds),
+            seconds or 0.0,
+            self.objective_seconds,
+        ]
+
+
+def find(client: Client, canaries: Sequence[Canary]) -> frozenset[str]:
+    """The event_ids of those that a query sees now."""
+    parameters = {
+        **_RAW,
+        "produced_ms": sorted({canary.produced_ms for canary in canaries}),
+        "ids": [canary.event_id for canary in canaries],
+    }
+    rows = calling("looking for canaries", lambda: client.query(_FIND, parameters=parameters).result_rows)
+    return frozenset(str(row[0]) for row in rows)
+
+
+def count_landed(client: Client) -> int:
+    """All that ever landed and are still kept."""
+    return int(calling("counting canaries", lambda: client.query(_COUNT, parameters=dict(_RAW)).result_rows[0][0]))

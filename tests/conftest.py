@@ -16,6 +16,10 @@ from metrics_pipeline.local.kafka import KafkaServer, start_kafka
 from metrics_pipeline.settings import LocalSettings, Settings, load_settings
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screenshots", type=Path, help="keep the pictures of Dagster's pages in this folder")
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Tests see the settings that they set themselves, and no engines that happen to run."""

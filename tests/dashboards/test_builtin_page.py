@@ -2,7 +2,6 @@
 
 import html
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,20 +13,13 @@ from metrics_pipeline.clickhouse.questions.question import Names
 from metrics_pipeline.dashboards.builtin import LIVE, charts
 from metrics_pipeline.dashboards.panel import Dashboard
 from metrics_pipeline.dashboards.panels import DASHBOARDS
+from tests.browser import browser
 from tests.dashboards.conftest import Drained
 
 ATTEMPTS = 3
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _ERROR = re.compile(r'<div class="query-error"[^>]*>(.*?)</div>', re.DOTALL)
 _SCRIPT = re.compile(r"<script.*?</script>", re.DOTALL)
 _GLOBAL_ERROR = re.compile(r'<div[^>]*id="global-error"[^>]*>(.*?)</div>', re.DOTALL)
-
-
-def browser() -> str:
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"no browser on PATH: looked for {', '.join(BROWSERS)}")
-    return found
 
 
 def opened(url: str, folder: Path, charts_count: int) -> str:

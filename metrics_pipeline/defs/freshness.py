@@ -21,9 +21,11 @@ from dagster import (
 
 from metrics_pipeline.alerting import look
 from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.owed import read_owed
 from metrics_pipeline.clickhouse.rollups.cubes import ENDPOINTS
 from metrics_pipeline.clickhouse.rollups.state import GrainState, read_state
 from metrics_pipeline.clickhouse.rollups.tables import table_of
+from metrics_pipeline.clickhouse.signals import LedgerScope
 from metrics_pipeline.core.alerts import FRESH, FRESHNESS_KINDS, Severity
 from metrics_pipeline.core.grains import BUILT, SETTLE_SECONDS, Grain, grain_named
 from metrics_pipeline.core.signals import FlowSignal, PartitionSignal
@@ -101,6 +103,13 @@ def _states(settings: Settings) -> tuple[GrainState, ...]:
         return read_state(client, int(time.time()) - SETTLE_SECONDS - settings.alerts.rollups_seconds)[1:]
 
 
+def _owed(settings: Settings) -> int:
+    """Offsets that drains skipped: they count as no lag, and their events are not visible."""
+    with connect(settings) as client:
+        entries = read_owed(client, LedgerScope(settings.kafka.topic, settings.kafka.group))
+    return sum(entry.offsets for entry in entries)
+
+
 def _is_idle(partitions: tuple[PartitionSignal, ...], flow: FlowSignal) -> bool:
     """Nothing waits and no drain run reports: the tables hold all that there is, which nobody else would say."""
     is_quiet = flow.landed_ago_seconds is None or flow.landed_ago_seconds > EVERY_MINUTES * 60
@@ -114,12 +123,14 @@ def _of_events(context: AssetCheckExecutionContext, settings: Settings) -> Asset
     if partitions is None or flow is None:
         problems = "; ".join(engine.problem for engine in signals.engines if engine.problem)
         raise Failure(problems or "the signals could not be read: the log says why", allow_retries=False)
-    if _is_idle(partitions, flow):
+    owed = _owed(settings)
+    if _is_idle(partitions, flow) and not owed:
         for spec in (RAW_EVENTS_ASSET, *LIVE_ASSETS.values()):
             context.op_execution_context.log_event(AssetMaterialization(spec.key, metadata=_NOTHING_WAITS))
     found = [alert for alert in judgement.alerts if alert.kind in FRESHNESS_KINDS]
     figures: dict[str, float] = {
         "lag_offsets": sum(partition.lag for partition in partitions),
+        "owed_offsets": owed,
         "objective_seconds": objectives.freshness_seconds,
     }
     if flow.freshness_p99_seconds is not None:

@@ -27,6 +27,7 @@ from metrics_pipeline.core.grains import BUILT
 from metrics_pipeline.definitions import defs
 from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.local.dagster import start_dagster
+from metrics_pipeline.owed_assembly import fill_owed, jump_to_head
 from metrics_pipeline.settings import Settings, kafka_address
 from tests.integration.events import events
 from tests.integration.pipeline import drain_once, send
@@ -118,6 +119,19 @@ def test_an_idle_topic_stays_fresh_and_one_where_events_wait_does_not(
         client.command("INSERT INTO earlier SELECT * REPLACE (visible_at - 600 AS visible_at) FROM batches")
         client.command("EXCHANGE TABLES earlier AND batches")
     assert checks(instance, "freshness")["raw_events"].passed
+    assert materialized(instance) == LIVE
+
+
+def test_a_topic_of_which_a_backlog_is_owed_is_not_reported_as_fresh(
+    settings: Settings, instance: DagsterInstance
+) -> None:
+    send(settings, events(10))
+    jump_to_head(settings, (0,), "a-run")
+    found = checks(instance, "freshness")["raw_events"]
+    assert (figures(found)["lag_offsets"], figures(found)["owed_offsets"]) == (0, 10)
+    assert materialized(instance) == set()
+    fill_owed(settings, None, "a-run")
+    assert figures(checks(instance, "freshness")["raw_events"])["owed_offsets"] == 0
     assert materialized(instance) == LIVE
 
 

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 .PHONY: help
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@echo "setting up $(VENV) ..."
@@ -37,6 +37,10 @@ check: setup ## lint, formatting, types
 .PHONY: dashboards
 dashboards: setup ## write deploy/grafana from metrics_pipeline/dashboards
 	$(BIN)/python deploy/grafana/generate.py
+
+.PHONY: screenshots
+screenshots: setup ## take the pictures of docs/operations.md anew: needs Chromium
+	$(BIN)/python -m pytest tests/e2e/test_dagster_ui.py -s --screenshots docs/images
 
 RATE ?= 5000
 DURATION ?=

@@ -29,8 +29,8 @@ _COUNT_REQUESTS = """(() => {
         return ask(...what).finally(() => window.requestsOpen--);
     };
 })()"""
-_AT_REST = """window.requestsOpen || document.querySelector('[class*="pinner"]') || document.body.innerText.includes('Loading')
-    ? null : document.body.innerText.replace(/\\d+/g, '')"""
+_AT_REST = """window.requestsOpen || document.querySelector('[class*="pinner"]')
+    || document.body.innerText.includes('Loading') ? null : document.body.innerText.replace(/\\d+/g, '')"""
 """What a page at rest holds; clocks go on."""
 
 

@@ -210,7 +210,7 @@ def test_a_backfill_of_three_partitions_completes(stack: Stack, backfill: str) -
     assert found()["status"] == "COMPLETED_SUCCESS"
     assert {run["status"] for run in found()["runs"]} == {"SUCCESS"}
     names = [" / ".join(path) for path in BACKFILLED]
-    page = stack.open(f"/runs/b/{backfill}", *names, "Succeeded", "100% completed", height=440)
+    page = stack.open(f"/runs/b/{backfill}", *names, "Succeeded", "100% completed", height=560)
     assert page.text().count("100% completed") == len(BACKFILLED)
     stack.picture("dagster-backfill")
 
@@ -231,7 +231,7 @@ def test_a_run_that_fails_is_seen_and_told_once_and_its_recovery_too(stack: Stac
     print(alert["title"], alert["message"], sep="\n", flush=True)
     assert alert["type"] == "failure"
     (link,) = re.findall(r"Look at: (\S+)", alert["message"])
-    page = stack.open(link.removeprefix(stack.url) + "?logs=type:STEP_FAILURE", "Failure", "schema apply", height=600)
+    page = stack.open(link.removeprefix(stack.url) + "?logs=type:STEP_FAILURE", "Failure", "schema apply", height=720)
     page.run(_WITHOUT_MACHINE_PATHS)
     stack.picture("dagster-failed-run")
     # What the error says to do: `metrics-pipeline schema apply`.

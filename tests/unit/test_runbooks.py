@@ -16,6 +16,7 @@ from metrics_pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 RUNBOOKS = ROOT / "docs" / "runbooks"
+OPERATIONS = ROOT / "docs" / "operations.md"
 RULES = ROOT / "deploy" / "prometheus" / "rules.yaml"
 
 
@@ -50,7 +51,7 @@ def test_each_kind_has_its_run_book_and_a_command_that_exists(kind) -> None:  # 
     assert_exists(kind.command)
 
 
-@pytest.mark.parametrize("page", sorted(RUNBOOKS.glob("*.md")), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*sorted(RUNBOOKS.glob("*.md")), OPERATIONS], ids=lambda page: page.stem)
 def test_what_a_run_book_says_to_type_and_to_set_exists(page: Path) -> None:
     text = page.read_text()
     for command in commands_in(text):

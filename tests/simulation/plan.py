@@ -37,7 +37,7 @@ class Kind(StrEnum):
     """The topic is deleted and recreated while runs are at it."""
 
 
-_JUMPING_KINDS = (Kind.PLAIN, Kind.REFUSALS, Kind.RETENTION)
+JUMPING_KINDS = (Kind.PLAIN, Kind.REFUSALS, Kind.RETENTION)
 """Schedules in which runs may skip what is waiting, and fills land it."""
 
 
@@ -105,7 +105,7 @@ def draw(seed: int) -> Plan:
     """The plan of a seed."""
     plan = _draw(seed)
     random_ = random.Random(f"fresh first {seed}")
-    if plan.kind in _JUMPING_KINDS and random_.random() < 0.5:
+    if plan.kind in JUMPING_KINDS and random_.random() < 0.5:
         return _with_jumps(plan, random_)
     return plan
 

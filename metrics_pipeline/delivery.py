@@ -245,7 +245,7 @@ class Delivery:
     def _assure_nothing_landed(self, part: Slice, rows: int, missing: pl.DataFrame, error: RejectedError) -> None:
         """A part that has landed must not be cut, though the server refuses it now: a rule may have come since."""
         refused = _rows_of(part, rows, missing)
-        stored = self._retry.call(lambda: self._warehouse.existing(refused, ()))
+        stored = self._retry.call(lambda: self._warehouse.own(refused))
         if len(stored):
             # Had a newer run stored them, this one would have nothing to complain of.
             self._ownership.prove_anew()

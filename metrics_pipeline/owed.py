@@ -127,7 +127,7 @@ class Fill:
             if lost:
                 gone = tuple(OffsetRange(p, r.start, r.start + lost[p]) for r in ranges if (p := r.partition) in lost)
                 logger.error("lost to the topic's retention while they were owed: %s", gone)
-                self._deliver(lost_batch(gone, entry.first_ms, entry.last_ms))
+                self._deliver(lost_batch(gone))
             left = (OffsetRange(r.partition, r.start + lost.get(r.partition, 0), r.end) for r in ranges)
             self._read(tuple(r for r in left if r.offsets))
 

@@ -52,6 +52,8 @@ class Ownership:
         self._observe(Step.REGISTER)
         self._retry.call(lambda: self._store.register(self.owner.shards))
         self._observe(Step.FENCE)
+        # A run that stands still before it has read what is committed may have been fenced meanwhile.
+        fenced_at_seconds = self._clock.monotonic_seconds()
         self._retry.call(lambda: self._store.fence(self.owner))
         self._observe(Step.FENCE_RIVALS)
         counts = self._retry.call(self._store.registered)
@@ -59,7 +61,7 @@ class Ownership:
             self._fence(rival)
         commits = self._retry.call(lambda: self._store.committed(partitions))
         self._last_commit = {p: commit for p, commit in commits.items() if self.owns(p)}
-        self._proved_at_seconds = self._clock.monotonic_seconds()
+        self._proved_at_seconds = fenced_at_seconds
         return commits
 
     def committed(self, partitions: Sequence[int]) -> Mapping[int, Commit]:

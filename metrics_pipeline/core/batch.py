@@ -63,8 +63,8 @@ class MicroBatch:
         }
 
 
-def lost_batch(ranges: tuple[OffsetRange, ...], first_message_ms: int = 0, last_message_ms: int = 0) -> MicroBatch:
-    """The account of offsets that the log dropped before they were read; their times, if they are known."""
+def lost_batch(ranges: tuple[OffsetRange, ...]) -> MicroBatch:
+    """The account of offsets that the log dropped before they were read."""
     return MicroBatch(
         ranges=ranges,
         messages=(),
@@ -73,8 +73,8 @@ def lost_batch(ranges: tuple[OffsetRange, ...], first_message_ms: int = 0, last_
         consumed={},
         lost={r.partition: r.offsets for r in ranges},
         size_bytes=0,
-        first_message_ms=first_message_ms,
-        last_message_ms=last_message_ms,
+        first_message_ms=0,
+        last_message_ms=0,
     )
 
 

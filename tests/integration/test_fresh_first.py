@@ -261,6 +261,36 @@ def test_a_crash_while_events_are_taken_back_is_made_good(settings: Settings) ->
     assert_exact(settings, events=500)
 
 
+def test_a_drain_that_dies_in_that_moment_keeps_what_it_stored(settings: Settings) -> None:
+    """Its successor finds the fill's rows of the same events, too; the fill takes these back, so they are the drain's."""
+    noon_ms = (time.time_ns() // 1_000_000 // DAY_MS - 1) * DAY_MS + DAY_MS // 2
+    repeated = events(200, seed=1, timestamp=noon_ms)
+    send(settings, [*repeated, *events(300, seed=2)], partition=0)
+    jump(settings)
+    send(settings, repeated, partition=0)
+    inserted = threading.Event()
+    filling: list[Future[FillReport]] = []
+
+    def note(step: Step) -> None:
+        if step is Step.SETTLE:
+            inserted.set()
+
+    def die(step: Step) -> None:
+        if step is Step.EVENTS:
+            filling.append(pool.submit(fill_owed, settings, None, "fill", observe=note))
+            assert inserted.wait(60)
+        if step is Step.LEDGER:
+            raise CrashError(step)
+
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(CrashError):
+            drain_once(settings, die)
+        assert drain_once(settings).inserted == 200
+        report = filling[0].result()
+    assert (report.taken_back, report.inserted) == (200, 300)
+    assert_exact(settings, events=500)
+
+
 def test_a_fill_waits_for_a_batch_that_a_dead_drain_left_open_and_says_so(settings: Settings) -> None:
     impatient = settings.model_copy(update={"drain": settings.drain.model_copy(update={"retry_seconds": 0.5})})
     send(settings, events(100), partition=0)

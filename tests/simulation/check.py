@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
 from metrics_pipeline.core.ending import Reason
-from metrics_pipeline.core.ledger import PartitionAccount
+from metrics_pipeline.core.ledger import OWED, PartitionAccount
 from metrics_pipeline.core.offsets import decode_commit
 from metrics_pipeline.errors import (
     FencedError,
@@ -77,7 +77,11 @@ def _is_legitimate(world: World, error: BaseException) -> bool:
 
 
 def _of_commits(world: World) -> list[str]:
-    wrong = []
+    wrong = [
+        f"the intent of a fill is still open at partition {p}"
+        for p, found in world.side.committed.items()
+        if decode_commit(*found).intent is not None
+    ]
     for p, partition in world.broker.partitions.items():
         commit = decode_commit(*world.broker.committed.get(p, (-1, None)))
         if commit.intent is not None:
@@ -112,8 +116,9 @@ def _of_ledger(world: World) -> list[str]:
 
 
 def _of_events(world: World) -> list[str]:
-    wrong = [f"{rows} are the same event" for rows in world.server.raw.values() if len(rows) != 1]
-    sent, raw = _sent(world), world.server.raw
+    raw = {identity: rows for identity, rows in world.server.raw.items() if rows}
+    wrong = [f"{rows} are the same event" for rows in raw.values() if len(rows) != 1]
+    sent = _sent(world)
     dead = {(d.partition, d.offset) for d in world.server.dead if d.topic_id == world.broker.topic_id}
     copies: dict[Identity, list[Place]] = {}
     for place, (identity, _) in sent.events.items():
@@ -201,7 +206,8 @@ def _first(world: World, partition: int) -> int:
 
 
 def _accounts(world: World, partition: int) -> list[PartitionAccount]:
-    accounts = (a for e in world.server.ledger if e.topic_id == world.broker.topic_id for a in e.accounts)
+    covering = (e for e in world.server.ledger if e.topic_id == world.broker.topic_id and e.source != OWED)
+    accounts = (a for e in covering for a in e.accounts)
     return sorted((a for a in accounts if a.range.partition == partition), key=lambda a: (a.range.start, a.range.end))
 
 

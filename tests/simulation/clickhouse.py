@@ -5,7 +5,7 @@ remembers the insert's token by itself. A server that is killed in between leave
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -73,6 +73,8 @@ class Server:
     rollup: Counter[int] = field(default_factory=Counter)
     dead: list[DeadRow] = field(default_factory=list)
     ledger: list[LedgerEntry] = field(default_factory=list)
+    repaired_minutes: set[int] = field(default_factory=set)
+    """Of events that were taken back: the check of drift makes their rollup anew."""
     life: int = 0
     """Grows by one when the server is killed; what was under way then ends as it is."""
     _tokens: dict[str, OrderedDict[tuple[int, str], None]] = field(default_factory=dict)
@@ -98,6 +100,17 @@ class Server:
         self._land(parts, token)
         if any(row.status in self.failing_in_view for row in rows):
             raise ForeignViewError("a view throws")
+
+    def remove(self, rows: Collection[Row]) -> None:
+        for row in rows:
+            self.raw[row.identity].remove(row)
+            self.repaired_minutes.add(row.timestamp_ms // MINUTE_MS)
+
+    def repair(self) -> None:
+        """What the check of drift does in the end, when nothing is on its way."""
+        for minute in self.repaired_minutes:
+            rows = (row for found in self.raw.values() for row in found if row.timestamp_ms // MINUTE_MS == minute)
+            self.rollup[minute] = sum(1 for _ in rows)
 
     def insert_dead(self, rows: Sequence[DeadRow], token: str) -> None:
         months: dict[int, list[DeadRow]] = {}
@@ -166,15 +179,25 @@ class ModelWarehouse:
         found = self._network.clickhouse(f"look {len(rows)} events up, without {_said(batch)}", look_up)
         return events.select(IDENTITY).filter(pl.Series(found, dtype=pl.Boolean))
 
+    def own(self, events: pl.DataFrame) -> pl.DataFrame:
+        rows = _rows(events)
+
+        def look_up() -> list[bool]:
+            return [row in self._server.raw.get(row.identity, ()) for row in rows]
+
+        found = self._network.clickhouse(f"look {len(rows)} own events up", look_up)
+        return events.filter(pl.Series(found, dtype=pl.Boolean))
+
+    def remove_events(self, events: pl.DataFrame) -> None:
+        rows = _rows(events)
+
+        def remove() -> None:
+            self._server.remove([row for row in rows if row in self._server.raw.get(row.identity, ())])
+
+        self._send(f"remove {len(rows)} events", remove)
+
     def insert_events(self, events: pl.DataFrame, token: str) -> None:
-        columns = ("service", "endpoint", "event_id", "kafka_partition", "kafka_offset", "status")
-        lists = [events[name].to_list() for name in columns]
-        rows = [
-            Row((service, endpoint, time_ms, event_id), partition, offset, status, message_ms)
-            for service, endpoint, event_id, partition, offset, status, time_ms, message_ms in zip(
-                *lists, _ms(events, "timestamp"), _ms(events, "kafka_timestamp"), strict=True
-            )
-        ]
+        rows = _rows(events)
         self._send(
             f"insert {len(rows)} events as {token[:4]}{token[32:]}", lambda: self._server.insert_raw(rows, token)
         )
@@ -239,6 +262,17 @@ class ModelWarehouse:
 
 
 _IDENTITY_TEXT = ("service", "endpoint", "event_id")
+
+
+def _rows(events: pl.DataFrame) -> list[Row]:
+    columns = ("service", "endpoint", "event_id", "kafka_partition", "kafka_offset", "status")
+    lists = [events[name].to_list() for name in columns]
+    return [
+        Row((service, endpoint, time_ms, event_id), partition, offset, status, message_ms)
+        for service, endpoint, event_id, partition, offset, status, time_ms, message_ms in zip(
+            *lists, _ms(events, "timestamp"), _ms(events, "kafka_timestamp"), strict=True
+        )
+    ]
 
 
 def _ms(frame: pl.DataFrame, column: str) -> list[int]:

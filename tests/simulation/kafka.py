@@ -36,6 +36,11 @@ class Partition:
     def high(self) -> int:
         return len(self.records)
 
+    def first_at(self, time_ms: int) -> int | None:
+        """The first offset of a message of that time or later."""
+        held = range(self.low, self.high)
+        return next((o for o in held if (r := self.records[o]) is not None and r.timestamp_ms >= time_ms), None)
+
 
 @dataclass(slots=True)
 class Broker:
@@ -96,6 +101,13 @@ class ModelLog:
             return {p: Watermarks(found[p].low, found[p].high) for p in partitions}
 
         return self._network.kafka(f"watermarks of {list(partitions)}", read)
+
+    def offsets_at(self, partitions: Sequence[int], time_ms: int) -> Mapping[int, int]:
+        def read() -> dict[int, int]:
+            firsts = {p: self._broker.partitions[p].first_at(time_ms) for p in partitions}
+            return {p: offset for p, offset in firsts.items() if offset is not None}
+
+        return self._network.kafka(f"offsets of {list(partitions)} at {time_ms}", read)
 
     def assign(self, positions: Mapping[int, int]) -> None:
         self._network.scheduler.step(f"assign {dict(positions)}")

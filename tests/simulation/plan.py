@@ -2,7 +2,7 @@
 
 import random
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from metrics_pipeline.core.offsets import Owner
@@ -37,6 +37,10 @@ class Kind(StrEnum):
     """The topic is deleted and recreated while runs are at it."""
 
 
+JUMPING_KINDS = (Kind.PLAIN, Kind.REFUSALS, Kind.RETENTION)
+"""Schedules in which runs may skip what is waiting, and fills land it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One offset to be written; `at_seconds` virtual. A hole where `is_hole`."""
@@ -56,6 +60,17 @@ class RunPlan:
     at_seconds: float
     has_predecessor: bool
     ends_caught_up: bool
+    incidents: dict[int | tuple[str, int], Incident]
+    is_jumping: bool = False
+    """It begins at the head, however little it is behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class FillPlan:
+    """One run of a fill."""
+
+    name: str
+    at_seconds: float
     incidents: dict[int | tuple[str, int], Incident]
 
 
@@ -83,10 +98,48 @@ class Plan:
     recreated_at_seconds: float | None = None
     new_partition_at_seconds: float | None = None
     forgets_offsets: bool = field(default=False)
+    fills: tuple[FillPlan, ...] = ()
 
 
 def draw(seed: int) -> Plan:
     """The plan of a seed."""
+    plan = _draw(seed)
+    random_ = random.Random(f"fresh first {seed}")
+    if plan.kind in JUMPING_KINDS and random_.random() < 0.5:
+        return _with_jumps(plan, random_)
+    return plan
+
+
+def _with_jumps(plan: Plan, random_: random.Random) -> Plan:
+    """A backlog that the first run skips, fills beside live runs, and the same events sent once more meanwhile."""
+    fills = tuple(
+        FillPlan(f"fill{number}", 2.5 + random_.random() * 4, _incidents(random_, 60))
+        for number in range(random_.randint(1, 3))
+    )
+    backlog = tuple(replace(m, at_seconds=0.0) if random_.random() < 0.7 else m for m in plan.messages)
+    again = tuple(
+        replace(message, at_seconds=random_.choice(fills).at_seconds + random_.random())
+        for message in backlog
+        if not message.is_hole and random_.random() < 0.5
+    )
+    # To find the hours takes it some 60 calls: by number, most incidents would befall those.
+    step = random_.choice([Step.INTENT, Step.LEDGER, Step.EVENTS, Step.CLOSE])
+    crash = {(f"[{step}]", random_.randint(1, 2)): Incident()} if random_.random() < 0.4 else {}
+    first = replace(
+        plan.runs[0], at_seconds=0.1 * random_.random(), is_jumping=True, has_predecessor=False, incidents=crash
+    )
+    others = (replace(r, at_seconds=r.at_seconds + 2, is_jumping=random_.random() < 0.3) for r in plan.runs[1:])
+    live = replace(first, name="live", at_seconds=3 + random_.random(), is_jumping=False, incidents={})
+    return replace(
+        plan,
+        runs=(first, live, *others),
+        fills=fills,
+        faults=replace(plan.faults, insert_hangs=0.0, delays_inserts=False),
+        messages=(*backlog, *again),
+    )
+
+
+def _draw(seed: int) -> Plan:
     random_ = random.Random(seed)
     kind = random_.choices(list(Kind), weights=[50, 14, 8, 10, 12, 6])[0]
     partitions = random_.choice([1, 2, 2, 3, 4])
@@ -183,11 +236,7 @@ def _victim_and_fillers(random_: random.Random, shards: int, incident: Incident,
 
 def _run(random_: random.Random, number: int, counts: list[int]) -> RunPlan:
     shards = random_.choice(counts)
-    incidents: dict[int | tuple[str, int], Incident] = {}
-    if random_.random() < 0.45:
-        incidents[random_.randint(1, 60)] = Incident()
-    if random_.random() < 0.35:
-        incidents[random_.randint(1, 60)] = Incident(random_.choice([1.0, 4.0, 30.0]))
+    incidents = _incidents(random_, 60)
     return RunPlan(
         name=f"run{number}",
         owner=Owner(shards, random_.randrange(shards)),
@@ -196,6 +245,15 @@ def _run(random_: random.Random, number: int, counts: list[int]) -> RunPlan:
         ends_caught_up=random_.random() < 0.5,
         incidents=incidents,
     )
+
+
+def _incidents(random_: random.Random, last_step: int) -> dict[int | tuple[str, int], Incident]:
+    incidents: dict[int | tuple[str, int], Incident] = {}
+    if random_.random() < 0.45:
+        incidents[random_.randint(1, last_step)] = Incident()
+    if random_.random() < 0.35:
+        incidents[random_.randint(1, last_step)] = Incident(random_.choice([1.0, 4.0, 30.0]))
+    return incidents
 
 
 def _faults(random_: random.Random, kind: Kind) -> Faults:

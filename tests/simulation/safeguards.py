@@ -10,23 +10,33 @@ from unittest.mock import patch
 import polars as pl
 
 from metrics_pipeline import ownership, takeover
+from metrics_pipeline.core.batch import MicroBatch
 from metrics_pipeline.core.offsets import Commit, OffsetRange, Owner
 from metrics_pipeline.delivery import Delivery
+from metrics_pipeline.owed import Fill
 from metrics_pipeline.ownership import Ownership
+from metrics_pipeline.settling import Settling
 from tests.simulation.clickhouse import ModelWarehouse
 from tests.simulation.kafka import Broker, ModelOffsets
-from tests.simulation.plan import Kind
+from tests.simulation.plan import Kind, Plan
 
 Off = Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Safeguard:
-    """`off` switches it off for as long as the context lasts; `kinds` of schedules are the ones that need it."""
+    """`off` switches it off for as long as the context lasts; `kinds` of schedules are the ones that need it.
+
+    `has_jumps`: those that hold jumps and fills.
+    """
 
     name: str
     off: Off
     kinds: Collection[Kind] = frozenset(Kind)
+    has_jumps: bool = False
+
+    def is_needed_by(self, plan: Plan) -> bool:
+        return plan.kind in self.kinds and (bool(plan.fills) or not self.has_jumps)
 
 
 def _replaced(target: object, name: str, value: object) -> Off:
@@ -88,6 +98,15 @@ def _forget_topic_ids(self: ModelOffsets, partitions: Sequence[int]) -> Mapping[
     return {p: Commit(c.offset, c.intent, self._broker.topic_id) for p, c in found.items()}
 
 
+_run_fill = Fill.run
+
+
+def _read_owed_before_fencing(self: Fill, ranges: Sequence[OffsetRange] | None) -> None:
+    found = [self._owed(), ()]
+    self._owed = lambda: found.pop(0) if found else ()
+    _run_fill(self, ranges)
+
+
 SAFEGUARDS = (
     Safeguard("fencing earlier runs", _replaced(Broker, "fence", _fence_nothing)),
     Safeguard("commits are checked for the epoch", _replaced(Broker, "commit", _commit_unchecked)),
@@ -106,4 +125,17 @@ SAFEGUARDS = (
     Safeguard("verdicts are written down", _replaced(Delivery, "_note_verdicts", lambda *_: None)),
     Safeguard("what landed is not cut", _replaced(Delivery, "_assure_nothing_landed", lambda *_: None)),
     Safeguard("the topic's id is checked", _replaced(ModelOffsets, "committed", _forget_topic_ids)),
+    Safeguard("an open jump is not fetched", _replaced(takeover, "noted_entry", lambda *_: None), has_jumps=True),
+    Safeguard("a jump's ranges cover nothing", _replaced(MicroBatch, "is_owed", False), has_jumps=True),
+    Safeguard(
+        "what is owed is read when earlier fills are done",
+        _replaced(Fill, "run", _read_owed_before_fencing),
+        has_jumps=True,
+    ),
+    Safeguard(
+        "a fill settles what others store",
+        _replaced(Settling, "settle", lambda _self, _suspects, landed, _ranges: landed),
+        has_jumps=True,
+    ),
+    Safeguard("... when those are done", _replaced(Settling, "_await_landed", lambda _: None), has_jumps=True),
 )

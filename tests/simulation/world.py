@@ -7,19 +7,23 @@ from dataclasses import dataclass, field
 from metrics_pipeline.core.batch import BatchLimits
 from metrics_pipeline.core.decode import EventLimits
 from metrics_pipeline.core.ending import AtOffsets, AtWindowEnd, Ending, Reason
-from metrics_pipeline.core.ledger import LedgerEntry
+from metrics_pipeline.core.ledger import FILL, OWED, LedgerEntry
 from metrics_pipeline.core.offsets import Owner, decode_commit
+from metrics_pipeline.core.owed import OwedEntry, still_owed
 from metrics_pipeline.delivery import Delivery, Source
 from metrics_pipeline.drain import Drain
-from metrics_pipeline.errors import TopicMismatchError
+from metrics_pipeline.errors import FencedError, TopicMismatchError
+from metrics_pipeline.jump import Jump
+from metrics_pipeline.owed import Fill, FillReport
 from metrics_pipeline.ownership import Ownership
 from metrics_pipeline.retry import Retry
+from metrics_pipeline.settling import Settling
 from metrics_pipeline.steps import Step
 from metrics_pipeline.takeover import Takeover, closing_commits, reset_positions
 from tests.simulation.clickhouse import ModelWarehouse, Server
 from tests.simulation.kafka import Broker, ModelHandover, ModelLog, ModelOffsets, Partition, Record
 from tests.simulation.network import Faults, Network
-from tests.simulation.plan import EPOCH_MS, Kind, Message, Plan, RunPlan
+from tests.simulation.plan import EPOCH_MS, FillPlan, Kind, Message, Plan, RunPlan
 from tests.simulation.scheduler import KilledError, Process, Scheduler, VirtualClock, VirtualWorker
 
 GROUP = "group"
@@ -28,6 +32,7 @@ ZOMBIE_SECONDS = 2.0
 RETRY_SECONDS = 12.0
 HEAL_AT_SECONDS = 12.0
 FINAL_ROUNDS = 6
+FILL_OWNER = Owner(1, 0)
 
 
 @dataclass(slots=True)
@@ -61,6 +66,8 @@ class World:
         self.outcomes: list[Outcome] = []
         self.final_outcomes: list[Outcome] = []
         self.had_open_intent_when_cut = False
+        self.side = Broker("side", {})
+        """What the side group of fills has committed."""
 
     def run(self) -> None:
         plan = self.plan
@@ -78,12 +85,15 @@ class World:
             self._at(plan.new_partition_at_seconds, "new partition", self._add_partition)
         for run in plan.runs:
             self.scheduler.spawn(run.name, lambda r=run: self._process(r), after_seconds=run.at_seconds)  # type: ignore[misc]
+        for fill in plan.fills:
+            self.scheduler.spawn(fill.name, lambda f=fill: self._fill_process(f), after_seconds=fill.at_seconds)  # type: ignore[misc]
         self._at(HEAL_AT_SECONDS, "healing", self._heal)
         self.scheduler.run()
         for number in range(FINAL_ROUNDS):
             self.final_outcomes = self._finish(number)
             if all(outcome.reason is Reason.CAUGHT_UP for outcome in self.final_outcomes):
                 break
+        self.server.repair()
 
     def may_have_cut_rollup(self) -> bool:
         """Where the log dropped a batch that had landed in part, nobody can complete its rollup."""
@@ -129,6 +139,7 @@ class World:
             stop=lambda: False,
             on_entry=land,
             observe=observe,
+            jump=Jump(log, delivery, retry, 0, land, lambda: False) if run.is_jumping else None,
         )
         partitions = run.owner.partitions(log.partitions())
         ending: Ending = AtWindowEnd(window_seconds=4.0, idle_seconds=1.5, handover_seconds=1.0)
@@ -136,6 +147,56 @@ class World:
             marks = retry.call(lambda: log.watermarks(partitions))
             ending = AtOffsets({p: m.high for p, m in marks.items()})
         return drain.run(partitions, ending, has_predecessor=run.has_predecessor)
+
+    def fill(self, name: str, process: Process, faults: Faults) -> Reason:
+        """What `owed_assembly.fill_owed` does, of models."""
+        network = Network(self.scheduler, faults)
+        log = ModelLog(self.broker, network)
+        warehouse = self.warehouse(network, log.topic_id)
+        retry = Retry(self.clock, RETRY_SECONDS, lambda: False, lambda error, _: self._say(process, f"waits: {error}"))
+
+        def observe(step: Step) -> None:
+            self.scheduler.step(f"[{step}]")
+
+        store = ModelOffsets(self.side, network, FILL_OWNER)
+        ownership = Ownership(FILL_OWNER, store, self.clock, retry, zombie_seconds=ZOMBIE_SECONDS, observe=observe)
+        settling = Settling(
+            warehouse,
+            ownership,
+            self.clock,
+            retry,
+            lambda: self._under_way(network),
+            lambda events: self._say(process, f"took {len(events)} events back"),
+        )
+        source = Source(f"{GROUP}.owed", log.topic_id, name, FILL)
+        delivery = Delivery(source, ownership, warehouse, self.clock, retry, observe=observe, settling=settling)
+        report = FillReport()
+        takeover = Takeover(log, ownership, delivery, warehouse, self.clock, retry, LIMITS, report.add, observe)
+        worker = VirtualWorker(self.scheduler, process)
+        limits = BatchLimits(self.plan.flush_events, 1 << 20, float("inf"))
+        try:
+            Fill(
+                log, delivery, takeover, lambda: self._owed(network), self.clock, worker, retry, limits, LIMITS, report,
+                stop=lambda: False, on_progress=lambda _report: None,
+            ).run(None)  # fmt: skip
+        except FencedError:
+            return Reason.FENCED
+        return Reason.STOPPED if report.left else Reason.CAUGHT_UP
+
+    def _under_way(self, network: Network) -> frozenset[str]:
+        found = network.kafka("read what drains have open", lambda: dict(self.broker.committed))
+        opened = {i.token for place in found.values() if (i := decode_commit(*place).intent) is not None}
+        landed = network.clickhouse("look for their accounts", lambda: {e.token for e in self.server.ledger})
+        return frozenset(opened - landed)
+
+    def _owed(self, network: Network) -> tuple[OwedEntry, ...]:
+        ledger = network.clickhouse("read what is owed", lambda: list(self.server.ledger))
+        skipped = [
+            OwedEntry(tuple(a.range for a in e.accounts), e.first_message_ms, e.last_message_ms)
+            for e in ledger
+            if e.source == OWED
+        ]
+        return still_owed(skipped, [a.range for e in ledger if e.source != OWED for a in e.accounts])
 
     def store(self, network: Network, owner: Owner) -> ModelOffsets:
         return ModelOffsets(self.broker, network, owner)
@@ -145,14 +206,21 @@ class World:
 
     def _process(self, run: RunPlan, *, is_final: bool = False) -> Outcome:
         process = Process(run.name, dict(run.incidents))
-        outcome = Outcome(run.name)
+        return self._outcome(process, lambda: self.drain(run, process, self.plan.faults), is_final=is_final)
+
+    def _fill_process(self, fill: FillPlan, *, is_final: bool = False) -> Outcome:
+        process = Process(fill.name, dict(fill.incidents))
+        return self._outcome(process, lambda: self.fill(fill.name, process, self.plan.faults), is_final=is_final)
+
+    def _outcome(self, process: Process, run: Callable[[], Reason], *, is_final: bool) -> Outcome:
+        outcome = Outcome(process.name)
         if not is_final:
             self.outcomes.append(outcome)
 
         def work() -> None:
-            outcome.reason = self.drain(run, process, self.plan.faults)
+            outcome.reason = run()
 
-        task = self.scheduler.spawn(run.name, work, process=process)
+        task = self.scheduler.spawn(process.name, work, process=process)
         self.scheduler.wait(task, None)
         try:
             task.result()
@@ -177,6 +245,8 @@ class World:
                 outcomes.append(self._process(run, is_final=True))
                 if isinstance(outcomes[-1].error, TopicMismatchError) and self.plan.kind is Kind.RECREATED:
                     self._reset_offsets()
+            if self.plan.fills:
+                outcomes.append(self._fill_process(FillPlan(f"final{number}.fill", 0, {}), is_final=True))
 
         self.scheduler.spawn("final", work)
         self.scheduler.run()

@@ -21,7 +21,8 @@ from metrics_pipeline.clickhouse.warehouse import ClickHouseWarehouse
 from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.core.audit import Verdict
 from metrics_pipeline.core.batch import BatchLimits
-from metrics_pipeline.core.dead_letters import GROUP_SUFFIX, SLOT, decode_chunk
+from metrics_pipeline.core.chunk import SLOT, Chunk, decode_chunk
+from metrics_pipeline.core.dead_letters import GROUP_SUFFIX as LETTERS_SUFFIX
 from metrics_pipeline.core.decode import EventLimits
 from metrics_pipeline.core.drift import units_of
 from metrics_pipeline.core.ending import AtOffsets, AtWindowEnd, Ending
@@ -29,6 +30,7 @@ from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.minutes import EVERYTHING, Scope
 from metrics_pipeline.core.offsets import OpenBatch, Owner, open_batches
 from metrics_pipeline.core.owed import GROUP_SUFFIX as OWED_GROUP_SUFFIX
+from metrics_pipeline.core.replay import GROUP_SUFFIX as HOURS_SUFFIX
 from metrics_pipeline.delivery import Delivery, Source
 from metrics_pipeline.drain import Drain, DrainReport
 from metrics_pipeline.errors import ConfigurationError, RetryableError, SchemaMismatchError
@@ -223,35 +225,58 @@ def rollups(settings: Settings, clock: Clock | None = None) -> Iterator[Rollups]
 
 def _units_in_flight(settings: Settings, client: Client, start_seconds: int, end_seconds: int) -> frozenset[int]:
     """Units with rows of batches that are open: begun, and not in the ledger."""
-    address = kafka_address(settings)
-    description = describe_topic(address, settings.kafka)
+    description = describe_topic(kafka_address(settings), settings.kafka)
     books = ClickHouseBooks(client, settings.kafka.topic, description.topic_id, settings.kafka.group)
-    intents = (
-        *open_batches(committed_offsets(address, settings.kafka, description.partitions)),
-        *open_beside_drains(settings, description),
-    )
-    landed = books.landed([batch.token for batch in intents]) if intents else frozenset()
-    ranges = [r for batch in intents if batch.token not in landed for r in batch.ranges]
+    ranges = [r for batch in batches_under_way(settings, books, description) for r in batch.ranges]
     return units_of(books.open_minutes(Scope(start_seconds, end_seconds), ranges)) if ranges else frozenset()
 
 
-def open_beside_drains(settings: Settings, topic: TopicDescription) -> tuple[OpenBatch, ...]:
-    """What a replay of dead letters, or a fill, is landing or left half done."""
+def batches_under_way(
+    settings: Settings,
+    books: ClickHouseBooks,
+    topic: TopicDescription,
+    replays: Sequence[str] = (LETTERS_SUFFIX, HOURS_SUFFIX),
+) -> tuple[OpenBatch, ...]:
+    """What drains, fills and these replays have begun, and the ledger does not have; read in this order."""
+    intents = (
+        *open_batches(committed_offsets(kafka_address(settings), settings.kafka, topic.partitions)),
+        *open_beside_drains(settings, topic, replays),
+    )
+    landed = books.landed([batch.token for batch in intents]) if intents else frozenset()
+    return tuple(batch for batch in intents if batch.token not in landed)
+
+
+def open_beside_drains(
+    settings: Settings, topic: TopicDescription, replays: Sequence[str] = (LETTERS_SUFFIX, HOURS_SUFFIX)
+) -> tuple[OpenBatch, ...]:
+    """What fills and replays, of dead letters and of hours, are landing or left half done."""
     commits = committed_offsets(kafka_address(settings), owed_group(settings), topic.partitions)
     filling = open_batches({p: c for p, c in commits.items() if c.topic_id == topic.topic_id})
-    commits = committed_offsets(kafka_address(settings), replay_group(settings), (SLOT,))
-    chunk = decode_chunk(commits.get(SLOT))
-    return filling if chunk is None else (*filling, chunk.as_open_batch)
+    chunks = (_open_chunk(settings, suffix) for suffix in replays)
+    return (*filling, *(chunk.as_open_batch for chunk in chunks if chunk is not None))
+
+
+def _open_chunk(settings: Settings, suffix: str) -> Chunk | None:
+    return decode_chunk(committed_offsets(kafka_address(settings), side_group(settings, suffix), (SLOT,)).get(SLOT))
 
 
 def owed_group(settings: Settings) -> KafkaSettings:
     """The side group of fills: who may fill, and the batch that is open."""
-    return settings.kafka.model_copy(update={"group": settings.kafka.group + OWED_GROUP_SUFFIX})
+    return side_group(settings, OWED_GROUP_SUFFIX)
 
 
 def replay_group(settings: Settings) -> KafkaSettings:
     """The side group of replays of dead letters: who may replay, and the chunk that is open."""
-    return settings.kafka.model_copy(update={"group": settings.kafka.group + GROUP_SUFFIX})
+    return side_group(settings, LETTERS_SUFFIX)
+
+
+def hours_group(settings: Settings) -> KafkaSettings:
+    """The side group of replays of hours, likewise."""
+    return side_group(settings, HOURS_SUFFIX)
+
+
+def side_group(settings: Settings, suffix: str) -> KafkaSettings:
+    return settings.kafka.model_copy(update={"group": settings.kafka.group + suffix})
 
 
 def warehouse_of(settings: Settings, client: Client, topic_id: str) -> ClickHouseWarehouse:

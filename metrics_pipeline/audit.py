@@ -3,8 +3,9 @@
 1. Committed offsets, then the ledger: an offset is committed only after its row, so the ledger must reach it.
 2. Dead letters, up to where the ledger ended: later ones belong to batches that it doesn't have yet.
 3. Minutes, in looks: the ledger, raw_events, rollup_1m, the open intents, the ledger again. Whatever touched a minute
-   in between is in the later reading of the ledger, or its intent is open; core/minutes.py judges the rest. Minutes
-   that can't be judged are looked at again, a bounded number of times.
+   in between is in the later reading of the ledger, or its intent is open, or a replay of hours has planned it and not
+   settled yet; core/minutes.py judges the rest. Minutes that can't be judged are looked at again, a bounded number of
+   times.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -143,8 +144,11 @@ class Audit:
         suspects = disagreeing(seen.table)
         quiet = suspects.filter(~pl.col("is_touched"))["minute"].to_list()
         open_minutes: frozenset[int] = frozenset()
-        if quiet and seen.open:
-            open_minutes = self._books.open_minutes(Scope.around(quiet, NAMED_MINUTES), seen.open_ranges)
+        if quiet:
+            around = Scope.around(quiet, NAMED_MINUTES)
+            open_minutes = self._books.replayed_minutes(around)
+            if seen.open:
+                open_minutes |= self._books.open_minutes(around, seen.open_ranges)
         pending = unsettled(suspects, open_minutes)
         self._record(suspects.filter(~pl.col("minute").is_in(pending.to_list())), findings)
         return frozenset(pending.to_list())

@@ -23,40 +23,30 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from metrics_pipeline.core.bisection import Bisection, Slice
+from metrics_pipeline.core.chunk import ORIGIN, PLACE, POSITION, SLOT, Chunk, decode_chunk, placed, stored_elsewhere
 from metrics_pipeline.core.dead_letters import (
     NO_MARKS,
-    ORIGIN,
-    POSITION,
-    SLOT,
     SOURCE,
-    Chunk,
     LetterFilter,
     Outcome,
     changed,
     chunks_of,
-    decode_chunk,
-    encode_chunk,
     judge,
     landed_of,
     marks,
     sort_out,
-    stored_elsewhere,
 )
 from metrics_pipeline.core.decode import EventLimits
-from metrics_pipeline.core.ledger import NO_SHARD, Freshness, LedgerEntry, minutes_of
-from metrics_pipeline.core.offsets import Commit
+from metrics_pipeline.core.ledger import entry_of_chunk, minutes_of
 from metrics_pipeline.core.refusal import UNKNOWN_ERROR
-from metrics_pipeline.errors import RejectedError, StopError
 from metrics_pipeline.event import Reason
+from metrics_pipeline.landing import DOUBLED, Landing, Refused, refused_before
 from metrics_pipeline.ownership import Ownership
-from metrics_pipeline.ports import Clock, LetterStore, Warehouse
+from metrics_pipeline.ports import Clock, LetterStore, StoredEvents, Warehouse
 from metrics_pipeline.retry import Retry
 from metrics_pipeline.steps import ReplayStep
 
 logger = logging.getLogger("metrics_pipeline.dead_letters")
-
-_ROW = "row"
 
 
 @dataclass(slots=True)
@@ -108,11 +98,13 @@ class Reading:
     def __init__(
         self,
         letters: LetterStore,
+        events: StoredEvents,
         limits: EventLimits,
         open_tokens: Callable[[], frozenset[str]],
         retry: Retry,
     ) -> None:
         self.letters = letters
+        self.events = events
         self.limits = limits
         self._open_tokens = open_tokens
         self._retry = retry
@@ -121,7 +113,7 @@ class Reading:
         return self._retry.call(lambda: self.letters.count(wanted))
 
     def stored(self, events: pl.DataFrame) -> pl.DataFrame:
-        return self._retry.call(lambda: self.letters.stored(events))
+        return self._retry.call(lambda: self.events.of(events))
 
     def next_page(
         self, wanted: LetterFilter, after: tuple[str, int, int] | None
@@ -183,6 +175,7 @@ class Replay:
         self._run_id = run_id
         self._stop = stop
         self._observe = observe
+        self._landing = Landing(ownership, reading.events, retry, observe)
 
     def run(self, wanted: LetterFilter, on_progress: Callable[[ReplayReport], None]) -> ReplayReport:
         """Replay what matches, or until `stop` says so: then what is under way is finished first.
@@ -212,12 +205,12 @@ class Replay:
         if chunk is None:
             return
         self._observe(ReplayStep.RECOVER)
-        letters = self._retry.call(lambda: self._letters.at(chunk.topic_id, chunk.positions))
-        if len(letters) < len(chunk.positions):
+        letters = self._retry.call(lambda: self._letters.at(chunk.topic_id, chunk.each_position()))
+        if len(letters) < chunk.positions:
             logger.error(
                 "%d dead letters of a replay that broke off are gone from the table: what of them had landed shows as "
                 "a drifting minute in `metrics-pipeline audit`",
-                len(chunk.positions) - len(letters),
+                chunk.positions - len(letters),
             )
         warehouse = self._warehouse_of(chunk.topic_id)
         is_whole = self._retry.call(lambda: warehouse.remembers(chunk.opened_ms))
@@ -243,8 +236,7 @@ class Replay:
         report.duplicates += len(found.duplicates)
         now_ms = self._clock.now_ms()
         for chunk, of_chunk in chunks_of(topic_id, self._group, found.missing, self._reading.limits, now_ms):
-            self._observe(ReplayStep.INTENT)
-            self._ownership.commit({SLOT: encode_chunk(chunk)})
+            self._landing.open(chunk)
             result = self._finish(chunk, of_chunk, page=page)
             report.landed += len(result.landed)
             report.duplicates += len(result.duplicates)
@@ -256,41 +248,28 @@ class Replay:
     ) -> _Result:
         """Bring an open chunk to its end, wherever an earlier try left it."""
         warehouse = self._warehouse_of(chunk.topic_id)
-        search, errors = Bisection(len(chunk.positions), chunk.verdicts), dict[int, str]()
+        refused = refused_before(chunk)
         is_booked = self._retry.call(lambda: warehouse.has_ledger_entry(chunk.token))
         if not is_booked:
-            self._insert(warehouse, chunk, events, search, errors, only_missing=only_missing)
+            refused = self._insert(warehouse, chunk, events, only_missing=only_missing)
         stored = self._reading.stored(events)
         landed = landed_of(events, stored)
         if len(landed) and not is_booked:
-            entry = self._entry(chunk, landed)
+            now_ms, minutes = self._clock.now_ms(), minutes_of(landed["timestamp"])
+            entry = entry_of_chunk(chunk, SOURCE, self._run_id, now_ms, minutes)
             self._observe(ReplayStep.LEDGER)
-            self._as_owner(lambda: warehouse.insert_ledger_entry(entry))
+            self._landing.as_owner(lambda: warehouse.insert_ledger_entry(entry))
         elsewhere = stored_elsewhere(events, stored)
         if doubled := len(landed.join(elsewhere, on=ORIGIN, how="semi")):
-            logger.error(
-                "%d events landed from other messages in the same moment and are stored twice: a sender repeated what "
-                "is being replayed; `metrics-pipeline audit --deep` names the minutes",
-                doubled,
-            )
-        result = _result(chunk, events, landed, elsewhere, search, errors)
+            logger.error(DOUBLED, doubled)
+        result = _result(chunk, events, landed, elsewhere, refused)
         noted = pl.concat([result.landed, result.duplicates, result.refused])
         self._mark(chunk.topic_id, noted if page is None else changed(noted, page), ReplayStep.MARK)
-        self._observe(ReplayStep.CLOSE)
-        self._ownership.commit({SLOT: Commit(0, topic_id=chunk.topic_id)})
+        self._landing.close(chunk)
         return result
 
-    def _insert(
-        self,
-        warehouse: Warehouse,
-        chunk: Chunk,
-        events: pl.DataFrame,
-        search: Bisection,
-        errors: dict[int, str],
-        *,
-        only_missing: bool,
-    ) -> None:
-        """Insert the chunk's events that no other message brought, part by part where the server refuses rows.
+    def _insert(self, warehouse: Warehouse, chunk: Chunk, events: pl.DataFrame, *, only_missing: bool) -> Refused:
+        """Insert the chunk's events that no other message brought.
 
         With `only_missing` without those that an earlier try landed: the server may have forgotten their token.
         """
@@ -298,98 +277,26 @@ class Replay:
         unwanted = stored_elsewhere(events, stored)
         if only_missing:
             unwanted = pl.concat([unwanted, landed_of(events, stored)])
-        rows = _numbered(chunk, events).join(unwanted, on=ORIGIN, how="anti", maintain_order="left")
-        while (part := search.next) is not None:
-            of_part = rows.filter(pl.col(_ROW).is_between(part.start, part.end, closed="left"))
-            try:
-                self._insert_part(warehouse, chunk, part, of_part)
-            except RejectedError as error:
-                self._assure_nothing_landed(of_part, error)
-                errors[part.start] = str(error)
-                search.note(is_refused=True)
-                self._observe(ReplayStep.VERDICT)
-                self._ownership.commit({SLOT: encode_chunk(chunk.with_verdicts(search.verdicts))})
-            else:
-                search.note(is_refused=False)
-
-    def _insert_part(self, warehouse: Warehouse, chunk: Chunk, part: Slice, rows: pl.DataFrame) -> None:
-        if not len(rows):
-            return
-        token = chunk.token if part.rows == len(chunk.positions) else part.token(chunk.token)
-        self._observe(ReplayStep.EVENTS)
-        self._as_owner(lambda: warehouse.insert_events(rows.drop(_ROW), token))
-
-    def _assure_nothing_landed(self, rows: pl.DataFrame, error: RejectedError) -> None:
-        """A part that has landed must not be cut, though the server refuses it now: a rule may have come since."""
-        if landed := len(landed_of(rows, self._reading.stored(rows))):
-            self._ownership.prove_anew()
-            raise StopError(
-                f"the server refuses dead letters that are in raw_events already ({landed} of {len(rows)}): {error}; a "
-                "constraint came after them: drop it, the next replay goes on"
-            ) from error
-
-    def _entry(self, chunk: Chunk, landed: pl.DataFrame) -> LedgerEntry:
-        """The chunk's account: no offsets, since they are on record as dead letters, and what it adds per minute."""
-        now_ms = self._clock.now_ms()
-        times_ms = landed["timestamp"].cast(pl.Int64).to_list()
-        return LedgerEntry(
-            token=chunk.token,
-            topic_id=chunk.topic_id,
-            shard=NO_SHARD,
-            run_id=self._run_id,
-            accounts=(),
-            size_bytes=0,
-            first_event_ms=min(times_ms),
-            last_event_ms=max(times_ms),
-            # Not the time of the messages, which their drain has accounted for: old ones would look like a lag.
-            first_message_ms=chunk.opened_ms,
-            last_message_ms=chunk.opened_ms,
-            started_ms=chunk.opened_ms,
-            visible_ms=now_ms,
-            commit_duration_ms=0,
-            look_up_duration_ms=0,
-            insert_duration_ms=0,
-            freshness=Freshness((), ()),
-            minutes=minutes_of(landed["timestamp"]),
-            source=SOURCE,
-        )
+        return self._landing.insert(warehouse, chunk, events.join(unwanted, on=ORIGIN, how="anti"))
 
     def _mark(self, topic_id: str, noted: pl.DataFrame, step: ReplayStep) -> None:
         if len(noted):
             self._observe(step)
-            self._as_owner(lambda: self._letters.mark(topic_id, noted, self._clock.now_ms()))
-
-    def _as_owner(self, write: Callable[[], None]) -> None:
-        """Write, retrying, and only while no newer replay took over."""
-
-        def attempt() -> None:
-            self._ownership.prove()
-            write()
-
-        self._retry.call(attempt)
-
-
-def _numbered(chunk: Chunk, events: pl.DataFrame) -> pl.DataFrame:
-    """`events` with their places among the chunk's letters, which parts are slices of."""
-    places = pl.DataFrame(
-        {POSITION[0]: [p for p, _ in chunk.positions], POSITION[1]: [o for _, o in chunk.positions]},
-        schema={name: events.schema[name] for name in POSITION},
-    ).with_row_index(_ROW)
-    return events.join(places, on=POSITION, how="inner", maintain_order="left")
+            self._landing.as_owner(lambda: self._letters.mark(topic_id, noted, self._clock.now_ms()))
 
 
 def _result(
-    chunk: Chunk,
-    events: pl.DataFrame,
-    landed: pl.DataFrame,
-    elsewhere: pl.DataFrame,
-    search: Bisection,
-    errors: dict[int, str],
+    chunk: Chunk, events: pl.DataFrame, landed: pl.DataFrame, elsewhere: pl.DataFrame, refused: Refused
 ) -> _Result:
     others = elsewhere.join(landed, on=ORIGIN, how="anti")
-    numbered = _numbered(chunk, events)
-    refused = [
-        marks(numbered.filter(pl.col(_ROW) == row), Outcome.KEPT, Reason.REFUSED, errors.get(row, UNKNOWN_ERROR))
-        for row in search.refused
+    numbered = placed(chunk, events)
+    kept = [
+        marks(
+            numbered.filter(pl.col(PLACE) == place),
+            Outcome.KEPT,
+            Reason.REFUSED,
+            refused.errors.get(place, UNKNOWN_ERROR),
+        )
+        for place in refused.places
     ]
-    return _Result(marks(landed, Outcome.LANDED), marks(others, Outcome.DUPLICATE), pl.concat([NO_MARKS, *refused]))
+    return _Result(marks(landed, Outcome.LANDED), marks(others, Outcome.DUPLICATE), pl.concat([NO_MARKS, *kept]))

@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.assembly import (
+    batches_under_way,
     check_schema,
     event_limits,
-    open_beside_drains,
     replay_group,
     say_waiting,
     warehouse_of,
@@ -17,15 +17,17 @@ from metrics_pipeline.assembly import (
 from metrics_pipeline.clickhouse.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.dead_letters import ClickHouseDeadLetters
+from metrics_pipeline.clickhouse.stored import ClickHouseEvents
 from metrics_pipeline.clock import SystemClock
-from metrics_pipeline.core.dead_letters import SLOT, LetterFilter
+from metrics_pipeline.core.chunk import SLOT
+from metrics_pipeline.core.dead_letters import LetterFilter
 from metrics_pipeline.core.expiry import expiry_warning, warning_end_ms
-from metrics_pipeline.core.offsets import Owner, open_batches
+from metrics_pipeline.core.offsets import Owner
 from metrics_pipeline.dead_letters import Reading, Replay, ReplayReport, preview
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.kafka.admin import TopicDescription, describe_topic, topic_retention_ms
 from metrics_pipeline.kafka.lag import read_lag
-from metrics_pipeline.kafka.offsets import FencedOffsets, committed_offsets
+from metrics_pipeline.kafka.offsets import FencedOffsets
 from metrics_pipeline.ownership import Ownership
 from metrics_pipeline.ports import Clock
 from metrics_pipeline.retry import Retry
@@ -113,6 +115,7 @@ def _topic_retention_ms(settings: Settings) -> int | None:
 def _reading(settings: Settings, client: Client, topic: TopicDescription, retry: Retry) -> Reading:
     return Reading(
         ClickHouseDeadLetters(client, settings.kafka.topic),
+        ClickHouseEvents(client),
         event_limits(settings),
         lambda: _open_tokens(settings, client, topic),
         retry,
@@ -121,10 +124,5 @@ def _reading(settings: Settings, client: Client, topic: TopicDescription, retry:
 
 def _open_tokens(settings: Settings, client: Client, topic: TopicDescription) -> frozenset[str]:
     """Batches of drains and fills that are on their way."""
-    intents = (
-        *open_batches(committed_offsets(kafka_address(settings), settings.kafka, topic.partitions)),
-        *open_beside_drains(settings, topic),
-    )
     books = ClickHouseBooks(client, settings.kafka.topic, topic.topic_id, settings.kafka.group)
-    tokens = [batch.token for batch in intents]
-    return frozenset(tokens) - (books.landed(tokens) if tokens else frozenset())
+    return frozenset(batch.token for batch in batches_under_way(settings, books, topic))

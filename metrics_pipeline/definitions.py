@@ -17,11 +17,12 @@ from metrics_pipeline.defs.drift import check_rollups, drift_job, drift_schedule
 from metrics_pipeline.defs.fresh_first import fill_owed_job, fresh_first_job
 from metrics_pipeline.defs.freshness import check_freshness, freshness_job, freshness_schedule
 from metrics_pipeline.defs.relay import relay
+from metrics_pipeline.defs.replay import replay, replay_job
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.rollups import BUILT_ASSETS, REBUILD_JOBS, stale_rollups
 
 defs = Definitions(
-    assets=[*ASSETS, *BUILT_ASSETS.values()],
+    assets=[*ASSETS, *BUILT_ASSETS.values(), replay],
     asset_checks=[audit_books, check_rollups, dead_letters_replayed_in_time, check_freshness, canary_seen],
     jobs=[
         drain,
@@ -29,6 +30,7 @@ defs = Definitions(
         fill_owed_job,
         audit_job,
         drift_job,
+        replay_job,
         replay_dead_letters_job,
         dead_letters_check_job,
         freshness_job,

@@ -229,7 +229,7 @@ class Delivery:
         is_refused = pl.col(_ROW).is_in(search.refused)
         return _Landed(
             fresh.filter(~is_refused).drop(_ROW),
-            refused_dead_letters(batch, fresh.filter(is_refused), errors, _ROW),
+            refused_dead_letters(batch.messages, fresh.filter(is_refused), errors, _ROW),
         )
 
     def _insert_part(self, batch_token: str, part: Slice, rows: int, missing: pl.DataFrame) -> None:

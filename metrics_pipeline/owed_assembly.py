@@ -25,7 +25,7 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.owed import ClickHouseOwed
 from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.core.batch import BatchLimits
-from metrics_pipeline.core.dead_letters import SLOT, decode_chunk
+from metrics_pipeline.core.chunk import SLOT, decode_chunk
 from metrics_pipeline.core.grains import UNIT
 from metrics_pipeline.core.ledger import FILL, LedgerEntry, minutes_of
 from metrics_pipeline.core.offsets import OffsetRange, Owner, open_batches

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol, TypeVar
 
 import polars as pl
 
 from metrics_pipeline.core.audit import Ledger, PartitionKey, PartitionTotals
+from metrics_pipeline.core.chunk import Chunk
 from metrics_pipeline.core.dead_letters import LetterFilter
 from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.messages import Messages
 from metrics_pipeline.core.minutes import LedgerMinutes, Scope
 from metrics_pipeline.core.offsets import Commit, OffsetRange, Owner, Watermarks
+from metrics_pipeline.core.replay import LostLetters
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
@@ -149,6 +152,26 @@ class Warehouse(Protocol):
         ...
 
 
+class StoredEvents(Protocol):
+    """Rows of raw_events, by what they are and where they come from. Raises ClickHouseUnavailableError."""
+
+    def of(self, events: pl.DataFrame) -> pl.DataFrame:
+        """Identities among `events` that raw_events has, each with the messages that it has them from."""
+        ...
+
+    def at(self, ranges: Sequence[OffsetRange], first: datetime, last: datetime, *, with_content: bool) -> pl.DataFrame:
+        """Rows (ROW_SCHEMA) of messages in these ranges, with times from `first` to `last`; without content it is 0."""
+        ...
+
+    def contents(self, events: pl.DataFrame) -> pl.DataFrame:
+        """The content (columns POSITION, CONTENT) that rows of these events have."""
+        ...
+
+    def remove(self, chunk: Chunk) -> bool:
+        """Have the rows removed that the chunk's plan says; False when none of them is left. To be called again."""
+        ...
+
+
 class LetterStore(Protocol):
     """Dead letters, in the version that the last replay left. All methods raise ClickHouseUnavailableError."""
 
@@ -167,8 +190,12 @@ class LetterStore(Protocol):
         """The letters (LETTER_SCHEMA) at these (partition, offset), whatever became of them."""
         ...
 
-    def stored(self, events: pl.DataFrame) -> pl.DataFrame:
-        """Identities among `events` that raw_events has, each with the messages that it has them from."""
+    def within(self, topic_id: str, ranges: Sequence[OffsetRange]) -> pl.DataFrame:
+        """Positions and outcomes (LETTERS_SCHEMA) of the letters in these ranges."""
+        ...
+
+    def add(self, topic_id: str, letters: pl.DataFrame, token: str) -> None:
+        """Add letters (DEAD_LETTER_SCHEMA and `batch`), once for each token."""
         ...
 
     def mark(self, topic_id: str, marks: pl.DataFrame, now_ms: int) -> None:
@@ -205,6 +232,46 @@ class BookReader(Protocol):
 
     def open_minutes(self, scope: Scope, ranges: Sequence[OffsetRange]) -> frozenset[int]:
         """Minutes in `scope` in which raw_events has rows of these ranges of offsets."""
+        ...
+
+    def replayed_minutes(self, scope: Scope) -> frozenset[int]:
+        """Minutes in `scope` that a replay of hours is changing, or has changed without repairing the rollups yet."""
+        ...
+
+
+class ReplayBooks(Protocol):
+    """What a replay of hours reads of the ledger, and its plans. All methods raise ClickHouseUnavailableError."""
+
+    def accounted(self, ranges: Sequence[OffsetRange]) -> Sequence[OffsetRange]:
+        """Ranges of the ledger's rows that overlap these ones, where they account for their offsets."""
+        ...
+
+    def dropped(self, lows: Mapping[int, int], start_seconds: int, end_seconds: int) -> Sequence[OffsetRange]:
+        """What batches of messages from [start, end) hold before `lows` (partition -> the log's first offset)."""
+        ...
+
+    def lost_letters(self, ranges: Sequence[OffsetRange], first: datetime, last: datetime) -> Sequence[LostLetters]:
+        """Batches with messages in these ranges, of times from `first` to `last`, of which dead letters are gone."""
+        ...
+
+    def write_plan(self, chunk: Chunk, plan: pl.DataFrame) -> None:
+        """Note what the chunk changes (PLAN_SCHEMA): once, whoever is first."""
+        ...
+
+    def plan(self, chunk: Chunk) -> pl.DataFrame:
+        """What is noted; empty if nothing is."""
+        ...
+
+    def unsettled(self) -> tuple[frozenset[int], int]:
+        """Minutes that the rollups may not count right since a replay, and when its newest chunk was opened (ms)."""
+        ...
+
+    def settle(self, opened_ms: int) -> None:
+        """Rollups count what all chunks up to this one did."""
+        ...
+
+    def newest_ms(self) -> int:
+        """When the newest chunk of all was opened; 0 if none was."""
         ...
 
 

@@ -99,6 +99,16 @@ class Checked:
     def is_exact(self) -> bool:
         return not self.drifts
 
+    @property
+    def repaired(self) -> frozenset[int]:
+        """Starts of the units that were repaired."""
+        return frozenset(d.start_seconds for d in self.drifts if d.grain == UNIT.name and d.state is State.REPAIRED)
+
+    @property
+    def unrepaired(self) -> frozenset[int]:
+        """Starts of units that drifted and still do, as far as is known."""
+        return frozenset(d.start_seconds for d in self.drifts if d.grain == UNIT.name) - self.repaired
+
     def __add__(self, other: "Checked") -> "Checked":
         return Checked(
             self.units + other.units,

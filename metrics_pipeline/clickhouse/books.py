@@ -16,11 +16,13 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.owed import ClickHouseOwed
 from metrics_pipeline.clickhouse.rollups.tables import TAKEN_ROWS
+from metrics_pipeline.clickhouse.schema import REPLAY_PLAN
 from metrics_pipeline.core.audit import BrokenAccount, BrokenRow, Ledger, PartitionKey, PartitionTotals
 from metrics_pipeline.core.ledger import FILL, OWED, PartitionAccount
 from metrics_pipeline.core.minutes import COUNTS_SCHEMA, MINUTE_SECONDS, LedgerMinutes, Scope, Unnoted
 from metrics_pipeline.core.offsets import OffsetRange
 from metrics_pipeline.core.owed import subtracted
+from metrics_pipeline.core.replay import PlanStep
 
 LONGEST_LIST = 1_000
 """So many gaps, overlaps or broken rows are listed at most."""
@@ -28,6 +30,10 @@ LONGEST_LIST = 1_000
 _ROWS = "FROM batches FINAL"
 _OF_GROUP = "consumer_group = {group:String}"
 _COVERS = f"source != '{OWED}'"
+UNSETTLED = f"""{_OF_GROUP} AND step != '{PlanStep.SETTLED}'
+    AND opened_at > (SELECT max(opened_at) FROM {REPLAY_PLAN.name}
+        WHERE {_OF_GROUP} AND step = '{PlanStep.SETTLED}')"""
+"""Rows of the plan that the rollups may not count yet: of chunks that are open, or since the last settlement."""
 _PARTS = """ARRAY JOIN partitions AS p, partition_start AS s, partition_end AS e, partition_consumed AS c,
         partition_inserted AS i, partition_duplicates AS d, partition_dead_letters AS dl, partition_skipped AS sk,
         partition_lost AS l"""
@@ -67,13 +73,28 @@ _OVERLAPS = f"""SELECT p, s, least(e, before) FROM ({_ORDERED} AND {_COVERS})
     WHERE position > 1 AND s < before LIMIT {{limit:UInt32}}"""
 
 _LEDGER_MINUTES = """
-    SELECT empty(minutes) AS is_unnoted, toUnixTimestamp(m) AS minute, sum(n) AS events, count() AS batches,
+    SELECT empty(minutes) AS is_unnoted, toUnixTimestamp(m) AS minute, sum(n - r) AS events, count() AS batches,
         if(is_unnoted, toUnixTimestamp(min(first_event)), 0) AS first,
         if(is_unnoted, toUnixTimestamp(max(last_event)), 0) AS last
     FROM batches FINAL
     ARRAY JOIN if(empty(minutes), [toDateTime(0, 'UTC')], minutes) AS m,
-        if(empty(minutes), [inserted], minute_inserted) AS n
+        if(empty(minutes), [inserted], minute_inserted) AS n,
+        arrayResize(minute_removed, greatest(1, length(minutes))) AS r
     WHERE {where} GROUP BY is_unnoted, minute
+"""
+
+_OF_DRAINS = f"""batch NOT IN (
+    SELECT batch FROM batches WHERE added_dead_letters > 0
+    UNION ALL SELECT batch FROM {REPLAY_PLAN.name} WHERE {UNSETTLED})"""
+"""Dead letters that a replay made are in no account of a partition: their messages are, as something else."""
+
+_ADDED = """
+    SELECT sum(added), sum(found) FROM (
+        SELECT batch, added_dead_letters AS added {rows} WHERE {of_group} AND added_dead_letters > 0 AND {touches}
+    ) AS entries LEFT JOIN (
+        SELECT batch, count() AS found FROM dead_letters FINAL
+        WHERE batch IN (SELECT batch FROM batches WHERE added_dead_letters > 0) GROUP BY batch
+    ) AS letters USING batch
 """
 
 _RAW_MINUTE = f"intDiv(toUnixTimestamp(timestamp), {MINUTE_SECONDS}) * {MINUTE_SECONDS}"
@@ -115,6 +136,7 @@ class ClickHouseBooks:
             broken_accounts=self._broken_accounts(touches, bounds),
             broken_rows=self._broken_rows(touches, bounds),
             replayed=self._replayed(touches, bounds),
+            added_dead_letters=self._added_dead_letters(touches, bounds),
         )
 
     def dead_letters(self, totals: Sequence[PartitionTotals], scope: Scope) -> Mapping[PartitionKey, int]:
@@ -140,14 +162,14 @@ class ClickHouseBooks:
                         kafka_partition, {{partitions:Array(UInt32)}}, {{ends:Array(UInt64)}}, toUInt64(0))
                     AND NOT arrayExists((p, s, e) -> kafka_partition = p AND kafka_offset >= s AND kafka_offset < e,
                         {{owed_partitions:Array(UInt32)}}, {{owed_starts:Array(UInt64)}}, {{owed_ends:Array(UInt64)}})
-                    AND {where}
+                    AND {where} AND {_OF_DRAINS}
                 GROUP BY kafka_partition"""
             for partition, count in self._rows("dead_letters", sql, parameters | bounds):
                 found[PartitionKey(topic, topic_id, int(partition))] = int(count)
         return found
 
     def ledger_minutes(self, scope: Scope) -> LedgerMinutes:
-        conditions, bounds = ["inserted > 0"], _bounds(scope)
+        conditions, bounds = ["(inserted > 0 OR notEmpty(minutes))"], _bounds(scope)
         if "start" in bounds:
             conditions.append("last_event >= toDateTime({start:UInt32}, 'UTC')")
             conditions.append("(empty(minutes) OR toUnixTimestamp(m) >= {start:UInt32})")
@@ -198,6 +220,12 @@ class ClickHouseBooks:
             {{partitions:Array(UInt32)}}, {{starts:Array(UInt64)}}, {{ends:Array(UInt64)}})"""
         return frozenset(int(r[0]) for r in self._rows("raw_events", sql, parameters | bounds))
 
+    def replayed_minutes(self, scope: Scope) -> frozenset[int]:
+        where, bounds = _raw_where(scope)
+        sql = f"""SELECT DISTINCT {_RAW_MINUTE} FROM {REPLAY_PLAN.name} WHERE {UNSETTLED}
+            AND step IN ('{PlanStep.REMOVE}', '{PlanStep.INSERT}', '{PlanStep.RESTORE}') AND {where}"""
+        return frozenset(int(r[0]) for r in self._rows("the plan of replays", sql, bounds))
+
     def _broken_accounts(self, touches: str, bounds: Mapping[str, Any]) -> tuple[BrokenAccount, ...]:
         sql = f"""SELECT batch, p, s, e, c, i, d, dl, sk, l {_ROWS} {_PARTS}
             WHERE {_OF_GROUP} AND {_COVERS} AND (c != i + d + dl OR e - s != c + sk + l) AND {touches}
@@ -235,6 +263,12 @@ class ClickHouseBooks:
     def _replayed(self, touches: str, bounds: Mapping[str, Any]) -> int:
         sql = f"SELECT sum(inserted) {_ROWS} WHERE {_OF_GROUP} AND source = 'dead_letters' AND {touches}"
         return int(self._rows("the ledger", sql, bounds)[0][0])
+
+    def _added_dead_letters(self, touches: str, bounds: Mapping[str, Any]) -> tuple[int, int]:
+        added, found = self._rows("the ledger", _ADDED.format(rows=_ROWS, of_group=_OF_GROUP, touches=touches), bounds)[
+            0
+        ]
+        return int(added), int(found)
 
     def _ranges(self, sql: str, parameters: Mapping[str, Any]) -> tuple[OffsetRange, ...]:
         return tuple(OffsetRange(int(p), int(s), int(e)) for p, s, e in self._rows("the ledger", sql, parameters))

@@ -30,15 +30,18 @@ class Table:
     primary_key: tuple[str, ...] = ()
     """A prefix of `order_by`; without it all of that is held in memory per granule."""
     index_granularity: int = 8_192
+    ttl: str = ""
+    """Without one, rows are kept until somebody drops them."""
 
     def ddl(self, deduplication_window_blocks: int) -> str:
+        time_to_live = f"TTL {self.ttl}\n" if self.ttl else ""
         lines = [c.ddl for c in self.columns] + [f"INDEX {index}" for index in self.indexes]
         body = ",\n    ".join(lines)
         return (
             f"CREATE TABLE IF NOT EXISTS {self.name}\n(\n    {body}\n)\n"
             f"ENGINE = {self.engine}\nPARTITION BY {self.partition_by}\n"
             f"PRIMARY KEY ({', '.join(self.primary_key or self.order_by)})\nORDER BY ({', '.join(self.order_by)})\n"
-            f"SETTINGS non_replicated_deduplication_window = {deduplication_window_blocks}, "
+            f"{time_to_live}SETTINGS non_replicated_deduplication_window = {deduplication_window_blocks}, "
             f"index_granularity = {self.index_granularity}\n"
             f"COMMENT '{_quoted(self.comment)}'"
         )
@@ -48,6 +51,10 @@ class Table:
         at = [c.name for c in self.columns].index(name)
         place = f"AFTER `{self.columns[at - 1].name}`" if at else "FIRST"
         return f"ALTER TABLE {self.name} ADD COLUMN IF NOT EXISTS {self.columns[at].ddl} {place}"
+
+    def index_ddl(self, index: str) -> str:
+        """Adds one of `indexes`: metadata only, parts get it when they are merged."""
+        return f"ALTER TABLE {self.name} ADD INDEX IF NOT EXISTS {index}"
 
 
 @dataclass(frozen=True, slots=True)

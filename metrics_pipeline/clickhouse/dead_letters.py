@@ -12,13 +12,14 @@ from typing import Any
 
 import polars as pl
 from clickhouse_connect.driver.client import Client
-from clickhouse_connect.driver.external import ExternalData
 
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.clickhouse.schema import DEAD_LETTERS, RAW_EVENTS
-from metrics_pipeline.clickhouse.warehouse import CANDIDATES, arrow_stream
+from metrics_pipeline.clickhouse.schema import DEAD_LETTERS
+from metrics_pipeline.clickhouse.stored import IN_RANGES, ranges_parameters
+from metrics_pipeline.clickhouse.warehouse import external, insert_once
 from metrics_pipeline.core.dead_letters import LETTER_SCHEMA, LetterFilter
-from metrics_pipeline.event import EVENT_SCHEMA, IDENTITY, LINEAGE
+from metrics_pipeline.core.offsets import OffsetRange
+from metrics_pipeline.core.replay import LETTERS_SCHEMA
 
 Place = tuple[str, int, int]
 """Topic id, partition and offset: the order of pages."""
@@ -35,17 +36,8 @@ _PLACED = "({id:String}, {partition:UInt32}, {offset:UInt64})"
 _SETTINGS: Mapping[str, Any] = {
     # Versions of a row have the same message, hence the same partition of the table.
     "do_not_merge_across_partitions_select_final": 1,
-    "output_format_arrow_string_as_string": 0,
 }
 _TEXT_COLUMNS = ("detail", "service", "replay_detail")
-
-_STORED_SQL = f"""
-SELECT service, endpoint, timestamp, toString(event_id) AS event_id, {", ".join(c.name for c in LINEAGE)}
-FROM {RAW_EVENTS.name}
-PREWHERE timestamp IN (SELECT timestamp FROM candidates)
-WHERE (service, endpoint, timestamp, event_id) IN (SELECT service, endpoint, timestamp, event_id FROM candidates)
-  AND timestamp BETWEEN {{first:DateTime64(3, 'UTC')}} AND {{last:DateTime64(3, 'UTC')}}
-"""
 
 _MARKED = {
     "outcome": "m.outcome",
@@ -146,23 +138,15 @@ class ClickHouseDeadLetters:
             arrayZip({partitions:Array(UInt32)}, {offsets:Array(UInt64)})"""
         return self._letters(where, parameters)
 
-    def stored(self, events: pl.DataFrame) -> pl.DataFrame:
-        identities = events.select(IDENTITY)
-        columns = [*IDENTITY, *(c.name for c in LINEAGE)]
-        schema = pl.Schema({name: EVENT_SCHEMA[name] for name in columns})
-        if not len(events):
-            return pl.DataFrame(schema=schema)
-        answer = calling(
-            f"looking up {len(events)} events of dead letters",
-            lambda: self._client.raw_query(
-                _STORED_SQL,
-                parameters={"first": events["timestamp"].min(), "last": events["timestamp"].max()},
-                fmt="ArrowStream",
-                external_data=_external("candidates", CANDIDATES, identities),
-                settings={"output_format_arrow_string_as_string": 1},
-            ),
-        )
-        return pl.read_ipc_stream(io.BytesIO(answer)).select(columns).cast(schema)
+    def within(self, topic_id: str, ranges: Sequence[OffsetRange]) -> pl.DataFrame:
+        sql = f"""SELECT kafka_partition, kafka_offset, outcome FROM {DEAD_LETTERS.name} FINAL
+            WHERE topic = {{topic:String}} AND topic_id = {{id:String}} AND {IN_RANGES}"""
+        answer = self._frame(sql, {"id": topic_id, **ranges_parameters(ranges)})
+        return answer.cast(LETTERS_SCHEMA)
+
+    def add(self, topic_id: str, letters: pl.DataFrame, token: str) -> None:
+        rows = letters.with_columns(topic=pl.lit(self._topic), topic_id=pl.lit(topic_id))
+        insert_once(self._client, DEAD_LETTERS.name, rows, token)
 
     def mark(self, topic_id: str, marks: pl.DataFrame, now_ms: int) -> None:
         if not len(marks):
@@ -173,7 +157,7 @@ class ClickHouseDeadLetters:
             lambda: self._client.command(
                 _MARK_SQL,
                 parameters=parameters,
-                external_data=_external("marks", _MARKS, marks),
+                external_data=external("marks", _MARKS, marks),
                 # An equal mark of another letter is no repeat, and a repeated one replaces itself.
                 settings={**_SETTINGS, "insert_deduplicate": 0, "max_partitions_per_insert_block": 1_000},
             ),
@@ -237,13 +221,19 @@ class ClickHouseDeadLetters:
         # The names of the columns are those of the table: conditions must not mean the converted ones.
         sql = f"""SELECT {", ".join(columns)} FROM (SELECT * FROM {DEAD_LETTERS.name} FINAL WHERE {where})
             ORDER BY topic_id, kafka_partition, kafka_offset"""
+        return self._frame(sql, parameters, output_format_arrow_string_as_string=0).cast(LETTER_SCHEMA)
+
+    def _frame(self, sql: str, parameters: Mapping[str, Any], **settings: Any) -> pl.DataFrame:
         answer = calling(
             "reading dead letters",
             lambda: self._client.raw_query(
-                sql, parameters={"topic": self._topic, **parameters}, fmt="ArrowStream", settings=dict(_SETTINGS)
+                sql,
+                parameters={"topic": self._topic, **parameters},
+                fmt="ArrowStream",
+                settings={**_SETTINGS, "output_format_arrow_string_as_string": 1, **settings},
             ),
         )
-        return pl.read_ipc_stream(io.BytesIO(answer)).cast(LETTER_SCHEMA)
+        return pl.read_ipc_stream(io.BytesIO(answer))
 
     def _rows(self, doing: str, sql: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         named = {"topic": self._topic, **parameters}
@@ -291,9 +281,3 @@ def _last_within(sizes: Sequence[Sequence[Any]]) -> Place:
             break
         last = row
     return str(last[0]), int(last[1]), int(last[2])
-
-
-def _external(name: str, structure: Sequence[str], rows: pl.DataFrame) -> ExternalData:
-    return ExternalData(
-        file_name=f"{name}.arrow", fmt="ArrowStream", structure=list(structure), data=arrow_stream(rows)
-    )

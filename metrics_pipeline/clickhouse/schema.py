@@ -30,6 +30,8 @@ RAW_EVENTS = Table(
     index_granularity=1_024,
     columns=tuple(Column(c.name, c.clickhouse_type, c.codec, c.comment) for c in RAW_COLUMNS),
     comment="Every event once, as it was sent.",
+    # A replay asks for the rows of messages. Within a granule their times are near each other, as those of events are.
+    indexes=("message_index kafka_timestamp TYPE minmax GRANULARITY 1",),
 )
 
 DEAD_LETTERS = Table(
@@ -69,8 +71,8 @@ BATCHES = Table(
         Column(
             "source",
             "LowCardinality(String) DEFAULT 'drain'",
-            comment="drain; fill: of what was owed; owed: what a jump skipped, covers nothing; dead_letters: replayed "
-            "ones, without partitions and not consumed anew",
+            comment="drain; fill: of what was owed; owed: what a jump skipped, covers nothing; dead_letters, replay: "
+            "without partitions and not consumed anew",
         ),
         Column("topic", "LowCardinality(String)"),
         Column("topic_id", "LowCardinality(String)"),
@@ -106,6 +108,9 @@ BATCHES = Table(
         Column("freshness_events", "Array(UInt32)", comment="Events in each class"),
         Column("minutes", "Array(DateTime('UTC'))", comment="Minutes of the timestamps of the events inserted"),
         Column("minute_inserted", "Array(UInt32)", comment="Events inserted in each of these minutes"),
+        Column("minute_removed", "Array(UInt32)", comment="Events removed by a replay, or empty"),
+        Column("restored", "UInt64", comment="Events that a replay inserted and an earlier row has accounted for"),
+        Column("added_dead_letters", "UInt64", comment="Made by a replay, of messages that have another account"),
     ),
     comment="The ledger: one row per micro-batch, every offset accounted for, and one per replayed chunk.",
     indexes=(
@@ -116,6 +121,30 @@ BATCHES = Table(
 
 IS_BATCH = f"source IN ('{DRAIN}', '{FILL}')"
 """A condition on rows of the ledger: of a micro-batch, which read messages, and lost some perhaps."""
+REPLAY_PLAN = Table(
+    name="replay_plan",
+    engine="ReplacingMergeTree",
+    partition_by="toYYYYMM(opened_at)",
+    order_by=("consumer_group", "step", "opened_at", "batch", "kafka_partition", "kafka_offset", "content"),
+    columns=(
+        Column("consumer_group", "LowCardinality(String)"),
+        Column(
+            "step",
+            "LowCardinality(String)",
+            comment="remove, insert, restore, letter, lost_letter; settled: rollups count all chunks up to opened_at",
+        ),
+        Column("opened_at", "DateTime64(3, 'UTC')", comment="When the chunk was opened"),
+        Column("batch", "String", comment="Token of the chunk"),
+        Column("kafka_partition", "UInt32"),
+        Column("kafka_offset", "UInt64", "Delta, ZSTD(1)"),
+        Column("kafka_timestamp", "DateTime64(3, 'UTC')", "Delta, ZSTD(1)"),
+        Column("timestamp", "DateTime64(3, 'UTC')", "Delta, ZSTD(1)", "Of the event that is removed or inserted"),
+        Column("content", "UInt64", comment="Hash of the row that is removed"),
+        Column("letter_batch", "String", comment="Micro-batch that has accounted for a lost dead letter"),
+    ),
+    comment="What replays of hours change: written before it is done, so that it is finished as it was begun.",
+    ttl="toDateTime(opened_at) + INTERVAL 30 DAY",
+)
 
 ALERT_LOG = Table(
     name="alert_log",
@@ -171,6 +200,7 @@ OBJECTS: tuple[Table | Union | MaterializedView | View, ...] = (
     *ROLLUP_VIEWS,
     DEAD_LETTERS,
     BATCHES,
+    REPLAY_PLAN,
     ALERT_LOG,
     CANARIES,
 )
@@ -204,6 +234,13 @@ def plan(client: Client, deduplication_window_blocks: int) -> Plan:
     existing = [o for o in OBJECTS if isinstance(o, Table) and o.name in found]
     # Columns first: a view that is created may read them.
     additions = tuple(table.addition_ddl(name) for table in existing for name in _missing(table, found[table.name]))
+    indexes = _indexes_of(client)
+    additions += tuple(
+        table.index_ddl(index)
+        for table in existing
+        for index in table.indexes
+        if (table.name, _name(index)) not in indexes
+    )
     comments = _comments_of(client)
     creations = tuple(o.ddl(deduplication_window_blocks) for o in OBJECTS if not _is_there(o, comments))
     differences = tuple(
@@ -213,7 +250,7 @@ def plan(client: Client, deduplication_window_blocks: int) -> Plan:
 
 
 def apply(client: Client, deduplication_window_blocks: int, expected_hash: str = "") -> Plan:
-    """Create tables, views and columns that are missing; returns what was planned.
+    """Create tables, views, columns and indexes that are missing; returns what was planned.
 
     Harmless when repeated or run twice at once. Where a hash is expected, raises ConfigurationError if another plan is
     needed by now; that nothing is left to do is fine.
@@ -249,6 +286,17 @@ def _comments_of(client: Client) -> dict[str, str]:
         lambda: client.query("SELECT name, comment FROM system.tables WHERE database = currentDatabase()").result_rows,
     )
     return {str(name): str(comment) for name, comment in rows}
+
+
+def _indexes_of(client: Client) -> set[tuple[str, str]]:
+    """(table, name) of each skip index."""
+    sql = "SELECT table, name FROM system.data_skipping_indices WHERE database = currentDatabase()"
+    rows = calling("reading the schema", lambda: client.query(sql).result_rows)
+    return {(str(table), str(name)) for table, name in rows}
+
+
+def _name(index: str) -> str:
+    return index.split(" ", 1)[0]
 
 
 def _is_there(wanted: Table | Union | MaterializedView | View, comments: dict[str, str]) -> bool:

@@ -123,7 +123,7 @@ class ClickHouseWarehouse:
     def remembers(self, since_ms: int) -> bool:
         # A batch leaves a token per day of its events. Half of the window is left for the parts of refused batches.
         sql = f"""SELECT sum(dateDiff('day', first_event, last_event) + 1) FROM {BATCHES.name}
-            WHERE inserted > 0 AND visible_at >= {{since:DateTime64(3, 'UTC')}}"""
+            WHERE inserted + restored > 0 AND visible_at >= {{since:DateTime64(3, 'UTC')}}"""
         rows = calling(
             "counting the blocks since a batch was opened",
             lambda: self._client.query(sql, parameters={"since": since_ms / 1000}).result_rows,
@@ -168,11 +168,10 @@ class ClickHouseWarehouse:
                 sql,
                 parameters=span | dict(parameters or {}),
                 fmt="ArrowStream",
-                external_data=ExternalData(
-                    file_name="candidates.arrow",
-                    fmt="ArrowStream",
-                    structure=[f"{name} {kind}" for name, kind in zip(columns, _ROW_TYPES, strict=False)],
-                    data=arrow_stream(candidates),
+                external_data=external(
+                    "candidates",
+                    [f"{name} {kind}" for name, kind in zip(columns, _ROW_TYPES, strict=False)],
+                    candidates,
                 ),
                 settings={"output_format_arrow_string_as_string": 1},
             ),
@@ -180,16 +179,7 @@ class ClickHouseWarehouse:
         return pl.read_ipc_stream(io.BytesIO(answer)).cast(candidates.schema)
 
     def _insert(self, table: str, rows: pl.DataFrame, token: str) -> None:
-        calling(
-            f"inserting {len(rows)} rows into {table}",
-            lambda: self._client.raw_insert(
-                table,
-                rows.columns,
-                arrow_stream(rows),
-                fmt="ArrowStream",
-                settings={**_INSERT_SETTINGS, "insert_deduplication_token": token},
-            ),
-        )
+        insert_once(self._client, table, rows, token)
 
 
 _MILLISECONDS = pl.Datetime("ms", "UTC")
@@ -197,7 +187,10 @@ _LEDGER_OVERRIDES: Mapping[str, Any] = (
     dict.fromkeys(
         ("first_event", "last_event", "first_message", "last_message", "started_at", "visible_at"), _MILLISECONDS
     )
-    | {name: pl.List(pl.UInt32) for name in ("minutes", "minute_inserted", "partitions", "freshness_events")}
+    | {
+        name: pl.List(pl.UInt32)
+        for name in ("minutes", "minute_inserted", "minute_removed", "partitions", "freshness_events")
+    }
     | {
         name: pl.List(pl.UInt64)
         for name in (
@@ -251,7 +244,24 @@ def _ledger_row(entry: LedgerEntry) -> dict[str, Any]:
         "freshness_events": list(entry.freshness.events),
         "minutes": list(entry.minutes.starts_seconds),
         "minute_inserted": list(entry.minutes.inserted),
+        "minute_removed": list(entry.minutes.removed),
+        "restored": entry.restored,
+        "added_dead_letters": entry.added_dead_letters,
     }
+
+
+def insert_once(client: Client, table: str, rows: pl.DataFrame, token: str) -> None:
+    """Insert as one block, once, however often it is sent under this token."""
+    calling(
+        f"inserting {len(rows)} rows into {table}",
+        lambda: client.raw_insert(
+            table,
+            rows.columns,
+            arrow_stream(rows),
+            fmt="ArrowStream",
+            settings={**_INSERT_SETTINGS, "insert_deduplication_token": token},
+        ),
+    )
 
 
 def arrow_stream(frame: pl.DataFrame) -> bytes:
@@ -259,3 +269,10 @@ def arrow_stream(frame: pl.DataFrame) -> bytes:
     # One record batch, with the layouts of strings that every server version reads.
     frame.rechunk().write_ipc_stream(buffer, compat_level=pl.CompatLevel.oldest())
     return buffer.getvalue()
+
+
+def external(name: str, structure: Sequence[str], rows: pl.DataFrame) -> ExternalData:
+    """Rows that go with a query, which reads them as the table `name`."""
+    return ExternalData(
+        file_name=f"{name}.arrow", fmt="ArrowStream", structure=list(structure), data=arrow_stream(rows)
+    )

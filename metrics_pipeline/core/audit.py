@@ -72,6 +72,8 @@ class Ledger:
     broken_accounts: tuple[BrokenAccount, ...] = ()
     broken_rows: tuple[BrokenRow, ...] = ()
     replayed: int = 0
+    added_dead_letters: tuple[int, int] = (0, 0)
+    """Dead letters that replays made of other messages: by the ledger, and rows of dead_letters."""
 
     def _sum(self, name: str) -> int:
         return sum(getattr(t, name) for t in self.totals)
@@ -185,6 +187,12 @@ def judge(books: Books) -> Verdict:
     problems += [_broken_account(b) for b in ledger.broken_accounts]
     problems += [_broken_row(b) for b in ledger.broken_rows]
     problems += _dead_letter_problems(ledger.totals, books.dead_letter_rows)
+    added, found = ledger.added_dead_letters
+    if added != found:
+        problems.append(
+            f"replays made {added} dead letters by the ledger, but dead_letters has {found} of them: look for deletes "
+            "in system.mutations"
+        )
     rollup_problems = tuple(_drift(m) for m in books.drifting_minutes if m.raw != m.rollup)
     problems += [_drift(m) for m in books.drifting_minutes]
     if books.drifting > len(books.drifting_minutes):

@@ -5,7 +5,7 @@ recovery after a crash must rebuild the identical block.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import polars as pl
@@ -52,15 +52,6 @@ class MicroBatch:
     def ends(self) -> dict[int, int]:
         """The next offset of every partition that the batch covers."""
         return {r.partition: r.end for r in self.ranges}
-
-    def payloads(self, places: Set[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
-        """(partition, offset) -> value of the message there."""
-        return {
-            (partition, offset): value or b""
-            for chunk in self.messages
-            for partition, offset, value in zip(chunk.partitions, chunk.offsets, chunk.values, strict=True)
-            if (partition, offset) in places
-        }
 
 
 def lost_batch(ranges: tuple[OffsetRange, ...]) -> MicroBatch:

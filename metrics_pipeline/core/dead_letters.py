@@ -1,22 +1,15 @@
-"""Dead letters once more: which ones, what today's rules say of them, and what a replay puts on record. Pure.
+"""Dead letters once more: which ones, what today's rules say of them, and in which chunks they land. Pure."""
 
-A *chunk* is what a replay lands at once: letters of one life of the topic, by their positions. It is written into the
-metadata of a committed offset before anything is inserted, with the rules that judged it, so that whoever comes after a
-crash builds the identical block.
-"""
-
-import base64
-import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 import polars as pl
 
+from metrics_pipeline.core.chunk import ORIGIN, POSITION, Chunk, cuts, open_chunk, own_rows, ranges_of
 from metrics_pipeline.core.decode import EventLimits, decode
 from metrics_pipeline.core.decode.exact import DeadLetter, decode_exact
 from metrics_pipeline.core.messages import Messages
-from metrics_pipeline.core.offsets import Commit, Intent, OffsetRange, OpenBatch
 from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.event import DEAD_LETTER_SCHEMA, IDENTITY, LINEAGE, MAX_PAYLOAD_BYTES, Reason
@@ -25,19 +18,12 @@ SOURCE = "dead_letters"
 """Of ledger rows that a replay writes."""
 GROUP_SUFFIX = ".dead-letters"
 """The side group whose one slot holds the open chunk of a replay, and whose owner may replay."""
-SLOT = 0
-"""Partition of the topic that the slot stands at: every topic has it."""
 
 MAX_CHUNK_LETTERS = 2_000
 """So many verdicts on refused rows fit beside the positions, even if every row is refused."""
-MAX_POSITIONS_BYTES = 2_000
-"""As packed; 2,500 of the 4,096 characters of an offset's metadata once they are text."""
 
 CUT_DETAIL = f"the payload was cut to its first {MAX_PAYLOAD_BYTES} bytes when it was stored: the table can't replay it"
 
-POSITION = tuple(column.name for column in LINEAGE[:2])
-"""Columns that name a letter within one life of the topic."""
-ORIGIN = tuple(column.name for column in LINEAGE)
 LETTER_SCHEMA = pl.Schema(
     {
         "topic_id": pl.String(),
@@ -139,30 +125,6 @@ class Sorted:
     copies: pl.DataFrame
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Letters of one life of the topic that land together; `positions` are (partition, offset) in order.
-
-    `verdicts` says how far the search for rows that the server refuses has come.
-    """
-
-    topic_id: str
-    token: str
-    positions: tuple[tuple[int, int], ...]
-    limits: EventLimits
-    opened_ms: int
-    verdicts: str = ""
-
-    def with_verdicts(self, verdicts: str) -> "Chunk":
-        return replace(self, verdicts=verdicts)
-
-    @property
-    def as_open_batch(self) -> OpenBatch:
-        """What an audit needs to know of it while it is on its way."""
-        ranges = tuple(OffsetRange(p, o, o + 1) for p, o in self.positions)
-        return OpenBatch(self.token, ranges, self.opened_ms, self.verdicts)
-
-
 def judge(letters: pl.DataFrame, limits: EventLimits) -> Judged:
     """Decode letters (LETTER_SCHEMA, one life of the topic) as a drain does: against the time of their messages."""
     decoded = decode(_messages(letters), limits)
@@ -184,7 +146,7 @@ def judge(letters: pl.DataFrame, limits: EventLimits) -> Judged:
 def sort_out(events: pl.DataFrame, stored: pl.DataFrame) -> Sorted:
     """Sort events of letters by what raw_events has already: `stored` are identities with their origins."""
     ordered = events.sort(*POSITION)
-    own = _own(ordered, stored)
+    own = own_rows(ordered, stored)
     others = ordered.join(own, on=ORIGIN, how="anti", maintain_order="left")
     is_stored = others.join(stored, on=IDENTITY, how="semi")
     absent = others.join(is_stored, on=ORIGIN, how="anti", maintain_order="left")
@@ -194,18 +156,7 @@ def sort_out(events: pl.DataFrame, stored: pl.DataFrame) -> Sorted:
 
 def landed_of(events: pl.DataFrame, stored: pl.DataFrame) -> pl.DataFrame:
     """Those of `events` that raw_events holds from their own messages."""
-    return _own(events.sort(*POSITION), stored)
-
-
-def stored_elsewhere(events: pl.DataFrame, stored: pl.DataFrame) -> pl.DataFrame:
-    """Those of `events` (a chunk's) that raw_events holds from messages outside of the chunk."""
-    foreign = stored.join(events, on=ORIGIN, how="anti")
-    return events.join(foreign, on=IDENTITY, how="semi", maintain_order="left")
-
-
-def _own(ordered: pl.DataFrame, stored: pl.DataFrame) -> pl.DataFrame:
-    """Stored with the identity and the origin: an origin alone may be that of another life of the topic."""
-    return ordered.join(stored, on=[*IDENTITY, *ORIGIN], how="semi", maintain_order="left")
+    return own_rows(events.sort(*POSITION), stored)
 
 
 def marks(letters: pl.DataFrame, outcome: Outcome, reason: str = "", detail: str = "") -> pl.DataFrame:
@@ -226,40 +177,12 @@ def changed(wanted: pl.DataFrame, letters: pl.DataFrame) -> pl.DataFrame:
 def chunks_of(
     topic_id: str, group: str, missing: pl.DataFrame, limits: EventLimits, opened_ms: int
 ) -> Iterator[tuple[Chunk, pl.DataFrame]]:
-    """Cut events (ordered by position) into chunks that can be written down, each with its events.
-
-    Tokens name what is in a chunk and when it was opened: a letter whose row was refused may be tried again later.
-    """
-    positions = list(missing.select(POSITION).iter_rows())
+    """Cut events (ordered by position) into chunks that can be written down, each with its events."""
     start = 0
-    for end in _ends(positions):
-        of_chunk = tuple(positions[start:end])
-        token = _token(group, topic_id, of_chunk, opened_ms)
-        yield Chunk(topic_id, token, of_chunk, limits, opened_ms), missing[start:end]
-        start = end
-
-
-def encode_chunk(chunk: Chunk) -> Commit:
-    """The commit that puts a chunk on record."""
-    letters = base64.b85encode(_packed(chunk.positions)).decode()
-    note = f"{chunk.limits.max_age_ms} {chunk.limits.max_future_ms} {letters}"
-    return Commit(0, Intent(0, chunk.token, chunk.opened_ms, chunk.verdicts, note), chunk.topic_id)
-
-
-def decode_chunk(commit: Commit | None) -> Chunk | None:
-    """The chunk that is open, if any."""
-    if commit is None or commit.intent is None:
-        return None
-    intent = commit.intent
-    max_age_ms, max_future_ms, letters = intent.note.split(" ", 2)
-    positions = tuple(_unpacked(base64.b85decode(letters)))
-    limits = EventLimits(int(max_age_ms), int(max_future_ms))
-    return Chunk(commit.topic_id, intent.token, positions, limits, intent.opened_ms, intent.verdicts)
-
-
-def _token(group: str, topic_id: str, positions: Sequence[tuple[int, int]], opened_ms: int) -> str:
-    lines = [SOURCE, group, topic_id, str(opened_ms), *(f"{p}:{o}" for p, o in positions)]
-    return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
+    for ranges in cuts(ranges_of(missing.select(POSITION).iter_rows()), MAX_CHUNK_LETTERS):
+        chunk = open_chunk(SOURCE, group, topic_id, ranges, limits, opened_ms)
+        yield chunk, missing[start : start + chunk.positions]
+        start += chunk.positions
 
 
 def _messages(letters: pl.DataFrame) -> Messages:
@@ -276,63 +199,3 @@ def _messages(letters: pl.DataFrame) -> Messages:
 def _value(payload: bytes, reason: str) -> bytes | None:
     """The message's value: the table has no null."""
     return None if reason == Reason.TOMBSTONE else payload
-
-
-def _ends(positions: Sequence[tuple[int, int]]) -> Iterator[int]:
-    """Where chunks end: as many letters as fit in encoded form."""
-    size_bytes, begin = 0, 0
-    for at, (partition, offset) in enumerate(positions):
-        before = positions[at - 1] if at > begin else None
-        is_next = before is not None and before[0] == partition
-        step = offset - before[1] if before is not None and is_next else offset
-        # A partition costs its number and its count, too.
-        cost_bytes = len(_varint(step)) + (0 if is_next else 8)
-        if at > begin and (size_bytes + cost_bytes > MAX_POSITIONS_BYTES or at - begin == MAX_CHUNK_LETTERS):
-            yield at
-            size_bytes, begin = 0, at
-            cost_bytes = len(_varint(offset)) + 8
-        size_bytes += cost_bytes
-    if positions:
-        yield len(positions)
-
-
-def _packed(positions: Sequence[tuple[int, int]]) -> bytes:
-    """Per partition its number, how many letters, and the steps between their offsets, as variable-length integers."""
-    by_partition: dict[int, list[int]] = {}
-    for partition, offset in positions:
-        by_partition.setdefault(partition, []).append(offset)
-    packed = bytearray()
-    for partition, offsets in by_partition.items():
-        packed += _varint(partition) + _varint(len(offsets))
-        for before, offset in zip([0, *offsets], offsets, strict=False):
-            packed += _varint(offset - before)
-    return bytes(packed)
-
-
-def _unpacked(packed: bytes) -> Iterator[tuple[int, int]]:
-    numbers = _varints(packed)
-    for partition in numbers:
-        offset = 0
-        for _ in range(next(numbers)):
-            offset += next(numbers)
-            yield partition, offset
-
-
-def _varint(number: int) -> bytes:
-    """LEB128: seven bits a byte, the lowest first."""
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
-
-
-def _varints(packed: bytes) -> Iterator[int]:
-    number = shift = 0
-    for byte in packed:
-        number |= (byte & 0x7F) << shift
-        shift += 7
-        if not byte & 0x80:
-            yield number
-            number = shift = 0

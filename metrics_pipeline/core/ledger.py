@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from metrics_pipeline.core.batch import MicroBatch
+from metrics_pipeline.core.chunk import Chunk
 from metrics_pipeline.core.offsets import OffsetRange
 
 DRAIN = "drain"
@@ -56,11 +57,12 @@ class Freshness:
 class EventMinutes:
     """Events inserted per minute of their timestamps: `inserted[i]` in the minute that starts at `starts_seconds[i]`.
 
-    Starts are epoch seconds, in order.
+    Starts are epoch seconds, in order. `removed` is as long, or empty: only a replay removes.
     """
 
     starts_seconds: tuple[int, ...]
     inserted: tuple[int, ...]
+    removed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,10 @@ class LedgerEntry:
     freshness: Freshness
     minutes: EventMinutes
     source: str = DRAIN
+    restored: int = 0
+    """Events inserted that an earlier entry has accounted for: they are in no minute of this one."""
+    added_dead_letters: int = 0
+    """Made by a replay, of messages that an earlier entry has accounted for as something else."""
 
     @property
     def consumed(self) -> int:
@@ -111,6 +117,43 @@ class LedgerEntry:
     @property
     def owed(self) -> int:
         return sum(a.range.offsets for a in self.accounts if a.is_owed)
+
+
+def entry_of_chunk(
+    chunk: Chunk,
+    source: str,
+    run_id: str,
+    visible_ms: int,
+    minutes: EventMinutes,
+    *,
+    restored: int = 0,
+    added_dead_letters: int = 0,
+) -> LedgerEntry:
+    """The account of a replay's chunk: no offsets, as a drain has accounted for them, but what changes per minute."""
+    starts = minutes.starts_seconds
+    return LedgerEntry(
+        token=chunk.token,
+        topic_id=chunk.topic_id,
+        shard=NO_SHARD,
+        run_id=run_id,
+        accounts=(),
+        size_bytes=0,
+        first_event_ms=starts[0] * 1_000 if starts else 0,
+        last_event_ms=starts[-1] * 1_000 + 59_999 if starts else 0,
+        # Not the time of the messages, which their drain has accounted for: old ones would look like a lag.
+        first_message_ms=chunk.opened_ms,
+        last_message_ms=chunk.opened_ms,
+        started_ms=chunk.opened_ms,
+        visible_ms=visible_ms,
+        commit_duration_ms=0,
+        look_up_duration_ms=0,
+        insert_duration_ms=0,
+        freshness=Freshness((), ()),
+        minutes=minutes,
+        source=source,
+        restored=restored,
+        added_dead_letters=added_dead_letters,
+    )
 
 
 def accounts_of(batch: MicroBatch, inserted: pl.DataFrame, dead_letters: pl.DataFrame) -> tuple[PartitionAccount, ...]:

@@ -1,20 +1,22 @@
 """Rows that the server refuses, as dead letters."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 
 import polars as pl
 
-from metrics_pipeline.core.batch import MicroBatch
+from metrics_pipeline.core.messages import Messages
 from metrics_pipeline.event import DEAD_LETTER_SCHEMA, LINEAGE, MAX_PAYLOAD_BYTES, Reason
 
 UNKNOWN_ERROR = "the server refused the row before the run was interrupted"
 
 
-def refused_dead_letters(batch: MicroBatch, events: pl.DataFrame, errors: Mapping[int, str], row: str) -> pl.DataFrame:
+def refused_dead_letters(
+    messages: Iterable[Messages], events: pl.DataFrame, errors: Mapping[int, str], row: str
+) -> pl.DataFrame:
     """A dead letter for each of `events`, with the message as it was; column `row` leads to the server's error."""
     lineage = [column.name for column in LINEAGE]
     places = list(zip(events[lineage[0]].to_list(), events[lineage[1]].to_list(), strict=True))
-    payloads = batch.payloads(set(places))
+    payloads = _payloads(messages, set(places))
     return events.select(
         *lineage,
         pl.lit(Reason.REFUSED.value).alias("reason"),
@@ -22,3 +24,13 @@ def refused_dead_letters(batch: MicroBatch, events: pl.DataFrame, errors: Mappin
         "service",
         pl.Series("payload", [payloads[place][:MAX_PAYLOAD_BYTES] for place in places], pl.Binary),
     ).cast(DEAD_LETTER_SCHEMA)
+
+
+def _payloads(messages: Iterable[Messages], places: Set[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
+    """(partition, offset) -> value of the message there."""
+    return {
+        (partition, offset): value or b""
+        for chunk in messages
+        for partition, offset, value in zip(chunk.partitions, chunk.offsets, chunk.values, strict=True)
+        if (partition, offset) in places
+    }

@@ -160,6 +160,9 @@ class Model:
         self.go_on()
         return frozenset(r.token for r in self.rows if r.token in tokens)
 
+    def replayed_minutes(self, scope: Scope) -> frozenset[int]:
+        return frozenset()
+
     def open_minutes(self, scope: Scope, ranges: Sequence[OffsetRange]) -> frozenset[int]:
         self.go_on()
         return frozenset(

@@ -11,25 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metrics_pipeline.core import dead_letters
+from metrics_pipeline.core.chunk import ORIGIN, POSITION, Chunk, decode_chunk, encode_chunk, ranges_of, stored_elsewhere
 from metrics_pipeline.core.dead_letters import (
     LETTER_SCHEMA,
     MAX_CHUNK_LETTERS,
-    ORIGIN,
-    POSITION,
-    Chunk,
     LetterFilter,
     Outcome,
     changed,
     chunks_of,
-    decode_chunk,
-    encode_chunk,
     judge,
     landed_of,
     letter_filter,
     marks,
     position_of,
     sort_out,
-    stored_elsewhere,
     verdict_on,
 )
 from metrics_pipeline.core.decode import EventLimits, decode
@@ -141,9 +136,9 @@ def test_chunks_cover_all_letters_and_fit_on_record_with_any_verdicts(positions:
     frame = pl.DataFrame(sorted(positions), schema={n: NO_EVENTS.schema[n] for n in POSITION}, orient="row")
     covered: list[tuple[int, int]] = []
     for chunk, rows in chunks_of("x" * 22, "group", frame, LOOSE, 2**62):
-        assert list(rows.iter_rows()) == list(chunk.positions)
-        covered += chunk.positions
-        worst = chunk.with_verdicts("f" * (len(chunk.positions) // 2 + 2))
+        assert list(rows.iter_rows()) == chunk.each_position()
+        covered += chunk.each_position()
+        worst = chunk.with_verdicts("f" * (chunk.positions // 2 + 2))
         metadata = encode_metadata(encode_chunk(worst))
         assert len(metadata.encode()) <= METADATA_LIMIT_BYTES
         assert decode_chunk(decode_commit(0, metadata)) == worst
@@ -175,7 +170,7 @@ def test_tokens_differ_by_letters_time_group_and_life_of_the_topic() -> None:
 def test_no_chunk_is_open_where_nothing_or_a_closed_one_is_committed() -> None:
     assert decode_chunk(None) is None
     assert decode_chunk(decode_commit(0, json.dumps({"topic": "id"}))) is None
-    chunk = Chunk("id", "t", ((0, 5), (2, 1)), STRICT, 9)
+    chunk = Chunk("id", "t", ranges_of([(0, 5), (2, 1)]), STRICT, 9)
     assert [(r.partition, r.start, r.end) for r in chunk.as_open_batch.ranges] == [(0, 5, 6), (2, 1, 2)]
 
 

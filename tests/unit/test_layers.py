@@ -65,6 +65,20 @@ FORBIDDEN = {
         "metrics_pipeline.kafka",
         "metrics_pipeline.clickhouse",
     ),
+    "landing.py": (
+        "confluent_kafka",
+        "clickhouse_connect",
+        "dagster",
+        "metrics_pipeline.kafka",
+        "metrics_pipeline.clickhouse",
+    ),
+    "replay.py": (
+        "confluent_kafka",
+        "clickhouse_connect",
+        "dagster",
+        "metrics_pipeline.kafka",
+        "metrics_pipeline.clickhouse",
+    ),
     "drain.py": (
         "confluent_kafka",
         "clickhouse_connect",

@@ -1,0 +1,149 @@
+"""`replay`: hours of the topic once more, so that raw_events and rollups say what it says."""
+
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from math import ceil
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from metrics_pipeline.cli.output import counting_progress, print_json
+from metrics_pipeline.cli.signals import stop_on_signal
+from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, now_in
+from metrics_pipeline.core.owed import HOUR_SECONDS
+from metrics_pipeline.core.replay import Mode, hours_around
+from metrics_pipeline.replay import HourReport
+from metrics_pipeline.replay_assembly import preview_hours, replay_hours
+from metrics_pipeline.settings import load_settings
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="Examples: metrics-pipeline replay --from 2026-11-03T10:00 --to 2026-11-03T12:00 --dry-run;  "
+    "metrics-pipeline replay --when yesterday --mode replace"
+)
+def replay(
+    when: str | None = WHEN,
+    start: str | None = START,
+    end: str | None = END,
+    timezone: str = TIMEZONE,
+    mode: Mode = typer.Option(
+        Mode.FILL, help="fill: insert what is missing. replace: also remove what today's rules say otherwise."
+    ),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Only say what would be inserted and removed."),
+    yes: bool = typer.Option(False, "--yes", help="Don't ask."),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """Read the topic once more and bring raw_events, dead_letters and rollups to what it says.
+
+    By the time of messages, in whole hours around the span. Says first what would happen, and asks where it can. May
+    run beside drains, be interrupted and be repeated: a second replay changes nothing. One at a time, the newest wins.
+    """
+    settings = load_settings()
+    span = asked_span(when, start, end, now_in(timezone))
+    hours = hours_around(int(span.start.timestamp()), ceil(span.end.timestamp()))
+    console = Console(highlight=False, stderr=as_json)
+    console.print(f"hours of messages: {_hour(hours[0])} to {_hour(hours[-1] + HOUR_SECONDS)} UTC, {len(hours)} in all")
+    if dry_run or not (as_json or yes):
+        with counting_progress() as bar:
+            shown = preview_hours(settings, hours, mode, _shown_in(bar, "looking"))
+        if not as_json:
+            _print(console, shown, mode, is_dry=True)
+    if dry_run:
+        if as_json:
+            print_json(_fields(shown, hours, mode, is_dry=True))
+        return
+    if not (as_json or yes) and shown.changed and sys.stdin.isatty():
+        typer.confirm(f"Change {shown.changed:,} rows?", abort=True)
+    with stop_on_signal() as stop, counting_progress() as bar:
+        report = replay_hours(
+            settings,
+            hours,
+            mode,
+            f"cli-{uuid.uuid4()}",
+            stop=stop.is_set,
+            on_progress=_shown_in(bar, "replaying"),
+        )
+    if as_json:
+        print_json(_fields(report, hours, mode, is_dry=False))
+    else:
+        _print(console, report, mode, is_dry=False)
+
+
+def _hour(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M}"
+
+
+def _fields(report: HourReport, hours: Sequence[int], mode: Mode, *, is_dry: bool) -> dict[str, object]:
+    dropped = [[r.partition, r.start, r.end] for r in report.dropped_ranges]
+    return {
+        "dry_run": is_dry,
+        "mode": mode.value,
+        "from": f"{_hour(hours[0])}Z",
+        "to": f"{_hour(hours[-1] + HOUR_SECONDS)}Z",
+        **report.figures,
+        "dropped_ranges": dropped,
+    }
+
+
+def _print(console: Console, report: HourReport, mode: Mode, *, is_dry: bool) -> None:
+    would = "would be " if is_dry else ""
+    console.print(
+        f"{report.messages:,} messages at {report.looked_at:,} offsets of {report.partitions} partitions: "
+        f"{report.right:,} right, {report.duplicates:,} duplicates, {report.letters:,} dead letters"
+    )
+    told = [
+        (report.restored, f"rows {would}restored: they were lost"),
+        (report.added, f"rows {would}added: by the rules of before they were something else"),
+        (report.replaced, f"rows {would}replaced: their content was another"),
+        (report.removed, f"rows {would}removed: their messages are no events, or duplicates"),
+        (report.dead_letters, f"dead letters {would}made of messages that are no events"),
+        (report.restored_letters, f"dead letters {would}made again: they were lost"),
+        (report.refused, "rows were refused by the server, and are dead letters now"),
+        (report.units_repaired, "units of ten minutes repaired in the rollups"),
+    ]
+    for count, words in told:
+        if count:
+            console.print(f"  {count:,} {words}")
+    if not report.changed and not report.recovered:
+        console.print("  nothing to change")
+    for line in _left(report, mode):
+        console.print(f"[yellow]…[/] {line}", soft_wrap=True)
+
+
+def _left(report: HourReport, mode: Mode) -> Iterator[str]:
+    """What the replay does nothing about, and why."""
+    if report.dropped:
+        ranges = ", ".join(f"{r.partition}:{r.start}-{r.end - 1}" for r in report.dropped_ranges[:8])
+        more = ", …" if len(report.dropped_ranges) > 8 else ""
+        yield f"{report.dropped:,} offsets are no longer in the topic, so can't be replayed: {ranges}{more}"
+    if report.left_to_drains:
+        yield f"{report.left_to_drains:,} offsets have not landed yet: they are left to the drains"
+    if report.owed:
+        yield f"{report.owed:,} offsets were owed, since drains skipped them: they are filled first, then looked at"
+    if report.unaccounted:
+        yield f"{report.unaccounted:,} offsets are in no row of the ledger: `metrics-pipeline audit` names them"
+    if report.good_letters:
+        yield f"{report.good_letters:,} dead letters are good by today's rules: `metrics-pipeline dead-letters replay`"
+    if report.unsettled:
+        yield f"{report.unsettled:,} messages are too fresh to repair their rollups: replay again in 15 minutes"
+    if report.other and mode is Mode.FILL:
+        yield (
+            f"{report.other:,} events were something else by the rules that judged them: --mode replace puts that right"
+        )
+    if report.units_left:
+        yield (
+            f"{report.units_left:,} units of rollups were left: events came meanwhile, or the topic holds too few of "
+            "theirs; `metrics-pipeline rollups check` says what is in them"
+        )
+    if report.recovered:
+        yield "what an earlier replay left half done was finished first"
+
+
+def _shown_in(bar: Progress, doing: str) -> Callable[[HourReport], None]:
+    task = bar.add_task(doing, total=None)
+    return lambda report: bar.update(task, completed=report.looked_at, total=max(report.offsets, report.looked_at))

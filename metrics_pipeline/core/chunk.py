@@ -1,0 +1,225 @@
+"""A *chunk*: messages that land together outside of a drain, by their positions, and how it is put on record. Pure.
+
+It is written into the metadata of a committed offset of a side group before anything is inserted, with the rules that
+judge it, so that whoever comes after a crash builds the identical block. Rows have fixed *places*: those of their
+messages among the chunk's positions, which the parts are slices of where the server refuses rows.
+"""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+import polars as pl
+
+from metrics_pipeline.core.decode import EventLimits
+from metrics_pipeline.core.offsets import Commit, Intent, OffsetRange, OpenBatch
+from metrics_pipeline.event import IDENTITY, LINEAGE
+
+SLOT = 0
+"""Partition of the topic that the side group's one slot stands at: every topic has it."""
+MAX_RANGES_BYTES = 2_000
+"""As packed; 2,500 of the 4,096 characters of an offset's metadata once they are text."""
+
+POSITION = tuple(column.name for column in LINEAGE[:2])
+"""Columns that name a message within one life of the topic."""
+ORIGIN = tuple(column.name for column in LINEAGE)
+PLACE = "place"
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Messages of one life of the topic that land together; `ranges` are in order and don't overlap.
+
+    `kind` is what the owner of the side group wants to remember of it, one word. `verdicts` says how far the search for
+    rows that the server refuses has come.
+    """
+
+    topic_id: str
+    token: str
+    ranges: tuple[OffsetRange, ...]
+    limits: EventLimits
+    opened_ms: int
+    verdicts: str = ""
+    kind: str = "-"
+
+    def with_verdicts(self, verdicts: str) -> "Chunk":
+        return replace(self, verdicts=verdicts)
+
+    @property
+    def positions(self) -> int:
+        """How many messages it may have: as many as there are places."""
+        return sum(r.offsets for r in self.ranges)
+
+    def each_position(self) -> list[tuple[int, int]]:
+        return [(r.partition, offset) for r in self.ranges for offset in range(r.start, r.end)]
+
+    @property
+    def as_open_batch(self) -> OpenBatch:
+        """What an audit needs to know of it while it is on its way."""
+        return OpenBatch(self.token, self.ranges, self.opened_ms, self.verdicts)
+
+
+def open_chunk(
+    source: str,
+    group: str,
+    topic_id: str,
+    ranges: Sequence[OffsetRange],
+    limits: EventLimits,
+    opened_ms: int,
+    kind: str = "-",
+) -> Chunk:
+    """A new chunk. Its token names what is in it and when it was opened: the same messages may be tried again later."""
+    lines = [source, group, topic_id, str(opened_ms), *(f"{r.partition}:{r.start}-{r.end}" for r in ranges)]
+    token = hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
+    return Chunk(topic_id, token, tuple(ranges), limits, opened_ms, kind=kind)
+
+
+def encode_chunk(chunk: Chunk) -> Commit:
+    """The commit that puts a chunk on record."""
+    packed = base64.b85encode(_packed(chunk.ranges)).decode()
+    note = f"{chunk.limits.max_age_ms} {chunk.limits.max_future_ms} {chunk.kind} {packed}"
+    return Commit(0, Intent(0, chunk.token, chunk.opened_ms, chunk.verdicts, note), chunk.topic_id)
+
+
+def decode_chunk(commit: Commit | None) -> Chunk | None:
+    """The chunk that is open, if any."""
+    if commit is None or commit.intent is None:
+        return None
+    intent = commit.intent
+    max_age_ms, max_future_ms, kind, packed = intent.note.split(" ", 3)
+    ranges = tuple(_unpacked(base64.b85decode(packed)))
+    limits = EventLimits(int(max_age_ms), int(max_future_ms))
+    return Chunk(commit.topic_id, intent.token, ranges, limits, intent.opened_ms, intent.verdicts, kind)
+
+
+def closing(chunk: Chunk) -> Commit:
+    """The commit that takes a chunk off record."""
+    return Commit(0, topic_id=chunk.topic_id)
+
+
+def ranges_of(positions: Iterable[tuple[int, int]]) -> tuple[OffsetRange, ...]:
+    """(partition, offset), in order, as ranges: neighbours together."""
+    found: list[OffsetRange] = []
+    for partition, offset in positions:
+        if found and (found[-1].partition, found[-1].end) == (partition, offset):
+            found[-1] = OffsetRange(partition, found[-1].start, offset + 1)
+        else:
+            found.append(OffsetRange(partition, offset, offset + 1))
+    return tuple(found)
+
+
+def cuts(ranges: Sequence[OffsetRange], max_positions: int) -> Iterator[tuple[OffsetRange, ...]]:
+    """Cut ranges into chunks that can be written down and hold so many positions at most."""
+    held: list[OffsetRange] = []
+    size_bytes = positions = 0
+    for whole in ranges:
+        rest = whole
+        while rest.offsets:
+            # A partition costs its number and how many ranges it has, too: at most 5 bytes each.
+            cost_bytes = len(_varint(rest.start) + _varint(rest.offsets)) + 10
+            if held and held[-1].partition == rest.partition:
+                cost_bytes = len(_run(rest, held[-1].end))
+            room = max_positions - positions
+            if held and (size_bytes + cost_bytes > MAX_RANGES_BYTES or not room):
+                yield tuple(held)
+                held, size_bytes, positions = [], 0, 0
+                continue
+            taken = OffsetRange(rest.partition, rest.start, min(rest.end, rest.start + room))
+            held.append(taken)
+            size_bytes += cost_bytes
+            positions += taken.offsets
+            rest = OffsetRange(rest.partition, taken.end, rest.end)
+    if held:
+        yield tuple(held)
+
+
+def placed(chunk: Chunk, rows: pl.DataFrame) -> pl.DataFrame:
+    """`rows` that lie within the chunk, with their places in a column PLACE, in the order that they have."""
+    partition, offset = POSITION
+    types = {partition: rows.schema[partition], "start": rows.schema[offset], "end": rows.schema[offset]}
+    ranges = pl.DataFrame(
+        {
+            partition: [r.partition for r in chunk.ranges],
+            "start": [r.start for r in chunk.ranges],
+            "end": [r.end for r in chunk.ranges],
+            "first": [0, *accumulate(r.offsets for r in chunk.ranges)][:-1],
+        },
+        schema={**types, "first": pl.Int64},
+    ).sort("start")
+    found = (
+        rows.with_row_index("order")
+        .sort(offset)
+        .join_asof(ranges, left_on=offset, right_on="start", by=partition, check_sortedness=False)
+        .filter(pl.col(offset) < pl.col("end"))
+        .sort("order")
+    )
+    place = (pl.col("first") + (pl.col(offset) - pl.col("start")).cast(pl.Int64)).alias(PLACE)
+    return found.with_columns(place).drop("order", "start", "end", "first")
+
+
+def own_rows(events: pl.DataFrame, stored: pl.DataFrame) -> pl.DataFrame:
+    """Those of `events` that raw_events holds from their own messages.
+
+    Stored with the identity and the origin: an origin alone may be that of another life of the topic.
+    """
+    return events.join(stored, on=[*IDENTITY, *ORIGIN], how="semi", maintain_order="left")
+
+
+def stored_elsewhere(events: pl.DataFrame, stored: pl.DataFrame) -> pl.DataFrame:
+    """Those of `events` (a chunk's) that raw_events holds from messages outside of the chunk."""
+    foreign = stored.join(events, on=ORIGIN, how="anti")
+    return events.join(foreign, on=IDENTITY, how="semi", maintain_order="left")
+
+
+def _packed(ranges: Sequence[OffsetRange]) -> bytes:
+    """Per partition its number, how many ranges, and the ranges: integers of variable length."""
+    by_partition: dict[int, list[OffsetRange]] = {}
+    for r in ranges:
+        by_partition.setdefault(r.partition, []).append(r)
+    packed = bytearray()
+    for partition, of_partition in by_partition.items():
+        packed += _varint(partition) + _varint(len(of_partition))
+        end = 0
+        for r in of_partition:
+            packed += _run(r, end)
+            end = r.end
+    return bytes(packed)
+
+
+def _run(r: OffsetRange, before: int) -> bytes:
+    """The step from the end of the range before, doubled; odd where a length follows: most letters stand alone."""
+    step = (r.start - before) * 2
+    return _varint(step) if r.offsets == 1 else _varint(step + 1) + _varint(r.offsets)
+
+
+def _unpacked(packed: bytes) -> Iterator[OffsetRange]:
+    numbers = _varints(packed)
+    for partition in numbers:
+        end = 0
+        for _ in range(next(numbers)):
+            step = next(numbers)
+            start = end + step // 2
+            end = start + (next(numbers) if step % 2 else 1)
+            yield OffsetRange(partition, start, end)
+
+
+def _varint(number: int) -> bytes:
+    """LEB128: seven bits a byte, the lowest first."""
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+def _varints(packed: bytes) -> Iterator[int]:
+    number = shift = 0
+    for byte in packed:
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if not byte & 0x80:
+            yield number
+            number = shift = 0

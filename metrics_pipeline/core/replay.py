@@ -1,0 +1,433 @@
+"""Hours of the topic once more: which offsets, what raw_events should hold of them, and what has to change. Pure.
+
+An hour of a partition is [first offset of a message at or after its start, the same of its end). That grows with the
+time, so hours tile the log, whatever order the times of messages have.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from itertools import groupby
+
+import polars as pl
+
+from metrics_pipeline.core.chunk import ORIGIN, POSITION
+from metrics_pipeline.core.dead_letters import Outcome
+from metrics_pipeline.core.decode import Decoded
+from metrics_pipeline.core.grains import SETTLE_SECONDS, UNIT
+from metrics_pipeline.core.ledger import EventMinutes
+from metrics_pipeline.core.minutes import Look, tabulate
+from metrics_pipeline.core.offsets import Commit, OffsetRange, Watermarks
+from metrics_pipeline.core.owed import HOUR_SECONDS, subtracted
+from metrics_pipeline.event import EVENT_SCHEMA, IDENTITY, LINEAGE
+
+SOURCE = "replay"
+"""Of ledger rows that a replay of hours writes."""
+GROUP_SUFFIX = ".replay"
+"""The side group whose one slot holds the open chunk, and whose owner may replay."""
+DAY_SECONDS = 86_400
+MAX_HOURS = 10_000
+"""Replayed at once at most."""
+MAX_WINDOW_MESSAGES = 50_000
+MAX_WINDOW_PARTITIONS = 32
+"""So many ranges fit on record beside the verdicts on refused rows."""
+
+CONTENT = "content"
+ROW_SCHEMA = pl.Schema({name: EVENT_SCHEMA[name] for name in (*IDENTITY, *ORIGIN)} | {CONTENT: pl.UInt64()})
+"""Rows of raw_events, each with a hash of its content."""
+LETTERS_SCHEMA = pl.Schema({name: EVENT_SCHEMA[name] for name in POSITION} | {"outcome": pl.String()})
+PLAN_SCHEMA = pl.Schema(
+    {"step": pl.String()}
+    | {column.name: column.polars_type for column in LINEAGE}
+    | {"timestamp": EVENT_SCHEMA["timestamp"], CONTENT: pl.UInt64(), "letter_batch": pl.String()}
+)
+NO_PLAN = pl.DataFrame(schema=PLAN_SCHEMA)
+
+
+class Mode(StrEnum):
+    """What a replay does about rows that are there."""
+
+    FILL = "fill"
+    """Leave them, and insert what is missing: what the ledger has accounted for, and raw_events lacks."""
+    REPLACE = "replace"
+    """Also remove those that aren't what today's rules make of their messages."""
+
+
+class PlanStep(StrEnum):
+    """What is done to a message, or to the row that stems from it."""
+
+    REMOVE = "remove"
+    INSERT = "insert"
+    """Insert an event that no entry of the ledger accounts for, or one for a row that is removed."""
+    RESTORE = "restore"
+    """Insert an event that the ledger has accounted for, and whose row is gone."""
+    LETTER = "letter"
+    """Make a dead letter of it."""
+    LOST_LETTER = "lost_letter"
+    """Make the dead letter again that the ledger has accounted for, and that is gone."""
+    SETTLED = "settled"
+    """No message: rollups count what all chunks up to this one did."""
+
+
+_INSERTS = (PlanStep.INSERT.value, PlanStep.RESTORE.value)
+
+
+@dataclass(frozen=True, slots=True)
+class HourPlan:
+    """One hour: `ranges` are replayed.
+
+    `dropped` were in the ledger and the topic holds them no more. `left_to_drains` have not landed yet. `unaccounted`
+    are committed as done, but no ledger row accounts for them.
+    """
+
+    start_seconds: int
+    ranges: tuple[OffsetRange, ...] = ()
+    dropped: tuple[OffsetRange, ...] = ()
+    left_to_drains: tuple[OffsetRange, ...] = ()
+    unaccounted: tuple[OffsetRange, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LostLetters:
+    """A partition's range in a micro-batch of which `count` dead letters are gone."""
+
+    batch: str
+    range: OffsetRange
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnitAccount:
+    """Events of a unit of rollups, as the three sources count them."""
+
+    ledger: int = 0
+    raw: int = 0
+    rollup: int = 0
+
+    @property
+    def is_repairable(self) -> bool:
+        """Is raw_events nearer to the ledger than the rollup? Else a repair would make the rollup forget: of a day that
+        was dropped, say, and of which the topic has but a few late messages."""
+        return abs(self.ledger - self.raw) <= abs(self.ledger - self.rollup)
+
+    @property
+    def is_to_be_forgotten(self) -> bool:
+        """Nothing should be there, and raw_events has nothing."""
+        return self.rollup > 0 and not (self.ledger or self.raw)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What is known of the messages of some ranges.
+
+    `origins` are all messages, `rows` (ROW_SCHEMA) those rows of raw_events that stem from them, `letters` dead letters
+    at their positions, `decoded` what today's rules say of the messages that matter in this mode.
+    """
+
+    origins: pl.DataFrame
+    rows: pl.DataFrame
+    letters: pl.DataFrame
+    decoded: Decoded
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What has to change in a window, and how much is right.
+
+    `remove` are rows (ROW_SCHEMA), `insert` are events, `bad` are messages that are no events and have neither a row
+    nor a dead letter, or whose row is to be removed. `unsettled` messages are left: their units of rollups are not
+    closed yet.
+    """
+
+    messages: int
+    right: int
+    duplicates: int
+    letters: int
+    unsettled: int
+    remove: pl.DataFrame
+    insert: pl.DataFrame
+    bad: pl.DataFrame
+
+    @property
+    def has_changes(self) -> bool:
+        return bool(len(self.remove) or len(self.insert) or len(self.bad))
+
+    @property
+    def vanishing(self) -> int:
+        """Identities that raw_events loses: another message may have been taken for a duplicate of them."""
+        return self.remove.join(self.insert, on=IDENTITY, how="anti").n_unique(IDENTITY)
+
+
+def hours_around(start_seconds: int, end_seconds: int) -> range:
+    """Starts of the whole hours that overlap [start, end)."""
+    return range(start_seconds // HOUR_SECONDS * HOUR_SECONDS, end_seconds, HOUR_SECONDS)
+
+
+def plan_hour(
+    start_seconds: int,
+    starts: Mapping[int, int],
+    ends: Mapping[int, int],
+    marks: Mapping[int, Watermarks],
+    commits: Mapping[int, Commit],
+    topic_id: str,
+) -> HourPlan:
+    """Split an hour by what drains have done.
+
+    `starts` and `ends` are partition -> offset of the hour's borders; without one, no later message is there.
+    """
+    ranges, left = [], []
+    for partition, held in sorted(marks.items()):
+        begin = max(starts.get(partition, held.high), held.low)
+        end = max(begin, min(ends.get(partition, held.high), held.high))
+        commit = commits.get(partition)
+        is_ours = commit is not None and commit.topic_id in {"", topic_id}
+        done = min(end, max(begin, commit.offset if commit is not None and is_ours else 0))
+        ranges.append(OffsetRange(partition, begin, done))
+        left.append(OffsetRange(partition, done, end))
+    return HourPlan(start_seconds, _some(ranges), left_to_drains=_some(left))
+
+
+def with_accounts(plan: HourPlan, accounted: Iterable[OffsetRange], dropped: Iterable[OffsetRange]) -> HourPlan:
+    """Only what the ledger accounts for is replayed: nobody would know of rows for the rest."""
+    unaccounted = subtracted(plan.ranges, accounted)
+    return replace(plan, ranges=subtracted(plan.ranges, unaccounted), dropped=tuple(dropped), unaccounted=unaccounted)
+
+
+def windows(ranges: Sequence[OffsetRange]) -> Iterator[tuple[OffsetRange, ...]]:
+    """Cut ranges into windows of one range per partition: a share of each, so that a window is a stretch of time."""
+    for layer in _layers(ranges):
+        for at in range(0, len(layer), MAX_WINDOW_PARTITIONS):
+            group = layer[at : at + MAX_WINDOW_PARTITIONS]
+            count = -(-sum(r.offsets for r in group) // MAX_WINDOW_MESSAGES)
+            for n in range(count):
+                yield _some(
+                    OffsetRange(r.partition, r.start + r.offsets * n // count, r.start + r.offsets * (n + 1) // count)
+                    for r in group
+                )
+
+
+def _layers(ranges: Sequence[OffsetRange]) -> Iterator[list[OffsetRange]]:
+    """The first range of each partition, then the second ones, and so on."""
+    by_partition = [list(found) for _, found in groupby(sorted(ranges), key=lambda r: r.partition)]
+    for at in range(max(map(len, by_partition), default=0)):
+        yield [of_partition[at] for of_partition in by_partition if at < len(of_partition)]
+
+
+def closed_until(now_ms: int) -> int:
+    """Units that end by then, epoch seconds, are closed: their rollups can be repaired."""
+    return now_ms // 1_000 - SETTLE_SECONDS
+
+
+def rows_of_messages(rows: pl.DataFrame, origins: pl.DataFrame) -> pl.DataFrame:
+    """Those rows that stem from these messages: a position alone may be that of another life of the topic."""
+    return rows.join(origins, on=ORIGIN, how="semi", maintain_order="left")
+
+
+def to_be_judged(origins: pl.DataFrame, rows: pl.DataFrame, letters: pl.DataFrame, mode: Mode) -> pl.DataFrame:
+    """The messages (columns ORIGIN) that a replay has to decode."""
+    others = origins.join(letters, on=POSITION, how="anti", maintain_order="left")
+    return others if mode is Mode.REPLACE else others.join(rows, on=ORIGIN, how="anti", maintain_order="left")
+
+
+def wrong_rows(window: Window, contents: pl.DataFrame) -> pl.DataFrame:
+    """Rows that aren't what today's rules make of their messages; `contents` (POSITION, CONTENT) are those rules'."""
+    judged = window.rows.join(window.letters, on=POSITION, how="anti", maintain_order="left")
+    return judged.join(contents, on=[*POSITION, CONTENT], how="anti", maintain_order="left")
+
+
+def without_right_row(window: Window, wrong: pl.DataFrame) -> pl.DataFrame:
+    """Events that are not in raw_events as their own messages say."""
+    right = window.rows.join(wrong, on=[*ORIGIN, CONTENT], how="anti")
+    return window.decoded.events.join(right, on=ORIGIN, how="anti", maintain_order="left")
+
+
+def examine(window: Window, wrong: pl.DataFrame, stored: pl.DataFrame, mode: Mode, closed_until: int) -> Found:
+    """What has to change. `stored` are the rows (IDENTITY, ORIGIN) of the identities that have no right row here."""
+    candidates = without_right_row(window, wrong).sort(POSITION)
+    is_open = ~_is_closed(closed_until)
+    unsettled = pl.concat([frame.filter(is_open).select(POSITION) for frame in (wrong, candidates)]).unique()
+    remove = wrong.join(unsettled, on=POSITION, how="anti", maintain_order="left")
+    staying = stored.join(remove, on=[*IDENTITY, *ORIGIN], how="anti")
+    absent = candidates.join(staying, on=IDENTITY, how="anti", maintain_order="left")
+    missing = absent.unique(IDENTITY, keep="first", maintain_order=True)
+    left = pl.concat([wrong.select(POSITION), missing.select(POSITION)]).join(unsettled, on=POSITION, how="semi")
+    bad = window.decoded.dead_letters
+    if mode is Mode.FILL:
+        bad = bad.join(window.rows, on=ORIGIN, how="anti", maintain_order="left")
+    return Found(
+        messages=len(window.origins),
+        right=window.rows.join(wrong, on=[*ORIGIN, CONTENT], how="anti")
+        .join(window.letters, on=POSITION, how="anti")
+        .n_unique(POSITION),
+        duplicates=len(candidates) - len(missing),
+        letters=len(window.letters),
+        unsettled=left.n_unique(),
+        remove=remove,
+        insert=missing.join(unsettled, on=POSITION, how="anti", maintain_order="left"),
+        bad=bad.join(unsettled, on=POSITION, how="anti", maintain_order="left"),
+    )
+
+
+def make_plan(found: Found, lost: Sequence[LostLetters], deficits: Mapping[int, int], mode: Mode) -> pl.DataFrame:
+    """The changes, message by message (PLAN_SCHEMA).
+
+    `deficits` says how many events of a minute (epoch seconds) the ledger has accounted for that raw_events lacks: as
+    many of those inserted are restored. A minute that isn't in it lacks all of them.
+    """
+    removals = _planned(found.remove, PlanStep.REMOVE, content=pl.col(CONTENT))
+    is_new = found.insert.join(found.remove, on=POSITION, how="semi", maintain_order="left")
+    rowless = found.insert.join(found.remove, on=POSITION, how="anti", maintain_order="left")
+    minute = (pl.col("timestamp").cast(pl.Int64) // 60_000 * 60).alias("minute")
+    limits = pl.DataFrame(
+        {"minute": list(deficits), "deficit": list(deficits.values())}, schema={"minute": pl.Int64, "deficit": pl.Int64}
+    )
+    ranked = (
+        rowless.with_columns(minute)
+        .with_columns(rank=pl.int_range(pl.len()).over("minute"))
+        .join(limits, on="minute", how="left", maintain_order="left")
+    )
+    is_restored = pl.col("deficit").is_null() | (pl.col("rank") < pl.col("deficit"))
+    return pl.concat(
+        [
+            removals,
+            _planned(is_new, PlanStep.INSERT),
+            # A fill leaves what nobody misses: today's rules make another event of it than those that judged it.
+            _planned(ranked.filter(~is_restored & (mode is Mode.REPLACE)), PlanStep.INSERT),
+            _planned(ranked.filter(is_restored), PlanStep.RESTORE),
+            *_letters(found, lost, mode),
+        ]
+    )
+
+
+def inserts(plan: pl.DataFrame) -> pl.DataFrame:
+    return plan.filter(pl.col("step").is_in(_INSERTS))
+
+
+def of_step(plan: pl.DataFrame, *steps: PlanStep) -> pl.DataFrame:
+    return plan.filter(pl.col("step").is_in([step.value for step in steps]))
+
+
+def planned_letters(plan: pl.DataFrame, bad: pl.DataFrame, token: str) -> pl.DataFrame:
+    """The dead letters that are planned, among `bad` messages; each with the batch that accounts for it."""
+    batches = of_step(plan, PlanStep.LETTER, PlanStep.LOST_LETTER).select(*ORIGIN, "letter_batch")
+    named = pl.when(pl.col("letter_batch") == "").then(pl.lit(token)).otherwise("letter_batch")
+    joined = bad.join(batches, on=ORIGIN, how="inner", maintain_order="left")
+    return joined.with_columns(batch=named).drop("letter_batch")
+
+
+def minutes_of_plan(plan: pl.DataFrame, landed: pl.DataFrame, spent: pl.DataFrame) -> EventMinutes:
+    """What a chunk adds to the ledger and takes from it, per minute.
+
+    `landed` are its events that raw_events has; `spent` (columns POSITION) those to be restored that it never will
+    have, since another message brought them or the server refuses them: what accounted for them is taken back. Minutes
+    in which both figures are 0 are noted, too: they were touched.
+    """
+    added = of_step(plan, PlanStep.INSERT).join(landed, on=ORIGIN, how="semi")
+    removed = [of_step(plan, PlanStep.REMOVE), of_step(plan, PlanStep.RESTORE).join(spent, on=POSITION, how="semi")]
+    touched = pl.concat([of_step(plan, PlanStep.REMOVE), inserts(plan)])
+    counted = pl.concat(
+        [
+            _per_minute(added, 1, 0),
+            *(_per_minute(frame, 0, 1) for frame in removed),
+            _per_minute(touched, 0, 0),
+        ]
+    )
+    sums = counted.group_by("minute").sum().sort("minute")
+    return EventMinutes(*(tuple(sums[name].to_list()) for name in ("minute", "inserted", "removed")))
+
+
+def minutes_of_events(events: pl.DataFrame) -> frozenset[int]:
+    """The minutes (epoch seconds) of their timestamps."""
+    return frozenset((events["timestamp"].cast(pl.Int64) // 60_000 * 60).unique().to_list())
+
+
+def deficits(look: Look, minutes: frozenset[int], moving: frozenset[int]) -> tuple[dict[int, int], frozenset[int]]:
+    """Minute -> events that the ledger has accounted for and raw_events lacks; and minutes that can't be judged yet.
+
+    Those of ledger rows that don't say their minutes are in neither. `moving` are minutes of open batches.
+    """
+    table = tabulate(look)
+    found = dict.fromkeys(minutes, 0)
+    for row in table.filter(pl.col("minute").is_in(list(minutes))).iter_rows(named=True):
+        if not row["is_noted"]:
+            del found[row["minute"]]
+        elif row["is_touched"]:
+            moving |= {row["minute"]}
+        else:
+            found[row["minute"]] = max(0, row["ledger"] - row["raw"])
+    return {minute: count for minute, count in found.items() if minute not in moving}, minutes & moving
+
+
+def still_to_land(window: Window) -> pl.DataFrame:
+    """The messages (columns ORIGIN) whose dead letters no replay has landed yet."""
+    done = pl.col("outcome").is_in([Outcome.LANDED.value, Outcome.DUPLICATE.value])
+    return window.origins.join(window.letters.filter(~done), on=POSITION, how="semi", maintain_order="left")
+
+
+def unit_accounts(ledger: pl.DataFrame, raw: pl.DataFrame, rollup: pl.DataFrame) -> dict[int, UnitAccount]:
+    """Figures per minute (columns minute, events), summed per unit."""
+    sums: dict[int, list[int]] = {}
+    for at, counts in enumerate((ledger, raw, rollup)):
+        for minute, events in counts.select("minute", "events").iter_rows():
+            sums.setdefault(UNIT.floor(minute), [0, 0, 0])[at] += events
+    return {unit: UnitAccount(*counted) for unit, counted in sums.items()}
+
+
+def spans_of(units: Iterable[int], max_gap_units: int = 0) -> list[tuple[int, int]]:
+    """Starts of units as [start, end), each within a day: those together with so many others between them at most."""
+    spans: list[tuple[int, int]] = []
+    for unit in sorted(units):
+        is_near = spans and unit - spans[-1][1] <= max_gap_units * UNIT.seconds
+        if is_near and spans[-1][0] // DAY_SECONDS == unit // DAY_SECONDS:
+            spans[-1] = (spans[-1][0], unit + UNIT.seconds)
+        else:
+            spans.append((unit, unit + UNIT.seconds))
+    return spans
+
+
+def _letters(found: Found, lost: Sequence[LostLetters], mode: Mode) -> Iterator[pl.DataFrame]:
+    """Those that are gone from the table first: as many as the ledger says, of messages without a row."""
+    rest = found.bad
+    for of_batch in lost:
+        within = (
+            (pl.col(POSITION[0]) == of_batch.range.partition)
+            & (pl.col(POSITION[1]) >= of_batch.range.start)
+            & (pl.col(POSITION[1]) < of_batch.range.end)
+        )
+        again = (
+            rest.filter(within).join(found.remove, on=POSITION, how="anti", maintain_order="left").head(of_batch.count)
+        )
+        rest = rest.join(again, on=POSITION, how="anti", maintain_order="left")
+        yield _planned(again, PlanStep.LOST_LETTER, letter_batch=pl.lit(of_batch.batch))
+    if mode is Mode.REPLACE:
+        yield _planned(rest, PlanStep.LETTER)
+
+
+def _planned(
+    frame: pl.DataFrame, step: PlanStep, content: pl.Expr | None = None, letter_batch: pl.Expr | None = None
+) -> pl.DataFrame:
+    timestamp = pl.col("timestamp") if "timestamp" in frame.columns else pl.col("kafka_timestamp")
+    return frame.select(
+        step=pl.lit(step.value),
+        **{name: pl.col(name) for name in ORIGIN},
+        timestamp=timestamp,
+        content=pl.lit(0) if content is None else content,
+        letter_batch=pl.lit("") if letter_batch is None else letter_batch,
+    ).cast(PLAN_SCHEMA)
+
+
+def _per_minute(frame: pl.DataFrame, inserted: int, removed: int) -> pl.DataFrame:
+    return frame.select(
+        minute=pl.col("timestamp").cast(pl.Int64) // 60_000 * 60,
+        inserted=pl.lit(inserted, pl.Int64),
+        removed=pl.lit(removed, pl.Int64),
+    )
+
+
+def _is_closed(closed_until: int) -> pl.Expr:
+    ends = (pl.col("timestamp").cast(pl.Int64) // 1_000 // UNIT.seconds + 1) * UNIT.seconds
+    return ends <= closed_until
+
+
+def _some(ranges: Iterable[OffsetRange]) -> tuple[OffsetRange, ...]:
+    return tuple(r for r in ranges if r.offsets)

@@ -1,0 +1,132 @@
+"""The replay of hours in Dagster: an asset with an hour per partition, so that a backfill in the UI replays hours."""
+
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from dagster import (
+    AssetExecutionContext,
+    AssetKey,
+    AssetMaterialization,
+    AssetSelection,
+    BackfillPolicy,
+    Config,
+    DagsterExecutionInterruptedError,
+    Failure,
+    HourlyPartitionsDefinition,
+    MaterializeResult,
+    asset,
+    define_asset_job,
+    in_process_executor,
+)
+from pydantic import Field
+
+from metrics_pipeline.core.rebuilds import FIRST_DAY
+from metrics_pipeline.core.replay import Mode, hours_around
+from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, LIVE_ASSETS, RAW_EVENTS_ASSET, TOPIC
+from metrics_pipeline.defs.drain import RETRIES
+from metrics_pipeline.defs.resources import PipelineResource
+from metrics_pipeline.errors import PipelineError, RetryableError
+from metrics_pipeline.replay import HourReport
+from metrics_pipeline.replay_assembly import preview_hours, replay_hours
+from metrics_pipeline.settings import Settings
+
+GROUP = "operations"
+MAX_HOURS_PER_RUN = 6
+"""A run costs seconds whatever it does; one that is cancelled or fails is repeated whole."""
+POOL = "replay"
+"""One run at a time, also of a backfill that is launched from the asset's page: the instance gives a pool one slot."""
+TAGS = {"dagster/priority": "-20"}
+"""Behind all others in the queue."""
+
+
+class ReplayConfig(Config):
+    """What is done with the hours of the run's partitions, as `metrics-pipeline replay` has it."""
+
+    mode: Mode = Field(
+        default=Mode.FILL,
+        description="fill: insert what is missing. replace: also replace what today's rules say otherwise.",
+    )
+    dry_run: bool = Field(default=False, description="Only say what would be inserted and removed.")
+
+
+@asset(
+    key=AssetKey(["replay"]),
+    partitions_def=HourlyPartitionsDefinition(start_date=f"{FIRST_DAY}-00:00", end_offset=1),
+    backfill_policy=BackfillPolicy.multi_run(max_partitions_per_run=MAX_HOURS_PER_RUN),
+    deps=[TOPIC],
+    group_name=GROUP,
+    kinds={"kafka", "clickhouse"},
+    pool=POOL,
+    retry_policy=RETRIES,
+    description="Hours of the topic, by the time of messages, read once more: what raw_events, dead_letters and "
+    "rollups lack of them is filled in. Nothing changes where nothing is missing.",
+)
+def replay(context: AssetExecutionContext, config: ReplayConfig, pipeline: PipelineResource) -> MaterializeResult:  # type: ignore[type-arg]
+    """A cancel ends it cleanly, after the chunk that is under way."""
+    window = context.partition_time_window
+    hours = hours_around(int(window.start.timestamp()), int(window.end.timestamp()))
+    try:
+        settings = pipeline.settings()
+        if config.dry_run:
+            report = preview_hours(settings, hours, config.mode)
+        else:
+            report = _replay(context, settings, hours, config.mode)
+    except RetryableError as error:
+        raise Failure(str(error)) from error
+    except PipelineError as error:
+        raise Failure(str(error), allow_retries=False) from error
+    return MaterializeResult(metadata=_metadata(report, config))
+
+
+replay_job = define_asset_job(
+    "replay",
+    selection=AssetSelection.assets(replay),
+    executor_def=in_process_executor,
+    tags=TAGS,
+    description="Replays hours of the topic: brings raw_events, dead_letters and rollups to what it says.",
+)
+
+
+def _replay(context: AssetExecutionContext, settings: Settings, hours: range, mode: Mode) -> HourReport:
+    """In a second thread: Dagster interrupts the first one anywhere, which must not hit a half-done step."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(1, thread_name_prefix="replay") as pool:
+        future = pool.submit(replay_hours, settings, hours, mode, context.run.run_id, stop=stop.is_set)
+        try:
+            report = future.result()
+        except (DagsterExecutionInterruptedError, KeyboardInterrupt):
+            stop.set()
+            _record(context, future.result())
+            raise
+    _record(context, report)
+    return report
+
+
+def _record(context: AssetExecutionContext, report: HourReport) -> None:
+    """Put what has changed on the pages of the tables."""
+    context.log.info(
+        f"{report.messages} messages of {report.hours} hours: {report.restored} rows restored, {report.added} added, "
+        f"{report.replaced} replaced, {report.removed} removed; {report.dead_letters + report.restored_letters} dead "
+        f"letters; {report.units_repaired} units of rollups repaired"
+    )
+    inserted = report.restored + report.added + report.replaced
+    letters = report.dead_letters + report.restored_letters
+    if inserted or report.removed:
+        for spec in (RAW_EVENTS_ASSET, *LIVE_ASSETS.values()):
+            removed = report.removed + report.replaced
+            context.log_event(
+                AssetMaterialization(spec.key, metadata={"rows": inserted, "removed": removed, "source": "replay"})
+            )
+    if letters:
+        context.log_event(AssetMaterialization(DEAD_LETTERS_ASSET.key, metadata={"rows": letters, "source": "replay"}))
+
+
+def _metadata(report: HourReport, config: ReplayConfig) -> Mapping[str, int | str | bool]:
+    dropped = ", ".join(f"{r.partition}:{r.start}-{r.end - 1}" for r in report.dropped_ranges[:100])
+    return {
+        "dry_run": config.dry_run,
+        "mode": config.mode.value,
+        **report.figures,
+        **({"no_longer_in_the_topic": dropped} if dropped else {}),
+    }

@@ -1,0 +1,113 @@
+"""Landing the rows of a chunk: what every replay has in common, wherever its messages come from.
+
+A chunk is open from the commit that puts it on record to the one that takes it off. In between its rows are inserted
+under its token, part by part where the server refuses some; each verdict is committed before the next part is sent.
+Whoever finds a chunk open repeats all of that; what had landed is recognised by the token.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from metrics_pipeline.core.bisection import Bisection, Slice
+from metrics_pipeline.core.chunk import PLACE, SLOT, Chunk, closing, encode_chunk, own_rows, placed
+from metrics_pipeline.errors import RejectedError, StopError
+from metrics_pipeline.ownership import Ownership
+from metrics_pipeline.ports import StoredEvents, Warehouse
+from metrics_pipeline.retry import Retry
+from metrics_pipeline.steps import ReplayStep
+
+DOUBLED = (
+    "%d events landed from other messages in the same moment and are stored twice: a sender repeated what is being "
+    "replayed; `metrics-pipeline audit --deep` names the minutes"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Rows that the server refused one by one: their places, and its words where this run heard them."""
+
+    places: tuple[int, ...] = ()
+    errors: dict[int, str] = field(default_factory=dict)
+
+
+def refused_before(chunk: Chunk) -> Refused:
+    """What the chunk's verdicts say: of a search that has come to its end, all rows that were refused."""
+    return Refused(Bisection(chunk.positions, chunk.verdicts).refused)
+
+
+class Landing:
+    """Lands chunks of one side group, one after the other. Not thread-safe: one thread calls it."""
+
+    def __init__(
+        self,
+        ownership: Ownership,
+        stored: StoredEvents,
+        retry: Retry,
+        observe: Callable[[ReplayStep], None],
+    ) -> None:
+        self._ownership = ownership
+        self._stored = stored
+        self._retry = retry
+        self._observe = observe
+
+    def open(self, chunk: Chunk) -> None:
+        self._observe(ReplayStep.INTENT)
+        self._ownership.commit({SLOT: encode_chunk(chunk)})
+
+    def close(self, chunk: Chunk) -> None:
+        self._observe(ReplayStep.CLOSE)
+        self._ownership.commit({SLOT: closing(chunk)})
+
+    def insert(self, warehouse: Warehouse, chunk: Chunk, rows: pl.DataFrame) -> Refused:
+        """Insert `rows` (of messages of the chunk), part by part where the server refuses some."""
+        numbered = placed(chunk, rows)
+        search, errors = Bisection(chunk.positions, chunk.verdicts), dict[int, str]()
+        while (part := search.next) is not None:
+            of_part = numbered.filter(pl.col(PLACE).is_between(part.start, part.end, closed="left"))
+            try:
+                self._insert_part(warehouse, chunk, part, of_part)
+            except RejectedError as error:
+                self._assure_nothing_landed(of_part, error)
+                errors[part.start] = str(error)
+                search.note(is_refused=True)
+                self._note_verdicts(chunk, search, error)
+            else:
+                search.note(is_refused=False)
+        return Refused(search.refused, errors)
+
+    def as_owner(self, write: Callable[[], None]) -> None:
+        """Write, retrying, and only while no newer replay took over."""
+
+        def attempt() -> None:
+            self._ownership.prove()
+            write()
+
+        self._retry.call(attempt)
+
+    def _insert_part(self, warehouse: Warehouse, chunk: Chunk, part: Slice, rows: pl.DataFrame) -> None:
+        if not len(rows):
+            return
+        token = chunk.token if part.rows == chunk.positions else part.token(chunk.token)
+        self._observe(ReplayStep.EVENTS)
+        self.as_owner(lambda: warehouse.insert_events(rows.drop(PLACE), token))
+
+    def _assure_nothing_landed(self, rows: pl.DataFrame, error: RejectedError) -> None:
+        """A part that has landed must not be cut, though the server refuses it now: a rule may have come since."""
+        stored = self._retry.call(lambda: self._stored.of(rows))
+        if landed := len(own_rows(rows, stored)):
+            self._ownership.prove_anew()
+            raise StopError(
+                f"the server refuses rows that are in raw_events already ({landed} of {len(rows)}): {error}; a "
+                "constraint came after them: drop it, the next replay goes on"
+            ) from error
+
+    def _note_verdicts(self, chunk: Chunk, search: Bisection, error: RejectedError) -> None:
+        if search.is_exhausted:
+            raise StopError(
+                f"the server refuses too many rows at once, {len(search.refused)} so far, the last one {error}: mend "
+                "the constraint that refuses them, the next replay goes on"
+            ) from error
+        self._observe(ReplayStep.VERDICT)
+        self._ownership.commit({SLOT: encode_chunk(chunk.with_verdicts(search.verdicts))})

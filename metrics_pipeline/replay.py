@@ -1,0 +1,391 @@
+"""The replay of hours of the topic: raw_events and rollups are brought to what its messages say by today's rules.
+
+    FENCE    make commits of any earlier replay fail
+    RECOVER  finish the chunk that it left open, with the rules that it had
+    SETTLE   repair the rollups of what replays have changed
+    READ     the next window of messages, what raw_events has of them, and what has to change; mostly nothing, else
+    INTENT   put the window on record: its ranges, the mode, the rules, a token
+    PLAN     note what will change, message by message, under the token
+    REMOVE   have rows removed that are not what their messages say, and wait for it
+    EVENTS   insert what is missing into raw_events, under the token
+    VERDICT  only where the server refused rows: commit how far the search for them has come
+    DEAD     insert dead letters, under the token
+    LEDGER   insert the account of what has changed, under the token
+    CLOSE    take the chunk off record
+    SETTLE   after each hour, as above
+
+Nothing is changed before the plan is noted, and the plan is noted once, whoever does it. So whoever finds a chunk open
+does the same again: rows are removed by what they hold, inserts carry the token, and what is noted and not settled is
+in flight for an audit, and is settled by the next replay.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
+
+import polars as pl
+
+from metrics_pipeline.core.chunk import (
+    ORIGIN,
+    PLACE,
+    POSITION,
+    SLOT,
+    Chunk,
+    decode_chunk,
+    open_chunk,
+    own_rows,
+    placed,
+    stored_elsewhere,
+)
+from metrics_pipeline.core.decode import EventLimits
+from metrics_pipeline.core.ledger import LedgerEntry, entry_of_chunk
+from metrics_pipeline.core.messages import Messages
+from metrics_pipeline.core.offsets import OffsetRange
+from metrics_pipeline.core.refusal import refused_dead_letters
+from metrics_pipeline.core.replay import (
+    SOURCE,
+    Found,
+    HourPlan,
+    Mode,
+    PlanStep,
+    inserts,
+    minutes_of_plan,
+    of_step,
+    planned_letters,
+    windows,
+)
+from metrics_pipeline.landing import DOUBLED, Landing, Refused
+from metrics_pipeline.ownership import Ownership
+from metrics_pipeline.ports import Clock, LetterStore, ReplayBooks, StoredEvents, Warehouse
+from metrics_pipeline.retry import Retry
+from metrics_pipeline.steps import HourStep
+from metrics_pipeline.survey import Read, Survey
+from metrics_pipeline.touched import Repaired, TouchedRollups
+
+logger = logging.getLogger("metrics_pipeline.replay")
+
+REMOVAL_CHECK_SECONDS = 0.2
+PAUSE_SHARE = 0.5
+"""Pauses between windows, as a share of the time that the one before took."""
+LONGEST_PAUSE_SECONDS = 2.0
+
+
+@dataclass(slots=True)
+class HourReport:
+    """What a replay of hours did; in a dry run, what it would do.
+
+    Offsets: `offsets` were to be looked at; `looked_at` of them were. `dropped` are in the ledger but no longer in the
+    topic, `left_to_drains` have not landed yet, `owed` were skipped by drains, and are filled first, `unaccounted` are
+    in no row of the ledger.
+    Messages: those with a `right` row, `duplicates` of others, with dead `letters` (of which a replay of dead letters
+    would land `good_letters`), and `unsettled` ones, whose rollups can't be repaired yet; a fill leaves `other` events,
+    which nobody misses: they were something else by the rules that judged them.
+    Rows: `restored` had been accounted for, `added` had not, `replaced` took the place of another content, `removed`
+    have no successor. Dead letters were made of messages (`dead_letters`, of them `refused` by the server), or made
+    again (`restored_letters`). `recovered` chunks were left half done by an earlier replay.
+    """
+
+    hours: int = 0
+    partitions: int = 0
+    offsets: int = 0
+    looked_at: int = 0
+    dropped: int = 0
+    left_to_drains: int = 0
+    owed: int = 0
+    unaccounted: int = 0
+    messages: int = 0
+    right: int = 0
+    duplicates: int = 0
+    letters: int = 0
+    good_letters: int = 0
+    unsettled: int = 0
+    other: int = 0
+    restored: int = 0
+    added: int = 0
+    replaced: int = 0
+    removed: int = 0
+    dead_letters: int = 0
+    refused: int = 0
+    restored_letters: int = 0
+    recovered: int = 0
+    units_repaired: int = 0
+    units_left: int = 0
+    dropped_ranges: list[OffsetRange] = field(default_factory=list)
+
+    @property
+    def figures(self) -> dict[str, int]:
+        """All counts by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "dropped_ranges"}
+
+    @property
+    def changed(self) -> int:
+        """Rows and dead letters that were inserted or removed."""
+        rows = self.restored + self.added + self.replaced + self.removed
+        return rows + self.dead_letters + self.restored_letters
+
+    def plan(self, hours: Iterable[HourPlan]) -> None:
+        for hour in hours:
+            self.hours += 1
+            self.partitions = max(self.partitions, len({r.partition for r in hour.ranges}))
+            self.offsets += _offsets(hour.ranges)
+            self.dropped += _offsets(hour.dropped)
+            self.left_to_drains += _offsets(hour.left_to_drains)
+            self.unaccounted += _offsets(hour.unaccounted)
+            self.dropped_ranges += hour.dropped
+
+    def find(self, found: Found, good_letters: int) -> None:
+        self.messages += found.messages
+        self.right += found.right
+        self.duplicates += found.duplicates
+        self.letters += found.letters
+        self.good_letters += good_letters
+        self.unsettled += found.unsettled
+
+    def change(self, found: Found, plan: pl.DataFrame) -> None:
+        self.other += len(found.insert) - len(inserts(plan))
+        removed, added = of_step(plan, PlanStep.REMOVE), of_step(plan, PlanStep.INSERT)
+        replaced = len(added.join(removed, on=POSITION, how="semi"))
+        self.restored += len(of_step(plan, PlanStep.RESTORE))
+        self.replaced += replaced
+        self.added += len(added) - replaced
+        self.removed += removed.n_unique(POSITION) - replaced
+        self.dead_letters += len(of_step(plan, PlanStep.LETTER))
+        self.restored_letters += len(of_step(plan, PlanStep.LOST_LETTER))
+
+    def settle(self, settled: Repaired) -> None:
+        self.units_repaired += settled.units
+        self.units_left = settled.left
+
+
+Progress = Callable[[HourReport], None]
+
+
+def preview(
+    survey: Survey, hours: Iterable[int], mode: Mode, limits: EventLimits, clock: Clock, on_progress: Progress
+) -> HourReport:
+    """What a replay would do now; writes nothing. Copies of one event count as missing once per window."""
+    report = HourReport()
+    plans = [survey.hour(hour) for hour in hours]
+    report.plan(plans)
+    for plan in plans:
+        for ranges in windows(plan.ranges):
+            held = survey.held(ranges)
+            found, good_letters = survey.examine(survey.read(held, limits), held, mode, clock.now_ms())
+            report.find(found, good_letters)
+            if found.has_changes:
+                report.change(found, survey.plan(found, held, mode))
+            report.looked_at += _offsets(ranges)
+            on_progress(report)
+    return report
+
+
+class HourReplay:
+    """One replay. Not thread-safe: one thread calls it."""
+
+    def __init__(
+        self,
+        survey: Survey,
+        warehouse: Warehouse,
+        events: StoredEvents,
+        letters: LetterStore,
+        books: ReplayBooks,
+        touched: TouchedRollups,
+        ownership: Ownership,
+        limits: EventLimits,
+        clock: Clock,
+        retry: Retry,
+        *,
+        group: str,
+        run_id: str,
+        stop: Callable[[], bool],
+        observe: Callable[[HourStep], None],
+    ) -> None:
+        self._survey = survey
+        self._warehouse = warehouse
+        self._events = events
+        self._letters = letters
+        self._books = books
+        self._touched = touched
+        self._ownership = ownership
+        self._limits = limits
+        self._clock = clock
+        self._retry = retry
+        self._group = group
+        self._run_id = run_id
+        self._stop = stop
+        self._observe = observe
+        self._landing = Landing(ownership, events, retry, lambda step: observe(HourStep(step.value)))
+        self._newest_ms = 0
+
+    def run(self, hours: Iterable[int], mode: Mode, on_progress: Progress) -> HourReport:
+        """Replay these hours (starts, epoch seconds), or until `stop` says so: what is under way is finished first.
+
+        Raises FencedError if another replay took over, and what the adapters raise; a repeat goes on from there.
+        """
+        report = HourReport()
+        self._recover(report)
+        self._settle(report)
+        plans = [self._survey.hour(hour) for hour in hours]
+        report.plan(plans)
+        for plan in plans:
+            vanishing = self._replay(plan, mode, report, on_progress)
+            if vanishing and not self._stop():
+                # A message that was left as the duplicate of a row that is gone now is none any more.
+                again = HourReport()
+                self._replay(plan, Mode.REPLACE, again, lambda _again: None)
+                report.added += again.added
+            self._settle(report)
+            on_progress(report)
+            if self._stop():
+                break
+        return report
+
+    def _recover(self, report: HourReport) -> None:
+        self._observe(HourStep.FENCE)
+        chunk = decode_chunk(self._ownership.take_over((SLOT,)).get(SLOT))
+        self._newest_ms = self._retry.call(self._books.newest_ms)
+        if chunk is None:
+            return
+        self._observe(HourStep.RECOVER)
+        report.recovered = 1
+        self._newest_ms = max(self._newest_ms, chunk.opened_ms)
+        read = self._survey.read(self._survey.held(chunk.ranges), chunk.limits)
+        plan = self._retry.call(lambda: self._books.plan(chunk))
+        if not len(plan):
+            # Nothing was changed yet, but another replay may be about to note its plan: this one has to be first.
+            mode = Mode(chunk.kind)
+            found, _ = self._survey.examine(read, chunk.ranges, mode, chunk.opened_ms)
+            plan = self._noted(chunk, self._survey.plan(found, chunk.ranges, mode))
+        self._finish(chunk, plan, read)
+
+    def _replay(self, plan: HourPlan, mode: Mode, report: HourReport, on_progress: Progress) -> int:
+        """Bring the windows of an hour right, one after the other; returns how many identities vanished."""
+        vanishing = 0
+        for ranges in windows(plan.ranges):
+            if self._stop():
+                break
+            began_seconds = self._clock.monotonic_seconds()
+            self._observe(HourStep.READ)
+            held = self._survey.held(ranges)
+            report.dropped += _offsets(ranges) - _offsets(held)
+            read = self._survey.read(held, self._limits)
+            now_ms = max(self._clock.now_ms(), self._newest_ms + 1)
+            found, good_letters = self._survey.examine(read, held, mode, now_ms)
+            report.find(found, good_letters)
+            if found.has_changes:
+                vanishing += found.vanishing
+                self._change(held, read, found, mode, now_ms, report)
+            report.looked_at += _offsets(ranges)
+            on_progress(report)
+            self._give_way(began_seconds)
+        return vanishing
+
+    def _give_way(self, since_seconds: float) -> None:
+        """Nobody waits for a replay, everybody for the drains beside it."""
+        took_seconds = self._clock.monotonic_seconds() - since_seconds
+        self._clock.sleep(min(LONGEST_PAUSE_SECONDS, PAUSE_SHARE * took_seconds))
+
+    def _change(
+        self,
+        ranges: tuple[OffsetRange, ...],
+        read: Read,
+        found: Found,
+        mode: Mode,
+        now_ms: int,
+        report: HourReport,
+    ) -> None:
+        wanted = self._survey.plan(found, ranges, mode)
+        report.change(found, wanted)
+        if not len(wanted):
+            return
+        chunk = open_chunk(SOURCE, self._group, self._survey.topic_id, ranges, self._limits, now_ms, kind=mode.value)
+        self._newest_ms = now_ms
+        self._landing.open(chunk)
+        plan = self._noted(chunk, wanted)
+        report.refused += self._finish(chunk, plan, read)
+
+    def _noted(self, chunk: Chunk, plan: pl.DataFrame) -> pl.DataFrame:
+        """Note the plan; returns what is noted: another replay of the chunk may have been faster."""
+        if len(plan):
+            self._observe(HourStep.PLAN)
+            self._landing.as_owner(lambda: self._books.write_plan(chunk, plan))
+        return self._retry.call(lambda: self._books.plan(chunk))
+
+    def _finish(self, chunk: Chunk, plan: pl.DataFrame, read: Read) -> int:
+        """Do what is planned, wherever an earlier try left it; returns how many rows the server refused."""
+        refused = Refused()
+        if len(plan) and not self._retry.call(lambda: self._warehouse.has_ledger_entry(chunk.token)):
+            self._remove(chunk, plan)
+            events = read.decoded.events.join(inserts(plan), on=ORIGIN, how="semi", maintain_order="left")
+            if gone := len(inserts(plan)) - len(events):
+                logger.error("%d messages of a replay that broke off are gone from the topic, and their events", gone)
+            refused = self._insert(chunk, events)
+            refusals = _refusals(chunk, read.messages, events, refused)
+            letters = pl.concat([planned_letters(plan, read.decoded.dead_letters, chunk.token), refusals])
+            if len(letters):
+                self._observe(HourStep.DEAD)
+                self._landing.as_owner(lambda: self._letters.add(chunk.topic_id, letters, chunk.token))
+            entry = self._entry(chunk, plan, events, refusals)
+            self._observe(HourStep.LEDGER)
+            self._landing.as_owner(lambda: self._warehouse.insert_ledger_entry(entry))
+        self._landing.close(chunk)
+        return len(refused.places)
+
+    def _remove(self, chunk: Chunk, plan: pl.DataFrame) -> None:
+        if not len(of_step(plan, PlanStep.REMOVE)):
+            return
+        self._observe(HourStep.REMOVE)
+        while self._is_removing(chunk):
+            self._clock.sleep(REMOVAL_CHECK_SECONDS)
+
+    def _is_removing(self, chunk: Chunk) -> bool:
+        def attempt() -> bool:
+            self._ownership.prove()
+            return self._events.remove(chunk)
+
+        return self._retry.call(attempt)
+
+    def _insert(self, chunk: Chunk, events: pl.DataFrame) -> Refused:
+        """Insert events that no other message brought; if tokens are forgotten, without what has landed."""
+        stored = self._stored(events)
+        unwanted = stored_elsewhere(events, stored)
+        if not self._retry.call(lambda: self._warehouse.remembers(chunk.opened_ms)):
+            unwanted = pl.concat([unwanted, own_rows(events, stored)])
+        return self._landing.insert(self._warehouse, chunk, events.join(unwanted, on=ORIGIN, how="anti"))
+
+    def _entry(self, chunk: Chunk, plan: pl.DataFrame, events: pl.DataFrame, refused: pl.DataFrame) -> LedgerEntry:
+        """What the chunk has changed: no offsets, since they are accounted for."""
+        stored = self._stored(events)
+        landed, elsewhere = own_rows(events, stored), stored_elsewhere(events, stored)
+        if doubled := len(landed.join(elsewhere, on=ORIGIN, how="semi")):
+            logger.error(DOUBLED, doubled)
+        others = elsewhere.join(landed, on=ORIGIN, how="anti")
+        spent = pl.concat([frame.select(POSITION) for frame in (others, refused)])
+        restored = of_step(plan, PlanStep.RESTORE).join(landed, on=ORIGIN, how="semi")
+        return entry_of_chunk(
+            chunk,
+            SOURCE,
+            self._run_id,
+            self._clock.now_ms(),
+            minutes_of_plan(plan, landed, spent),
+            restored=len(restored),
+            added_dead_letters=len(of_step(plan, PlanStep.LETTER)) + len(refused),
+        )
+
+    def _settle(self, report: HourReport) -> None:
+        self._observe(HourStep.SETTLE)
+        report.settle(self._touched.repair())
+
+    def _stored(self, events: pl.DataFrame) -> pl.DataFrame:
+        return self._retry.call(lambda: self._events.of(events))
+
+
+def _refusals(chunk: Chunk, messages: Messages, events: pl.DataFrame, refused: Refused) -> pl.DataFrame:
+    """Dead letters of the events that the server refused."""
+    is_refused = pl.col(PLACE).is_in(list(refused.places))
+    rows = placed(chunk, events).filter(is_refused)
+    return refused_dead_letters([messages], rows, refused.errors, PLACE).with_columns(batch=pl.lit(chunk.token))
+
+
+def _offsets(ranges: Iterable[OffsetRange]) -> int:
+    return sum(r.offsets for r in ranges)

@@ -1,0 +1,159 @@
+"""Puts the replay of hours together from settings. Command line and Dagster both start here."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from clickhouse_connect.driver.client import Client
+
+from metrics_pipeline.assembly import (
+    batches_under_way,
+    check_schema,
+    event_limits,
+    hours_group,
+    say_waiting,
+    warehouse_of,
+)
+from metrics_pipeline.assembly import rollups as open_rollups
+from metrics_pipeline.clickhouse.books import ClickHouseBooks
+from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.dead_letters import ClickHouseDeadLetters
+from metrics_pipeline.clickhouse.replays import ClickHouseReplayBooks
+from metrics_pipeline.clickhouse.stored import ClickHouseEvents
+from metrics_pipeline.clock import SystemClock
+from metrics_pipeline.core.chunk import SLOT
+from metrics_pipeline.core.dead_letters import GROUP_SUFFIX as LETTERS_SUFFIX
+from metrics_pipeline.core.offsets import OffsetRange, Owner
+from metrics_pipeline.core.replay import MAX_HOURS, Mode
+from metrics_pipeline.errors import ConfigurationError
+from metrics_pipeline.kafka.admin import TopicDescription
+from metrics_pipeline.kafka.log import KafkaLog
+from metrics_pipeline.kafka.offsets import FencedOffsets, committed_offsets
+from metrics_pipeline.owed_assembly import fill_owed, owed_ranges
+from metrics_pipeline.ownership import Ownership
+from metrics_pipeline.ports import Clock
+from metrics_pipeline.replay import HourReplay, HourReport, Progress, preview
+from metrics_pipeline.retry import Retry
+from metrics_pipeline.settings import Settings, kafka_address
+from metrics_pipeline.steps import HourStep
+from metrics_pipeline.survey import Survey
+from metrics_pipeline.touched import TouchedRollups
+
+REPLAY_OWNER = Owner(1, 0)
+"""Of the side group of replays: one at a time."""
+_PREFETCH_BYTES = 4 << 20
+"""Little: what is fetched beyond a window is fetched again for the next one."""
+
+
+def preview_hours(
+    settings: Settings, hours: Sequence[int], mode: Mode, on_progress: Progress = lambda _report: None
+) -> HourReport:
+    """What a replay would do now; writes nothing."""
+    clock = SystemClock()
+    retry = Retry(clock, settings.drain.retry_seconds, lambda: False, say_waiting)
+    owed = owed_of(settings, _bounded(hours))
+    with _tools(settings, clock, retry) as tools:
+        report = preview(tools.survey, hours, mode, event_limits(settings), clock, on_progress)
+    report.owed = _offsets(owed)
+    # Nor does the ledger account for them: they are told apart from a gap.
+    report.unaccounted -= min(report.owed, report.unaccounted)
+    return report
+
+
+def replay_hours(
+    settings: Settings,
+    hours: Sequence[int],
+    mode: Mode,
+    run_id: str,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    on_progress: Progress = lambda _report: None,
+    observe: Callable[[HourStep], None] = lambda _step: None,
+    clock: Clock | None = None,
+) -> HourReport:
+    """Replay hours (starts, epoch seconds) in the foreground; see `HourReplay.run` for what is raised."""
+    address, clock = kafka_address(settings), clock or SystemClock()
+    owed = owed_of(settings, _bounded(hours))
+    if owed:
+        fill_owed(settings, owed, run_id, stop=stop, clock=clock)
+    retry = Retry(clock, settings.drain.retry_seconds, stop, say_waiting)
+    with ExitStack() as stack:
+        tools = stack.enter_context(_tools(settings, clock, retry))
+        store = stack.enter_context(FencedOffsets(address, hours_group(settings), REPLAY_OWNER, (SLOT,)))
+        ownership = Ownership(
+            REPLAY_OWNER, store, clock, retry, zombie_seconds=settings.drain.zombie_seconds, observe=lambda _step: None
+        )
+        rollups = stack.enter_context(open_rollups(settings, clock))
+        report = HourReplay(
+            tools.survey,
+            warehouse_of(settings, tools.client, tools.survey.topic_id),
+            tools.events,
+            tools.letters,
+            tools.replays,
+            TouchedRollups(tools.replays, tools.books, rollups, retry),
+            ownership,
+            event_limits(settings),
+            clock,
+            retry,
+            group=settings.kafka.group,
+            run_id=run_id,
+            stop=stop,
+            observe=observe,
+        ).run(hours, mode, on_progress)
+    report.owed = _offsets(owed)
+    return report
+
+
+def owed_of(settings: Settings, hours: Sequence[int]) -> list[OffsetRange]:
+    """What drains have skipped of these hours, and no fill has landed yet."""
+    wanted = set(hours)
+    return [r for entry in owed_ranges(settings) if entry.hour_seconds in wanted for r in entry.ranges]
+
+
+def _offsets(ranges: Sequence[OffsetRange]) -> int:
+    return sum(r.offsets for r in ranges)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tools:
+    client: Client
+    survey: Survey
+    events: ClickHouseEvents
+    letters: ClickHouseDeadLetters
+    books: ClickHouseBooks
+    replays: ClickHouseReplayBooks
+
+
+@contextmanager
+def _tools(settings: Settings, clock: Clock, retry: Retry) -> Iterator[_Tools]:
+    """What a dry run and a replay both need."""
+    address, kafka = kafka_address(settings), settings.kafka
+    with ExitStack() as stack:
+        # One thread per query: the drains beside need the others.
+        client = retry.call(lambda: stack.enter_context(connect(settings, max_threads=1)))
+        retry.call(lambda: check_schema(client, settings))
+        gentle = kafka.model_copy(update={"prefetch_bytes": min(kafka.prefetch_bytes, _PREFETCH_BYTES)})
+        log = retry.call(lambda: stack.enter_context(KafkaLog(address, gentle)))
+        topic = TopicDescription(log.topic_id, log.partitions())
+        events, letters = ClickHouseEvents(client), ClickHouseDeadLetters(client, kafka.topic)
+        books = ClickHouseBooks(client, kafka.topic, log.topic_id, kafka.group)
+        replays = ClickHouseReplayBooks(client, kafka.topic, log.topic_id, kafka.group)
+        survey = Survey(
+            log,
+            events,
+            letters,
+            replays,
+            books,
+            lambda: committed_offsets(address, kafka, log.partitions()),
+            # Not its own chunk: that is what is asked about.
+            lambda: batches_under_way(settings, books, topic, (LETTERS_SUFFIX,)),
+            clock,
+            retry,
+        )
+        yield _Tools(client, survey, events, letters, books, replays)
+
+
+def _bounded(hours: Sequence[int]) -> Sequence[int]:
+    if len(hours) > MAX_HOURS:
+        raise ConfigurationError(f"{len(hours)} hours are more than {MAX_HOURS}: replay a part of them at a time")
+    return hours

@@ -1,0 +1,176 @@
+"""What a replay of hours finds: reads the topic and the tables, changes nothing. Common to a dry run and a replay."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import cast
+
+import polars as pl
+
+from metrics_pipeline.core.chunk import ORIGIN
+from metrics_pipeline.core.decode import Decoded, EventLimits
+from metrics_pipeline.core.decode.frame import lineage_frame
+from metrics_pipeline.core.messages import Messages
+from metrics_pipeline.core.minutes import Look, Scope
+from metrics_pipeline.core.offsets import Commit, OffsetRange, OpenBatch
+from metrics_pipeline.core.owed import HOUR_SECONDS
+from metrics_pipeline.core.replay import (
+    ROW_SCHEMA,
+    Found,
+    HourPlan,
+    LostLetters,
+    Mode,
+    Window,
+    closed_until,
+    deficits,
+    examine,
+    make_plan,
+    minutes_of_events,
+    plan_hour,
+    rows_of_messages,
+    still_to_land,
+    to_be_judged,
+    with_accounts,
+    without_right_row,
+    wrong_rows,
+)
+from metrics_pipeline.event import NO_DEAD_LETTERS, NO_EVENTS
+from metrics_pipeline.ports import BookReader, Clock, LetterStore, Log, ReplayBooks, StoredEvents
+from metrics_pipeline.ranges import UNLIMITED, RangeReader
+from metrics_pipeline.retry import Retry
+
+LOOKS = 5
+PAUSE_SECONDS = 0.5
+"""Between looks at a minute that batches land in: longer than one usually takes."""
+NAMED_MINUTES = 200
+
+NO_ROWS = pl.DataFrame(schema=ROW_SCHEMA)
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Messages, and what the rules say of each."""
+
+    messages: Messages
+    decoded: Decoded
+
+
+class Survey:
+    """Reads for one replay. Not thread-safe: one thread calls it."""
+
+    def __init__(
+        self,
+        log: Log,
+        events: StoredEvents,
+        letters: LetterStore,
+        books: ReplayBooks,
+        minutes: BookReader,
+        committed: Callable[[], Mapping[int, Commit]],
+        on_their_way: Callable[[], Sequence[OpenBatch]],
+        clock: Clock,
+        retry: Retry,
+    ) -> None:
+        self.topic_id = log.topic_id
+        self._log = log
+        self._events = events
+        self._letters = letters
+        self._books = books
+        self._minutes = minutes
+        self._committed = committed
+        self._on_their_way = on_their_way
+        self._clock = clock
+        self._retry = retry
+
+    def hour(self, start_seconds: int) -> HourPlan:
+        """Which offsets an hour is, and whose they are."""
+        log, end_seconds = self._log, start_seconds + HOUR_SECONDS
+        partitions = log.partitions()
+        starts = self._retry.call(lambda: log.offsets_at(partitions, start_seconds * 1_000))
+        ends = self._retry.call(lambda: log.offsets_at(partitions, end_seconds * 1_000))
+        marks = self._retry.call(lambda: log.watermarks(partitions))
+        commits = self._retry.call(self._committed)
+        whole = plan_hour(start_seconds, starts, ends, marks, commits, self.topic_id)
+        accounted = self._retry.call(lambda: self._books.accounted(whole.ranges)) if whole.ranges else ()
+        lows = {p: m.low for p, m in marks.items()}
+        dropped = self._retry.call(lambda: self._books.dropped(lows, start_seconds, end_seconds))
+        return with_accounts(whole, accounted, dropped)
+
+    def held(self, ranges: Sequence[OffsetRange]) -> tuple[OffsetRange, ...]:
+        """What the log still holds of these ranges."""
+        marks = self._retry.call(lambda: self._log.watermarks(sorted({r.partition for r in ranges})))
+        clipped = (OffsetRange(r.partition, min(max(r.start, marks[r.partition].low), r.end), r.end) for r in ranges)
+        return tuple(r for r in clipped if r.offsets)
+
+    def read(self, ranges: Sequence[OffsetRange], limits: EventLimits) -> Read:
+        """All messages of ranges that the log holds, one per partition."""
+        if not ranges:
+            return Read(Messages.concat(()), Decoded(NO_EVENTS, NO_DEAD_LETTERS))
+        batch = RangeReader(self._log, self._clock, self._retry, limits, ranges).next(UNLIMITED)
+        return Read(
+            Messages.concat(batch.messages),
+            Decoded(pl.concat([NO_EVENTS, *batch.events]), pl.concat([NO_DEAD_LETTERS, *batch.dead_letters])),
+        )
+
+    def examine(self, read: Read, ranges: Sequence[OffsetRange], mode: Mode, now_ms: int) -> tuple[Found, int]:
+        """What has to change for messages of these ranges; and how many dead letters among them are good today."""
+        window = self._window(read, ranges, mode)
+        wrong = NO_ROWS
+        if mode is Mode.REPLACE:
+            contents = self._retry.call(lambda: self._events.contents(window.decoded.events))
+            wrong = wrong_rows(window, contents)
+        candidates = without_right_row(window, wrong)
+        stored = self._retry.call(lambda: self._events.of(candidates))
+        found = examine(window, wrong, stored, mode, closed_until(now_ms))
+        return found, len(read.decoded.events.join(still_to_land(window), on=ORIGIN, how="semi"))
+
+    def plan(self, found: Found, ranges: Sequence[OffsetRange], mode: Mode) -> pl.DataFrame:
+        """The changes, with the accounts that they change."""
+        lost: Sequence[LostLetters] = ()
+        if len(found.bad):
+            first, last = _times(found.bad)
+            lost = self._retry.call(lambda: self._books.lost_letters(ranges, first, last))
+        return make_plan(found, lost, self._deficits(found), mode)
+
+    def _window(self, read: Read, ranges: Sequence[OffsetRange], mode: Mode) -> Window:
+        origins = lineage_frame(read.messages)
+        rows, letters = NO_ROWS, self._retry.call(lambda: self._letters.within(self.topic_id, ranges))
+        if len(origins):
+            first, last = _times(origins)
+            with_content = mode is Mode.REPLACE
+            found = self._retry.call(lambda: self._events.at(ranges, first, last, with_content=with_content))
+            rows = rows_of_messages(found, origins)
+        judged = to_be_judged(origins, rows, letters, mode)
+        decoded = Decoded(
+            read.decoded.events.join(judged, on=ORIGIN, how="semi", maintain_order="left"),
+            read.decoded.dead_letters.join(judged, on=ORIGIN, how="semi", maintain_order="left"),
+        )
+        return Window(origins, rows, letters, decoded)
+
+    def _deficits(self, found: Found) -> Mapping[int, int]:
+        """Minute -> events that the ledger has accounted for and raw_events lacks; only minutes that can be judged."""
+        pending = minutes_of_events(found.insert)
+        judged: dict[int, int] = {}
+        for at in range(LOOKS):
+            if not pending:
+                break
+            if at:
+                self._clock.sleep(PAUSE_SECONDS)
+            known, pending = self._look(pending)
+            judged |= known
+        return judged
+
+    def _look(self, minutes: frozenset[int]) -> tuple[dict[int, int], frozenset[int]]:
+        """The deficits of the minutes that nothing lands in right now, and the others."""
+        scope = Scope.around(minutes, NAMED_MINUTES)
+        before = self._retry.call(lambda: self._minutes.ledger_minutes(scope))
+        distinct = self._retry.call(lambda: self._minutes.raw_minutes(scope, distinct=True))
+        ranges = [r for batch in self._retry.call(self._on_their_way) for r in batch.ranges]
+        moving = self._retry.call(lambda: self._minutes.open_minutes(scope, ranges)) if ranges else frozenset()
+        after = self._retry.call(lambda: self._minutes.ledger_minutes(scope))
+        return deficits(Look(before, distinct, distinct, after), minutes, moving)
+
+
+def _times(messages: pl.DataFrame) -> tuple[datetime, datetime]:
+    """The first and the last time of messages, of which there is at least one."""
+    times = messages["kafka_timestamp"]
+    return cast("datetime", times.min()), cast("datetime", times.max())

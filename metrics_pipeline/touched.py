@@ -1,0 +1,85 @@
+"""After a replay: the rollups of what it has changed, made to say what raw_events says.
+
+Inserts go through the views, so that rollups count events again whose rows alone were lost; deletes don't. So the units
+that were touched are compared with raw_events and repaired. Which those are is on record in the plans, so whatever
+becomes of a replay, the next one settles them.
+"""
+
+from dataclasses import dataclass
+
+from metrics_pipeline.core.grains import UNIT
+from metrics_pipeline.core.minutes import Scope
+from metrics_pipeline.core.replay import UnitAccount, spans_of, unit_accounts
+from metrics_pipeline.ports import BookReader, ReplayBooks
+from metrics_pipeline.retry import Retry
+from metrics_pipeline.rollups import Checked, Rollups, Span
+
+ROUNDS = 3
+"""A unit that events land in all the time is left to the next replay after so many tries."""
+MAX_GAP_UNITS = 6
+"""Looking at some units between costs less than another look does, which takes seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """Units that were repaired, and units that are left: events came in between, or raw_events knows less of them."""
+
+    units: int = 0
+    left: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TouchedRollups:
+    """Of the replays of one consumer group."""
+
+    books: ReplayBooks
+    minutes: BookReader
+    rollups: Rollups
+    retry: Retry
+
+    def repair(self) -> Repaired:
+        """Repair what replays have touched since the last settlement."""
+        touched, newest_ms = self.retry.call(self.books.unsettled)
+        units = {UNIT.floor(minute) for minute in touched}
+        repaired, moving, poorer = 0, units, 0
+        for _ in range(ROUNDS):
+            if not moving:
+                break
+            done, moving, kept = self._round(moving)
+            repaired += done
+            poorer += kept
+        if newest_ms and not moving:
+            self.retry.call(lambda: self.books.settle(newest_ms))
+        return Repaired(repaired, len(moving) + poorer)
+
+    def _round(self, units: set[int]) -> tuple[int, set[int], int]:
+        """How many units were repaired, those that move, and how many are left as they are."""
+        repaired, kept, moving = 0, 0, set[int]()
+        for start, end in spans_of(units, MAX_GAP_UNITS):
+            accounts = self._accounts(start, end)
+            wanted = {unit: account for unit, account in accounts.items() if account.is_repairable}
+            kept += len(units & accounts.keys() - wanted.keys())
+            for span in spans_of(unit for unit, account in wanted.items() if not account.is_to_be_forgotten):
+                checked = self._check(Span(*span))
+                repaired += len(checked.repaired)
+                moving |= set(checked.moving) | set(checked.unrepaired)
+            for span in spans_of(unit for unit, account in wanted.items() if account.is_to_be_forgotten):
+                repaired += self._forget(Span(*span))
+        return repaired, moving, kept
+
+    def _check(self, span: Span) -> Checked:
+        return self.retry.call(lambda: self.rollups.check(span, repair=True))
+
+    def _forget(self, span: Span) -> int:
+        """A check takes what raw_events has nothing of for dropped on purpose."""
+        made = self.retry.call(lambda: self.rollups.remake(span, force=True))
+        self.retry.call(lambda: self.rollups.rebuild(span))
+        return made.units
+
+    def _accounts(self, start: int, end: int) -> dict[int, UnitAccount]:
+        scope = Scope(start, end)
+        ledger = self.retry.call(lambda: self.minutes.ledger_minutes(scope)).counts
+        raw = self.retry.call(lambda: self.minutes.raw_minutes(scope, distinct=True))
+        rollup = self.retry.call(lambda: self.minutes.rollup_minutes(scope))
+        none = dict.fromkeys(range(start, end, UNIT.seconds), UnitAccount())
+        return none | unit_accounts(ledger, raw, rollup)

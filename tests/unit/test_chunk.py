@@ -1,0 +1,71 @@
+"""Chunks of ranges: cut, put on record, and the places of their rows."""
+
+import polars as pl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metrics_pipeline.core.chunk import (
+    PLACE,
+    POSITION,
+    cuts,
+    decode_chunk,
+    encode_chunk,
+    open_chunk,
+    placed,
+    ranges_of,
+)
+from metrics_pipeline.core.decode import EventLimits
+from metrics_pipeline.core.offsets import METADATA_LIMIT_BYTES, OffsetRange, decode_commit, encode_metadata
+from metrics_pipeline.event import NO_EVENTS
+
+LIMITS = EventLimits(1, 2)
+_STEPS = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(0, 1 << 40), st.integers(1, 100_000)), min_size=1, max_size=200
+)
+
+
+def ranges_from(steps: list[tuple[int, int, int]]) -> list[OffsetRange]:
+    """Ranges in order, apart from each other within a partition."""
+    ends: dict[int, int] = {}
+    found = []
+    for partition, gap, offsets in steps:
+        start = ends.get(partition, -1) + 1 + gap
+        found.append(OffsetRange(partition, start, start + offsets))
+        ends[partition] = start + offsets
+    return sorted(found)
+
+
+@settings(deadline=None, derandomize=True)
+@given(_STEPS, st.integers(1, 150_000))
+def test_cuts_cover_every_range_once_and_each_can_be_put_on_record(
+    steps: list[tuple[int, int, int]], most: int
+) -> None:
+    ranges = [OffsetRange(r.partition, r.start, min(r.end, r.start + 20 * most)) for r in ranges_from(steps)]
+    parts = list(cuts(ranges, most))
+    joined: list[OffsetRange] = []
+    for part in parts:
+        chunk = open_chunk("replay", "g", "x" * 22, part, LIMITS, 2**62, "replace")
+        assert 0 < chunk.positions <= most
+        metadata = encode_metadata(encode_chunk(chunk.with_verdicts("f" * 1_000)))
+        assert len(metadata.encode()) <= METADATA_LIMIT_BYTES
+        assert decode_chunk(decode_commit(0, metadata)) == chunk.with_verdicts("f" * 1_000)
+        for r in part:
+            if joined and (joined[-1].partition, joined[-1].end) == (r.partition, r.start):
+                joined[-1] = OffsetRange(r.partition, joined[-1].start, r.end)
+            else:
+                joined.append(r)
+    assert joined == ranges
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.sets(st.tuples(st.integers(0, 3), st.integers(0, 60)), min_size=1), st.randoms(use_true_random=False))
+def test_places_are_those_of_the_positions_and_others_have_none(positions: set[tuple[int, int]], random_) -> None:  # type: ignore[no-untyped-def]
+    ordered = sorted(positions)
+    chunk = open_chunk("replay", "g", "id", ranges_of(ordered), LIMITS, 1)
+    assert chunk.each_position() == ordered
+    asked = [(p, o) for p in range(5) for o in range(62)]
+    random_.shuffle(asked)
+    rows = pl.DataFrame(asked, schema={n: NO_EVENTS.schema[n] for n in POSITION}, orient="row")
+    found = placed(chunk, rows)
+    assert list(found.iter_rows()) == [(*at, ordered.index(at)) for at in asked if at in positions]
+    assert found.columns == [*POSITION, PLACE]

@@ -141,7 +141,7 @@ def run_drain(
             stop=stop,
             on_entry=land,
             observe=observe,
-            jump=None if jump_lag is None else Jump(log, delivery, retry, jump_lag, land, stop),
+            jump=None if jump_lag is None else Jump(log, delivery, retry, clock, jump_lag, land, stop),
         )
         ending = retry.call(lambda: ending_of(log, partitions))
         report.reason = drain.run(partitions, ending, has_predecessor=run.has_predecessor)

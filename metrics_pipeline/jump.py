@@ -13,7 +13,7 @@ from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.offsets import OffsetRange
 from metrics_pipeline.core.owed import HOUR_SECONDS, OwedEntry, owed_batch
 from metrics_pipeline.delivery import Delivery
-from metrics_pipeline.ports import Log
+from metrics_pipeline.ports import Clock, Log
 from metrics_pipeline.retry import Retry
 
 logger = logging.getLogger("metrics_pipeline.jump")
@@ -32,6 +32,7 @@ class Jump:
     log: Log
     delivery: Delivery
     retry: Retry
+    clock: Clock
     lag_offsets: int
     on_entry: Callable[[LedgerEntry], None]
     stop: Callable[[], bool]
@@ -45,7 +46,7 @@ class Jump:
         if lag <= self.lag_offsets:
             return reached
         logger.warning("%d offsets behind: skipping them, they are owed until a fill has landed them", lag)
-        for entry in skipped_hours(self.log, self.retry, positions, heads):
+        for entry in skipped_hours(self.log, self.retry, positions, heads, self.clock.now_ms()):
             if self.stop():
                 break
             self.on_entry(self.delivery.deliver(owed_batch(entry)))
@@ -54,29 +55,33 @@ class Jump:
 
 
 def skipped_hours(
-    log: Log, retry: Retry, positions: Mapping[int, int], heads: Mapping[int, int]
+    log: Log, retry: Retry, positions: Mapping[int, int], heads: Mapping[int, int], now_ms: int
 ) -> Iterator[OwedEntry]:
-    """What lies between `positions` and `heads` (partition -> offset), by hours, the oldest first."""
+    """What lies between `positions` and `heads` (partition -> offset), by hours, the oldest first.
+
+    `now_ms` is about where the last hour is: off by much, it takes some more questions.
+    """
     behind = {p: OffsetRange(p, position, heads[p]) for p, position in positions.items() if position < heads[p]}
     if behind:
-        yield from _Hours(log, retry, behind).entries()
+        yield from _Hours(log, retry, behind, now_ms).entries()
 
 
 class _Hours:
     """Cuts ranges at hours. Finds the times of their ends by bisection: nothing is read of the messages."""
 
-    def __init__(self, log: Log, retry: Retry, ranges: Mapping[int, OffsetRange]) -> None:
+    def __init__(self, log: Log, retry: Retry, ranges: Mapping[int, OffsetRange], now_ms: int) -> None:
         self._log = log
         self._retry = retry
         self._starts = {p: r.start for p, r in ranges.items()}
         self._ends = {p: r.end for p, r in ranges.items()}
+        self._now = min(max(now_ms // _MINUTE_MS, 1), _LAST_MINUTE - 1)
 
     def entries(self) -> Iterator[OwedEntry]:
         messages = self._at(0)
         if messages == self._ends:
             return  # Control records alone: nothing to skip.
-        first = _last_where(lambda minute: self._at(minute) == messages)
-        end = _last_where(lambda minute: self._at(minute) != self._ends) + 1
+        first = _last_where(lambda minute: self._at(minute) == messages, self._now)
+        end = _last_where(lambda minute: self._at(minute) != self._ends, self._now) + 1
         reached = self._starts
         hours = self._split(first // _HOUR_MINUTES, -(-end // _HOUR_MINUTES), messages, self._ends)
         for number, (hour, hour_ends) in enumerate(hours, 1):
@@ -111,9 +116,9 @@ class _Hours:
         return {p: min(max(found.get(p, end), self._starts[p]), end) for p, end in self._ends.items()}
 
 
-def _last_where(holds: Callable[[int], bool]) -> int:
-    """The last minute of which it holds, if it holds of all before; 0 where of none."""
-    low, high = 0, _LAST_MINUTE
+def _last_where(holds: Callable[[int], bool], near: int) -> int:
+    """The last minute of which it holds, if it holds of all before; 0 where of none. It is sought around `near`."""
+    low, high = _around(holds, near)
     while high - low > 1:
         middle = (low + high) // 2
         if holds(middle):
@@ -121,3 +126,17 @@ def _last_where(holds: Callable[[int], bool]) -> int:
         else:
             high = middle
     return low
+
+
+def _around(holds: Callable[[int], bool], near: int) -> tuple[int, int]:
+    """A minute of which it holds, or the first one, and a later one of which it doesn't, or the last."""
+    step = 1
+    if holds(near):
+        low = near
+        while low + step < _LAST_MINUTE and holds(low + step):
+            low, step = low + step, 2 * step
+        return low, min(low + step, _LAST_MINUTE)
+    high = near
+    while high - step > 0 and not holds(high - step):
+        high, step = high - step, 2 * step
+    return max(0, high - step), high

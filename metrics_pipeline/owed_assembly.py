@@ -26,11 +26,13 @@ from metrics_pipeline.clickhouse.owed import ClickHouseOwed
 from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.core.batch import BatchLimits
 from metrics_pipeline.core.chunk import SLOT, decode_chunk
+from metrics_pipeline.core.ending import Reason
 from metrics_pipeline.core.grains import UNIT
 from metrics_pipeline.core.ledger import FILL, LedgerEntry, minutes_of
 from metrics_pipeline.core.offsets import OffsetRange, Owner, open_batches
 from metrics_pipeline.core.owed import OwedEntry
 from metrics_pipeline.delivery import Delivery, Source
+from metrics_pipeline.errors import StopError
 from metrics_pipeline.jump import skipped_hours
 from metrics_pipeline.kafka.admin import describe_topic
 from metrics_pipeline.kafka.lag import read_lag
@@ -51,6 +53,8 @@ logger = logging.getLogger("metrics_pipeline.fill")
 
 FILL_OWNER = Owner(1, 0)
 """Of the side group of fills: one at a time."""
+JUMP_ATTEMPTS = 5
+"""The relay starts a drain some seconds after the one before was fenced, which is longer than a jump takes."""
 
 
 def shards_of(settings: Settings, shard: int | None) -> tuple[int, ...]:
@@ -66,7 +70,8 @@ def preview_jump(settings: Settings, shards: Sequence[int]) -> tuple[OwedEntry, 
     partitions = [p for shard in shards for p in shard_owner(settings, shard, tuple(lags)).partitions(lags)]
     with KafkaLog(address, settings.kafka) as log:
         heads = {p: max(lags[p].high, lags[p].next_offset) for p in partitions}
-        return tuple(skipped_hours(log, retry, {p: lags[p].next_offset for p in partitions}, heads))
+        positions = {p: lags[p].next_offset for p in partitions}
+        return tuple(skipped_hours(log, retry, positions, heads, SystemClock().now_ms()))
 
 
 def jump_to_head(
@@ -79,12 +84,22 @@ def jump_to_head(
 ) -> int:
     """Let these shards go on at the head, fencing their drains; returns the offsets that are owed since.
 
-    Each is a drain run that jumps and ends. The next drain goes on at the head.
+    Each is a drain run that jumps and ends; the next drain goes on at the head. One that the relay starts meanwhile
+    fences the jump, which then tries again. Raises StopError if it is fenced every time.
     """
     owed = 0
     for shard in shards:
-        run = DrainRun(f"{run_id}-{shard}" if len(shards) > 1 else run_id, shard, is_jumping=True)
-        owed += run_drain(settings, run, at_once, stop=stop, on_entry=on_entry).owed
+        run = DrainRun(run_id, shard, is_jumping=True)
+        for _ in range(JUMP_ATTEMPTS):
+            report = run_drain(settings, run, at_once, stop=stop, on_entry=on_entry)
+            owed += report.owed
+            if report.reason is not Reason.FENCED:
+                break
+        else:
+            raise StopError(
+                f"shard {shard}: new drains fenced the jump {JUMP_ATTEMPTS} times, {owed} offsets are owed so far: "
+                "stop what starts them (the sensor `relay`) for a moment, or set METRICS_DRAIN__JUMP_LAG_OFFSETS for it"
+            )
     return owed
 
 

@@ -11,7 +11,7 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from prometheus_client import CollectorRegistry
 
-from metrics_pipeline.assembly import DrainRun, at_once, audit, run_drain, until_window_ends
+from metrics_pipeline.assembly import DrainRun, at_once, audit, run_drain, until_caught_up, until_window_ends
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.questions.completeness import incomplete_minutes
 from metrics_pipeline.clickhouse.signals import LedgerScope, read_flow, read_landed
@@ -23,7 +23,7 @@ from metrics_pipeline.errors import FencedError, RetryableError
 from metrics_pipeline.exporter.collector import PipelineCollector
 from metrics_pipeline.observe import look
 from metrics_pipeline.owed import FillReport
-from metrics_pipeline.owed_assembly import fill_owed, owed_ranges
+from metrics_pipeline.owed_assembly import fill_owed, jump_to_head, owed_ranges
 from metrics_pipeline.settings import Settings, kafka_address
 from metrics_pipeline.steps import Step
 from tests.integration.events import events
@@ -152,6 +152,29 @@ def test_live_events_are_fresh_while_a_long_backlog_is_owed_and_all_of_it_lands_
     drain_once(settings)
     assert_exact(settings, events=320_000)
     assert audit(settings).owed_offsets == 0
+
+
+def test_a_jump_that_a_new_drain_fences_tries_again(settings: Settings) -> None:
+    small = settings.model_copy(update={"drain": settings.drain.model_copy(update={"flush_events": 100})})
+    hour_ms = time.time_ns() // 1_000_000 // HOUR_MS * HOUR_MS
+    for hour in (3, 2, 1):
+        send_at(settings, 1_000, hour_ms - hour * HOUR_MS, seed=hour)
+    fencing: list[DrainReport] = []
+
+    def drain_a_little(_entry: object) -> None:
+        """After the first hour was skipped, a new drain takes over for two batches."""
+        if not fencing:
+            seen: list[object] = []
+            run = DrainRun("relayed")
+            fencing.append(run_drain(small, run, until_caught_up, stop=lambda: len(seen) > 1, on_entry=seen.append))
+
+    owed = jump_to_head(settings, (0,), "jump", on_entry=drain_a_little)
+    drained = fencing[0].consumed
+    assert 0 < drained < 2_000
+    assert owed == 3_000 - drained
+    assert sum(entry.offsets for entry in owed_ranges(settings)) == owed
+    fill_owed(settings, None, "fill")
+    assert_exact(settings, events=3_000)
 
 
 def test_only_what_is_owed_within_the_asked_ranges_is_filled(settings: Settings) -> None:

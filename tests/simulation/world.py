@@ -139,7 +139,7 @@ class World:
             stop=lambda: False,
             on_entry=land,
             observe=observe,
-            jump=Jump(log, delivery, retry, 0, land, lambda: False) if run.is_jumping else None,
+            jump=Jump(log, delivery, retry, self.clock, 0, land, lambda: False) if run.is_jumping else None,
         )
         partitions = run.owner.partitions(log.partitions())
         ending: Ending = AtWindowEnd(window_seconds=4.0, idle_seconds=1.5, handover_seconds=1.0)

@@ -45,7 +45,7 @@ def _minutes(first: str, last: str, reason: str, source: str) -> str:
     return f"""SELECT toDateTime(arrayJoin(range(
         greatest(toUnixTimestamp(toStartOfMinute({first})), toUnixTimestamp({_START})),
         least(toUnixTimestamp({last}) + 1, toUnixTimestamp({_END})), 60)), 'UTC') AS minute,
-    '{reason}' AS reason
+    {reason} AS reason
     FROM ({source})"""
 
 
@@ -91,13 +91,11 @@ _FILLS = f"""SELECT topic_id, p, skipped.s AS s, sum(filled.e - filled.s) AS off
     WHERE filled.s < skipped.e
     GROUP BY topic_id, p, s"""
 """What fills landed of each range that was skipped: a batch of theirs never holds parts of two."""
-_SKIPPED_AND_FILLED = f"""SELECT first_message AS first, last_message AS last, skipped.e - skipped.s AS offsets,
-        fills.offsets AS filled, fills.lost AS lost
+_OWED_OR_LOST = f"""SELECT DISTINCT first_message AS first, last_message AS last, arrayJoin(arrayFilter(r -> r != '', [
+        if(fills.offsets < skipped.e - skipped.s, '{OWED}', ''), if(fills.lost > 0, '{LOST}', '')])) AS reason
     FROM ({_SKIPPED}) AS skipped
     LEFT JOIN ({_FILLS}) AS fills
         ON skipped.topic_id = fills.topic_id AND skipped.p = fills.p AND skipped.s = fills.s"""
-_STILL_OWED = f"SELECT DISTINCT first, last FROM ({_SKIPPED_AND_FILLED}) WHERE filled < offsets"
-_LOST_WHILE_OWED = f"SELECT DISTINCT first, last FROM ({_SKIPPED_AND_FILLED}) WHERE lost > 0"
 
 _LAGGING = f"""SELECT min(newest) AS first, now64(3, 'UTC') AS last FROM (
         SELECT argMax(last_message, visible_at) AS newest, max(visible_at) AS at
@@ -109,21 +107,19 @@ _LAGGING = f"""SELECT min(newest) AS first, now64(3, 'UTC') AS last FROM (
     ) WHERE at > newest + INTERVAL {LAG_SECONDS} SECOND
     HAVING count() > 0"""
 
-DAMAGED_MINUTES = f"""{_minutes("first", "last", DEAD_LETTERS, _MANY_DEAD)}
+DAMAGED_MINUTES = f"""{_minutes("first", "last", f"'{DEAD_LETTERS}'", _MANY_DEAD)}
     UNION ALL
-    {_minutes("first", "last", LOST, _LOST)}
+    {_minutes("first", "last", f"'{LOST}'", _LOST)}
     UNION ALL
-    {_minutes("first", "last", LOST, _LOST_WHILE_OWED)}
-    UNION ALL
-    {_minutes("first", "last", OWED, _STILL_OWED)}"""
+    {_minutes("first", "last", "reason", _OWED_OR_LOST)}"""
 """What stays incomplete, whatever drains do; rows as INCOMPLETE_MINUTES has them, perhaps more than once."""
 
 INCOMPLETE_MINUTES = f"""SELECT DISTINCT minute, reason FROM (
     {DAMAGED_MINUTES}
     UNION ALL
-    {_minutes("first", "last", LAG, _LAGGING)}
+    {_minutes("first", "last", f"'{LAG}'", _LAGGING)}
     UNION ALL
-    {_minutes("first", "last", NOT_OVER, "SELECT now64(3, 'UTC') AS first, first AS last")}
+    {_minutes("first", "last", f"'{NOT_OVER}'", "SELECT now64(3, 'UTC') AS first, first AS last")}
 )"""
 """A query, to be put in parentheses: rows (minute DateTime('UTC'), reason String) of whole minutes [start, end).
 

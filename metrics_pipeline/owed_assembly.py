@@ -132,7 +132,8 @@ def fill_owed(
         units.update(UNIT.floor(start) for start in minutes_of(events["timestamp"]).starts_seconds)
 
     with ExitStack() as stack:
-        client = retry.call(lambda: stack.enter_context(connect(settings)))
+        # One thread per query: the drains beside need the others.
+        client = retry.call(lambda: stack.enter_context(connect(settings, max_threads=1)))
         retry.call(lambda: check_schema(client, settings))
         log = retry.call(lambda: stack.enter_context(KafkaLog(address, settings.kafka)))
         store = stack.enter_context(FencedOffsets(address, side, FILL_OWNER, log.partitions()))

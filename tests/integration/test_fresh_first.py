@@ -1,5 +1,6 @@
 """Live events first, the backlog later, on a real broker and a real server: fresh at once, exact in the end."""
 
+import json
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,8 +11,10 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from prometheus_client import CollectorRegistry
+from typer.testing import CliRunner
 
 from metrics_pipeline.assembly import DrainRun, at_once, audit, run_drain, until_caught_up, until_window_ends
+from metrics_pipeline.cli import app
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.questions.completeness import incomplete_minutes
 from metrics_pipeline.clickhouse.signals import LedgerScope, read_flow, read_landed
@@ -192,6 +195,34 @@ def test_only_what_is_owed_within_the_asked_ranges_is_filled(settings: Settings)
     assert fill_owed(settings, [OffsetRange(0, 0, 14)], "again").total == 0
     fill_owed(settings, None, "rest")
     assert_exact(settings, events=30)
+
+
+def test_the_commands_say_what_they_would_do_and_do_it(settings: Settings) -> None:
+    send(settings, [*events(200), b"{"], partition=3)
+
+    def call(*arguments: str, answer: str | None = None, code: int = 0) -> str:
+        done = CliRunner().invoke(app, list(arguments), input=answer)
+        assert done.exit_code == code, done.output
+        return done.stdout
+
+    plan = json.loads(call("fresh-first", "--dry-run", "--json"))
+    assert plan["offsets"] == 201
+    assert [hour["ranges"] for hour in plan["hours"]] == [[{"partition": 3, "start": 0, "end": 201}]]
+    assert "201 offsets of 1 partitions would be skipped" in call("fresh-first", answer="n\n", code=1)
+    assert owed_ranges(settings) == ()
+    assert "201 offsets are owed" in call("fresh-first", "--yes")
+    assert "no offsets would be skipped" in call("fresh-first", "--yes")
+    audited = json.loads(call("audit", "--json"))
+    assert audited["ok"]
+    assert audited["owed"] == {"offsets": 201, "ranges": [{"partition": 3, "start": 0, "end": 201}]}
+    assert "but for the 201 that are owed" in call("audit")
+    assert json.loads(call("status", "--json"))["owed_offsets"] == 201
+    assert "201 offsets of 1 partitions are owed" in call("fill", "--dry-run")
+    filled = json.loads(call("fill", "--json"))
+    assert (filled["owed"], filled["filled"], filled["inserted"], filled["dead_letters"]) == (201, 201, 200, 1)
+    assert "no offsets are owed" in call("fill", "--dry-run")
+    assert json.loads(call("audit", "--json"))["owed"] == {"offsets": 0, "ranges": []}
+    assert_exact(settings, events=200, dead=1)
 
 
 def test_of_two_fills_the_newer_fences_the_older(settings: Settings) -> None:

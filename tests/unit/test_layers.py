@@ -98,6 +98,17 @@ FORBIDDEN = {
     ),
     "delivery.py": ("confluent_kafka", "clickhouse_connect", "dagster"),
     "takeover.py": ("confluent_kafka", "clickhouse_connect", "dagster"),
+    **dict.fromkeys(
+        ("jump.py", "owed.py", "ranges.py", "settling.py"),
+        (
+            "confluent_kafka",
+            "clickhouse_connect",
+            "dagster",
+            "metrics_pipeline.kafka",
+            "metrics_pipeline.clickhouse",
+            "metrics_pipeline.settings",
+        ),
+    ),
 }
 
 

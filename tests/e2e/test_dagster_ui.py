@@ -17,7 +17,6 @@ import pytest
 from metrics_pipeline.assembly import prepare
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.definitions import defs
-from metrics_pipeline.defs.rollups import BUILT_ASSETS
 from metrics_pipeline.loadgen.plan import LoadPlan
 from metrics_pipeline.loadgen.run import produce
 from metrics_pipeline.local.clickhouse import ClickHouseServer
@@ -28,10 +27,10 @@ from metrics_pipeline.settings import Settings, load_settings
 from tests.browser import Page, browser, opened_browser
 from tests.receivers import HttpReceiver, http_receiver
 
-BACKFILLED = sorted(key.path for key in BUILT_ASSETS["1h"].keys)
-"""What is backfilled: assets that are made together."""
-PARTITIONS = [f"{datetime.now(UTC) - timedelta(days=days):%Y-%m-%d}" for days in (2, 1, 0)]
-"""Three neighbours of theirs."""
+BACKFILLED = [["replay"]]
+"""What is backfilled."""
+PARTITIONS = [f"{datetime.now(UTC) - timedelta(hours=hours):%Y-%m-%d-%H}:00" for hours in (2, 1, 0)]
+"""Three hours: the load is in the last of them."""
 CHECKS = ("audit", "drift", "check_dead_letters", "freshness")
 """Jobs that evaluate all checks but the canary's, which is off by default."""
 LOAD = LoadPlan(rate=0, events=20_000, duplicates=0.02, late=0.02, malformed=0.01, seed=7)

@@ -316,7 +316,7 @@ def test_a_crash_while_events_are_taken_back_is_made_good(settings: Settings) ->
 
 
 def test_a_drain_that_dies_in_that_moment_keeps_what_it_stored(settings: Settings) -> None:
-    """Its successor finds the fill's rows of the same events, too; the fill takes these back, so they are the drain's."""
+    """Its successor finds the fill's rows of the same events, too; the fill takes these back: they are the drain's."""
     noon_ms = (time.time_ns() // 1_000_000 // DAY_MS - 1) * DAY_MS + DAY_MS // 2
     repeated = events(200, seed=1, timestamp=noon_ms)
     send(settings, [*repeated, *events(300, seed=2)], partition=0)

@@ -80,7 +80,7 @@ def replay(context: AssetExecutionContext, config: ReplayConfig, pipeline: Pipel
 
 
 replay_job = define_asset_job(
-    "replay",
+    "replay_hours",
     selection=AssetSelection.assets(replay),
     executor_def=in_process_executor,
     tags=TAGS,

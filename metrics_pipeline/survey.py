@@ -27,14 +27,15 @@ from metrics_pipeline.core.replay import (
     make_plan,
     minutes_of_events,
     plan_hour,
+    rows_of_events,
     rows_of_messages,
     still_to_land,
-    to_be_judged,
     with_accounts,
+    without_letters,
     without_right_row,
     wrong_rows,
 )
-from metrics_pipeline.event import NO_DEAD_LETTERS, NO_EVENTS
+from metrics_pipeline.event import IDENTITY, NO_DEAD_LETTERS, NO_EVENTS
 from metrics_pipeline.ports import BookReader, Clock, LetterStore, Log, ReplayBooks, StoredEvents
 from metrics_pipeline.ranges import UNLIMITED, RangeReader
 from metrics_pipeline.retry import Retry
@@ -113,13 +114,17 @@ class Survey:
 
     def examine(self, read: Read, ranges: Sequence[OffsetRange], mode: Mode, now_ms: int) -> tuple[Found, int]:
         """What has to change for messages of these ranges; and how many dead letters among them are good today."""
-        window = self._window(read, ranges, mode)
-        wrong = NO_ROWS
-        if mode is Mode.REPLACE:
-            contents = self._retry.call(lambda: self._events.contents(window.decoded.events))
-            wrong = wrong_rows(window, contents)
-        candidates = without_right_row(window, wrong)
-        stored = self._retry.call(lambda: self._events.of(candidates))
+        origins = lineage_frame(read.messages)
+        letters = self._retry.call(lambda: self._letters.within(self.topic_id, ranges))
+        decoded = without_letters(read.decoded, letters)
+        if mode is Mode.FILL:
+            stored = self._stored(decoded.events)
+            window = Window(origins, self._rows_of(decoded, stored, ranges), letters, decoded)
+            wrong = NO_ROWS
+        else:
+            window = Window(origins, self._rows_at(origins, ranges, with_content=True), letters, decoded)
+            wrong = wrong_rows(window, self._retry.call(lambda: self._events.contents(decoded.events)))
+            stored = self._stored(without_right_row(window, wrong))
         found = examine(window, wrong, stored, mode, closed_until(now_ms))
         return found, len(read.decoded.events.join(still_to_land(window), on=ORIGIN, how="semi"))
 
@@ -131,20 +136,22 @@ class Survey:
             lost = self._retry.call(lambda: self._books.lost_letters(ranges, first, last))
         return make_plan(found, lost, self._deficits(found), mode)
 
-    def _window(self, read: Read, ranges: Sequence[OffsetRange], mode: Mode) -> Window:
-        origins = lineage_frame(read.messages)
-        rows, letters = NO_ROWS, self._retry.call(lambda: self._letters.within(self.topic_id, ranges))
-        if len(origins):
-            first, last = _times(origins)
-            with_content = mode is Mode.REPLACE
-            found = self._retry.call(lambda: self._events.at(ranges, first, last, with_content=with_content))
-            rows = rows_of_messages(found, origins)
-        judged = to_be_judged(origins, rows, letters, mode)
-        decoded = Decoded(
-            read.decoded.events.join(judged, on=ORIGIN, how="semi", maintain_order="left"),
-            read.decoded.dead_letters.join(judged, on=ORIGIN, how="semi", maintain_order="left"),
-        )
-        return Window(origins, rows, letters, decoded)
+    def _rows_of(self, decoded: Decoded, stored: pl.DataFrame, ranges: Sequence[OffsetRange]) -> pl.DataFrame:
+        """Rows by what they are; by where they come from, which costs more, only for messages without such a row."""
+        missing = decoded.events.join(stored, on=IDENTITY, how="anti")
+        doubtful = pl.concat([frame.select(ORIGIN) for frame in (missing, decoded.dead_letters)])
+        by_origin = self._rows_at(doubtful, ranges, with_content=False)
+        return pl.concat([rows_of_events(decoded.events, stored), by_origin])
+
+    def _rows_at(self, origins: pl.DataFrame, ranges: Sequence[OffsetRange], *, with_content: bool) -> pl.DataFrame:
+        if not len(origins):
+            return NO_ROWS
+        first, last = _times(origins)
+        found = self._retry.call(lambda: self._events.at(ranges, first, last, with_content=with_content))
+        return rows_of_messages(found, origins)
+
+    def _stored(self, events: pl.DataFrame) -> pl.DataFrame:
+        return self._retry.call(lambda: self._events.of(events))
 
     def _deficits(self, found: Found) -> Mapping[int, int]:
         """Minute -> events that the ledger has accounted for and raw_events lacks; only minutes that can be judged."""

@@ -11,7 +11,7 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.schema import RAW_EVENTS, REPLAY_PLAN
-from metrics_pipeline.clickhouse.warehouse import CANDIDATES, external
+from metrics_pipeline.clickhouse.warehouse import CANDIDATES, external, fresh_and_late
 from metrics_pipeline.core.chunk import ORIGIN, POSITION, Chunk
 from metrics_pipeline.core.offsets import OffsetRange
 from metrics_pipeline.core.replay import CONTENT, ROW_SCHEMA, PlanStep
@@ -71,15 +71,17 @@ class ClickHouseEvents:
     def of(self, events: pl.DataFrame) -> pl.DataFrame:
         columns = [*IDENTITY, *ORIGIN]
         schema = pl.Schema({name: EVENT_SCHEMA[name] for name in columns})
-        if not len(events):
-            return pl.DataFrame(schema=schema)
+        parts = [part for part in fresh_and_late(events.select(columns)) if len(part)]
+        return pl.concat([pl.DataFrame(schema=schema), *(self._of(part).cast(schema) for part in parts)])
+
+    def _of(self, events: pl.DataFrame) -> pl.DataFrame:
         found = self._frame(
             f"looking up {len(events)} events of a replay",
             _OF_SQL,
             {"first": events["timestamp"].min(), "last": events["timestamp"].max()},
             external_data=external("candidates", CANDIDATES, events.select(IDENTITY)),
         )
-        return found.select(columns).cast(schema)
+        return found.select(events.columns)
 
     def at(self, ranges: Sequence[OffsetRange], first: datetime, last: datetime, *, with_content: bool) -> pl.DataFrame:
         sql = _AT_SQL.format(content=_CONTENT if with_content else "0")

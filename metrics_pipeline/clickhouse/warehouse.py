@@ -77,9 +77,7 @@ class ClickHouseWarehouse:
         self._token_window_blocks = token_window_blocks
 
     def existing(self, events: pl.DataFrame, batch: Sequence[OffsetRange]) -> pl.DataFrame:
-        times_ms = events["timestamp"].cast(pl.Int64)
-        is_fresh = (times_ms - times_ms.median()).abs() <= FRESH_SPAN_MS
-        return pl.concat([self._look_up(part, batch) for part in (events.filter(is_fresh), events.filter(~is_fresh))])
+        return pl.concat([self._look_up(part, batch) for part in fresh_and_late(events)])
 
     def insert_events(self, events: pl.DataFrame, token: str) -> None:
         self._insert(RAW_EVENTS.name, events, token)
@@ -248,6 +246,13 @@ def _ledger_row(entry: LedgerEntry) -> dict[str, Any]:
         "restored": entry.restored,
         "added_dead_letters": entry.added_dead_letters,
     }
+
+
+def fresh_and_late(events: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Parts to be looked up apart: what is near in time, and stragglers."""
+    times_ms = events["timestamp"].cast(pl.Int64)
+    is_fresh = (times_ms - times_ms.median()).abs() <= FRESH_SPAN_MS
+    return events.filter(is_fresh), events.filter(~is_fresh)
 
 
 def insert_once(client: Client, table: str, rows: pl.DataFrame, token: str) -> None:

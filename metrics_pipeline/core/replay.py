@@ -11,7 +11,7 @@ from itertools import groupby
 
 import polars as pl
 
-from metrics_pipeline.core.chunk import ORIGIN, POSITION
+from metrics_pipeline.core.chunk import ORIGIN, POSITION, own_rows
 from metrics_pipeline.core.dead_letters import Outcome
 from metrics_pipeline.core.decode import Decoded
 from metrics_pipeline.core.grains import SETTLE_SECONDS, UNIT
@@ -121,7 +121,7 @@ class Window:
     """What is known of the messages of some ranges.
 
     `origins` are all messages, `rows` (ROW_SCHEMA) those rows of raw_events that stem from them, `letters` dead letters
-    at their positions, `decoded` what today's rules say of the messages that matter in this mode.
+    at their positions, `decoded` what today's rules say of all others.
     """
 
     origins: pl.DataFrame
@@ -223,10 +223,16 @@ def rows_of_messages(rows: pl.DataFrame, origins: pl.DataFrame) -> pl.DataFrame:
     return rows.join(origins, on=ORIGIN, how="semi", maintain_order="left")
 
 
-def to_be_judged(origins: pl.DataFrame, rows: pl.DataFrame, letters: pl.DataFrame, mode: Mode) -> pl.DataFrame:
-    """The messages (columns ORIGIN) that a replay has to decode."""
-    others = origins.join(letters, on=POSITION, how="anti", maintain_order="left")
-    return others if mode is Mode.REPLACE else others.join(rows, on=ORIGIN, how="anti", maintain_order="left")
+def without_letters(decoded: Decoded, letters: pl.DataFrame) -> Decoded:
+    """What the rules say of the messages that are no dead letters: those are left to their own replay."""
+    events = decoded.events.join(letters, on=POSITION, how="anti", maintain_order="left")
+    return Decoded(events, decoded.dead_letters.join(letters, on=POSITION, how="anti", maintain_order="left"))
+
+
+def rows_of_events(events: pl.DataFrame, stored: pl.DataFrame) -> pl.DataFrame:
+    """The rows (ROW_SCHEMA, without content) of those events that raw_events has from their own messages."""
+    own = own_rows(events, stored)
+    return own.select(*IDENTITY, *ORIGIN, pl.lit(0).alias(CONTENT)).cast(ROW_SCHEMA)
 
 
 def wrong_rows(window: Window, contents: pl.DataFrame) -> pl.DataFrame:

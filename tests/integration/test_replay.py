@@ -19,6 +19,7 @@ from metrics_pipeline.errors import FencedError
 from metrics_pipeline.event import IDENTITY
 from metrics_pipeline.loadgen.plan import LoadPlan
 from metrics_pipeline.loadgen.run import produce
+from metrics_pipeline.owed_assembly import jump_to_head
 from metrics_pipeline.replay import HourReport
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.steps import HourStep, Step
@@ -378,3 +379,17 @@ def test_beside_live_drains_of_the_same_hour_the_books_stay_exact(settings: Sett
     last = replay(settings)
     assert last.changed == 0
     assert_exact(settings, events=3_000 + summary.unique_events, dead=summary.malformed)
+
+
+def test_what_drains_have_skipped_of_an_hour_is_filled_first(settings: Settings) -> None:
+    send(settings, past_events(300))
+    drain_once(settings)
+    send(settings, past_events(400, seed=1))
+    assert jump_to_head(settings, (0,), "jump") == 400
+    command(settings, "DELETE FROM raw_events WHERE service = 'service-1'")
+    would = shown(settings)
+    assert (would.owed, would.unaccounted) == (400, 0)
+    report = replay(settings)
+    assert (report.owed, report.messages, report.unaccounted) == (400, 700, 0)
+    assert report.restored == would.restored
+    assert_exact(settings, events=700)

@@ -35,9 +35,9 @@ from metrics_pipeline.core.replay import (
     planned_letters,
     spans_of,
     still_to_land,
-    to_be_judged,
     windows,
     with_accounts,
+    without_letters,
     wrong_rows,
 )
 from metrics_pipeline.event import IDENTITY
@@ -77,17 +77,8 @@ def look(
     messages = messages_of(sent)
     origins = lineage_frame(messages)
     own = core.rows_of_messages(rows, origins)
-    judged = to_be_judged(origins, own, letters, mode)
-    decoded = decode(messages, LIMITS)
-    window = Window(
-        origins,
-        own,
-        letters,
-        type(decoded)(
-            decoded.events.join(judged, on=ORIGIN, how="semi", maintain_order="left"),
-            decoded.dead_letters.join(judged, on=ORIGIN, how="semi", maintain_order="left"),
-        ),
-    )
+    decoded = without_letters(decode(messages, LIMITS), letters)
+    window = Window(origins, own, letters, decoded)
     wrong = NO_ROWS
     if mode is Mode.REPLACE:
         contents = window.decoded.events.with_columns(content_hash(decoded.events).alias(CONTENT))

@@ -1,0 +1,102 @@
+"""Replays of hours beside live events: `python -m benchmarks.replay [--rate 20000] [--seconds 120] [--events 3000000]`
+
+Starts engines of its own, lands a history of which some events are days late, then sends live events and starts drains
+one after the other as the relay does. Says how fresh live events are alone, and while hours are replayed without end:
+first with a loss that is restored (the late events are deleted from raw_events), then with nothing to do, then in mode
+replace. At the end the audit has to be exact.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+from benchmarks.fresh_first import command, drains, engines, live, run
+from clickhouse_connect.driver.client import Client
+
+from metrics_pipeline.assembly import prepare
+from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.loadgen.plan import LoadPlan
+from metrics_pipeline.loadgen.run import produce
+from metrics_pipeline.settings import load_settings
+
+LATE_SHARE = 0.05
+WARM_UP_SECONDS = 10
+GOAL_RATIO = 1.5
+
+_AGES = """
+    SELECT quantilesExactWeighted(0.5, 0.99, 1)(age, weight), sum(weight) FROM batches
+    ARRAY JOIN freshness_ms AS age, freshness_events AS weight
+    WHERE source = 'drain' AND visible_at >= {since:DateTime64(3, 'UTC')} AND visible_at < {until:DateTime64(3, 'UTC')}
+"""
+
+
+def replays(home: Path, seconds: float, mode: str) -> list[dict[str, object]]:
+    """One replay of the last hours after the other, for so long; returns what each reported."""
+    reports: list[dict[str, object]] = []
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        arguments = command("replay", "--from", "2 hours ago", "--mode", mode, "--yes", "--json")
+        with (home / "replay.log").open("ab") as log:
+            done = subprocess.run(arguments, stdout=subprocess.PIPE, stderr=log, text=True, check=True)
+        reports.append(json.loads(done.stdout))
+    return reports
+
+
+def watched(client: Client, name: str, since: float) -> float:
+    """Says how fresh live events were since then; returns the 99th percentile."""
+    ages, events = client.query(_AGES, parameters={"since": since, "until": time.time()}).result_rows[0]
+    p50, p99, most = (age / 1_000 for age in ages)
+    print(f"{name}: {events:,} live events, p50 {p50:.2f} s, p99 {p99:.2f} s, max {most:.2f} s", flush=True)
+    return p99
+
+
+def told(reports: list[dict[str, object]], seconds: float) -> str:
+    def total(name: str) -> int:
+        return sum(int(str(report[name])) for report in reports)
+
+    rate = total("messages") / seconds
+    return (
+        f"  {len(reports)} replays, {total('messages'):,} messages looked at ({rate:,.0f}/s), {total('restored'):,} "
+        f"rows restored, {total('replaced'):,} replaced, {total('units_repaired'):,} units repaired"
+    )
+
+
+def measure(home: Path, rate: int, seconds: float, events: int) -> None:
+    os.environ["METRICS_KAFKA__TOPIC"] = os.environ["METRICS_KAFKA__GROUP"] = "replay"
+    settings = load_settings()
+    prepare(settings)
+    produce(LoadPlan(rate=0, events=events, duplicates=0.02, late=LATE_SHARE, malformed=0.001), settings)
+    subprocess.run(command("drain", "--once"), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with connect(settings, lightweight_deletes_sync=2) as client:
+        with drains(home), live(home, rate):
+            time.sleep(WARM_UP_SECONDS)
+            began = time.time()
+            time.sleep(seconds)
+            alone = watched(client, "alone", began)
+            client.command("DELETE FROM raw_events WHERE timestamp < now64(3) - INTERVAL 1 HOUR")
+            for name, mode in (("restoring", "fill"), ("nothing to restore", "fill"), ("comparing", "replace")):
+                began = time.time()
+                reports = replays(home, seconds, mode)
+                p99 = watched(client, name, began)
+                print(told(reports, time.time() - began))
+                print(f"  p99 is {p99 / alone:.2f} times that of live events alone; goal {GOAL_RATIO}", flush=True)
+        subprocess.run(command("drain", "--once"), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    verdict = run("audit", "--json", accepts=(0, 1))
+    print(f"audit: {'exact' if verdict['ok'] else verdict['problems'][:3]}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rate", type=int, default=20_000)
+    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--events", type=int, default=3_000_000)
+    arguments = parser.parse_args()
+    with engines() as home:
+        measure(home, arguments.rate, arguments.seconds, arguments.events)
+
+
+if __name__ == "__main__":
+    main()

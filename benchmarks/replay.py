@@ -13,9 +13,9 @@ import subprocess
 import time
 from pathlib import Path
 
-from benchmarks.fresh_first import command, drains, engines, live, run
 from clickhouse_connect.driver.client import Client
 
+from benchmarks.fresh_first import command, drains, engines, live, run
 from metrics_pipeline.assembly import prepare
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.loadgen.plan import LoadPlan

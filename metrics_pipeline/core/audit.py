@@ -256,7 +256,10 @@ def _advice(m: MinuteDrift) -> str:
     if m.raw == m.rollup:
         return "both tables against the ledger: a ledger row was lost or changed, or something else inserts"
     if m.raw < m.ledger:
-        return "rows are missing in raw_events: look for deletes in system.mutations, restore them from the topic"
+        return (
+            "rows are missing in raw_events: look for deletes in system.mutations, restore them from the topic with "
+            "`metrics-pipeline replay` of the hours of their messages"
+        )
     return "rows in raw_events that no batch inserted: look for other writers in system.query_log"
 
 

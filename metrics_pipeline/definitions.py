@@ -17,7 +17,7 @@ from metrics_pipeline.defs.drift import check_rollups, drift_job, drift_schedule
 from metrics_pipeline.defs.fresh_first import fill_owed_job, fresh_first_job
 from metrics_pipeline.defs.freshness import check_freshness, freshness_job, freshness_schedule
 from metrics_pipeline.defs.relay import relay
-from metrics_pipeline.defs.replay import replay, replay_job
+from metrics_pipeline.defs.replay import owed_hours, replay, replay_job
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.rollups import BUILT_ASSETS, REBUILD_JOBS, stale_rollups
 
@@ -38,6 +38,6 @@ defs = Definitions(
         *REBUILD_JOBS.values(),
     ],
     schedules=[audit_schedule, drift_schedule, dead_letters_check_schedule, freshness_schedule, canary_schedule],
-    sensors=[relay, stale_rollups, alerts],
+    sensors=[relay, stale_rollups, owed_hours, alerts],
     resources={"pipeline": PipelineResource()},
 )

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 from dagster import (
     AssetExecutionContext,
@@ -12,21 +13,33 @@ from dagster import (
     BackfillPolicy,
     Config,
     DagsterExecutionInterruptedError,
+    DagsterInstance,
+    DagsterRunStatus,
+    DefaultSensorStatus,
     Failure,
     HourlyPartitionsDefinition,
     MaterializeResult,
+    RunRequest,
+    RunsFilter,
+    SensorEvaluationContext,
+    SkipReason,
     asset,
     define_asset_job,
     in_process_executor,
+    sensor,
 )
 from pydantic import Field
 
+from metrics_pipeline.core.owed import owed_hours as hours_of
 from metrics_pipeline.core.rebuilds import FIRST_DAY
 from metrics_pipeline.core.replay import Mode, hours_around
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, LIVE_ASSETS, RAW_EVENTS_ASSET, TOPIC
 from metrics_pipeline.defs.drain import RETRIES
+from metrics_pipeline.defs.fresh_first import fill_owed_job
+from metrics_pipeline.defs.relay import ACTIVE
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.errors import PipelineError, RetryableError
+from metrics_pipeline.owed_assembly import owed_ranges
 from metrics_pipeline.replay import HourReport
 from metrics_pipeline.replay_assembly import preview_hours, replay_hours
 from metrics_pipeline.settings import Settings
@@ -38,6 +51,8 @@ POOL = "replay"
 """One run at a time, also of a backfill that is launched from the asset's page: the instance gives a pool one slot."""
 TAGS = {"dagster/priority": "-20"}
 """Behind all others in the queue."""
+TICK_SECONDS = 60
+PAUSE_AFTER_FAILURE_SECONDS = 300
 
 
 class ReplayConfig(Config):
@@ -86,6 +101,40 @@ replay_job = define_asset_job(
     tags=TAGS,
     description="Replays hours of the topic: brings raw_events, dead_letters and rollups to what it says.",
 )
+
+
+@sensor(
+    job=replay_job,
+    minimum_interval_seconds=TICK_SECONDS,
+    default_status=DefaultSensorStatus.RUNNING,
+    description="Replays hours of which drains have skipped something, the newest first, one run at a time.",
+)
+def owed_hours(context: SensorEvaluationContext, pipeline: PipelineResource) -> RunRequest | SkipReason:
+    """Reads the ledger alone."""
+    settings = pipeline.settings()
+    try:
+        hours = hours_of(owed_ranges(settings))
+    except RetryableError as error:
+        return SkipReason(f"{error}; the next tick tries again")
+    if not hours:
+        return SkipReason("nothing is owed")
+    if job := _busy(context.instance):
+        return SkipReason(f"{len(hours)} hours are owed; a run of {job} is at it, or failed just now")
+    key = f"{datetime.fromtimestamp(hours[-1], UTC):%Y-%m-%d-%H:%M}"
+    return RunRequest(partition_key=key, tags=TAGS)
+
+
+def _busy(instance: DagsterInstance) -> str | None:
+    """The job whose run lands owed ranges right now; fills fence each other. Or has failed a moment ago."""
+    for job in (replay_job.name, fill_owed_job.name):
+        for record in instance.get_run_records(RunsFilter(job_name=job), limit=1):
+            ended_seconds = record.end_time or 0.0
+            has_failed = record.dagster_run.status == DagsterRunStatus.FAILURE
+            if record.dagster_run.status in ACTIVE or (
+                has_failed and datetime.now(UTC).timestamp() - ended_seconds < PAUSE_AFTER_FAILURE_SECONDS
+            ):
+                return job
+    return None
 
 
 def _replay(context: AssetExecutionContext, settings: Settings, hours: range, mode: Mode) -> HourReport:

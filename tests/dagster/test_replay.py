@@ -6,10 +6,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult, RunConfig
+from dagster import (
+    AssetKey,
+    DagsterInstance,
+    ExecuteInProcessResult,
+    RunConfig,
+    RunRequest,
+    build_sensor_context,
+)
 
 from metrics_pipeline.definitions import defs
-from metrics_pipeline.defs.replay import POOL, ReplayConfig
+from metrics_pipeline.defs.replay import POOL, ReplayConfig, owed_hours
+from metrics_pipeline.defs.resources import PipelineResource
+from metrics_pipeline.owed_assembly import jump_to_head, owed_ranges
 from metrics_pipeline.settings import Settings
 from tests.integration.hours import assert_exact, command, past_events, these_hours
 from tests.integration.pipeline import drain_once, send
@@ -64,6 +73,32 @@ def test_a_backfill_brings_back_what_was_lost(settings: Settings, instance: Dags
     assert_exact(settings, events=200, dead=1)
     again = figures(run(instance, mode="replace"))
     assert (again["restored"], again["replaced"], again["right"]) == (0, 0, 200)
+
+
+def test_hours_that_are_owed_are_replayed_by_themselves(settings: Settings, instance: DagsterInstance) -> None:
+    def tick() -> RunRequest | None:
+        context = build_sensor_context(
+            instance=instance, resources={"pipeline": PipelineResource()}, repository_def=defs.get_repository_def()
+        )
+        return next(iter(owed_hours.evaluate_tick(context).run_requests or []), None)
+
+    send(settings, past_events(100))
+    drain_once(settings)
+    assert tick() is None, "nothing is owed"
+    send(settings, past_events(200, seed=1))
+    assert jump_to_head(settings, (0,), "jump") == 200
+    requests = []
+    while (request := tick()) is not None:
+        requests.append(request)
+        assert len(requests) <= len(these_hours())
+        job = defs.resolve_job_def("replay_hours")
+        queued = instance.create_run_for_job(job, tags={"dagster/partition": str(request.partition_key)})
+        assert tick() is None, "one run at a time"
+        instance.delete_run(queued.run_id)
+        assert job.execute_in_process(instance=instance, partition_key=request.partition_key).success
+    assert requests
+    assert owed_ranges(settings) == ()
+    assert_exact(settings, events=300)
 
 
 def test_a_server_that_is_away_fails_the_run_by_name(

@@ -39,9 +39,9 @@ class Drained:
 
 
 def note_canaries(client: Client, name: str) -> None:
-    """One in time, one late, one that was never seen, in the last minute."""
-    scope, now_ms = LedgerScope(name, name), time.time_ns() // 1_000_000
-    canaries = [Canary(str(UUID(int=n)), Owner(2, n % 2), n % 2, now_ms - (50 - n) * 1_000) for n in range(3)]
+    """One in time, one late, one that was never seen, all of one point: a shard counts where it has one."""
+    scope, minute_ms = LedgerScope(name, name), (time.time_ns() // 60_000_000_000 - 1) * 60_000
+    canaries = [Canary(str(UUID(int=n)), Owner(2, n % 2), n % 2, minute_ms + n * 1_000) for n in range(3)]
     notes = CanaryNotes(client, scope, 30)
     notes.sent(canaries)
     notes.seen([Sighting(canaries[0], 0.8), Sighting(canaries[1], 40.0)])

@@ -8,6 +8,7 @@ from metrics_pipeline.core.grains import UNIT
 from metrics_pipeline.core.ledger import PartitionAccount
 from metrics_pipeline.core.minutes import MinuteDrift, UnnotedDrift
 from metrics_pipeline.core.offsets import OffsetRange, OpenBatch
+from metrics_pipeline.core.owed import HOUR_SECONDS
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -231,7 +232,7 @@ def _dead_letter_problems(totals: Iterable[PartitionTotals], found: Mapping[Part
         return []
     return [
         f"partition {t.key.partition}: {t.dead_letters} dead letters in the ledger, but dead_letters has "
-        f"{found.get(t.key, 0)} rows: look for deletes in system.mutations"
+        f"{found.get(t.key, 0)} rows: look for deletes in system.mutations; `metrics-pipeline replay` restores them"
         for t in totals
         if t.dead_letters != found.get(t.key, 0)
     ]
@@ -254,13 +255,24 @@ def _advice(m: MinuteDrift) -> str:
     if m.ledger is None or m.raw == m.ledger:
         return _rebuilding(m.minute)
     if m.raw == m.rollup:
-        return "both tables against the ledger: a ledger row was lost or changed, or something else inserts"
+        return (
+            "both tables against the ledger: a ledger row was lost or changed, or something else inserts"
+            f"{f', or both lost rows: {_replaying(m.minute)}' if m.raw < m.ledger else ''}"
+        )
     if m.raw < m.ledger:
         return (
-            "rows are missing in raw_events: look for deletes in system.mutations, restore them from the topic with "
-            "`metrics-pipeline replay` of the hours of their messages"
+            "rows are missing in raw_events: look for deletes in system.mutations, restore them from the topic: "
+            f"{_replaying(m.minute)}"
         )
     return "rows in raw_events that no batch inserted: look for other writers in system.query_log"
+
+
+def _replaying(minute: int) -> str:
+    hour = minute // HOUR_SECONDS * HOUR_SECONDS
+    return (
+        f"`metrics-pipeline replay --from {minute_name(hour)} --to {minute_name(hour + HOUR_SECONDS)}` (in "
+        "which the messages came, if they came late)"
+    )
 
 
 def _rebuilding(minute: int) -> str:

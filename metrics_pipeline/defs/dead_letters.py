@@ -1,8 +1,6 @@
 """Dead letters in Dagster: a job that replays them, and a check that warns before they are dropped."""
 
-import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 from dagster import (
@@ -12,7 +10,6 @@ from dagster import (
     AssetObservation,
     AssetSelection,
     Config,
-    DagsterExecutionInterruptedError,
     DefaultScheduleStatus,
     Failure,
     OpExecutionContext,
@@ -34,6 +31,7 @@ from metrics_pipeline.dead_letters import ReplayReport
 from metrics_pipeline.dead_letters_assembly import dead_letter_warnings, preview_dead_letters, replay_dead_letters
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, RAW_EVENTS_ASSET, ROLLUP_1M_ASSET
 from metrics_pipeline.defs.drain import RETRIES
+from metrics_pipeline.defs.interruptible import in_thread
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.errors import PipelineError, RetryableError
 from metrics_pipeline.settings import Settings
@@ -130,16 +128,10 @@ def _filter(config: ReplayConfig) -> LetterFilter:
 
 
 def _replay(context: OpExecutionContext, settings: Settings, wanted: LetterFilter) -> None:
-    """In a second thread: Dagster interrupts the first one anywhere, which must not hit a half-done step."""
-    stop = threading.Event()
-    with ThreadPoolExecutor(1, thread_name_prefix="replay") as pool:
-        future = pool.submit(replay_dead_letters, settings, wanted, context.run_id, stop=stop.is_set)
-        try:
-            _record(context, future.result())
-        except (DagsterExecutionInterruptedError, KeyboardInterrupt):
-            stop.set()
-            _record(context, future.result())
-            raise
+    in_thread(
+        lambda stop: replay_dead_letters(settings, wanted, context.run_id, stop=stop),
+        lambda report: _record(context, report),
+    )
 
 
 def _record(context: OpExecutionContext, report: ReplayReport) -> None:

@@ -1,15 +1,10 @@
 """The drain job: one run drains one shard for one window."""
 
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-
 from dagster import (
     AssetMaterialization,
     AssetSpec,
     Backoff,
     Config,
-    DagsterExecutionInterruptedError,
     Failure,
     Jitter,
     OpExecutionContext,
@@ -22,6 +17,7 @@ from pydantic import Field
 
 from metrics_pipeline.assembly import DrainRun, run_drain, until_window_ends
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, LIVE_ASSETS, RAW_EVENTS_ASSET
+from metrics_pipeline.defs.interruptible import in_thread
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.drain import DrainReport
 from metrics_pipeline.errors import PipelineError, RetryableError, StuckClientError
@@ -48,7 +44,7 @@ def drain_shard(context: OpExecutionContext, config: DrainConfig, pipeline: Pipe
     try:
         settings = pipeline.settings(shards=config.shards)
         run = DrainRun(context.run_id, config.shard, has_predecessor=config.has_predecessor)
-        _in_thread(
+        in_thread(
             lambda stop: run_drain(settings, run, until_window_ends(settings), stop=stop),
             lambda report: _record(context, config.shard, report),
         )
@@ -65,19 +61,6 @@ def drain_shard(context: OpExecutionContext, config: DrainConfig, pipeline: Pipe
 def drain() -> None:
     """One op: a drain run is one process."""
     drain_shard()
-
-
-def _in_thread(work: Callable[[Callable[[], bool]], DrainReport], record: Callable[[DrainReport], None]) -> None:
-    """Work in a second thread: Dagster interrupts the first one anywhere, which must not hit a half-done step."""
-    stop = threading.Event()
-    with ThreadPoolExecutor(1, thread_name_prefix="drain") as pool:
-        future = pool.submit(work, stop.is_set)
-        try:
-            record(future.result())
-        except (DagsterExecutionInterruptedError, KeyboardInterrupt):
-            stop.set()
-            record(future.result())
-            raise
 
 
 def _record(context: OpExecutionContext, shard: int, report: DrainReport) -> None:

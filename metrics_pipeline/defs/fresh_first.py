@@ -1,15 +1,12 @@
 """Live events before the backlog, in Dagster: a job that lets drains go on at the head, and one that fills the rest."""
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from dagster import (
     AssetMaterialization,
     AssetObservation,
     Config,
-    DagsterExecutionInterruptedError,
     Failure,
     OpExecutionContext,
     in_process_executor,
@@ -21,6 +18,7 @@ from pydantic import Field
 from metrics_pipeline.core.ledger import FILL
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, LIVE_ASSETS, RAW_EVENTS_ASSET
 from metrics_pipeline.defs.drain import RETRIES
+from metrics_pipeline.defs.interruptible import in_thread
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.errors import PipelineError, RetryableError
 from metrics_pipeline.owed import FillReport
@@ -48,17 +46,19 @@ def skip_backlog(context: OpExecutionContext, config: FreshFirstConfig, pipeline
             return sum(entry.offsets for entry in preview_jump(settings, shards))
         return jump_to_head(settings, shards, context.run_id, stop=stop)
 
-    owed = _in_thread(work)
-    context.log.info(f"{owed:,} offsets {'would be' if config.dry_run else 'are'} owed")
-    metadata = {"dry_run": config.dry_run, "owed_offsets": owed}
-    context.log_event(AssetObservation(RAW_EVENTS_ASSET.key, metadata=metadata))
+    def record(owed: int) -> None:
+        context.log.info(f"{owed:,} offsets {'would be' if config.dry_run else 'are'} owed")
+        metadata = {"dry_run": config.dry_run, "owed_offsets": owed}
+        context.log_event(AssetObservation(RAW_EVENTS_ASSET.key, metadata=metadata))
+
+    _done(work, record)
 
 
 @op(retry_policy=RETRIES)
 def fill_backlog(context: OpExecutionContext, pipeline: PipelineResource) -> None:
     """Land what is owed, exactly once, beside the drains. A cancel finishes the batch under way."""
     settings = pipeline.settings()
-    _record(context, _in_thread(lambda stop: _fill(context, settings, stop)))
+    _done(lambda stop: _fill(context, settings, stop), lambda report: _record(context, report))
 
 
 @job(
@@ -92,18 +92,9 @@ def _fill(context: OpExecutionContext, settings: Settings, stop: Callable[[], bo
     return fill_owed(settings, None, context.run_id, stop=stop, on_progress=show)
 
 
-def _in_thread(work: Callable[[Callable[[], bool]], _T]) -> _T:
-    """In a second thread: Dagster interrupts the first one anywhere, which must not hit a half-done step."""
-    stop = threading.Event()
+def _done(work: Callable[[Callable[[], bool]], _T], record: Callable[[_T], None]) -> None:
     try:
-        with ThreadPoolExecutor(1, thread_name_prefix="fresh-first") as pool:
-            future = pool.submit(work, stop.is_set)
-            try:
-                return future.result()
-            except (DagsterExecutionInterruptedError, KeyboardInterrupt):
-                stop.set()
-                future.result()
-                raise
+        in_thread(work, record)
     except RetryableError as error:
         raise Failure(str(error)) from error
     except PipelineError as error:

@@ -1,8 +1,6 @@
 """The replay of hours in Dagster: an asset with an hour per partition, so that a backfill in the UI replays hours."""
 
-import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 from dagster import (
@@ -12,7 +10,6 @@ from dagster import (
     AssetSelection,
     BackfillPolicy,
     Config,
-    DagsterExecutionInterruptedError,
     DagsterInstance,
     DagsterRunStatus,
     DefaultSensorStatus,
@@ -36,6 +33,7 @@ from metrics_pipeline.core.replay import Mode, hours_around
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, LIVE_ASSETS, RAW_EVENTS_ASSET, TOPIC
 from metrics_pipeline.defs.drain import RETRIES
 from metrics_pipeline.defs.fresh_first import fill_owed_job
+from metrics_pipeline.defs.interruptible import in_thread
 from metrics_pipeline.defs.relay import ACTIVE
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.errors import PipelineError, RetryableError
@@ -138,18 +136,10 @@ def _busy(instance: DagsterInstance) -> str | None:
 
 
 def _replay(context: AssetExecutionContext, settings: Settings, hours: range, mode: Mode) -> HourReport:
-    """In a second thread: Dagster interrupts the first one anywhere, which must not hit a half-done step."""
-    stop = threading.Event()
-    with ThreadPoolExecutor(1, thread_name_prefix="replay") as pool:
-        future = pool.submit(replay_hours, settings, hours, mode, context.run.run_id, stop=stop.is_set)
-        try:
-            report = future.result()
-        except (DagsterExecutionInterruptedError, KeyboardInterrupt):
-            stop.set()
-            _record(context, future.result())
-            raise
-    _record(context, report)
-    return report
+    return in_thread(
+        lambda stop: replay_hours(settings, hours, mode, context.run.run_id, stop=stop),
+        lambda report: _record(context, report),
+    )
 
 
 def _record(context: AssetExecutionContext, report: HourReport) -> None:

@@ -1,0 +1,28 @@
+"""Work that a cancelled run may not leave half done."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from dagster import DagsterExecutionInterruptedError
+
+_T = TypeVar("_T")
+
+
+def in_thread(work: Callable[[Callable[[], bool]], _T], record: Callable[[_T], None]) -> _T:
+    """Work in a second thread: Dagster interrupts the first one anywhere, which must not hit a half-done step.
+
+    `work` is given whether to stop; what it did is recorded whether the run was interrupted or not.
+    """
+    stop = threading.Event()
+    with ThreadPoolExecutor(1, thread_name_prefix="work") as pool:
+        future = pool.submit(work, stop.is_set)
+        try:
+            result = future.result()
+        except (DagsterExecutionInterruptedError, KeyboardInterrupt):
+            stop.set()
+            record(future.result())
+            raise
+    record(result)
+    return result

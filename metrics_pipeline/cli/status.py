@@ -1,5 +1,7 @@
 """`status`: what is going on."""
 
+from collections.abc import Mapping
+
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -31,11 +33,20 @@ def status(as_json: bool = typer.Option(False, "--json", help="Print the figures
         return
     table = Table(show_header=False, box=None)
     for name, value in figures.items():
-        table.add_row(name.replace("_", " "), str(value))
+        table.add_row(name.replace("_", " "), _said(value))
     console = Console()
     console.print(table)
     for warning in warnings:
         console.print(f"[yellow]![/] {warning}", soft_wrap=True)
+
+
+def _said(value: object) -> str:
+    """As people read it; what is not known is a dash."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_said(of_name)}" for name, of_name in value.items())
+    if isinstance(value, list):
+        return "; ".join(map(_said, value))
+    return "-" if value is None else str(value)
 
 
 def _figures(overview: Overview, runs: object, never_replayed: int) -> dict[str, object]:

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 
 .PHONY: help
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@echo "setting up $(VENV) ..."
@@ -49,9 +49,22 @@ DURATION ?=
 demo: setup ## run the whole pipeline under load: RATE=40000 DURATION=60
 	@$(BIN)/metrics-pipeline demo --rate $(RATE) $(if $(DURATION),--duration $(DURATION))
 
+WORKERS ?= 2
+
 .PHONY: test
-test: check ## lint, types, and all tests against real engines
-	$(BIN)/python -m pytest
+test: check ## lint, types, and all tests against real engines: WORKERS=2, each with engines of its own
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+# The chart that is rendered: see tests/kubernetes/test_chart.py.
+export DAGSTER_CHART ?=
+
+.PHONY: control-plane
+control-plane: setup ## build the control plane that the tests of Kubernetes run, once, for minutes: needs Go
+	@$(BIN)/python -m tests.kubernetes.program
+
+.PHONY: test-deploy
+test-deploy: control-plane ## the tests of image, Postgres, Terraform and Kubernetes
+	$(BIN)/python -m pytest tests/deploy tests/kubernetes
 
 SECONDS ?= 600
 SEED ?= 1
@@ -64,3 +77,12 @@ chaos: setup ## faults of all kinds under load, then the comparison: SECONDS=600
 bench: setup ## the benchmarks of docs/benchmarks.md
 	$(BIN)/python benchmarks/decode.py
 	$(BIN)/metrics-pipeline up --engines-only && $(BIN)/python benchmarks/commit_latency.py; $(BIN)/metrics-pipeline down
+
+.PHONY: sbom
+sbom: setup ## the bill of materials of the image, CycloneDX: dist/sbom.json
+	@mkdir -p dist
+	$(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements deploy/requirements.lock --output-file dist/sbom.json
+
+.PHONY: advisories
+advisories: setup ## known vulnerabilities in what the image holds
+	$(BIN)/uv tool run --quiet pip-audit==2.10.1 --requirement deploy/requirements.lock --require-hashes --disable-pip

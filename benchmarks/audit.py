@@ -18,6 +18,7 @@ from metrics_pipeline.audit import Audit
 from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.cluster import storage_of
 from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.core.audit import Verdict
 from metrics_pipeline.core.minutes import EVERYTHING, Scope
@@ -121,7 +122,7 @@ def main() -> None:
         try:
             settings = Settings(clickhouse=ClickHouseSettings(url=SecretStr(server.url), request_timeout_seconds=600))
             with connect(settings, mutations_sync=1) as client:
-                schema.apply(client, settings.clickhouse.deduplication_window_blocks)
+                schema.apply(client, storage_of(settings))
                 before = time.perf_counter()
                 fill(client, rows, days)
                 print(f"filled in {time.perf_counter() - before:.0f} s")

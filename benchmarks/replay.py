@@ -1,7 +1,7 @@
 """Replays of hours beside live events: `python -m benchmarks.replay [--rate 20000] [--seconds 120] [--events 3000000]`
 
 Starts engines of its own, lands a history of which some events are days late, then sends live events and starts drains
-one after the other as the relay does. Says how fresh live events are alone, and while hours are replayed without end:
+one after the other as the relay does. Says how fresh live events are alone, and while hours are replayed all the time:
 first with a loss that is restored (the late events are deleted from raw_events), then with nothing to do, then in mode
 replace. At the end the audit has to be exact.
 """
@@ -9,6 +9,7 @@ replace. At the end the audit has to be exact.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -34,14 +35,22 @@ _AGES = """
 
 
 def replays(home: Path, seconds: float, mode: str) -> list[dict[str, object]]:
-    """One replay of the last hours after the other, for so long; returns what each reported."""
+    """One replay of the last hours after the other, for so long; returns what each reported. The last one is told to
+    stop: the hours hold the live events, too, so each would take longer than the one before."""
     reports: list[dict[str, object]] = []
     ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
+    while (left := ends - time.monotonic()) > 0:
         arguments = command("replay", "--from", "2 hours ago", "--mode", mode, "--yes", "--json")
         with (home / "replay.log").open("ab") as log:
-            done = subprocess.run(arguments, stdout=subprocess.PIPE, stderr=log, text=True, check=True)
-        reports.append(json.loads(done.stdout))
+            process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=log, text=True)
+        try:
+            said, _ = process.communicate(timeout=left)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGTERM)
+            said, _ = process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"a replay ended with {process.returncode}: see {home / 'replay.log'}")
+        reports.append(json.loads(said))
     return reports
 
 
@@ -83,7 +92,10 @@ def measure(home: Path, rate: int, seconds: float, events: int) -> None:
                 p99 = watched(client, name, began)
                 print(told(reports, time.time() - began))
                 print(f"  p99 is {p99 / alone:.2f} times that of live events alone; goal {GOAL_RATIO}", flush=True)
+            began = time.time()
         subprocess.run(command("drain", "--once"), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # The replays were told to stop: what is still lost is restored by one that is not.
+        print(told([run("replay", "--from", "2 hours ago", "--yes", "--json")], time.time() - began), flush=True)
     verdict = run("audit", "--json", accepts=(0, 1))
     print(f"audit: {'exact' if verdict['ok'] else verdict['problems'][:3]}", flush=True)
 

@@ -11,21 +11,25 @@ from functools import partial
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.audit import Audit
-from metrics_pipeline.clickhouse import schema
+from metrics_pipeline.clickhouse import schema, spread
 from metrics_pipeline.clickhouse.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.cluster import connect_shards, shard_database, storage_of
+from metrics_pipeline.clickhouse.horizons import read_horizons
+from metrics_pipeline.clickhouse.places import apply_everywhere
 from metrics_pipeline.clickhouse.rollups.building import RollupBuilder
 from metrics_pipeline.clickhouse.rollups.observing import RollupObserver
 from metrics_pipeline.clickhouse.rollups.repair import RollupRepairer
 from metrics_pipeline.clickhouse.warehouse import ClickHouseWarehouse
 from metrics_pipeline.clock import SystemClock
-from metrics_pipeline.core.audit import Verdict
+from metrics_pipeline.core.audit import Verdict, minute_name
 from metrics_pipeline.core.batch import BatchLimits
 from metrics_pipeline.core.chunk import SLOT, Chunk, decode_chunk
 from metrics_pipeline.core.dead_letters import GROUP_SUFFIX as LETTERS_SUFFIX
 from metrics_pipeline.core.decode import EventLimits
 from metrics_pipeline.core.drift import units_of
 from metrics_pipeline.core.ending import AtOffsets, AtWindowEnd, Ending
+from metrics_pipeline.core.horizons import DEAD_LETTERS
 from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.minutes import EVERYTHING, Scope
 from metrics_pipeline.core.offsets import OpenBatch, Owner, open_batches
@@ -43,6 +47,7 @@ from metrics_pipeline.ownership import Ownership
 from metrics_pipeline.ports import Clock, Log
 from metrics_pipeline.retry import Retry
 from metrics_pipeline.rollups import Rollups
+from metrics_pipeline.rollups_of_shards import AnyRollups, RollupsOfShards
 from metrics_pipeline.settings import KafkaSettings, Settings, kafka_address
 from metrics_pipeline.steps import Step
 from metrics_pipeline.takeover import Takeover, closing_commits, reset_positions
@@ -70,8 +75,7 @@ class DrainRun:
 def prepare(settings: Settings) -> None:
     """Create the topic and the schema where they are missing."""
     ensure_topic(kafka_address(settings), settings.kafka)
-    with connect(settings) as client:
-        schema.apply(client, settings.clickhouse.deduplication_window_blocks)
+    apply_everywhere(settings)
 
 
 def until_caught_up(log: Log, partitions: Sequence[int]) -> Ending:
@@ -116,6 +120,7 @@ def run_drain(
     with ExitStack() as stack:
         client = retry.call(lambda: stack.enter_context(connect(settings)))
         retry.call(lambda: check_schema(client, settings))
+        retry.call(lambda: check_age(client, settings, clock))
         log = retry.call(lambda: stack.enter_context(KafkaLog(address, settings.kafka)))
         owner = shard_owner(settings, run.shard, log.partitions())
         store = stack.enter_context(FencedOffsets(address, settings.kafka, owner, log.partitions()))
@@ -179,12 +184,28 @@ def _calm_garbage_collector() -> None:
 
 
 def check_schema(client: Client, settings: Settings) -> None:
-    """Raises SchemaMismatchError unless the tables are as this version needs them."""
-    plan = schema.plan(client, settings.clickhouse.deduplication_window_blocks)
-    if not plan.is_empty:
+    """Raises SchemaMismatchError unless the tables have what this version needs; those of a later version do."""
+    cluster = settings.clickhouse.cluster
+    if cluster is None:
+        needed = schema.plan(client, storage_of(settings)).needed
+    else:
+        # An apply changes it last: where it is right, the shards' own tables are.
+        needed = spread.plan(client, cluster, shard_database(settings)).needed
+    if needed:
         raise SchemaMismatchError(
-            f"the schema is not up to date ({len(plan.statements)} tables, views or columns missing, "
-            f"{len(plan.differences)} columns differ): run `metrics-pipeline schema plan`, then `schema apply`"
+            f"the schema is not up to date ({len(needed)} tables, views or columns are missing or too narrow, "
+            f"{needed[0].object} for one): run `metrics-pipeline schema plan`, then `schema apply`"
+        )
+
+
+def check_age(client: Client, settings: Settings, clock: Clock) -> None:
+    """Raises ConfigurationError if events may be taken that are of times before a horizon."""
+    horizon, max_age_days = read_horizons(client).compared_from, settings.events.max_age_days
+    days = (clock.now_ms() // 1_000 - horizon) // 86_400
+    if horizon and days < max_age_days:
+        raise ConfigurationError(
+            f"METRICS_EVENTS__MAX_AGE_DAYS is {max_age_days}, but events before {minute_name(horizon)} may be dropped, "
+            f"and a second copy of one would not be recognised: set it to {max(days, 1)} or less"
         )
 
 
@@ -198,7 +219,14 @@ def audit(settings: Settings, scope: Scope = EVERYTHING, *, deep: bool = False) 
     address = kafka_address(settings)
     description = describe_topic(address, settings.kafka)
     with connect(settings) as client:
-        books = ClickHouseBooks(client, settings.kafka.topic, description.topic_id, settings.kafka.group)
+        horizons = read_horizons(client)
+        books = ClickHouseBooks(
+            client,
+            settings.kafka.topic,
+            description.topic_id,
+            settings.kafka.group,
+            dead_letters_from=horizons.of(DEAD_LETTERS),
+        )
         return Audit(
             books,
             lambda: committed_offsets(address, settings.kafka, description.partitions),
@@ -206,29 +234,39 @@ def audit(settings: Settings, scope: Scope = EVERYTHING, *, deep: bool = False) 
             SystemClock(),
             deep=deep,
             beside=lambda: open_beside_drains(settings, description),
+            compared_from=horizons.compared_from,
         ).run(scope)
 
 
 @contextmanager
-def rollups(settings: Settings, clock: Clock | None = None) -> Iterator[Rollups]:
-    """The rollups of the database. Kafka is asked only where a check finds something: what is on its way?"""
-    with connect(settings) as client:
-        observer = RollupObserver(client)
-        yield Rollups(
-            RollupBuilder(client, time.time_ns),
-            observer,
-            RollupRepairer(client, observer, time.time_ns),
-            clock or SystemClock(),
-            partial(_units_in_flight, settings, client),
-        )
+def rollups(settings: Settings, clock: Clock | None = None) -> Iterator[AnyRollups]:
+    """The rollups of all shards."""
+    with connect_shards(settings) as shards, ExitStack() as stack:
+        of_shards = [stack.enter_context(rollups_of_shard(settings, shard, clock)) for shard in shards]
+        yield of_shards[0] if len(of_shards) == 1 else RollupsOfShards(of_shards)
 
 
-def _units_in_flight(settings: Settings, client: Client, start_seconds: int, end_seconds: int) -> frozenset[int]:
+@contextmanager
+def rollups_of_shard(settings: Settings, shard: Client, clock: Clock | None = None) -> Iterator[Rollups]:
+    """The rollups of its own tables. Kafka is asked only where a check finds something: what is on its way?"""
+    observer = RollupObserver(shard)
+    yield Rollups(
+        RollupBuilder(shard, time.time_ns),
+        observer,
+        RollupRepairer(shard, observer, time.time_ns),
+        clock or SystemClock(),
+        partial(_units_in_flight, settings),
+        read_horizons(shard),
+    )
+
+
+def _units_in_flight(settings: Settings, start_seconds: int, end_seconds: int) -> frozenset[int]:
     """Units with rows of batches that are open: begun, and not in the ledger."""
     description = describe_topic(kafka_address(settings), settings.kafka)
-    books = ClickHouseBooks(client, settings.kafka.topic, description.topic_id, settings.kafka.group)
-    ranges = [r for batch in batches_under_way(settings, books, description) for r in batch.ranges]
-    return units_of(books.open_minutes(Scope(start_seconds, end_seconds), ranges)) if ranges else frozenset()
+    with connect(settings) as client:
+        books = ClickHouseBooks(client, settings.kafka.topic, description.topic_id, settings.kafka.group)
+        ranges = [r for batch in batches_under_way(settings, books, description) for r in batch.ranges]
+        return units_of(books.open_minutes(Scope(start_seconds, end_seconds), ranges)) if ranges else frozenset()
 
 
 def batches_under_way(
@@ -282,7 +320,8 @@ def side_group(settings: Settings, suffix: str) -> KafkaSettings:
 def warehouse_of(settings: Settings, client: Client, topic_id: str) -> ClickHouseWarehouse:
     """The tables, for one life of the topic."""
     kafka, window_blocks = settings.kafka, settings.clickhouse.deduplication_window_blocks
-    return ClickHouseWarehouse(client, kafka.topic, topic_id, kafka.group, window_blocks)
+    shards = partial(connect_shards, settings)
+    return ClickHouseWarehouse(client, shards, kafka.topic, topic_id, kafka.group, window_blocks)
 
 
 def reset_offsets(settings: Settings, *, to_latest: bool) -> dict[int, int]:

@@ -66,7 +66,8 @@ class _Findings:
 class Audit:
     """Audits the books of one topic.
 
-    `committed` reads what is committed at the moment of the call, `beside` what replays and fills have open.
+    `committed` reads what is committed at the moment of the call, `beside` what replays and fills have open. Minutes
+    before `compared_from` (epoch seconds) are left out.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Audit:
         *,
         deep: bool = False,
         beside: Callable[[], Sequence[OpenBatch]] = tuple,
+        compared_from: int = 0,
     ) -> None:
         self._books = books
         self._committed = committed
@@ -85,6 +87,7 @@ class Audit:
         self._clock = clock
         self._deep = deep
         self._beside = beside
+        self._compared_from = compared_from
 
     def run(self, scope: Scope) -> Verdict:
         """Read what is in scope and judge it. That the ranges of offsets tile is checked whatever the scope."""
@@ -92,7 +95,7 @@ class Audit:
         ledger = self._books.ledger(scope)
         dead_letter_rows = self._books.dead_letters(ledger.totals, scope)
         findings = _Findings()
-        first = last = self._look(scope)
+        first = last = self._look(scope.since(self._compared_from))
         pending = self._settle(first, findings)
         for _ in range(LOOKS - 1):
             if not pending:
@@ -117,6 +120,7 @@ class Audit:
                 unnoted_drift=self._unnoted(first),
                 minutes_in_flight=tuple(sorted(pending)),
                 open_batches=last.open,
+                compared_from=self._compared_from,
             )
         )
 

@@ -27,6 +27,7 @@ from metrics_pipeline.core.chunk import ORIGIN, PLACE, POSITION, SLOT, Chunk, de
 from metrics_pipeline.core.dead_letters import (
     NO_MARKS,
     SOURCE,
+    Judged,
     LetterFilter,
     Outcome,
     changed,
@@ -35,6 +36,7 @@ from metrics_pipeline.core.dead_letters import (
     landed_of,
     marks,
     sort_out,
+    without_dropped,
 )
 from metrics_pipeline.core.decode import EventLimits
 from metrics_pipeline.core.ledger import entry_of_chunk, minutes_of
@@ -93,7 +95,10 @@ class _Result:
 
 
 class Reading:
-    """Which letters a replay looks at, and by which rules: common to a dry run and a replay. Retries what passes."""
+    """Which letters a replay looks at, and by which rules: common to a dry run and a replay. Retries what passes.
+
+    Events of times before `landable_from_ms` (epoch milliseconds) may not land any more.
+    """
 
     def __init__(
         self,
@@ -102,15 +107,21 @@ class Reading:
         limits: EventLimits,
         open_tokens: Callable[[], frozenset[str]],
         retry: Retry,
+        landable_from_ms: int = 0,
     ) -> None:
         self.letters = letters
         self.events = events
         self.limits = limits
         self._open_tokens = open_tokens
         self._retry = retry
+        self._landable_from_ms = landable_from_ms
 
     def count(self, wanted: LetterFilter) -> int:
         return self._retry.call(lambda: self.letters.count(wanted))
+
+    def judge(self, page: pl.DataFrame) -> Judged:
+        """By today's rules, and by what retention has left."""
+        return without_dropped(judge(page, self.limits), self._landable_from_ms)
 
     def stored(self, events: pl.DataFrame) -> pl.DataFrame:
         return self._retry.call(lambda: self.events.of(events))
@@ -139,7 +150,7 @@ def preview(reading: Reading, wanted: LetterFilter, on_progress: Callable[[Repla
         page, after, waiting = reading.next_page(wanted, after)
         if after is None:
             return report
-        judged = judge(page, reading.limits)
+        judged = reading.judge(page)
         found = sort_out(judged.events, reading.stored(judged.events))
         report.landed += len(found.missing) + len(found.landed)
         report.duplicates += len(found.duplicates) + len(found.copies)
@@ -220,7 +231,7 @@ class Replay:
 
     def _replay(self, page: pl.DataFrame, report: ReplayReport) -> None:
         topic_id = page["topic_id"][0]
-        judged = judge(page, self._reading.limits)
+        judged = self._reading.judge(page)
         report.keep(judged.kept["replay_reason"])
         self._mark(topic_id, changed(judged.kept, page), ReplayStep.KEEP)
         events = judged.events
@@ -246,19 +257,20 @@ class Replay:
     def _finish(
         self, chunk: Chunk, events: pl.DataFrame, *, only_missing: bool = False, page: pl.DataFrame | None = None
     ) -> _Result:
-        """Bring an open chunk to its end, wherever an earlier try left it."""
+        """Bring an open chunk to its end, wherever an earlier try left it; without a page an earlier run opened it."""
+        is_repeat = page is None
         warehouse = self._warehouse_of(chunk.topic_id)
         refused = refused_before(chunk)
         is_booked = self._retry.call(lambda: warehouse.has_ledger_entry(chunk.token))
         if not is_booked:
-            refused = self._insert(warehouse, chunk, events, only_missing=only_missing)
+            refused = self._insert(warehouse, chunk, events, only_missing=only_missing, is_repeat=is_repeat)
         stored = self._reading.stored(events)
         landed = landed_of(events, stored)
         if len(landed) and not is_booked:
             now_ms, minutes = self._clock.now_ms(), minutes_of(landed["timestamp"])
             entry = entry_of_chunk(chunk, SOURCE, self._run_id, now_ms, minutes)
             self._observe(ReplayStep.LEDGER)
-            self._landing.as_owner(lambda: warehouse.insert_ledger_entry(entry))
+            self._landing.inserting.insert_entry(warehouse, entry, is_repeat=is_repeat)
         elsewhere = stored_elsewhere(events, stored)
         if doubled := len(landed.join(elsewhere, on=ORIGIN, how="semi")):
             logger.error(DOUBLED, doubled)
@@ -268,7 +280,9 @@ class Replay:
         self._landing.close(chunk)
         return result
 
-    def _insert(self, warehouse: Warehouse, chunk: Chunk, events: pl.DataFrame, *, only_missing: bool) -> Refused:
+    def _insert(
+        self, warehouse: Warehouse, chunk: Chunk, events: pl.DataFrame, *, only_missing: bool, is_repeat: bool
+    ) -> Refused:
         """Insert the chunk's events that no other message brought.
 
         With `only_missing` without those that an earlier try landed: the server may have forgotten their token.
@@ -277,12 +291,13 @@ class Replay:
         unwanted = stored_elsewhere(events, stored)
         if only_missing:
             unwanted = pl.concat([unwanted, landed_of(events, stored)])
-        return self._landing.insert(warehouse, chunk, events.join(unwanted, on=ORIGIN, how="anti"))
+        wanted = events.join(unwanted, on=ORIGIN, how="anti")
+        return self._landing.insert(warehouse, chunk, wanted, is_repeat=is_repeat)
 
     def _mark(self, topic_id: str, noted: pl.DataFrame, step: ReplayStep) -> None:
         if len(noted):
             self._observe(step)
-            self._landing.as_owner(lambda: self._letters.mark(topic_id, noted, self._clock.now_ms()))
+            self._landing.inserting.as_owner(lambda: self._letters.mark(topic_id, noted, self._clock.now_ms()))
 
 
 def _result(

@@ -17,6 +17,7 @@ from metrics_pipeline.assembly import (
 from metrics_pipeline.clickhouse.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.dead_letters import ClickHouseDeadLetters
+from metrics_pipeline.clickhouse.horizons import read_horizons
 from metrics_pipeline.clickhouse.stored import ClickHouseEvents
 from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.core.chunk import SLOT
@@ -30,6 +31,7 @@ from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.kafka.offsets import FencedOffsets
 from metrics_pipeline.ownership import Ownership
 from metrics_pipeline.ports import Clock
+from metrics_pipeline.retention_assembly import load_policy
 from metrics_pipeline.retry import Retry
 from metrics_pipeline.settings import Settings, kafka_address
 from metrics_pipeline.steps import ReplayStep
@@ -96,10 +98,10 @@ def dead_letter_warnings(settings: Settings, client: Client) -> tuple[str, ...]:
         lows = {p: lag.low for p, lag in read_lag(address, settings.kafka).items()}
         count, oldest_ms = letters.never_replayed(warning_end_ms(now_ms, kept_ms), topic_id=topic_id, lows=lows)
         found.append(expiry_warning("Kafka", kept_ms, count, oldest_ms))
-    if (days := letters.time_to_live_days()) is not None:
-        kept_ms = round(days * 86_400_000)
-        count, oldest_ms = letters.never_replayed(warning_end_ms(now_ms, kept_ms))
-        found.append(expiry_warning("the table", kept_ms, count, oldest_ms))
+    kept_days = (load_policy(settings).dead_letters.days, letters.time_to_live_days())
+    kept_ms = round(min(days for days in kept_days if days is not None) * 86_400_000)
+    count, oldest_ms = letters.never_replayed(warning_end_ms(now_ms, kept_ms))
+    found.append(expiry_warning("the table", kept_ms, count, oldest_ms))
     return tuple(warning for warning in found if warning)
 
 
@@ -119,6 +121,7 @@ def _reading(settings: Settings, client: Client, topic: TopicDescription, retry:
         event_limits(settings),
         lambda: _open_tokens(settings, client, topic),
         retry,
+        read_horizons(client).compared_from * 1_000,
     )
 
 

@@ -19,10 +19,11 @@ from metrics_pipeline.defs.freshness import check_freshness, freshness_job, fres
 from metrics_pipeline.defs.relay import relay
 from metrics_pipeline.defs.replay import owed_hours, replay, replay_job
 from metrics_pipeline.defs.resources import PipelineResource
+from metrics_pipeline.defs.retention import retain, retention_job, retention_schedule
 from metrics_pipeline.defs.rollups import BUILT_ASSETS, REBUILD_JOBS, stale_rollups
 
 defs = Definitions(
-    assets=[*ASSETS, *BUILT_ASSETS.values(), replay],
+    assets=[*ASSETS, *BUILT_ASSETS.values(), replay, retain],
     asset_checks=[audit_books, check_rollups, dead_letters_replayed_in_time, check_freshness, canary_seen],
     jobs=[
         drain,
@@ -35,9 +36,17 @@ defs = Definitions(
         dead_letters_check_job,
         freshness_job,
         canary_job,
+        retention_job,
         *REBUILD_JOBS.values(),
     ],
-    schedules=[audit_schedule, drift_schedule, dead_letters_check_schedule, freshness_schedule, canary_schedule],
+    schedules=[
+        audit_schedule,
+        drift_schedule,
+        dead_letters_check_schedule,
+        freshness_schedule,
+        canary_schedule,
+        retention_schedule,
+    ],
     sensors=[relay, stale_rollups, owed_hours, alerts],
     resources={"pipeline": PipelineResource()},
 )

@@ -37,6 +37,7 @@ from metrics_pipeline.core.offsets import Commit, Intent, OpenBatch, batch_token
 from metrics_pipeline.core.refusal import refused_dead_letters
 from metrics_pipeline.errors import RejectedError, StopError
 from metrics_pipeline.event import IDENTITY, NO_DEAD_LETTERS, NO_EVENTS
+from metrics_pipeline.inserting import Inserting
 from metrics_pipeline.ownership import Ownership
 from metrics_pipeline.ports import Clock, Warehouse
 from metrics_pipeline.retry import Retry
@@ -97,6 +98,7 @@ class Delivery:
         self._retry = retry
         self._observe = observe
         self._settling = settling
+        self._inserting = Inserting(ownership, retry)
         self._unclosed: dict[int, int] = {}
 
     @property
@@ -157,12 +159,22 @@ class Delivery:
         unique = deduplicate(pl.concat([NO_EVENTS, *batch.events])).events.with_row_index(_ROW)
         look_up = self._timed(lambda: self._drop_stored(unique, batch, is_repeat=is_repeat))
         insert = self._timed(
-            lambda: self._insert_events(batch, opened, len(unique), look_up.result, missing(look_up.result))
+            lambda: self._insert_events(
+                batch, opened, len(unique), look_up.result, missing(look_up.result), is_repeat=is_repeat
+            )
         )
         landed = self._settled(batch, unique if is_repeat else insert.result.events, insert.result)
         visible_ms = self._clock.now_ms()
         dead_letters = pl.concat([NO_DEAD_LETTERS, *batch.dead_letters, landed.refused])
-        self._insert(Step.DEAD, self._warehouse.insert_dead_letters, dead_letters, opened.token)
+        if len(dead_letters):
+            self._observe(Step.DEAD)
+            self._inserting.insert(
+                dead_letters,
+                opened.token,
+                self._warehouse.insert_dead_letters,
+                self._warehouse.missing_dead_letters,
+                is_repeat=is_repeat,
+            )
         event_times_ms = landed.events["timestamp"].cast(pl.Int64).to_list()
         is_live = self._source.entries == DRAIN and not batch.is_owed
         entry = LedgerEntry(
@@ -186,7 +198,7 @@ class Delivery:
             source=OWED if batch.is_owed else self._source.entries,
         )
         self._observe(Step.LEDGER)
-        self._as_owner(lambda: self._warehouse.insert_ledger_entry(entry))
+        self._inserting.insert_entry(self._warehouse, entry, is_repeat=is_repeat)
         self.note_landed(batch.ends)
         return entry
 
@@ -204,19 +216,28 @@ class Delivery:
         return events.join(stored, on=IDENTITY, how="anti", maintain_order="left")
 
     def _missing(self, events: pl.DataFrame) -> pl.DataFrame:
-        """Those that no batch has stored, not even this one in an earlier attempt."""
-        stored = self._retry.call(lambda: self._warehouse.existing(events, ()))
-        return events.join(stored, on=IDENTITY, how="anti", maintain_order="left")
+        return self._retry.call(lambda: self._not_stored(events))
+
+    def _not_stored(self, events: pl.DataFrame) -> pl.DataFrame:
+        """Those that no batch has stored, not even this one in an earlier attempt, or from another message."""
+        return events.join(self._warehouse.existing(events, ()), on=IDENTITY, how="anti", maintain_order="left")
 
     def _insert_events(
-        self, batch: MicroBatch, opened: OpenBatch, rows: int, fresh: pl.DataFrame, missing: pl.DataFrame
+        self,
+        batch: MicroBatch,
+        opened: OpenBatch,
+        rows: int,
+        fresh: pl.DataFrame,
+        missing: pl.DataFrame,
+        *,
+        is_repeat: bool,
     ) -> _Landed:
         """Insert `missing`, part by part where the server refuses rows for their content; `rows` counts all numbers."""
         search = Bisection(rows, opened.verdicts)
         errors: dict[int, str] = {}
         while (part := search.next) is not None:
             try:
-                self._insert_part(opened.token, part, rows, missing)
+                self._insert_part(opened.token, part, rows, missing, is_repeat=is_repeat)
             except RejectedError as error:
                 self._assure_nothing_landed(part, rows, missing, error)
                 errors[part.start] = str(error)
@@ -232,9 +253,13 @@ class Delivery:
             refused_dead_letters(batch.messages, fresh.filter(is_refused), errors, _ROW),
         )
 
-    def _insert_part(self, batch_token: str, part: Slice, rows: int, missing: pl.DataFrame) -> None:
+    def _insert_part(self, batch_token: str, part: Slice, rows: int, missing: pl.DataFrame, *, is_repeat: bool) -> None:
+        events = _rows_of(part, rows, missing).drop(_ROW)
+        if not len(events):
+            return
         token = batch_token if part.rows == rows else part.token(batch_token)
-        self._insert(Step.EVENTS, self._warehouse.insert_events, _rows_of(part, rows, missing).drop(_ROW), token)
+        self._observe(Step.EVENTS)
+        self._inserting.insert(events, token, self._warehouse.insert_events, self._not_stored, is_repeat=is_repeat)
 
     def _settled(self, batch: MicroBatch, suspects: pl.DataFrame, landed: _Landed) -> _Landed:
         if self._settling is None or not len(suspects):
@@ -262,20 +287,6 @@ class Delivery:
             ) from error
         self._observe(Step.VERDICT)
         self._ownership.commit(self._opening(opened, search.verdicts))
-
-    def _insert(self, step: Step, insert: Callable[[pl.DataFrame, str], None], rows: pl.DataFrame, token: str) -> None:
-        if len(rows):
-            self._observe(step)
-            self._as_owner(lambda: insert(rows, token))
-
-    def _as_owner(self, write: Callable[[], None]) -> None:
-        """Write, retrying, and only while we own the shard."""
-
-        def attempt() -> None:
-            self._ownership.prove()
-            write()
-
-        self._retry.call(attempt)
 
     def _closing(self) -> dict[int, Commit]:
         return {p: self._commit_at(end) for p, end in self._unclosed.items()}

@@ -4,7 +4,7 @@ Everything else derives from FIELDS: the schema of the decoded frame, the rules 
 of raw_events, and docs/event.md.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
 from typing import Self
 from uuid import UUID
@@ -52,13 +52,17 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of the decoded frame and of raw_events. `codec` is "" for the server's default."""
+    """A column of the decoded frame and of raw_events. `codec` is "" for the server's default.
+
+    `default` is what the server takes where an insert doesn't name the column, as it prints it.
+    """
 
     name: str
     polars_type: pl.DataType
     clickhouse_type: str
     codec: str
     comment: str
+    default: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +184,24 @@ LINEAGE = (
 )
 
 RAW_COLUMNS: tuple[Column, ...] = (*(f.column for f in FIELDS), *LINEAGE)
+"""The columns of raw_events that drains write, in order."""
+
+
+def promoted(key: str, name: str = "", comment: str = "") -> Column:
+    """An attribute as a column of its own, which is read without its map.
+
+    Drains don't write it: the server takes it from the attributes, those of rows from before and of drains of a version
+    before, too.
+    """
+    text = key.replace("\\", "\\\\").replace("'", "\\'")
+    made = _low_cardinality(name or key, comment or f"Attribute {key}")
+    return replace(made, default=f"attributes['{text}']")
+
+
+PROMOTED: tuple[Column, ...] = ()
+"""Attributes that are columns, too: `promoted("version")`. Put new ones at the end, and run `schema apply`."""
+
+TABLE_COLUMNS: tuple[Column, ...] = (*RAW_COLUMNS, *PROMOTED)
 """The columns of raw_events, in order."""
 
 EVENT_SCHEMA = pl.Schema([(c.name, c.polars_type) for c in RAW_COLUMNS])

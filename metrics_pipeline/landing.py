@@ -13,6 +13,8 @@ import polars as pl
 from metrics_pipeline.core.bisection import Bisection, Slice
 from metrics_pipeline.core.chunk import PLACE, SLOT, Chunk, closing, encode_chunk, own_rows, placed
 from metrics_pipeline.errors import RejectedError, StopError
+from metrics_pipeline.event import IDENTITY
+from metrics_pipeline.inserting import Inserting
 from metrics_pipeline.ownership import Ownership
 from metrics_pipeline.ports import StoredEvents, Warehouse
 from metrics_pipeline.retry import Retry
@@ -51,6 +53,7 @@ class Landing:
         self._stored = stored
         self._retry = retry
         self._observe = observe
+        self.inserting = Inserting(ownership, retry)
 
     def open(self, chunk: Chunk) -> None:
         self._observe(ReplayStep.INTENT)
@@ -60,14 +63,17 @@ class Landing:
         self._observe(ReplayStep.CLOSE)
         self._ownership.commit({SLOT: closing(chunk)})
 
-    def insert(self, warehouse: Warehouse, chunk: Chunk, rows: pl.DataFrame) -> Refused:
-        """Insert `rows` (of messages of the chunk), part by part where the server refuses some."""
+    def insert(self, warehouse: Warehouse, chunk: Chunk, rows: pl.DataFrame, *, is_repeat: bool) -> Refused:
+        """Insert `rows` (of messages of the chunk), part by part where the server refuses some.
+
+        `is_repeat`: an earlier run left the chunk open.
+        """
         numbered = placed(chunk, rows)
         search, errors = Bisection(chunk.positions, chunk.verdicts), dict[int, str]()
         while (part := search.next) is not None:
             of_part = numbered.filter(pl.col(PLACE).is_between(part.start, part.end, closed="left"))
             try:
-                self._insert_part(warehouse, chunk, part, of_part)
+                self._insert_part(warehouse, chunk, part, of_part, is_repeat=is_repeat)
             except RejectedError as error:
                 self._assure_nothing_landed(of_part, error)
                 errors[part.start] = str(error)
@@ -77,21 +83,17 @@ class Landing:
                 search.note(is_refused=False)
         return Refused(search.refused, errors)
 
-    def as_owner(self, write: Callable[[], None]) -> None:
-        """Write, retrying, and only while no newer replay took over."""
-
-        def attempt() -> None:
-            self._ownership.prove()
-            write()
-
-        self._retry.call(attempt)
-
-    def _insert_part(self, warehouse: Warehouse, chunk: Chunk, part: Slice, rows: pl.DataFrame) -> None:
+    def _insert_part(
+        self, warehouse: Warehouse, chunk: Chunk, part: Slice, rows: pl.DataFrame, *, is_repeat: bool
+    ) -> None:
         if not len(rows):
             return
         token = chunk.token if part.rows == chunk.positions else part.token(chunk.token)
         self._observe(ReplayStep.EVENTS)
-        self.as_owner(lambda: warehouse.insert_events(rows.drop(PLACE), token))
+        self.inserting.insert(rows.drop(PLACE), token, warehouse.insert_events, self._not_stored, is_repeat=is_repeat)
+
+    def _not_stored(self, rows: pl.DataFrame) -> pl.DataFrame:
+        return rows.join(self._stored.of(rows), on=IDENTITY, how="anti", maintain_order="left")
 
     def _assure_nothing_landed(self, rows: pl.DataFrame, error: RejectedError) -> None:
         """A part that has landed must not be cut, though the server refuses it now: a rule may have come since."""

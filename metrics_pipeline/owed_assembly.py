@@ -10,6 +10,7 @@ import polars as pl
 from metrics_pipeline.assembly import (
     DrainRun,
     at_once,
+    check_age,
     check_schema,
     event_limits,
     owed_group,
@@ -135,6 +136,7 @@ def fill_owed(
         # One thread per query: the drains beside need the others.
         client = retry.call(lambda: stack.enter_context(connect(settings, max_threads=1)))
         retry.call(lambda: check_schema(client, settings))
+        retry.call(lambda: check_age(client, settings, clock))
         log = retry.call(lambda: stack.enter_context(KafkaLog(address, settings.kafka)))
         store = stack.enter_context(FencedOffsets(address, side, FILL_OWNER, log.partitions()))
         drains = stack.enter_context(CommittedOffsets(address, settings.kafka))

@@ -43,6 +43,7 @@ class Ownership:
         self._observe = observe
         self._last_commit: Mapping[int, Commit] = {}
         self._proved_at_seconds = float("-inf")
+        self._fenced_at_seconds = float("-inf")
 
     def owns(self, partition: int) -> bool:
         return bool(self.owner.partitions((partition,)))
@@ -62,6 +63,7 @@ class Ownership:
         commits = self._retry.call(lambda: self._store.committed(partitions))
         self._last_commit = {p: commit for p, commit in commits.items() if self.owns(p)}
         self._proved_at_seconds = fenced_at_seconds
+        self._fenced_at_seconds = self._clock.monotonic_seconds()
         return commits
 
     def committed(self, partitions: Sequence[int]) -> Mapping[int, Commit]:
@@ -87,6 +89,12 @@ class Ownership:
     def prove_anew(self) -> None:
         """Raise FencedError if we are an owner no more."""
         self.commit(self._last_commit)
+
+    def await_predecessors(self) -> None:
+        """Wait until whoever was fenced writes no more: its last proof is older than our fence."""
+        rest_seconds = self._fenced_at_seconds + self._zombie_seconds - self._clock.monotonic_seconds()
+        if rest_seconds > 0:
+            self._clock.sleep(rest_seconds)
 
     def _fence(self, rival: Owner) -> None:
         self._retry.call(lambda: self._store.fence(rival))

@@ -103,7 +103,7 @@ class OffsetStore(Protocol):
 
 
 class Warehouse(Protocol):
-    """The tables. Every insert of a token happens once, however often it is sent.
+    """The tables. Every insert of a token happens once, however often it is sent, or, after a failure, not at all.
 
     All methods raise ClickHouseUnavailableError where a repeat may help: the server may have done what was asked.
     """
@@ -135,8 +135,12 @@ class Warehouse(Protocol):
         """Add to dead_letters."""
         ...
 
-    def insert_ledger_entry(self, entry: LedgerEntry) -> None:
-        """Add to batches."""
+    def missing_dead_letters(self, dead_letters: pl.DataFrame) -> pl.DataFrame:
+        """Those of them that dead_letters does not hold."""
+        ...
+
+    def insert_ledger_entry(self, entry: LedgerEntry, token: str) -> None:
+        """Add to batches, under the entry's own token or another one."""
         ...
 
     def has_ledger_entry(self, token: str) -> bool:
@@ -254,8 +258,8 @@ class ReplayBooks(Protocol):
         """Batches with messages in these ranges, of times from `first` to `last`, of which dead letters are gone."""
         ...
 
-    def write_plan(self, chunk: Chunk, plan: pl.DataFrame) -> None:
-        """Note what the chunk changes (PLAN_SCHEMA): once, whoever is first."""
+    def write_plan(self, chunk: Chunk, plan: pl.DataFrame, token: str) -> None:
+        """Note what the chunk changes (PLAN_SCHEMA), under the chunk's token or another one: once, whoever is first."""
         ...
 
     def plan(self, chunk: Chunk) -> pl.DataFrame:

@@ -65,9 +65,9 @@ from metrics_pipeline.touched import Repaired, TouchedRollups
 logger = logging.getLogger("metrics_pipeline.replay")
 
 REMOVAL_CHECK_SECONDS = 0.2
-PAUSE_SHARE = 0.5
+PAUSE_SHARE = 1.5
 """Pauses between windows, as a share of the time that the one before took."""
-LONGEST_PAUSE_SECONDS = 2.0
+LONGEST_PAUSE_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -256,7 +256,7 @@ class HourReplay:
             mode = Mode(chunk.kind)
             found, _ = self._survey.examine(read, chunk.ranges, mode, chunk.opened_ms)
             plan = self._noted(chunk, self._survey.plan(found, chunk.ranges, mode))
-        self._finish(chunk, plan, read)
+        self._finish(chunk, plan, read, is_repeat=True)
 
     def _replay(self, plan: HourPlan, mode: Mode, report: HourReport, on_progress: Progress) -> int:
         """Bring the windows of an hour right, one after the other; returns how many identities vanished."""
@@ -302,16 +302,22 @@ class HourReplay:
         self._newest_ms = now_ms
         self._landing.open(chunk)
         plan = self._noted(chunk, wanted)
-        report.refused += self._finish(chunk, plan, read)
+        report.refused += self._finish(chunk, plan, read, is_repeat=False)
 
     def _noted(self, chunk: Chunk, plan: pl.DataFrame) -> pl.DataFrame:
         """Note the plan; returns what is noted: another replay of the chunk may have been faster."""
         if len(plan):
             self._observe(HourStep.PLAN)
-            self._landing.as_owner(lambda: self._books.write_plan(chunk, plan))
+            self._landing.inserting.insert(
+                plan,
+                chunk.token,
+                lambda rows, token: self._books.write_plan(chunk, rows, token),
+                lambda rows: rows if self._books.plan(chunk).is_empty() else rows.clear(),
+                is_repeat=False,
+            )
         return self._retry.call(lambda: self._books.plan(chunk))
 
-    def _finish(self, chunk: Chunk, plan: pl.DataFrame, read: Read) -> int:
+    def _finish(self, chunk: Chunk, plan: pl.DataFrame, read: Read, *, is_repeat: bool) -> int:
         """Do what is planned, wherever an earlier try left it; returns how many rows the server refused."""
         refused = Refused()
         if len(plan) and not self._retry.call(lambda: self._warehouse.has_ledger_entry(chunk.token)):
@@ -319,15 +325,21 @@ class HourReplay:
             events = read.decoded.events.join(inserts(plan), on=ORIGIN, how="semi", maintain_order="left")
             if gone := len(inserts(plan)) - len(events):
                 logger.error("%d messages of a replay that broke off are gone from the topic, and their events", gone)
-            refused = self._insert(chunk, events)
+            refused = self._insert(chunk, events, is_repeat=is_repeat)
             refusals = _refusals(chunk, read.messages, events, refused)
             letters = pl.concat([planned_letters(plan, read.decoded.dead_letters, chunk.token), refusals])
             if len(letters):
                 self._observe(HourStep.DEAD)
-                self._landing.as_owner(lambda: self._letters.add(chunk.topic_id, letters, chunk.token))
+                self._landing.inserting.insert(
+                    letters,
+                    chunk.token,
+                    lambda rows, token: self._letters.add(chunk.topic_id, rows, token),
+                    self._warehouse.missing_dead_letters,
+                    is_repeat=is_repeat,
+                )
             entry = self._entry(chunk, plan, events, refusals)
             self._observe(HourStep.LEDGER)
-            self._landing.as_owner(lambda: self._warehouse.insert_ledger_entry(entry))
+            self._landing.inserting.insert_entry(self._warehouse, entry, is_repeat=is_repeat)
         self._landing.close(chunk)
         return len(refused.places)
 
@@ -345,13 +357,14 @@ class HourReplay:
 
         return self._retry.call(attempt)
 
-    def _insert(self, chunk: Chunk, events: pl.DataFrame) -> Refused:
+    def _insert(self, chunk: Chunk, events: pl.DataFrame, *, is_repeat: bool) -> Refused:
         """Insert events that no other message brought; if tokens are forgotten, without what has landed."""
         stored = self._stored(events)
         unwanted = stored_elsewhere(events, stored)
         if not self._retry.call(lambda: self._warehouse.remembers(chunk.opened_ms)):
             unwanted = pl.concat([unwanted, own_rows(events, stored)])
-        return self._landing.insert(self._warehouse, chunk, events.join(unwanted, on=ORIGIN, how="anti"))
+        wanted = events.join(unwanted, on=ORIGIN, how="anti")
+        return self._landing.insert(self._warehouse, chunk, wanted, is_repeat=is_repeat)
 
     def _entry(self, chunk: Chunk, plan: pl.DataFrame, events: pl.DataFrame, refused: pl.DataFrame) -> LedgerEntry:
         """What the chunk has changed: no offsets, since they are accounted for."""

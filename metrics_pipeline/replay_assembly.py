@@ -16,11 +16,14 @@ from metrics_pipeline.assembly import (
 )
 from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.clickhouse.books import ClickHouseBooks
-from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.client import connect, database_name
+from metrics_pipeline.clickhouse.cluster import connect_shards
 from metrics_pipeline.clickhouse.dead_letters import ClickHouseDeadLetters
+from metrics_pipeline.clickhouse.horizons import read_horizons
 from metrics_pipeline.clickhouse.replays import ClickHouseReplayBooks
 from metrics_pipeline.clickhouse.stored import ClickHouseEvents
 from metrics_pipeline.clock import SystemClock
+from metrics_pipeline.core.audit import minute_name
 from metrics_pipeline.core.chunk import SLOT
 from metrics_pipeline.core.dead_letters import GROUP_SUFFIX as LETTERS_SUFFIX
 from metrics_pipeline.core.offsets import OffsetRange, Owner
@@ -53,6 +56,7 @@ def preview_hours(
     retry = Retry(clock, settings.drain.retry_seconds, lambda: False, say_waiting)
     owed = owed_of(settings, _bounded(hours))
     with _tools(settings, clock, retry) as tools:
+        _refuse_dropped(settings, tools.client, hours)
         report = preview(tools.survey, hours, mode, event_limits(settings), clock, on_progress)
     report.owed = _offsets(owed)
     # Nor does the ledger account for them: they are told apart from a gap.
@@ -79,6 +83,7 @@ def replay_hours(
     retry = Retry(clock, settings.drain.retry_seconds, stop, say_waiting)
     with ExitStack() as stack:
         tools = stack.enter_context(_tools(settings, clock, retry))
+        _refuse_dropped(settings, tools.client, hours)
         store = stack.enter_context(FencedOffsets(address, hours_group(settings), REPLAY_OWNER, (SLOT,)))
         ownership = Ownership(
             REPLAY_OWNER, store, clock, retry, zombie_seconds=settings.drain.zombie_seconds, observe=lambda _step: None
@@ -135,7 +140,9 @@ def _tools(settings: Settings, clock: Clock, retry: Retry) -> Iterator[_Tools]:
         gentle = kafka.model_copy(update={"prefetch_bytes": min(kafka.prefetch_bytes, _PREFETCH_BYTES)})
         log = retry.call(lambda: stack.enter_context(KafkaLog(address, gentle)))
         topic = TopicDescription(log.topic_id, log.partitions())
-        events, letters = ClickHouseEvents(client), ClickHouseDeadLetters(client, kafka.topic)
+        shards = retry.call(lambda: stack.enter_context(connect_shards(settings, max_threads=1)))
+        events = ClickHouseEvents(client, shards, database_name(settings))
+        letters = ClickHouseDeadLetters(client, kafka.topic)
         books = ClickHouseBooks(client, kafka.topic, log.topic_id, kafka.group)
         replays = ClickHouseReplayBooks(client, kafka.topic, log.topic_id, kafka.group)
         survey = Survey(
@@ -151,6 +158,18 @@ def _tools(settings: Settings, clock: Clock, retry: Retry) -> Iterator[_Tools]:
             retry,
         )
         yield _Tools(client, survey, events, letters, books, replays)
+
+
+def _refuse_dropped(settings: Settings, client: Client, hours: Sequence[int]) -> None:
+    """What retention dropped would look as if it had been lost, and would be counted a second time."""
+    horizon = read_horizons(client).compared_from
+    first = horizon + settings.events.max_age_days * 86_400
+    if horizon and hours and min(hours) < first:
+        raise ConfigurationError(
+            f"hours before {minute_name(first)} can't be replayed: their events may be of times before "
+            f"{minute_name(horizon)} (METRICS_EVENTS__MAX_AGE_DAYS), which retention dropped: give --from "
+            f"{minute_name(first)}"
+        )
 
 
 def _bounded(hours: Sequence[int]) -> Sequence[int]:

@@ -1,7 +1,7 @@
 """Rollups operated: what was built, building what is not, finding drift and repairing it.
 
 Dagster and the command line both work through this. Only closed buckets are touched: until then events are still to
-come, and readers take finer rows anyway.
+come, and readers take finer rows anyway. What lies before a horizon is final: it is not compared, nor made anew.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,8 +11,10 @@ from itertools import groupby
 from metrics_pipeline.clickhouse.rollups.building import Bucket, Built, RollupBuilder
 from metrics_pipeline.clickhouse.rollups.observing import RollupObserver
 from metrics_pipeline.clickhouse.rollups.repair import MAX_EVENTS, MAX_UNITS, RollupRepairer
+from metrics_pipeline.core.audit import minute_name
 from metrics_pipeline.core.drift import BuiltFigures, Drift, Judged, Observation, State, UnitFigures, chunks, judge
 from metrics_pipeline.core.grains import BUILT, SETTLE_SECONDS, UNIT, Grain, grain_named
+from metrics_pipeline.core.horizons import NO_HORIZONS, Horizons
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.ports import Clock
 
@@ -53,6 +55,9 @@ class Span:
         """The smallest span of whole buckets around it."""
         return Span(grain.floor(self.start_seconds), grain.ceil(self.end_seconds))
 
+    def since(self, start_seconds: int) -> "Span":
+        return Span(max(self.start_seconds, start_seconds), max(self.end_seconds, start_seconds))
+
     def until(self, end_seconds: int) -> "Span":
         return Span(self.start_seconds, max(self.start_seconds, min(self.end_seconds, end_seconds)))
 
@@ -84,6 +89,16 @@ class Rebuilt:
     def moving(self) -> int:
         return sum(built.moving for built in self.built.values())
 
+    def __add__(self, other: "Rebuilt") -> "Rebuilt":
+        grains = (*self.built, *(grain for grain in other.built if grain not in self.built))
+        return Rebuilt(
+            self.units + other.units,
+            self.moving_units + other.moving_units,
+            self.refused + other.refused,
+            {grain: self.built.get(grain, Built()) + other.built.get(grain, Built()) for grain in grains},
+            self.unpublished + other.unpublished,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Checked:
@@ -101,13 +116,13 @@ class Checked:
 
     @property
     def repaired(self) -> frozenset[int]:
-        """Starts of the units that were repaired."""
-        return frozenset(d.start_seconds for d in self.drifts if d.grain == UNIT.name and d.state is State.REPAIRED)
+        """Starts of the units that were repaired, wherever they had drifted."""
+        return frozenset(d.start_seconds for d in self.drifts if d.grain == UNIT.name) - self.unrepaired
 
     @property
     def unrepaired(self) -> frozenset[int]:
         """Starts of units that drifted and still do, as far as is known."""
-        return frozenset(d.start_seconds for d in self.drifts if d.grain == UNIT.name) - self.repaired
+        return frozenset(d.start_seconds for d in self.drifts if d.grain == UNIT.name and d.state is not State.REPAIRED)
 
     def __add__(self, other: "Checked") -> "Checked":
         return Checked(
@@ -129,12 +144,14 @@ class Rollups:
         repairer: RollupRepairer,
         clock: Clock,
         in_flight: InFlight = lambda _start, _end: frozenset(),
+        horizons: Horizons = NO_HORIZONS,
     ) -> None:
         self._builder = builder
         self._observer = observer
         self._repairer = repairer
         self._clock = clock
         self._in_flight = in_flight
+        self._horizons = horizons
 
     def closed_until(self) -> int:
         """Buckets that end by then are closed; epoch seconds."""
@@ -144,13 +161,13 @@ class Rollups:
         """The closed buckets that overlap the span and have events; with `only_stale` those without a right build."""
         found = {}
         for grain in grains:
-            around = span.around(grain).until(self.closed_until())
+            around = span.around(grain).until(self.closed_until()).since(self._horizons.buildable_from(grain))
             found[grain] = self._builder.buckets(grain, around.start_seconds, around.end_seconds, only_stale=only_stale)
         return found
 
     def stale_units(self, span: Span) -> list[int]:
         """Closed units that were repaired and got events since."""
-        around = span.around(UNIT).until(self.closed_until())
+        around = span.around(UNIT).until(self.closed_until()).since(self._horizons.compared_from)
         return self._repairer.stale(around.start_seconds, around.end_seconds)
 
     def units_in_raw(self, span: Span) -> int:
@@ -190,16 +207,26 @@ class Rollups:
         progress(1.0)
         return done
 
-    def remake(self, span: Span, *, force: bool = False, progress: Progress = lambda _share: None) -> Rebuilt:
+    def remake(
+        self, span: Span, *, force: bool = False, since_build: int = 0, progress: Progress = lambda _share: None
+    ) -> Rebuilt:
         """Make all closed units of the span anew from raw_events, whatever is there; coarser builds become stale.
 
-        Units of which raw_events holds nothing, while the rollups do, are left alone and named, unless forced.
+        With `since_build` only those that have no newer repair: an interrupted one goes on so.
+
+        Units of which raw_events holds nothing, while the rollups do, are left alone and named, unless forced. Raises
+        ConfigurationError for a span that begins where retention dropped events.
         """
-        done = Rebuilt()
+        done, border = Rebuilt(), self._horizons.compared_from
+        if UNIT.floor(span.start_seconds) < border:
+            raise ConfigurationError(
+                f"retention dropped events before {minute_name(border)}, so nothing before can be made anew from "
+                f"them: give --from {minute_name(border)}"
+            )
         around = self._units_around(span)
         for day in around.days():
             units = self._observer.observe(day.start_seconds, day.end_seconds).units
-            todo = [unit for unit in units if unit.raw.requests or force]
+            todo = [u for u in units if (u.raw.requests or force) and not 0 < since_build <= u.repair]
             repaired, moving = self._repair(todo)
             refused = tuple(u.start_seconds for u in units if not (u.raw.requests or force))
             done = replace(
@@ -228,8 +255,9 @@ class Rollups:
         return found
 
     def _units_around(self, span: Span) -> Span:
-        """The closed units that overlap the span."""
-        return span.around(UNIT).until(self.closed_until() // UNIT.seconds * UNIT.seconds)
+        """The closed units that overlap the span, and that can be compared with raw_events."""
+        closed = self.closed_until() // UNIT.seconds * UNIT.seconds
+        return span.around(UNIT).until(closed).since(self._horizons.compared_from)
 
     def _check_day(self, day: Span, *, repair: bool, force: bool) -> Checked:
         first = self._observer.observe(day.start_seconds, day.end_seconds)

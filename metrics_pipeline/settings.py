@@ -108,6 +108,16 @@ class ClickHouseSettings(_Part):
     deduplication_window_blocks: int = Field(
         10_000, ge=100, le=1_000_000, description="inserted blocks whose tokens each table remembers"
     )
+    cluster: _Identifier | None = Field(
+        None, description="name in the servers' remote_servers over which the tables are spread; unset: one server"
+    )
+    replicated: bool = Field(
+        default=True,
+        description="tables of a cluster are replicated (needs a Keeper, and the macros shard and replica)",
+    )
+    servers: tuple[SecretStr, ...] = Field(
+        (), description="URLs of all servers of the cluster, as JSON; unset: its hosts, with the URL's port and account"
+    )
 
     @field_validator("url")
     @classmethod
@@ -118,6 +128,19 @@ class ClickHouseSettings(_Part):
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("must look like http://user:password@host:8123/database")
         return value
+
+    @field_validator("servers")
+    @classmethod
+    def _are_http(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for server in value:
+            cls._is_http(server)
+        return value
+
+    @model_validator(mode="after")
+    def _servers_are_of_a_cluster(self) -> Self:
+        if self.servers and self.cluster is None:
+            raise ValueError("servers are those of a cluster: set METRICS_CLICKHOUSE__CLUSTER to its name")
+        return self
 
 
 class DrainSettings(_Part):
@@ -162,8 +185,18 @@ class DrainSettings(_Part):
 class EventSettings(_Part):
     """Limits on what an event may say, on top of the contract in event.py."""
 
-    max_age_days: int = Field(396, ge=1, le=10_000, description="older than its message by more: dead letter")
+    max_age_days: int = Field(14, ge=1, le=10_000, description="older than its message by more: dead letter")
     max_future_seconds: int = Field(3_600, ge=0, le=864_000, description="ahead of its message by more: dead letter")
+
+
+class RetentionSettings(_Part):
+    """How long what is kept."""
+
+    policy: Path | None = Field(
+        None,
+        description="file with the policy (TOML), as `metrics-pipeline retention --show-policy` prints it; unset: "
+        "defaults",
+    )
 
 
 class AlertSettings(_Part):
@@ -250,6 +283,7 @@ class Settings(BaseSettings):
     clickhouse: ClickHouseSettings = Field(default_factory=ClickHouseSettings)
     drain: DrainSettings = Field(default_factory=DrainSettings)
     events: EventSettings = Field(default_factory=EventSettings)
+    retention: RetentionSettings = Field(default_factory=RetentionSettings)
     alerts: AlertSettings = Field(default_factory=AlertSettings)
     canary: CanarySettings = Field(default_factory=CanarySettings)
     local: LocalSettings = Field(default_factory=LocalSettings)

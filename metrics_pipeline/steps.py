@@ -1,4 +1,4 @@
-"""The named steps of a drain run (and a fill) and of a replay; `observe` hears of each before it begins."""
+"""The named steps of drains, replays and retention; whoever passes `observe` hears of each before it begins."""
 
 from enum import StrEnum
 
@@ -53,3 +53,13 @@ class HourStep(StrEnum):
     DEAD = "dead letters"
     LEDGER = "ledger"
     CLOSE = "close"
+
+
+class RetentionStep(StrEnum):
+    """In this order, the last three as often as there are partitions."""
+
+    HORIZON = "horizon"
+    VIEWS = "views"
+    DROP = "drop"
+    THIN = "thin"
+    MOVE = "move"

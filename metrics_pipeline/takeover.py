@@ -137,14 +137,29 @@ class Takeover:
         marks = self.retry.call(lambda: self.log.watermarks(partitions))
         return {p: known.get(p, marks[p].low) for p in partitions}
 
+    def _has_landed(self, opened: OpenBatch) -> bool:
+        return self.retry.call(lambda: self.warehouse.has_ledger_entry(opened.token))
+
+    def _closes(self, opened: OpenBatch) -> bool:
+        """Close the batch if it has landed."""
+        if not self._has_landed(opened):
+            return False
+        logger.info("batch %s had landed, closing it", opened.token)
+        self.delivery.note_landed(opened.ends)
+        return True
+
     def _recover(self, opened: OpenBatch) -> None:
         """Finish a batch that an earlier run left open."""
         self.observe(Step.RECOVER)
-        if self.retry.call(lambda: self.warehouse.has_ledger_entry(opened.token)):
-            logger.info("batch %s had landed, closing it", opened.token)
-            self.delivery.note_landed(opened.ends)
+        if self._closes(opened):
             return
         batch = self._rebuilt(opened)
+        if batch.lost:
+            # Its account differs from the one that a predecessor may be about to insert, and may stand in another
+            # partition, where no token tells them apart.
+            self.ownership.await_predecessors()
+            if self._closes(opened):
+                return
         if self.delivery.token(batch) != opened.token:
             raise StopError(
                 f"the open batch {opened.token} doesn't match its partitions {sorted(opened.ends)}, and the ledger has "

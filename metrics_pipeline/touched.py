@@ -12,7 +12,8 @@ from metrics_pipeline.core.minutes import Scope
 from metrics_pipeline.core.replay import UnitAccount, spans_of, unit_accounts
 from metrics_pipeline.ports import BookReader, ReplayBooks
 from metrics_pipeline.retry import Retry
-from metrics_pipeline.rollups import Checked, Rollups, Span
+from metrics_pipeline.rollups import Checked, Span
+from metrics_pipeline.rollups_of_shards import AnyRollups
 
 ROUNDS = 3
 """A unit that events land in all the time is left to the next replay after so many tries."""
@@ -34,7 +35,7 @@ class TouchedRollups:
 
     books: ReplayBooks
     minutes: BookReader
-    rollups: Rollups
+    rollups: AnyRollups
     retry: Retry
 
     def repair(self) -> Repaired:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.assembly import prepare
 from metrics_pipeline.clickhouse.client import connect
@@ -37,6 +38,14 @@ def dead_address() -> Iterator[str]:
         yield f"127.0.0.1:{taken.getsockname()[1]}"
 
 
+@pytest.fixture
+def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing lands and nobody reads while books and rollups are checked and repaired: there is nothing to wait out."""
+    monkeypatch.setattr("metrics_pipeline.audit.PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr("metrics_pipeline.rollups.PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr("metrics_pipeline.rollups.GRACE_SECONDS", 0.02)
+
+
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
     server = start_kafka(kafka_program(cache_folder(LocalSettings())), tmp_path_factory.mktemp("kafka"))
@@ -47,9 +56,25 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
 @pytest.fixture(scope="session")
 def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
     folder = tmp_path_factory.mktemp("clickhouse")
-    server = start_clickhouse(clickhouse_program(cache_folder(LocalSettings())), folder)
+    # As many at once as a server has by itself. With the two of the local one a mutation waits a third of a second
+    # between parts, of which each takes milliseconds.
+    config = {"background_pool_size": "32"}
+    server = start_clickhouse(clickhouse_program(cache_folder(LocalSettings())), folder, config=config)
     yield server
     server.process.stop(20)
+
+
+@pytest.fixture
+def database(clickhouse: ClickHouseServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    """An empty database, also in the environment."""
+    name = f"d{uuid.uuid4().hex[:12]}"
+    monkeypatch.setenv("METRICS_CLICKHOUSE__URL", clickhouse.url)
+    with connect(load_settings()) as client:
+        client.command(f"CREATE DATABASE {name}")
+    monkeypatch.setenv("METRICS_CLICKHOUSE__URL", clickhouse.url.removesuffix("default") + name)
+    with connect(load_settings()) as client:
+        yield client
+        client.command(f"DROP DATABASE {name}")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -9,7 +10,7 @@ from clickhouse_connect.driver.client import Client
 
 from benchmarks.questions.server import client_of, running
 from metrics_pipeline.clickhouse.rollups.cubes import ENDPOINTS, LATENCY_MERGE_FUNCTION
-from metrics_pipeline.clickhouse.rollups.views import COVER, source_of
+from metrics_pipeline.clickhouse.rollups.views import cover, rollup_views, source_of
 from metrics_pipeline.core.grains import BUILT, LIVE
 
 _REPETITIONS = 100
@@ -19,14 +20,18 @@ _FIGURES = f"SELECT sum(requests), {LATENCY_MERGE_FUNCTION}(latency_ms) FROM"
 QUERIES = {
     "a table of one grain": f"{_FIGURES} {ENDPOINTS.table(LIVE)} WHERE {_WHERE}",
     "the tables of all grains as one, without a cover": f"{_FIGURES} {ENDPOINTS.all_grains} WHERE {_WHERE}",
-    "the cover alone": f"SELECT count() FROM ({COVER})",
+    "the cover alone": f"SELECT count() FROM ({cover({})})",
     "the view": f"{_FIGURES} {source_of(ENDPOINTS)}",
+    "the view, where retention dropped older rows": f"{_FIGURES} {source_of(ENDPOINTS).replace('(', '_dropped(', 1)}",
 }
+_BORDERS = {grain.seconds: _START - days * 86_400 for grain, days in zip(BUILT, (45, 120, 400), strict=False)}
 
 
 def planning() -> None:
     """Prints a median per query and step, of an hour and of 13 months."""
     with TemporaryDirectory() as home, running(Path(home)) as server, client_of(server) as client:
+        (view,) = (v for v in rollup_views(_BORDERS) if v.name == ENDPOINTS.name)
+        client.command(replace(view, name=f"{view.name}_dropped").replacement)
         for name, sql in QUERIES.items():
             short = _median_ms(client, sql, 3_600, LIVE.seconds)
             long = _median_ms(client, sql, 395 * 86_400, BUILT[-1].seconds)

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.cluster import storage_of
 from metrics_pipeline.local.clickhouse import ClickHouseServer, start_clickhouse
 from metrics_pipeline.local.fetch import cache_folder, clickhouse_program
 from metrics_pipeline.settings import ClickHouseSettings, LocalSettings, Settings
@@ -33,7 +34,7 @@ def client_of(server: ClickHouseServer, **server_settings: Any) -> Iterator[Clie
     """A client whose requests may take long; the schema is there."""
     settings = Settings(clickhouse=ClickHouseSettings(url=SecretStr(server.url), request_timeout_seconds=3_600))
     with connect(settings, **server_settings) as client:
-        schema.apply(client, settings.clickhouse.deduplication_window_blocks)
+        schema.apply(client, storage_of(settings))
         yield client
 
 

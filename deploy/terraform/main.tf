@@ -59,6 +59,11 @@ output "version" {
   value       = local.plan.version
 }
 
+output "destructive" {
+  description = "What would destroy data, and is left to `schema apply --allow-destructive`."
+  value       = try(local.plan.destructive, [])
+}
+
 output "statements" {
   description = "What the server lacked when the plan was made; empty: nothing."
   value       = local.plan.statements

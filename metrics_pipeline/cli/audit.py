@@ -79,6 +79,7 @@ def _as_fields(verdict: Verdict) -> dict[str, object]:
         "minutes_in_flight": [minute_name(m) for m in books.minutes_in_flight],
         "open_batches": [{"batch": b.token, "ranges": [_range(r) for r in b.ranges]} for b in books.open_batches],
         "unnoted_ledger_rows": books.unnoted_rows,
+        "compared_from": minute_name(books.compared_from) if books.compared_from else None,
         "problems": list(verdict.problems),
     }
 
@@ -131,6 +132,10 @@ def _print(verdict: Verdict) -> None:
         console.print(f"[red]✗[/] {len(verdict.problems) - _LONGEST_PRINT} more: --json lists them")
     _print_in_flight(console, verdict)
     _print_owed(console, verdict)
+    if books.compared_from:
+        console.print(
+            f"minutes before {minute_name(books.compared_from)} are not compared: their events may be dropped"
+        )
     if verdict.is_ok:
         but = f", but for the {verdict.owed_offsets:,} that are owed" if verdict.owed_offsets else ""
         console.print(f"[green]✓[/] exact: every offset accounted for{but}, every event counted once")

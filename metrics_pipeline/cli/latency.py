@@ -15,8 +15,10 @@ from metrics_pipeline.cli.output import print_json
 from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, elapsed, now_in, span_text
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.questions.completeness import (
+    COARSE,
     DEAD_LETTER_SHARE,
     DEAD_LETTERS,
+    DROPPED,
     LAG,
     LOST,
     NOT_OVER,
@@ -41,6 +43,11 @@ _SAID = {
     LOST: "the topic dropped messages before they were read",
     OWED: "drains went on at the head, and a fill has yet to land what they skipped",
     LAG: "the drain is behind right now: ask again later",
+    DROPPED: "retention dropped them, or all but what an override keeps",
+    **{
+        reason: f"retention dropped what is finer, so they are not in the answer: choose whole buckets of {grain.name}"
+        for grain, reason in COARSE.items()
+    },
 }
 
 
@@ -110,6 +117,7 @@ def _find(client: Client, question: Question, other: TimeRange | None, now: date
     columns = columns_of(question.minutes)
     part = elapsed(question.span, now)
     answer = ask(client, question, exact=exact)
+    is_raw = answer.source == RAW
     compared = None
     if other is not None:
         compared = answer if part == question.span else ask(client, Question(part, question.names), exact=exact)
@@ -117,8 +125,8 @@ def _find(client: Client, question: Question, other: TimeRange | None, now: date
         answer=answer,
         points=history(client, question, columns, exact=exact) if answer.requests else (),
         columns=columns,
-        incomplete=incomplete_minutes(client, question.minutes),
-        incomplete_other=() if other is None else incomplete_minutes(client, whole_minutes(other)),
+        incomplete=incomplete_minutes(client, question.minutes, of_raw=is_raw),
+        incomplete_other=() if other is None else incomplete_minutes(client, whole_minutes(other), of_raw=is_raw),
         answer_compared=compared,
         other=None if other is None else ask(client, Question(other, question.names), exact=exact),
     )

@@ -1,17 +1,14 @@
 """`rollups`: what is built, building it, and whether it says what raw_events says."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from math import ceil
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from metrics_pipeline.assembly import rollups as open_rollups
-from metrics_pipeline.cli.output import print_json
+from metrics_pipeline.cli.output import print_json, share_of, share_progress
 from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, now_in
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.rollups.state import GrainState, read_state
@@ -19,7 +16,6 @@ from metrics_pipeline.core.audit import minute_name
 from metrics_pipeline.core.drift import Drift, State
 from metrics_pipeline.core.grains import BUILT, LIVE, grain_named
 from metrics_pipeline.rollups import Checked, Rebuilt, Span
-from metrics_pipeline.rollups import Progress as ShareDone
 from metrics_pipeline.settings import load_settings
 
 app = typer.Typer(no_args_is_help=True, help="Rollups: what is built, rebuilding, comparing with raw_events.")
@@ -81,7 +77,7 @@ def rebuild(
     """
     span = _span(when, start, end, timezone)
     grains = tuple(grain_named(name.value) for name in grain) if grain else BUILT
-    with open_rollups(load_settings()) as rollups, _bar() as bar:
+    with open_rollups(load_settings()) as rollups, share_progress() as bar:
         if dry_run:
             plan = rollups.planned(span, grains, only_stale=stale)
             counted = {grain.name: len(buckets) for grain, buckets in plan.items()}
@@ -90,8 +86,8 @@ def rebuild(
             return
         made = Rebuilt()
         if from_raw:
-            made = rollups.remake(span, force=force, progress=_task(bar, f"{LIVE.name} from raw_events"))
-        built = rollups.rebuild(span, grains, only_stale=stale, progress=_task(bar, "buckets"))
+            made = rollups.remake(span, force=force, progress=share_of(bar, f"{LIVE.name} from raw_events"))
+        built = rollups.rebuild(span, grains, only_stale=stale, progress=share_of(bar, "buckets"))
     _print_rebuilt(made, built, as_json)
     if made.refused or made.moving_units or built.moving_units or built.unpublished:
         raise typer.Exit(1)
@@ -118,8 +114,8 @@ def check(
     right nor wrong. Drift that was repaired is drift, too.
     """
     span = _span(when, start, end, timezone)
-    with open_rollups(load_settings()) as rollups, _bar() as bar:
-        checked = rollups.check(span, repair=repair, force=force, progress=_task(bar, "units"))
+    with open_rollups(load_settings()) as rollups, share_progress() as bar:
+        checked = rollups.check(span, repair=repair, force=force, progress=share_of(bar, "units"))
     if as_json:
         print_json(_checked_fields(checked))
     else:
@@ -131,24 +127,6 @@ def check(
 def _span(when: str | None, start: str | None, end: str | None, timezone: str) -> Span:
     chosen = asked_span(when, start, end, now_in(timezone))
     return Span(int(chosen.start.timestamp()), ceil(chosen.end.timestamp()))
-
-
-@contextmanager
-def _bar() -> Iterator[Progress]:
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    ) as bar:
-        yield bar
-
-
-def _task(bar: Progress, description: str) -> ShareDone:
-    task = bar.add_task(description, total=1.0)
-    return lambda share: bar.update(task, completed=share)
 
 
 def _state_fields(state: GrainState) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""`schema plan | apply | check`."""
+"""`schema plan | apply | check | roles`."""
 
 from importlib.metadata import version
 
@@ -6,68 +6,115 @@ import typer
 
 from metrics_pipeline.cli.output import print_json
 from metrics_pipeline.clickhouse import schema
-from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.client import database_name
+from metrics_pipeline.clickhouse.cluster import shard_database, storage_of
+from metrics_pipeline.clickhouse.places import plan_everywhere
+from metrics_pipeline.clickhouse.roles import statements
+from metrics_pipeline.core.schema.change import Plan
+from metrics_pipeline.core.schema.storage import Storage
+from metrics_pipeline.core.schema.words import plan_lines
 from metrics_pipeline.kafka.admin import ensure_topic
+from metrics_pipeline.schema_assembly import apply_schema
 from metrics_pipeline.settings import kafka_address, load_settings
 
-app = typer.Typer(help="Compare the server's tables with the wanted ones, and create what is missing.")
+app = typer.Typer(help="Compare the server's tables with the wanted ones, and bring them there.")
+
+_UP_TO_DATE = "the schema is up to date"
 
 
 @app.command(epilog="Example: metrics-pipeline schema plan --json > schema.json")
 def plan(
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object, as deploy/terraform reads it."),
+    sql: bool = typer.Option(False, "--sql", help="Print whole statements, not only how they begin."),
 ) -> None:
-    """Print the statements that `apply` would run, and what differs."""
+    """Print what `apply` would change, how (metadata only, background mutation, rebuild), and what it costs."""
     settings = load_settings()
-    window_blocks = settings.clickhouse.deduplication_window_blocks
-    with connect(settings) as client:
-        wanted = schema.plan(client, window_blocks)
+    wanted = plan_everywhere(settings)
     if as_json:
-        print_json(
-            {
-                "version": version("metrics-pipeline"),
-                "wanted": schema.wanted_hash(window_blocks),
-                "hash": wanted.hash,
-                "statements": wanted.statements,
-                "differences": wanted.differences,
-            }
-        )
+        print_json(_as_json(wanted, storage_of(settings)))
         return
-    for statement in wanted.statements:
-        typer.echo(statement + ";\n")
-    for difference in wanted.differences:
-        typer.echo(f"differs: {difference}")
+    for line in plan_lines(wanted, whole_statements=sql):
+        typer.echo(line)
     if wanted.is_empty:
-        typer.echo("the schema is up to date")
+        typer.echo(_UP_TO_DATE)
 
 
 @app.command(epilog="Example: metrics-pipeline schema apply --topic")
 def apply(
     expect: str = typer.Option("", help="Hash of the plan that was looked at: refuse if another one is needed by now."),
     topic: bool = typer.Option(False, "--topic", help="Also create the topic, where it is missing."),
+    allow_destructive: bool = typer.Option(
+        False, "--allow-destructive", help="Also do what destroys data: columns and tables that are not wanted go."
+    ),
 ) -> None:
-    """Create tables, views and columns that are missing. Safe to repeat."""
+    """Expand, migrate and, with --allow-destructive, contract. Safe to repeat, interrupt, and run twice at once."""
     settings = load_settings()
     if topic:
         ensure_topic(kafka_address(settings), settings.kafka)
-    with connect(settings) as client:
-        done = schema.apply(client, settings.clickhouse.deduplication_window_blocks, expect)
-    typer.echo(f"added {len(done.statements)} tables, views or columns")
+    done = apply_schema(
+        settings, expect, allow_destructive=allow_destructive, progress=lambda words: typer.echo(words, err=True)
+    )
+    made = len(done.safe) + (len(done.destructive) if allow_destructive else 0)
+    typer.echo(f"made {made} changes" if made else _UP_TO_DATE)
+    if not allow_destructive:
+        _tell_leftovers(done)
     _fail_on(done.differences)
 
 
-@app.command(epilog="Example: metrics-pipeline schema check")
-def check() -> None:
-    """Exit 1 if the server's schema is not the wanted one."""
-    settings = load_settings()
-    with connect(settings) as client:
-        wanted = schema.plan(client, settings.clickhouse.deduplication_window_blocks)
-    for statement in wanted.statements:
-        typer.echo(f"missing: {statement.splitlines()[0]}")
+@app.command(epilog="Example: metrics-pipeline schema check --strict")
+def check(
+    strict: bool = typer.Option(False, "--strict", help="Also fail on what only `apply --allow-destructive` removes."),
+) -> None:
+    """For CI: exit 1 if the server's schema is not the wanted one, 0 if it is."""
+    wanted = plan_everywhere(load_settings())
+    for change in wanted.safe:
+        typer.echo(f"missing: {change.difference}")
+    _tell_leftovers(wanted)
     _fail_on(wanted.differences)
-    if wanted.statements:
+    if wanted.safe or (strict and wanted.destructive):
         raise typer.Exit(1)
-    typer.echo("the schema is up to date")
+    typer.echo(_UP_TO_DATE)
+
+
+@app.command("roles", epilog="Example: metrics-pipeline schema roles | clickhouse-client --multiquery")
+def print_roles(
+    prefix: str = typer.Option("metrics_pipeline_", help="What the names of the roles begin with."),
+) -> None:
+    """Print SQL for the roles schema, writer and reader: what each must be granted, and the limits of readers."""
+    settings = load_settings()
+    own = "" if settings.clickhouse.cluster is None else shard_database(settings)
+    for statement in statements(database_name(settings), prefix, own):
+        typer.echo(f"{statement};")
+
+
+def _as_json(wanted: Plan, storage: Storage) -> dict[str, object]:
+    return {
+        "version": version("metrics-pipeline"),
+        "wanted": schema.wanted_hash(storage),
+        "hash": wanted.hash,
+        "statements": wanted.statements,
+        "differences": wanted.differences,
+        "destructive": [statement for change in wanted.destructive for statement in change.statements],
+        "changes": [
+            {
+                "object": change.object,
+                "what": change.what,
+                "phase": change.phase.value,
+                "way": change.way.value,
+                "destroys_data": change.destroys,
+                "refused": change.refusal,
+                "partitions": change.size.partitions,
+                "rows": change.size.rows,
+                "bytes_on_disk": change.size.bytes_on_disk,
+            }
+            for change in wanted.changes
+        ],
+    }
+
+
+def _tell_leftovers(wanted: Plan) -> None:
+    for change in wanted.destructive:
+        typer.echo(f"left for `apply --allow-destructive`: {change.difference}", err=True)
 
 
 def _fail_on(differences: tuple[str, ...]) -> None:

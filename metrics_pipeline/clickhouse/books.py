@@ -55,7 +55,7 @@ _TOTALS = f"""
         sumIf(d, {{touches}}), sumIf(dl, {{touches}}), sumIf(sk, {{touches}}), sumIf(l, {{touches}}),
         sumIf(sipHash64(s), {_COVERS}) - sumIf(sipHash64(e), {_COVERS}) = sipHash64(min(s)) - sipHash64(max(e)),
         groupArrayIf({_MAX_RANGES})((s, e), source = '{OWED}'),
-        groupArrayIf({_MAX_RANGES})((s, e), source = '{FILL}')
+        groupArrayIf({_MAX_RANGES})((s, e), source = '{FILL}'), sumIf(dl, {{touches}} AND NOT {{held}})
     {{rows}} {{parts}} WHERE {{of_group}} GROUP BY topic, topic_id, p ORDER BY topic, topic_id, p
 """
 """Ranges with start < end tile exactly if every start but the first is an end, and every end but the last a start, as
@@ -90,7 +90,8 @@ _OF_DRAINS = f"""batch NOT IN (
 
 _ADDED = """
     SELECT sum(added), sum(found) FROM (
-        SELECT batch, added_dead_letters AS added {rows} WHERE {of_group} AND added_dead_letters > 0 AND {touches}
+        SELECT batch, added_dead_letters AS added {rows}
+        WHERE {of_group} AND added_dead_letters > 0 AND {touches} AND {held}
     ) AS entries LEFT JOIN (
         SELECT batch, count() AS found FROM dead_letters FINAL
         WHERE batch IN (SELECT batch FROM batches WHERE added_dead_letters > 0) GROUP BY batch
@@ -105,19 +106,25 @@ _FINAL_SETTINGS: Mapping[str, Any] = {
 
 
 class ClickHouseBooks:
-    """A `BookReader` for the present topic and one consumer group."""
+    """A `BookReader` for the present topic and one consumer group.
 
-    def __init__(self, client: Client, topic: str, topic_id: str, group: str) -> None:
+    Dead letters of messages before `dead_letters_from` (epoch seconds) may have been dropped: they aren't counted.
+    """
+
+    def __init__(self, client: Client, topic: str, topic_id: str, group: str, *, dead_letters_from: int = 0) -> None:
         self._client = client
         self._topic = topic
         self._topic_id = topic_id
         self._group = group
+        self._dead_letters_from = dead_letters_from
 
     def ledger(self, scope: Scope) -> Ledger:
         touches, bounds = _touches(scope)
         rows = self._rows(
             "the ledger",
-            _TOTALS.format(touches=f"{touches} AND {_COVERS}", rows=_ROWS, parts=_PARTS, of_group=_OF_GROUP),
+            _TOTALS.format(
+                touches=f"{touches} AND {_COVERS}", held=_HELD, rows=_ROWS, parts=_PARTS, of_group=_OF_GROUP
+            ),
             bounds,
         )
         totals = [_totals(r) for r in rows]
@@ -265,9 +272,8 @@ class ClickHouseBooks:
         return int(self._rows("the ledger", sql, bounds)[0][0])
 
     def _added_dead_letters(self, touches: str, bounds: Mapping[str, Any]) -> tuple[int, int]:
-        added, found = self._rows("the ledger", _ADDED.format(rows=_ROWS, of_group=_OF_GROUP, touches=touches), bounds)[
-            0
-        ]
+        sql = _ADDED.format(rows=_ROWS, of_group=_OF_GROUP, touches=touches, held=_HELD_FOR_REPLAYS)
+        added, found = self._rows("the ledger", sql, bounds)[0]
         return int(added), int(found)
 
     def _ranges(self, sql: str, parameters: Mapping[str, Any]) -> tuple[OffsetRange, ...]:
@@ -294,7 +300,13 @@ class ClickHouseBooks:
         return pl.read_ipc_stream(io.BytesIO(answer))
 
     def _parameters(self, more: Mapping[str, Any]) -> dict[str, Any]:
-        named = {"topic": self._topic, "topic_id": self._topic_id, "group": self._group, "limit": LONGEST_LIST}
+        named = {
+            "topic": self._topic,
+            "topic_id": self._topic_id,
+            "group": self._group,
+            "limit": LONGEST_LIST,
+            "held": self._dead_letters_from,
+        }
         return named | dict(more)
 
 
@@ -305,7 +317,8 @@ def _totals(row: Sequence[Any]) -> PartitionTotals:
         [OffsetRange(int(partition), int(s), int(e)) for s, e in ranges] for ranges in (figures[10], figures[11])
     )
     key = PartitionKey(str(topic), str(topic_id), int(partition))
-    return PartitionTotals(key, *map(int, figures[:9]), owed=subtracted(skipped, filled))
+    owed = subtracted(skipped, filled)
+    return PartitionTotals(key, *map(int, figures[:9]), owed=owed, letters_gone=int(figures[12]))
 
 
 def _bounds(scope: Scope) -> dict[str, Any]:
@@ -324,8 +337,8 @@ def _dead_letters_of(scope: Scope) -> tuple[str, dict[str, Any]]:
     """The dead letters of batches that touch the scope; their messages bound what has to be read."""
     touches, bounds = _touches(scope)
     if scope.is_everything:
-        return "1", bounds
-    batches = f"FROM batches FINAL WHERE {_OF_GROUP} AND dead_letters > 0 AND {touches}"
+        return _NOT_DROPPED, bounds
+    batches = f"FROM batches FINAL WHERE {_OF_GROUP} AND dead_letters > 0 AND {touches} AND {_HELD}"
     where = f"""kafka_timestamp >= (SELECT min(first_message) {batches})
         AND kafka_timestamp <= (SELECT max(last_message) {batches}) AND batch IN (SELECT batch {batches})"""
     return where, bounds
@@ -349,4 +362,14 @@ def _unnoted(row: Mapping[str, int]) -> Unnoted:
     return Unnoted(row["batches"], row["events"], start, end)
 
 
+_HELD = "first_message >= toDateTime64({held:UInt32}, 3, 'UTC')"
+"""Of batches: dead_letters still has all that they refused."""
+_NOT_DROPPED = f"""kafka_timestamp >= toDateTime64({{held:UInt32}}, 3, 'UTC') AND batch NOT IN (
+    SELECT batch FROM batches WHERE {_OF_GROUP} AND NOT {_HELD}
+        AND last_message >= toDateTime64({{held:UInt32}}, 3, 'UTC'))"""
+"""Of dead letters: of such batches; of one around the horizon some may be left, and count no more than it does."""
+_REPLAYED_DAYS = 31
+_HELD_FOR_REPLAYS = f"""first_message >= toDateTime64(
+    if({{held:UInt32}} = 0, 0, {{held:UInt32}} + {_REPLAYED_DAYS * 86_400}), 3, 'UTC')"""
+"""Likewise of chunks of replays, which say when they were opened: their messages are so much older at most."""
 _LAST_SECONDS = (1 << 32) - 1

@@ -10,9 +10,28 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.settings import Settings, clickhouse_url
 
+SHARD_SUFFIX = "_shard"
+"""Of a cluster: what the name of the database of each shard's own tables ends with."""
+
 _SERVER_SETTINGS = {
     # The views of rollups read the books twice in one query, and rely on reading the same ones.
     "enable_shared_storage_snapshot_in_query": 1,
+}
+_CLUSTER_SETTINGS = {
+    # An insert is acknowledged once each shard has its rows.
+    "distributed_foreground_insert": 1,
+    # A query within a query asks the same shard: what belongs together is on one, see spread.py.
+    "distributed_product_mode": "local",
+    # Half an answer would be a wrong one.
+    "skip_unavailable_shards": 0,
+    # Deletes of replays name the rows by a query.
+    "allow_nondeterministic_mutations": 1,
+}
+_REPLICA_SETTINGS = {
+    # Most replicas have what was acknowledged, and look-ups ask one that has all of that.
+    "insert_quorum": "auto",
+    "insert_quorum_parallel": 0,
+    "select_sequential_consistency": 1,
 }
 
 
@@ -21,7 +40,15 @@ def connect(settings: Settings, **server_settings: Any) -> Client:
 
     Raises ClickHouseUnavailableError if nothing answers, ConfigurationError if the account is refused.
     """
-    url = urlsplit(clickhouse_url(settings))
+    return connect_to(settings, clickhouse_url(settings), database_name(settings), **server_settings)
+
+
+def connect_to(settings: Settings, address: str, database: str, **server_settings: Any) -> Client:
+    """Likewise, for another server or database than those of `settings.clickhouse.url`."""
+    url = urlsplit(address)
+    of_cluster: dict[str, Any] = {}
+    if settings.clickhouse.cluster is not None:
+        of_cluster = _CLUSTER_SETTINGS | (_REPLICA_SETTINGS if settings.clickhouse.replicated else {})
     secure = url.scheme == "https"
     return calling(
         f"connecting to ClickHouse at {url.hostname}:{url.port or ''}",
@@ -31,7 +58,7 @@ def connect(settings: Settings, **server_settings: Any) -> Client:
             secure=secure,
             username=unquote(url.username) if url.username else None,
             password=unquote(url.password or ""),
-            database=database_name(settings),
+            database=database,
             autogenerate_session_id=False,
             client_name="metrics-pipeline",
             ca_cert=_path(settings.clickhouse.ca_file),
@@ -42,7 +69,7 @@ def connect(settings: Settings, **server_settings: Any) -> Client:
             connect_timeout=10,
             send_receive_timeout=settings.clickhouse.request_timeout_seconds,
             query_retries=0,
-            settings={**_SERVER_SETTINGS, **server_settings},
+            settings={**_SERVER_SETTINGS, **of_cluster, **server_settings},
         ),
     )
 

@@ -4,7 +4,6 @@ Every read takes the last version of each letter. A mark copies the row on the s
 """
 
 import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -14,6 +13,7 @@ import polars as pl
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.horizons import IS_OWN, time_to_live_days
 from metrics_pipeline.clickhouse.schema import DEAD_LETTERS
 from metrics_pipeline.clickhouse.stored import IN_RANGES, ranges_parameters
 from metrics_pipeline.clickhouse.warehouse import external, insert_once
@@ -211,8 +211,7 @@ class ClickHouseDeadLetters:
 
     def time_to_live_days(self) -> float | None:
         """How long the table keeps a letter, if a TTL of whole rows says so in a way that can be read."""
-        sql = f"""SELECT engine_full FROM system.tables
-            WHERE database = currentDatabase() AND name = '{DEAD_LETTERS.name}'"""
+        sql = f"SELECT engine_full FROM system.tables WHERE {IS_OWN} AND name = '{DEAD_LETTERS.name}'"
         rows = self._rows("reading the table's retention", sql, {})
         return time_to_live_days(str(rows[0][0])) if rows else None
 
@@ -241,18 +240,6 @@ class ClickHouseDeadLetters:
 
 
 _LETTER_FIELDS = tuple(f.name for f in fields(Letter))
-_TIME_TO_LIVE = re.compile(r"\bTTL \S.*?toInterval(Day|Week|Month|Year)\((\d+)\)")
-_OTHER_TTL = re.compile(r" TO (?:DISK|VOLUME) | RECOMPRESS | GROUP BY | WHERE ")
-_UNIT_DAYS = {"Day": 1, "Week": 7, "Month": 28, "Year": 365}
-"""At least so many: a warning may be early, not late."""
-
-
-def time_to_live_days(engine: str) -> float | None:
-    """Days that an engine's TTL keeps a row; None without one, or where it moves or changes rows as well."""
-    found = _TIME_TO_LIVE.search(engine)
-    if found is None or _OTHER_TTL.search(engine, found.start()):
-        return None
-    return int(found[2]) * _UNIT_DAYS[found[1]]
 
 
 def _where(wanted: LetterFilter) -> tuple[str, dict[str, Any]]:

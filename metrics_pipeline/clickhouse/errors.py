@@ -77,6 +77,7 @@ SCHEMA_CODES = {
     81: "UNKNOWN_DATABASE",
 }
 """A table or column is not there."""
+_UNKNOWN_DATABASE = 81
 
 CONFIGURATION_CODES = {
     164: "READONLY",
@@ -101,7 +102,9 @@ def translate(error: Error, doing: str) -> PipelineError:
     if error.code in REJECTED_CODES:
         return RejectedError(said)
     if error.code in SCHEMA_CODES:
-        return SchemaMismatchError(f"{said}: run `metrics-pipeline schema plan`, then `schema apply`")
+        is_database = error.code == _UNKNOWN_DATABASE
+        first = "create the database that METRICS_CLICKHOUSE__URL names" if is_database else "run `schema plan`"
+        return SchemaMismatchError(f"{said}: {first}, then `metrics-pipeline schema apply`")
     if (refused := _tls_refusal(error)) is not None:
         return ConfigurationError(f"while {doing}: {refused}")
     if error.code in CONFIGURATION_CODES:
@@ -137,5 +140,7 @@ def calling(doing: str, action: Callable[[], _T]) -> _T:
 
 
 def first_line(error: Exception, limit_characters: int = 500) -> str:
-    """The server's words without its stack trace."""
-    return str(error).strip().split("\n", 1)[0][:limit_characters]
+    """The server's words without its stack trace; of a first line that announces something, also the next one."""
+    first, *others = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    said = f"{first} {others[0]}" if first.endswith(":") and others else first
+    return said[:limit_characters]

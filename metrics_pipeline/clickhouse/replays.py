@@ -96,13 +96,13 @@ class ClickHouseReplayBooks:
         lost = [replace(b, count=b.count - found.get((b.batch, b.range.partition), 0)) for b in batches]
         return [b for b in lost if b.count > 0]
 
-    def write_plan(self, chunk: Chunk, plan: pl.DataFrame) -> None:
+    def write_plan(self, chunk: Chunk, plan: pl.DataFrame, token: str) -> None:
         rows = plan.with_columns(
             consumer_group=pl.lit(self._named["group"]),
             batch=pl.lit(chunk.token),
             opened_at=pl.lit(chunk.opened_ms).cast(pl.Datetime("ms", "UTC")),
         )
-        insert_once(self._client, REPLAY_PLAN.name, rows, chunk.token)
+        insert_once(self._client, REPLAY_PLAN.name, rows, token)
 
     def plan(self, chunk: Chunk) -> pl.DataFrame:
         sql = f"""SELECT {", ".join(PLAN_SCHEMA.names())} FROM {REPLAY_PLAN.name} FINAL

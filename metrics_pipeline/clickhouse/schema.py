@@ -5,19 +5,44 @@ last inserts, so that a repeated insert changes nothing; partition keys depend o
 the insert, since the server remembers tokens per partition.
 """
 
-import hashlib
-from dataclasses import dataclass, field
 from functools import partial
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.clickhouse.ddl import Column, MaterializedView, Table, Union, View
-from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.horizons import HORIZONS, read_horizons
+from metrics_pipeline.clickhouse.live_schema import LiveSchema
+from metrics_pipeline.clickhouse.migrating import Migration, Progress, Works
+from metrics_pipeline.clickhouse.rollups.borders import refresh_views
+from metrics_pipeline.clickhouse.rollups.cubes import CUBES
+from metrics_pipeline.clickhouse.rollups.new_grains import count_buckets
 from metrics_pipeline.clickhouse.rollups.tables import BOOKS, ROLLUP_FEEDS, ROLLUP_TABLES, ROLLUP_UNIONS
-from metrics_pipeline.clickhouse.rollups.views import ROLLUP_VIEWS
+from metrics_pipeline.clickhouse.rollups.views import ROLLUP_VIEWS, rollup_views
+from metrics_pipeline.clickhouse.stock import STOCK_VIEWS
+from metrics_pipeline.core.audit import minute_name
+from metrics_pipeline.core.horizons import STANDS_FOR, Horizons
 from metrics_pipeline.core.ledger import DRAIN, FILL
+from metrics_pipeline.core.schema.change import Phase, Plan, hash_of
+from metrics_pipeline.core.schema.found import Found
+from metrics_pipeline.core.schema.objects import Column, SchemaObject, Table
+from metrics_pipeline.core.schema.planner import plan as compare
+from metrics_pipeline.core.schema.storage import Storage
+from metrics_pipeline.core.schema.work import Work
 from metrics_pipeline.errors import ConfigurationError
-from metrics_pipeline.event import IDENTITY, RAW_COLUMNS
+from metrics_pipeline.event import IDENTITY, TABLE_COLUMNS
+from metrics_pipeline.event import Column as EventColumn
+
+
+def event_column(column: EventColumn) -> Column:
+    """A column of the event contract as one of raw_events."""
+    return Column(
+        column.name,
+        column.clickhouse_type,
+        column.codec,
+        column.comment,
+        column.default,
+        is_filled=bool(column.default),
+    )
+
 
 RAW_EVENTS = Table(
     name="raw_events",
@@ -28,7 +53,7 @@ RAW_EVENTS = Table(
     primary_key=IDENTITY[:-1],
     # The look-up touches a granule per endpoint and part: small ones make it read an eighth.
     index_granularity=1_024,
-    columns=tuple(Column(c.name, c.clickhouse_type, c.codec, c.comment) for c in RAW_COLUMNS),
+    columns=tuple(map(event_column, TABLE_COLUMNS)),
     comment="Every event once, as it was sent.",
     # A replay asks for the rows of messages. Within a granule their times are near each other, as those of events are.
     indexes=("message_index kafka_timestamp TYPE minmax GRANULARITY 1",),
@@ -50,7 +75,7 @@ DEAD_LETTERS = Table(
         Column("service", "LowCardinality(String)", comment="Sender, where it could be read"),
         Column("payload", "String", "ZSTD(3)", "The message as it was"),
         Column("batch", "String", comment="Token of the micro-batch"),
-        Column("stored_at", "DateTime64(3, 'UTC') DEFAULT now64(3)"),
+        Column("stored_at", "DateTime64(3, 'UTC')", default="now64(3)"),
         Column("outcome", "LowCardinality(String)", comment="Of its last replay: landed, duplicate or kept"),
         Column("replayed_at", "DateTime64(3, 'UTC')"),
         Column("replay_reason", "LowCardinality(String)", comment="Why it is kept, by the rules of that replay"),
@@ -70,7 +95,8 @@ BATCHES = Table(
         Column("batch", "String", comment="Token: hash of group, topic id and ranges"),
         Column(
             "source",
-            "LowCardinality(String) DEFAULT 'drain'",
+            "LowCardinality(String)",
+            default="'drain'",
             comment="drain; fill: of what was owed; owed: what a jump skipped, covers nothing; dead_letters, replay: "
             "without partitions and not consumed anew",
         ),
@@ -191,13 +217,15 @@ CANARIES = Table(
     comment="Events that the pipeline sends itself, one per shard, and how long each took to be found by a query.",
 )
 
-OBJECTS: tuple[Table | Union | MaterializedView | View, ...] = (
+OBJECTS: tuple[SchemaObject, ...] = (
     RAW_EVENTS,
+    HORIZONS,
     BOOKS,
     *ROLLUP_TABLES,
     *ROLLUP_FEEDS,
     *ROLLUP_UNIONS,
     *ROLLUP_VIEWS,
+    *STOCK_VIEWS,
     DEAD_LETTERS,
     BATCHES,
     REPLAY_PLAN,
@@ -206,124 +234,54 @@ OBJECTS: tuple[Table | Union | MaterializedView | View, ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What has to be done for the server to have the schema: statements in order, and what is there but differs."""
-
-    statements: tuple[str, ...] = ()
-    differences: tuple[str, ...] = field(default=())
-
-    @property
-    def is_empty(self) -> bool:
-        return not self.statements and not self.differences
-
-    @property
-    def hash(self) -> str:
-        """Equal for plans that do the same."""
-        return _hash((*self.statements, "", *self.differences))
-
-
-def wanted_hash(deduplication_window_blocks: int) -> str:
+def wanted_hash(storage: Storage) -> str:
     """Changes with what this version wants, whatever a server has."""
-    return _hash(tuple(o.ddl(deduplication_window_blocks) for o in OBJECTS))
+    return hash_of(tuple(o.ddl(storage) for o in OBJECTS))
 
 
-def plan(client: Client, deduplication_window_blocks: int) -> Plan:
-    """Compare the wanted tables and columns with those of the client's database."""
-    found = _columns_of(client)
-    existing = [o for o in OBJECTS if isinstance(o, Table) and o.name in found]
-    # Columns first: a view that is created may read them.
-    additions = tuple(table.addition_ddl(name) for table in existing for name in _missing(table, found[table.name]))
-    indexes = _indexes_of(client)
-    additions += tuple(
-        table.index_ddl(index)
-        for table in existing
-        for index in table.indexes
-        if (table.name, _name(index)) not in indexes
-    )
-    comments = _comments_of(client)
-    creations = tuple(o.ddl(deduplication_window_blocks) for o in OBJECTS if not _is_there(o, comments))
-    differences = tuple(
-        f"{table.name}.{name}: {problem}" for table in existing for name, problem in _compare(table, found[table.name])
-    )
-    return Plan(additions + creations, differences)
+def plan(client: Client, storage: Storage) -> Plan:
+    """Compare the wanted tables, columns and views with those of the client's database."""
+    filled = {o.name: [c.name for c in o.columns if c.is_filled] for o in OBJECTS if isinstance(o, Table)}
+    found = LiveSchema(client).read(filled)
+    objects = OBJECTS
+    comments = {name: table.comment for name, table in found.items()}
+    is_current = all(comments.get(view.name) == view.stored_comment for view in ROLLUP_VIEWS)
+    if HORIZONS.name in found and not is_current:
+        horizons = read_horizons(client)
+        _refuse_grains_without_rows(found, horizons)
+        now = {view.name: view for view in rollup_views(horizons.borders)}
+        objects = tuple(now.get(o.name, o) for o in OBJECTS)
+    return compare(objects, found, storage)
 
 
-def apply(client: Client, deduplication_window_blocks: int, expected_hash: str = "") -> Plan:
-    """Create tables, views, columns and indexes that are missing; returns what was planned.
+def _refuse_grains_without_rows(found: Found, horizons: Horizons) -> None:
+    """Raises ConfigurationError for a new grain whose buckets would have to stand for rows that are gone already."""
+    for fine, coarse in STANDS_FOR.items():
+        table, gone_until = CUBES[0].table(coarse), horizons.of(fine)
+        if table not in found and gone_until:
+            raise ConfigurationError(
+                f"the grain {coarse.name} is new, and retention dropped the rows of {fine}, of which it would "
+                f"be built, before {minute_name(gone_until)}: add a grain that is longer than all others instead"
+            )
 
-    Harmless when repeated or run twice at once. Where a hash is expected, raises ConfigurationError if another plan is
-    needed by now; that nothing is left to do is fine.
+
+def apply(
+    client: Client,
+    storage: Storage,
+    *,
+    allow_destructive: bool = False,
+    works: Works | None = None,
+    progress: Progress = lambda _words: None,
+) -> Plan:
+    """Expand, migrate and, only where destroying data is allowed, contract; returns what was planned.
+
+    Harmless when repeated, interrupted or run twice at once.
     """
-    wanted = plan(client, deduplication_window_blocks)
-    if expected_hash and not wanted.is_empty and wanted.hash != expected_hash:
-        raise ConfigurationError(
-            "the server, or this version, is not what the plan was made for: run `metrics-pipeline schema plan` again "
-            "and look at what it says"
-        )
-    for statement in wanted.statements:
-        calling("creating the schema", partial(client.command, statement))
+    wanted = plan(client, storage)
+    again = partial(plan, client, storage)
+    known = {Work.COUNT_BUCKETS: lambda _progress: count_buckets(client), **(works or {})}
+    Migration(client, again, known, progress).run(wanted, allow_destructive=allow_destructive)
+    if any(change.phase is Phase.EXPAND for change in wanted.safe) and read_horizons(client).borders:
+        # Retention may have moved them meanwhile.
+        refresh_views(client)
     return wanted
-
-
-def _columns_of(client: Client) -> dict[str, dict[str, str]]:
-    rows = calling(
-        "reading the schema",
-        lambda: (
-            client.query("SELECT table, name, type FROM system.columns WHERE database = currentDatabase()").result_rows
-        ),
-    )
-    tables: dict[str, dict[str, str]] = {}
-    for table, name, column_type in rows:
-        tables.setdefault(table, {})[name] = column_type
-    return tables
-
-
-def _comments_of(client: Client) -> dict[str, str]:
-    """Comment of each table and view; views with parameters are in no list of columns."""
-    rows = calling(
-        "reading the schema",
-        lambda: client.query("SELECT name, comment FROM system.tables WHERE database = currentDatabase()").result_rows,
-    )
-    return {str(name): str(comment) for name, comment in rows}
-
-
-def _indexes_of(client: Client) -> set[tuple[str, str]]:
-    """(table, name) of each skip index."""
-    sql = "SELECT table, name FROM system.data_skipping_indices WHERE database = currentDatabase()"
-    rows = calling("reading the schema", lambda: client.query(sql).result_rows)
-    return {(str(table), str(name)) for table, name in rows}
-
-
-def _name(index: str) -> str:
-    return index.split(" ", 1)[0]
-
-
-def _is_there(wanted: Table | Union | MaterializedView | View, comments: dict[str, str]) -> bool:
-    """A view with another query is replaced, which changes no data."""
-    if isinstance(wanted, View):
-        return comments.get(wanted.name) == wanted.stored_comment
-    return wanted.name in comments
-
-
-def _missing(table: Table, found: dict[str, str]) -> list[str]:
-    """Columns that can be added. One of the sorting key can't: it is a difference, for a person to decide."""
-    return [c.name for c in table.columns if c.name not in found and c.name not in table.order_by]
-
-
-def _compare(table: Table, found: dict[str, str]) -> list[tuple[str, str]]:
-    wanted = {c.name: c.type.split(" DEFAULT ")[0] for c in table.columns}
-    problems = [(name, "is missing") for name in table.order_by if name in wanted and name not in found]
-    return problems + [
-        (name, f"is {found[name]}, wanted {wanted[name]}")
-        for name in wanted
-        if name in found and _normal(found[name]) != _normal(wanted[name])
-    ]
-
-
-def _hash(texts: tuple[str, ...]) -> str:
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
-
-
-def _normal(column_type: str) -> str:
-    return column_type.replace(" ", "")

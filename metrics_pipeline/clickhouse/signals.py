@@ -7,6 +7,7 @@ from typing import Any
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.stock import DISKS, PARTS
 from metrics_pipeline.core.burn import WINDOWS, Tallies, Tally
 from metrics_pipeline.core.ledger import DRAIN
 from metrics_pipeline.core.signals import BurnSignal, CanarySignal, DiskSignal, FlowSignal, StorageSignal
@@ -59,23 +60,16 @@ _CANARIES = f"""
         FROM canaries FINAL WHERE {_OF_GROUP} AND produced_at > now64(3) - {{seconds:UInt32}})
     GROUP BY shard ORDER BY shard
 """
-_DISKS = """
-    SELECT name, unreserved_space, total_space FROM system.disks
-    WHERE total_space > 0 AND (name = 'default' OR name IN (
-        SELECT disk_name FROM system.parts WHERE active AND database = currentDatabase()))
-    ORDER BY name
-"""
-_PARTS = """
+_DISKS = f"SELECT disk, unreserved_space, total_space FROM {DISKS.name} ORDER BY disk"
+_PARTS = f"""
     SELECT table, max(parts) FROM (
-        SELECT table, partition_id, count() AS parts FROM system.parts
-        WHERE active AND database = currentDatabase() GROUP BY table, partition_id)
+        SELECT table, partition_id, count() AS parts FROM {PARTS.name} GROUP BY table, partition_id)
     GROUP BY table ORDER BY table
 """
-_GROWTH = """
+_GROWTH = f"""
     SELECT
-        (SELECT sum(bytes_on_disk) FROM system.parts WHERE active AND database = currentDatabase()) AS bytes,
-        (SELECT sum(rows) FROM system.parts
-            WHERE active AND database = currentDatabase() AND table = 'raw_events') AS events,
+        (SELECT sum(bytes_on_disk) FROM {PARTS.name}) AS bytes,
+        (SELECT sum(rows) FROM {PARTS.name} WHERE table = 'raw_events') AS events,
         (SELECT sum(inserted) FROM batches FINAL WHERE visible_at > now64(3) - 86400) AS of_day
 """
 """All tables grow with the events, so a day's events at the present size of one tell a day's bytes."""

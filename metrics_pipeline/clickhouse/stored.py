@@ -45,8 +45,8 @@ FROM (
 _EVENTS = [f"{c.name} {c.clickhouse_type}" for c in RAW_COLUMNS]
 
 _TO_REMOVE = f"""
-    FROM {REPLAY_PLAN.name} WHERE step = '{PlanStep.REMOVE}' AND batch = {{batch:String}}
-        AND opened_at = {{opened:DateTime64(3, 'UTC')}}"""
+    FROM {{plan}} WHERE step = '{PlanStep.REMOVE}' AND batch = {{{{batch:String}}}}
+        AND opened_at = {{{{opened:DateTime64(3, 'UTC')}}}}"""
 _IS_TO_BE_REMOVED = f"""
     timestamp IN (SELECT timestamp {_TO_REMOVE})
     AND ({", ".join(ORIGIN)}) IN (SELECT {", ".join(ORIGIN)} {_TO_REMOVE})
@@ -65,8 +65,12 @@ _UNDER_WAY_SQL = f"""SELECT partition, latest_fail_reason FROM (
 class ClickHouseEvents:
     """A `StoredEvents`."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, shards: Sequence[Client] = (), database: str = "") -> None:
+        """`shards` are asked to remove rows, each its own; all of them read the plan of that from `database`, which has
+        all tables. Without any, the client's database has all rows."""
         self._client = client
+        self._shards = shards or (client,)
+        self._plan = f"{database}.{REPLAY_PLAN.name}" if database else REPLAY_PLAN.name
 
     def of(self, events: pl.DataFrame) -> pl.DataFrame:
         columns = [*IDENTITY, *ORIGIN]
@@ -99,8 +103,14 @@ class ClickHouseEvents:
         return found.select(columns).cast(schema)
 
     def remove(self, chunk: Chunk) -> bool:
+        # All of them are asked, not up to the first one that is at it: they delete side by side.
+        under_way = [self._remove(shard, chunk) for shard in self._shards]
+        return any(under_way)
+
+    def _remove(self, shard: Client, chunk: Chunk) -> bool:
+        to_be_removed = _IS_TO_BE_REMOVED.format(plan=self._plan)
         parameters = {"batch": chunk.token, "opened": chunk.opened_ms / 1_000}
-        under_way = self._rows("looking for deletes", _UNDER_WAY_SQL, parameters)
+        under_way = self._rows("looking for deletes", _UNDER_WAY_SQL, parameters, shard)
         for partition, problem in under_way:
             if problem:
                 raise StopError(
@@ -109,14 +119,15 @@ class ClickHouseEvents:
                 )
         if under_way:
             return True
-        left = [str(row[0]) for row in self._rows("looking for rows to delete", _LEFT_SQL, parameters)]
+        sql = _LEFT_SQL.format(plan=self._plan)
+        left = [str(row[0]) for row in self._rows("looking for rows to delete", sql, parameters, shard)]
         for partition in left:
-            sql = f"DELETE FROM {RAW_EVENTS.name} IN PARTITION ID {{id:String}} WHERE {_IS_TO_BE_REMOVED}"
+            sql = f"DELETE FROM {RAW_EVENTS.name} IN PARTITION ID {{id:String}} WHERE {to_be_removed}"
             calling(
                 f"deleting rows from {RAW_EVENTS.name}",
                 # Not to wait for it on the connection: it may take longer than an answer.
                 partial(
-                    self._client.command,
+                    shard.command,
                     sql,
                     parameters={**parameters, "id": partition},
                     settings={"lightweight_deletes_sync": 0},
@@ -124,10 +135,8 @@ class ClickHouseEvents:
             )
         return bool(left)
 
-    def _rows(self, doing: str, sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        return calling(
-            doing, lambda: [tuple(r) for r in self._client.query(sql, parameters=dict(parameters)).result_rows]
-        )
+    def _rows(self, doing: str, sql: str, parameters: Mapping[str, Any], shard: Client) -> list[tuple[Any, ...]]:
+        return calling(doing, lambda: [tuple(r) for r in shard.query(sql, parameters=dict(parameters)).result_rows])
 
     def _frame(self, doing: str, sql: str, parameters: Mapping[str, Any], **more: Any) -> pl.DataFrame:
         answer = calling(

@@ -6,20 +6,18 @@ from dataclasses import dataclass
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.clickhouse.rollups.tables import BOOKS, IS_STALE
+from metrics_pipeline.clickhouse.stock import BUCKETS, IS_STALE, PARTS
 from metrics_pipeline.core.grains import BUILT, SETTLE_SECONDS
 
-_TABLES = """
+_TABLES = f"""
     SELECT table, sum(parts), max(parts), sum(n), sum(bytes) FROM (
-        SELECT table, partition_id, count() AS parts, sum(rows) AS n, sum(bytes_on_disk) AS bytes FROM system.parts
-        WHERE active AND database = currentDatabase() GROUP BY table, partition_id)
+        SELECT table, partition_id, count() AS parts, sum(rows) AS n, sum(bytes_on_disk) AS bytes FROM {PARTS.name}
+        GROUP BY table, partition_id)
     GROUP BY table ORDER BY table
 """
 _STALE = f"""
-    SELECT grain, countIf(is_stale) FROM (
-        SELECT grain, minute, {IS_STALE} AS is_stale FROM {BOOKS.name}
-        WHERE minute < now() - grain - {SETTLE_SECONDS} GROUP BY grain, minute HAVING sum(events) > 0)
-    GROUP BY grain
+    SELECT grain, countIf({IS_STALE}) FROM {BUCKETS.name}
+    WHERE minute < now() - grain - {SETTLE_SECONDS} AND events > 0 GROUP BY grain
 """
 
 

@@ -1,7 +1,10 @@
 """The tables as a `Warehouse`: idempotent inserts and the look-up of duplicates."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from itertools import product
 from typing import Any
 
 import polars as pl
@@ -10,8 +13,10 @@ from clickhouse_connect.driver.external import ExternalData
 
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.schema import BATCHES, DEAD_LETTERS, RAW_EVENTS
+from metrics_pipeline.core.chunk import POSITION
 from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.offsets import OffsetRange
+from metrics_pipeline.core.schema.storage import TOKEN_SECONDS
 from metrics_pipeline.event import IDENTITY, LINEAGE
 
 FRESH_SPAN_MS = 5_000
@@ -56,6 +61,11 @@ PREWHERE timestamp IN (SELECT timestamp FROM candidates)
 WHERE ({", ".join(_ROW)}) IN (SELECT {", ".join(_ROW)} FROM candidates)
   AND timestamp BETWEEN {{first:DateTime64(3, 'UTC')}} AND {{last:DateTime64(3, 'UTC')}}
 """
+_LETTERS_SQL = f"""
+SELECT DISTINCT kafka_partition, kafka_offset FROM {DEAD_LETTERS.name}
+WHERE topic = {{topic:String}} AND topic_id = {{id:String}}
+  AND (kafka_partition, kafka_offset) IN (SELECT kafka_partition, kafka_offset FROM candidates)
+"""
 _REMOVED_AT_ONCE = 500
 """A query may only be so long."""
 _REMOVE_SQL = f"""
@@ -66,11 +76,18 @@ WHERE timestamp BETWEEN {{first:DateTime64(3, 'UTC')}} AND {{last:DateTime64(3, 
 """
 
 
+Shards = Callable[[], AbstractContextManager[Sequence[Client]]]
+"""Connects to each shard's own tables, where deletes are done."""
+
+
 class ClickHouseWarehouse:
     """A `Warehouse` for one topic and consumer group."""
 
-    def __init__(self, client: Client, topic: str, topic_id: str, group: str, token_window_blocks: int) -> None:
+    def __init__(
+        self, client: Client, shards: Shards, topic: str, topic_id: str, group: str, token_window_blocks: int
+    ) -> None:
         self._client = client
+        self._shards = shards
         self._topic = topic
         self._topic_id = topic_id
         self._group = group
@@ -86,15 +103,19 @@ class ClickHouseWarehouse:
         return events.join(self._stored(_OWN_SQL, events, _ROW), on=list(_ROW), how="semi", maintain_order="left")
 
     def remove_events(self, events: pl.DataFrame) -> None:
-        for chunk in events.iter_slices(_REMOVED_AT_ONCE):
-            values = {f"c{number}": chunk[name].to_list() for number, name in enumerate(_ROW)}
-            span = {"first": chunk["timestamp"].min(), "last": chunk["timestamp"].max()}
-            calling(
-                f"taking {len(chunk)} events back",
-                lambda given=values | span: self._client.command(  # type: ignore[misc]
-                    _REMOVE_SQL, parameters=given, settings={"lightweight_deletes_sync": 2}
-                ),
-            )
+        with self._shards() as shards:
+            for shard, chunk in product(shards, events.iter_slices(_REMOVED_AT_ONCE)):
+                values = {f"c{number}": chunk[name].to_list() for number, name in enumerate(_ROW)}
+                span = {"first": chunk["timestamp"].min(), "last": chunk["timestamp"].max()}
+                calling(
+                    f"taking {len(chunk)} events back",
+                    partial(
+                        shard.command,
+                        _REMOVE_SQL,
+                        parameters=values | span,
+                        settings={"lightweight_deletes_sync": 2},
+                    ),
+                )
 
     def insert_dead_letters(self, dead_letters: pl.DataFrame, token: str) -> None:
         rows = dead_letters.with_columns(
@@ -102,13 +123,27 @@ class ClickHouseWarehouse:
         )
         self._insert(DEAD_LETTERS.name, rows, token)
 
-    def insert_ledger_entry(self, entry: LedgerEntry) -> None:
+    def missing_dead_letters(self, dead_letters: pl.DataFrame) -> pl.DataFrame:
+        places = dead_letters.select(POSITION)
+        answer = calling(
+            f"looking for {len(places)} dead letters",
+            lambda: self._client.raw_query(
+                _LETTERS_SQL,
+                parameters={"topic": self._topic, "id": self._topic_id},
+                fmt="ArrowStream",
+                external_data=external("candidates", ["kafka_partition UInt32", "kafka_offset UInt64"], places),
+            ),
+        )
+        stored = pl.read_ipc_stream(io.BytesIO(answer)).cast(places.schema)
+        return dead_letters.join(stored, on=list(POSITION), how="anti", maintain_order="left")
+
+    def insert_ledger_entry(self, entry: LedgerEntry, token: str) -> None:
         row = _ledger_row(entry) | {
             "topic": self._topic,
             "topic_id": self._topic_id,
             "consumer_group": self._group,
         }
-        self._insert(BATCHES.name, pl.DataFrame([row], schema_overrides=_LEDGER_OVERRIDES), entry.token)
+        self._insert(BATCHES.name, pl.DataFrame([row], schema_overrides=_LEDGER_OVERRIDES), token)
 
     def has_ledger_entry(self, token: str) -> bool:
         sql = f"SELECT 1 FROM {BATCHES.name} WHERE batch = {{batch:String}} LIMIT 1"
@@ -120,13 +155,15 @@ class ClickHouseWarehouse:
 
     def remembers(self, since_ms: int) -> bool:
         # A batch leaves a token per day of its events. Half of the window is left for the parts of refused batches.
-        sql = f"""SELECT sum(dateDiff('day', first_event, last_event) + 1) FROM {BATCHES.name}
+        sql = f"""SELECT sum(dateDiff('day', first_event, last_event) + 1),
+                dateDiff('second', {{since:DateTime64(3, 'UTC')}}, now64(3)) FROM {BATCHES.name}
             WHERE inserted + restored > 0 AND visible_at >= {{since:DateTime64(3, 'UTC')}}"""
         rows = calling(
             "counting the blocks since a batch was opened",
             lambda: self._client.query(sql, parameters={"since": since_ms / 1000}).result_rows,
         )
-        return int(rows[0][0]) < self._token_window_blocks / 2
+        blocks, seconds = map(int, rows[0])
+        return blocks < self._token_window_blocks / 2 and seconds < TOKEN_SECONDS / 2
 
     def ledger_ends(self, partitions: Sequence[int]) -> Mapping[str, Mapping[int, int]]:
         sql = f"""SELECT topic_id, p, max(e) FROM {BATCHES.name} ARRAY JOIN partitions AS p, partition_end AS e

@@ -24,7 +24,8 @@ class PartitionKey:
 class PartitionTotals:
     """What the ledger says of one partition: [start, end) of all of its rows, the sums of those in scope.
 
-    `owed` is what it skipped and no row covers, at the same instant.
+    `owed` is what it skipped and no row covers, at the same instant; `letters_gone` are dead letters among them that
+    retention may have dropped.
     """
 
     key: PartitionKey
@@ -38,6 +39,11 @@ class PartitionTotals:
     skipped: int
     lost: int
     owed: tuple[OffsetRange, ...] = field(default=(), kw_only=True)
+    letters_gone: int = field(default=0, kw_only=True)
+
+    @property
+    def letters_kept(self) -> int:
+        return self.dead_letters - self.letters_gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +120,8 @@ class Books:
 
     `drifting_minutes` is a bounded list of the `drifting` minutes that are settled and contradict; `rollup_drift` sums
     over all of them. Minutes in flight were touched by batches that landed during every look. What is `owed` was
-    skipped on purpose, and a fill will land it: no contradiction.
+    skipped on purpose, and a fill will land it: no contradiction. Minutes before `compared_from` are not compared:
+    retention dropped events.
     """
 
     ledger: Ledger
@@ -132,6 +139,7 @@ class Books:
     unnoted_drift: UnnotedDrift | None = None
     minutes_in_flight: tuple[int, ...] = ()
     open_batches: tuple[OpenBatch, ...] = ()
+    compared_from: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,10 +239,10 @@ def _dead_letter_problems(totals: Iterable[PartitionTotals], found: Mapping[Part
     if found is None:
         return []
     return [
-        f"partition {t.key.partition}: {t.dead_letters} dead letters in the ledger, but dead_letters has "
+        f"partition {t.key.partition}: {t.letters_kept} dead letters in the ledger, but dead_letters has "
         f"{found.get(t.key, 0)} rows: look for deletes in system.mutations; `metrics-pipeline replay` restores them"
         for t in totals
-        if t.dead_letters != found.get(t.key, 0)
+        if t.letters_kept != found.get(t.key, 0)
     ]
 
 

@@ -22,6 +22,7 @@ GROUP_SUFFIX = ".dead-letters"
 MAX_CHUNK_LETTERS = 2_000
 """So many verdicts on refused rows fit beside the positions, even if every row is refused."""
 
+DROPPED_DETAIL = "retention dropped events of that time, so a second copy would not be recognised"
 CUT_DETAIL = f"the payload was cut to its first {MAX_PAYLOAD_BYTES} bytes when it was stored: the table can't replay it"
 
 LETTER_SCHEMA = pl.Schema(
@@ -141,6 +142,16 @@ def judge(letters: pl.DataFrame, limits: EventLimits) -> Judged:
     cut = decoded.events.join(is_cut.filter("is_cut"), on=POSITION, how="semi")
     events = decoded.events.join(cut, on=POSITION, how="anti", maintain_order="left") if len(cut) else decoded.events
     return Judged(events, pl.concat([kept, marks(cut, Outcome.KEPT, Reason.TOO_LARGE, CUT_DETAIL)]))
+
+
+def without_dropped(judged: Judged, from_ms: int) -> Judged:
+    """Keep events of times before that (epoch milliseconds; 0: none): whether they were there once can't be told."""
+    if not from_ms:
+        return judged
+    is_dropped = pl.col("timestamp").cast(pl.Int64) < from_ms
+    dropped = judged.events.filter(is_dropped)
+    kept = marks(dropped, Outcome.KEPT, Reason.TIMESTAMP_TOO_OLD, DROPPED_DETAIL)
+    return Judged(judged.events.filter(~is_dropped), pl.concat([judged.kept, kept]))
 
 
 def sort_out(events: pl.DataFrame, stored: pl.DataFrame) -> Sorted:

@@ -9,7 +9,7 @@ Minutes are epoch seconds of their starts; frames have the columns `minute` and 
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -22,7 +22,7 @@ NO_COUNTS = pl.DataFrame(schema=COUNTS_SCHEMA)
 class Scope:
     """What an audit looks at: minutes in [start, end), or `minutes` of them. Without bounds: everything.
 
-    A bound is where a later rule, such as a retention of raw_events, can take minutes out of the comparison.
+    What retention dropped is taken out of the comparison of minutes by `since`.
     """
 
     start_seconds: int | None = None
@@ -32,6 +32,13 @@ class Scope:
     @property
     def is_everything(self) -> bool:
         return self.start_seconds is None and self.end_seconds is None and not self.minutes
+
+    def since(self, start_seconds: int) -> "Scope":
+        """Without what is before; 0: the same."""
+        if not start_seconds:
+            return self
+        start = max(self.start_seconds or 0, start_seconds)
+        return replace(self, start_seconds=start, end_seconds=self.end_seconds and max(start, self.end_seconds))
 
     def holds(self, start_seconds: int, end_seconds: int) -> bool:
         """Is all of [start, end) within the bounds?"""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from metrics_pipeline.clickhouse.rollups.cubes import SERVICES
-from metrics_pipeline.clickhouse.rollups.tables import BOOKS, IS_STALE
+from metrics_pipeline.clickhouse.stock import BUCKETS, IS_STALE
 from metrics_pipeline.core.grains import BUILT
 from metrics_pipeline.core.ledger import DRAIN
 from metrics_pipeline.dashboards.names import named_query
@@ -105,10 +105,10 @@ FROM {source(SERVICES)} GROUP BY service HAVING sum(requests) >= {MIN_REQUESTS} 
         "Stale rollups",
         "Buckets are not built an hour after their end, or miss late events: answers are right, but slower.",
         f"""SELECT count() AS buckets FROM (
-    SELECT grain, minute FROM {BOOKS.name}
+    SELECT grain, minute FROM {BUCKETS.name}
     WHERE minute >= @start - {BUILT[-1].seconds} AND minute < @end
         AND toUnixTimestamp(minute) + grain <= toUnixTimestamp(now()) - {STALE_AFTER_SECONDS}
-    GROUP BY grain, minute HAVING sum(events) > 0 AND {IS_STALE}
+        AND events > 0 AND {IS_STALE}
 )""",
         span_seconds=7 * DAY,
         above=0,

@@ -1,8 +1,8 @@
 """Pipeline health: what the ledger, the dead letters, the books of rollups and the server say about the pipeline."""
 
 from metrics_pipeline.clickhouse.rollups.cubes import ENDPOINTS
-from metrics_pipeline.clickhouse.rollups.tables import BOOKS, IS_STALE
 from metrics_pipeline.clickhouse.schema import IS_BATCH
+from metrics_pipeline.clickhouse.stock import BUCKETS, IS_STALE, PARTS
 from metrics_pipeline.core.burn import WINDOWS
 from metrics_pipeline.core.grains import BUILT, SETTLE_SECONDS
 from metrics_pipeline.dashboards.panel import Dashboard, Kind, Panel, Unit
@@ -160,16 +160,15 @@ STALE = Panel(
     Unit.COUNT,
     Reach.ROWS,
     f"""SELECT @t, line::String AS grain, countIf(is_stale) AS value FROM (
-    SELECT {_BOOKS_T}, {_GRAIN_NAME} AS line, sum(events) AS n,
+    SELECT {_BOOKS_T}, {_GRAIN_NAME} AS line,
         {IS_STALE}
             AND toUnixTimestamp(minute) + grain <= toUnixTimestamp(now()) - {SETTLE_SECONDS} AS is_stale
-    FROM {BOOKS.name} WHERE minute > @start - INTERVAL 7 DAY AND minute + grain > @start AND minute < @end
-    GROUP BY grain, minute HAVING n > 0
+    FROM {BUCKETS.name}
+    WHERE minute > @start - INTERVAL 7 DAY AND minute + grain > @start AND minute < @end AND events > 0
 ) GROUP BY t, line ORDER BY t, line""",
     lines_by="grain",
 )
 
-_PARTS = "FROM system.parts WHERE active AND database = currentDatabase()"
 STORAGE = Panel(
     "storage",
     "Storage per table",
@@ -179,7 +178,7 @@ STORAGE = Panel(
     Reach.ROWS,
     f"""SELECT table, count() AS parts, uniqExact(partition_id) AS partitions, sum(rows) AS stored_rows,
     sum(bytes_on_disk) AS bytes, bytes / stored_rows AS bytes_per_row, bytes / 1e9 * @price AS price_per_month
-{_PARTS} AND rows > 0 GROUP BY table ORDER BY bytes DESC""",
+FROM {PARTS.name} WHERE rows > 0 GROUP BY table ORDER BY bytes DESC""",
 )
 COST = Panel(
     "cost",
@@ -197,7 +196,7 @@ FROM (
         SELECT service, sum(requests) AS n, count() AS states FROM {source(ENDPOINTS)} GROUP BY service)
 ) AS services CROSS JOIN (
     SELECT sumIf(bytes_on_disk, table LIKE 'rollup%') AS rollup_bytes, sum(bytes_on_disk) - rollup_bytes AS raw_bytes,
-        sumIf(rows, table = 'raw_events') AS raw_rows {_PARTS}
+        sumIf(rows, table = 'raw_events') AS raw_rows FROM {PARTS.name}
 ) AS disk ORDER BY bytes DESC LIMIT 200""",
 )
 TOTALS_OF_LEDGER = Panel(

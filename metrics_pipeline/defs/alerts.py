@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import groupby
 
 from dagster import (
+    AssetCheckEvaluation,
     AssetCheckKey,
     AssetCheckSeverity,
     DagsterEventType,
@@ -65,7 +66,7 @@ def read_checks(instance: DagsterInstance, keys: Sequence[AssetCheckKey]) -> tup
     found = []
     for key, record in records.items():
         evaluation = record.evaluation
-        if evaluation is not None:
+        if isinstance(evaluation, AssetCheckEvaluation):
             found.append(
                 CheckSignal(
                     name=f"{key.asset_key.path[-1]} {key.name}",

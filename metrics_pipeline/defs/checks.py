@@ -12,7 +12,6 @@ from dagster import (
     Backoff,
     Config,
     DefaultScheduleStatus,
-    Failure,
     MetadataValue,
     RetryPolicy,
     ScheduleDefinition,
@@ -27,7 +26,7 @@ from metrics_pipeline.core.audit import Verdict, minute_name
 from metrics_pipeline.core.minutes import EVERYTHING, MINUTE_SECONDS, Scope
 from metrics_pipeline.defs.assets import RAW_EVENTS_ASSET, ROLLUP_1M_ASSET
 from metrics_pipeline.defs.resources import PipelineResource
-from metrics_pipeline.errors import PipelineError, RetryableError
+from metrics_pipeline.defs.retries import retried
 
 CHECK_NAME = "exact"
 EVERY_MINUTES = 10
@@ -62,16 +61,11 @@ class AuditConfig(Config):
             description="Every minute counts the events that raw_events holds.",
         ),
     ],
-    retry_policy=_RETRIES,
 )
 def audit_books(config: AuditConfig, pipeline: PipelineResource) -> Iterator[AssetCheckResult]:
     """One audit answers both checks; it may run while events flow."""
-    try:
+    with retried(_RETRIES):
         verdict = run_audit(pipeline.settings(), _scope(config.last_minutes), deep=config.deep)
-    except RetryableError as error:
-        raise Failure(str(error)) from error
-    except PipelineError as error:
-        raise Failure(str(error), allow_retries=False) from error
     yield _result(RAW_EVENTS_ASSET, verdict, verdict.problems)
     yield _result(ROLLUP_1M_ASSET, verdict, verdict.rollup_problems)
 

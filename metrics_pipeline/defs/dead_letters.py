@@ -30,10 +30,10 @@ from metrics_pipeline.core.timerange import spelled_range
 from metrics_pipeline.dead_letters import ReplayReport
 from metrics_pipeline.dead_letters_assembly import dead_letter_warnings, preview_dead_letters, replay_dead_letters
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, RAW_EVENTS_ASSET, ROLLUP_1M_ASSET
-from metrics_pipeline.defs.drain import RETRIES
 from metrics_pipeline.defs.interruptible import in_thread
 from metrics_pipeline.defs.resources import PipelineResource
-from metrics_pipeline.errors import PipelineError, RetryableError
+from metrics_pipeline.defs.retries import retried
+from metrics_pipeline.errors import PipelineError
 from metrics_pipeline.settings import Settings
 
 CHECK_NAME = REPLAYED_IN_TIME
@@ -52,10 +52,10 @@ class ReplayConfig(Config):
     dry_run: bool = Field(default=True, description="Only say what would land and what stays. Turn it off to replay.")
 
 
-@op(retry_policy=RETRIES)
+@op
 def replay_letters(context: OpExecutionContext, config: ReplayConfig, pipeline: PipelineResource) -> None:
     """Land what is good by today's rules, exactly once; keep the rest with the new reason. A cancel ends it cleanly."""
-    try:
+    with retried():
         settings, wanted = pipeline.settings(), _filter(config)
         if config.dry_run:
             shown = preview_dead_letters(settings, wanted)
@@ -63,10 +63,6 @@ def replay_letters(context: OpExecutionContext, config: ReplayConfig, pipeline: 
             context.log_event(AssetObservation(DEAD_LETTERS_ASSET.key, metadata=_metadata(shown)))
         else:
             _replay(context, settings, wanted)
-    except RetryableError as error:
-        raise Failure(str(error)) from error
-    except PipelineError as error:
-        raise Failure(str(error), allow_retries=False) from error
 
 
 @job(

@@ -3,12 +3,9 @@
 from dagster import (
     AssetMaterialization,
     AssetSpec,
-    Backoff,
     Config,
     Failure,
-    Jitter,
     OpExecutionContext,
-    RetryPolicy,
     in_process_executor,
     job,
     op,
@@ -19,10 +16,9 @@ from metrics_pipeline.assembly import DrainRun, run_drain, until_window_ends
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, LIVE_ASSETS, RAW_EVENTS_ASSET
 from metrics_pipeline.defs.interruptible import in_thread
 from metrics_pipeline.defs.resources import PipelineResource
+from metrics_pipeline.defs.retries import retried
 from metrics_pipeline.drain import DrainReport
-from metrics_pipeline.errors import PipelineError, RetryableError, StuckClientError
-
-RETRIES = RetryPolicy(max_retries=3, delay=5, backoff=Backoff.EXPONENTIAL, jitter=Jitter.PLUS_MINUS)
+from metrics_pipeline.errors import StuckClientError
 
 
 class DrainConfig(Config):
@@ -38,20 +34,19 @@ class DrainConfig(Config):
     )
 
 
-@op(retry_policy=RETRIES)
+@op
 def drain_shard(context: OpExecutionContext, config: DrainConfig, pipeline: PipelineResource) -> None:
     """Drain one shard until its window ends. A cancel or SIGTERM flushes and commits first."""
-    try:
+    with retried():
         settings = pipeline.settings(shards=config.shards)
         run = DrainRun(context.run_id, config.shard, has_predecessor=config.has_predecessor)
-        in_thread(
-            lambda stop: run_drain(settings, run, until_window_ends(settings), stop=stop),
-            lambda report: _record(context, config.shard, report),
-        )
-    except (RetryableError, StuckClientError) as error:
-        raise Failure(str(error)) from error
-    except PipelineError as error:
-        raise Failure(str(error), allow_retries=False) from error
+        try:
+            in_thread(
+                lambda stop: run_drain(settings, run, until_window_ends(settings), stop=stop),
+                lambda report: _record(context, config.shard, report),
+            )
+        except StuckClientError as error:
+            raise Failure(str(error)) from error
 
 
 @job(

@@ -9,7 +9,6 @@ from dagster import (
     AssetSelection,
     Config,
     DefaultScheduleStatus,
-    Failure,
     MetadataValue,
     ScheduleDefinition,
     define_asset_job,
@@ -25,10 +24,9 @@ from metrics_pipeline.core.audit import minute_name
 from metrics_pipeline.core.drift import Drift, State
 from metrics_pipeline.core.grains import GRAINS
 from metrics_pipeline.defs.assets import LIVE_ASSETS
-from metrics_pipeline.defs.drain import RETRIES
 from metrics_pipeline.defs.resources import PipelineResource
+from metrics_pipeline.defs.retries import retried
 from metrics_pipeline.defs.rollups import TAGS
-from metrics_pipeline.errors import PipelineError, RetryableError
 from metrics_pipeline.rollups import Checked, Span
 
 CHECK_NAME = "drift"
@@ -54,18 +52,12 @@ class DriftConfig(Config):
         )
         for cube, spec in LIVE_ASSETS.items()
     ],
-    retry_policy=RETRIES,
 )
 def check_rollups(config: DriftConfig, pipeline: PipelineResource) -> Iterator[AssetCheckResult]:
     """One look answers the checks of all cubes; it may run while events flow."""
-    try:
-        with open_rollups(pipeline.settings()) as rollups:
-            end = rollups.closed_until()
-            checked = rollups.check(Span(end - config.last_hours * 3_600, end), repair=config.repair)
-    except RetryableError as error:
-        raise Failure(str(error)) from error
-    except PipelineError as error:
-        raise Failure(str(error), allow_retries=False) from error
+    with retried(), open_rollups(pipeline.settings()) as rollups:
+        end = rollups.closed_until()
+        checked = rollups.check(Span(end - config.last_hours * 3_600, end), repair=config.repair)
     for cube in CUBES:
         yield _result(cube, checked)
 

@@ -7,7 +7,6 @@ from dagster import (
     AssetMaterialization,
     AssetObservation,
     Config,
-    Failure,
     OpExecutionContext,
     in_process_executor,
     job,
@@ -17,10 +16,9 @@ from pydantic import Field
 
 from metrics_pipeline.core.ledger import FILL
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, LIVE_ASSETS, RAW_EVENTS_ASSET
-from metrics_pipeline.defs.drain import RETRIES
 from metrics_pipeline.defs.interruptible import in_thread
 from metrics_pipeline.defs.resources import PipelineResource
-from metrics_pipeline.errors import PipelineError, RetryableError
+from metrics_pipeline.defs.retries import retried
 from metrics_pipeline.owed import FillReport
 from metrics_pipeline.owed_assembly import fill_owed, jump_to_head, preview_jump, shards_of
 from metrics_pipeline.settings import Settings
@@ -35,7 +33,7 @@ class FreshFirstConfig(Config):
     dry_run: bool = Field(default=True, description="Only say what would be skipped. Turn it off to skip it.")
 
 
-@op(retry_policy=RETRIES)
+@op
 def skip_backlog(context: OpExecutionContext, config: FreshFirstConfig, pipeline: PipelineResource) -> None:
     """Fence the drains, put the backlog on record as owed, and let the next drains start at the head."""
     settings = pipeline.settings()
@@ -54,7 +52,7 @@ def skip_backlog(context: OpExecutionContext, config: FreshFirstConfig, pipeline
     _done(work, record)
 
 
-@op(retry_policy=RETRIES)
+@op
 def fill_backlog(context: OpExecutionContext, pipeline: PipelineResource) -> None:
     """Land what is owed, exactly once, beside the drains. A cancel finishes the batch under way."""
     settings = pipeline.settings()
@@ -93,12 +91,8 @@ def _fill(context: OpExecutionContext, settings: Settings, stop: Callable[[], bo
 
 
 def _done(work: Callable[[Callable[[], bool]], _T], record: Callable[[_T], None]) -> None:
-    try:
+    with retried():
         in_thread(work, record)
-    except RetryableError as error:
-        raise Failure(str(error)) from error
-    except PipelineError as error:
-        raise Failure(str(error), allow_retries=False) from error
 
 
 def _record(context: OpExecutionContext, report: FillReport) -> None:

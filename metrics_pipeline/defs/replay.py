@@ -13,7 +13,6 @@ from dagster import (
     DagsterInstance,
     DagsterRunStatus,
     DefaultSensorStatus,
-    Failure,
     HourlyPartitionsDefinition,
     MaterializeResult,
     RunRequest,
@@ -31,12 +30,12 @@ from metrics_pipeline.core.owed import owed_hours as hours_of
 from metrics_pipeline.core.rebuilds import FIRST_DAY
 from metrics_pipeline.core.replay import Mode, hours_around
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, LIVE_ASSETS, RAW_EVENTS_ASSET, TOPIC
-from metrics_pipeline.defs.drain import RETRIES
 from metrics_pipeline.defs.fresh_first import fill_owed_job
 from metrics_pipeline.defs.interruptible import in_thread
 from metrics_pipeline.defs.relay import ACTIVE
 from metrics_pipeline.defs.resources import PipelineResource
-from metrics_pipeline.errors import PipelineError, RetryableError
+from metrics_pipeline.defs.retries import retried
+from metrics_pipeline.errors import RetryableError
 from metrics_pipeline.owed_assembly import owed_ranges
 from metrics_pipeline.replay import HourReport
 from metrics_pipeline.replay_assembly import preview_hours, replay_hours
@@ -71,7 +70,6 @@ class ReplayConfig(Config):
     group_name=GROUP,
     kinds={"kafka", "clickhouse"},
     pool=POOL,
-    retry_policy=RETRIES,
     description="Hours of the topic, by the time of messages, read once more: what raw_events, dead_letters and "
     "rollups lack of them is filled in. Nothing changes where nothing is missing.",
 )
@@ -79,16 +77,12 @@ def replay(context: AssetExecutionContext, config: ReplayConfig, pipeline: Pipel
     """A cancel ends it cleanly, after the chunk that is under way."""
     window = context.partition_time_window
     hours = hours_around(int(window.start.timestamp()), int(window.end.timestamp()))
-    try:
+    with retried():
         settings = pipeline.settings()
         if config.dry_run:
             report = preview_hours(settings, hours, config.mode)
         else:
             report = _replay(context, settings, hours, config.mode)
-    except RetryableError as error:
-        raise Failure(str(error)) from error
-    except PipelineError as error:
-        raise Failure(str(error), allow_retries=False) from error
     return MaterializeResult(metadata=_metadata(report, config))
 
 

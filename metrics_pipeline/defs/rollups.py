@@ -15,7 +15,6 @@ from dagster import (
     DagsterRunStatus,
     DailyPartitionsDefinition,
     DefaultSensorStatus,
-    Failure,
     MaterializeResult,
     RunConfig,
     RunRequest,
@@ -48,11 +47,12 @@ from metrics_pipeline.core.rebuilds import (
     plan_rebuilds,
 )
 from metrics_pipeline.defs.assets import LIVE_ASSETS, ROLLUPS_GROUP, built_policy, table_spec
-from metrics_pipeline.defs.drain import RETRIES
 from metrics_pipeline.defs.relay import ACTIVE
 from metrics_pipeline.defs.resources import PipelineResource
-from metrics_pipeline.errors import PipelineError, RetryableError
-from metrics_pipeline.rollups import Rollups, Span
+from metrics_pipeline.defs.retries import retried
+from metrics_pipeline.errors import RetryableError
+from metrics_pipeline.rollups import Span
+from metrics_pipeline.rollups_of_shards import AnyRollups
 
 TICK_SECONDS = 120
 MAX_STALE = 10_000
@@ -60,6 +60,8 @@ MAX_STALE = 10_000
 _RUNS_LOOKED_AT = 10
 TAGS = {"dagster/priority": "-10", "metrics/rollups": "1"}
 """Drains go first; dagster.yaml lets one run of rollups work at a time."""
+POOL = "rollups"
+"""Likewise for backfills that are launched from an asset's page: their runs have no tags of ours."""
 
 _PARTITIONS = {
     # One partition ahead of the last whole one: today has closed buckets.
@@ -96,7 +98,7 @@ def _built_assets(grain: Grain, specs: Sequence[AssetSpec]) -> AssetsDefinition:
         partitions_def=_PARTITIONS[partition_seconds(grain)],
         # A run costs seconds whatever it builds: 400 days are not 400 runs.
         backfill_policy=BackfillPolicy.single_run(),
-        retry_policy=RETRIES,
+        pool=POOL,
         description=f"Builds the closed buckets of {grain.name}, from the next finer rows.",
     )
     def build(
@@ -105,13 +107,8 @@ def _built_assets(grain: Grain, specs: Sequence[AssetSpec]) -> AssetsDefinition:
         window = context.partition_time_window
         span = Span(int(window.start.timestamp()), int(window.end.timestamp()))
         began = time.monotonic()
-        try:
-            with open_rollups(pipeline.settings()) as rollups:
-                figures = _build(rollups, grain, span, config, context.log.warning)
-        except RetryableError as error:
-            raise Failure(str(error)) from error
-        except PipelineError as error:
-            raise Failure(str(error), allow_retries=False) from error
+        with retried(), open_rollups(pipeline.settings()) as rollups:
+            figures = _build(rollups, grain, span, config, context.log.warning)
         figures["seconds"] = round(time.monotonic() - began, 3)
         for spec in specs:
             yield MaterializeResult(asset_key=spec.key, metadata=figures)
@@ -120,7 +117,7 @@ def _built_assets(grain: Grain, specs: Sequence[AssetSpec]) -> AssetsDefinition:
 
 
 def _build(
-    rollups: Rollups, grain: Grain, span: Span, config: BuildConfig, warn: Callable[[str], None]
+    rollups: AnyRollups, grain: Grain, span: Span, config: BuildConfig, warn: Callable[[str], None]
 ) -> dict[str, int | float]:
     done = rollups.rebuild(span, (grain,), only_stale=config.only_stale)
     built = done.built[grain.name]

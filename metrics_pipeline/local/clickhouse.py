@@ -32,6 +32,7 @@ def start_clickhouse(
     folder: Path,
     *,
     preferred_port: int | None = None,
+    preferred_tcp_port: int | None = None,
     config: Mapping[str, str] | None = None,
 ) -> ClickHouseServer:
     """Start a server whose data live in `folder`, and wait until it answers. Raises LocalEngineError.
@@ -39,7 +40,7 @@ def start_clickhouse(
     `config` holds further XML elements of the server's configuration, name to content.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    http_port, tcp_port = choose_port(preferred_port), choose_port(None)
+    http_port, tcp_port = choose_port(preferred_port), choose_port(preferred_tcp_port)
     url = f"http://127.0.0.1:{http_port}/default"
     options = {**_CONFIG, "http_port": str(http_port), "tcp_port": str(tcp_port), **(config or {})}
     elements = "".join(f"  <{name}>{content}</{name}>\n" for name, content in options.items())

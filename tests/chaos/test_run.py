@@ -1,5 +1,6 @@
 """A short run of chaos on engines of its own, with as many kinds of faults as fit, ends exact."""
 
+import sys
 import threading
 from pathlib import Path
 
@@ -21,7 +22,7 @@ def test_faults_of_many_kinds_leave_everything_exact(tmp_path: Path, capsys: pyt
 
     def say(line: str) -> None:
         with one_at_a_time, capsys.disabled():
-            print(f"    {line}", flush=True)
+            print(f"    {line}", file=sys.stderr, flush=True)
 
     outcome = run_chaos(ChaosOptions(SECONDS, SEED, RATE, tmp_path / "chaos"), Watcher(say), threading.Event())
     assert outcome.problems == (), f"logs: {outcome.folder}; the same plan again: {command_of(outcome)}"

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.cluster import connect_shards
 from metrics_pipeline.clickhouse.warehouse import ClickHouseWarehouse
 from metrics_pipeline.core.offsets import Commit, Owner, encode_metadata
 from metrics_pipeline.errors import StuckClientError
@@ -69,7 +71,9 @@ class RealBench:
         for table in ("raw_events", "rollup_1m"):
             self._client.command(f"ALTER TABLE {table} MODIFY SETTING non_replicated_deduplication_window = {window}")
         kafka = self._settings.kafka
-        return ClickHouseWarehouse(self._client, kafka.topic, "topic-1", kafka.group, window)
+        return ClickHouseWarehouse(
+            self._client, partial(connect_shards, self._settings), kafka.topic, "topic-1", kafka.group, window
+        )
 
     def at_once(self, *actions: Callable[[], object]) -> None:
         with ThreadPoolExecutor(len(actions)) as pool:

@@ -3,8 +3,9 @@
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.warehouse import ClickHouseWarehouse
 from metrics_pipeline.core.decode import EventLimits, decode
 from metrics_pipeline.core.messages import Messages
+from metrics_pipeline.core.schema.storage import Storage
 from metrics_pipeline.local.clickhouse import ClickHouseServer, start_clickhouse
 from metrics_pipeline.local.fetch import cache_folder, clickhouse_program
 from metrics_pipeline.settings import LocalSettings, load_settings
@@ -71,7 +73,7 @@ def test_parts_land_whole_or_not_and_the_repeat_adds_what_is_missing(
         monkeypatch.setenv("METRICS_CLICKHOUSE__URL", server.url)
         settings = load_settings()
         with connect(settings) as client:
-            schema.apply(client, 10_000)
+            schema.apply(client, Storage(10_000))
             started = time.monotonic()
             insert_into(client, events, "whole")()
             whole_seconds = time.monotonic() - started
@@ -102,24 +104,30 @@ def test_parts_land_whole_or_not_and_the_repeat_adds_what_is_missing(
         server.process.stop(20)
 
 
-def test_the_model_cuts_an_insert_at_any_part_and_its_repeat_adds_what_is_missing() -> None:
+def test_the_model_cuts_an_insert_at_any_part_and_its_repeat_adds_all_but_what_a_token_outlived() -> None:
     rows = [Row(("s", "/", NOON_MS - day * DAY_MS, f"{day}"), 0, day, 200, 0) for day in range(40)]
-    seen = set()
-    for seed in range(60):
-        scheduler = Scheduler(seed)
+    seen: Counter[tuple[bool, bool, str]] = Counter()
+    for seed in range(200):
+        scheduler, said = Scheduler(seed), list[str]()
+        scheduler.trace = said.append
         server = Server(scheduler, 1_000)
         scheduler.spawn("insert", lambda: server.insert_raw(rows, "token"))  # noqa: B023 - run before the next one
         scheduler.spawn("kill", server.kill, after_seconds=scheduler.random.random() * 0.5)
         scheduler.run()
-        seen.add((len(server.raw) in (0, 40), server.rollup.total() in (0, 40)))
+        outlived = next((table for line in said for table in FED if f"{table}/" in line and "lacks" in line), "")
+        seen[len(server.raw) in (0, 40), server.rollup.total() in (0, 40), outlived] += 1
         scheduler.spawn("repeat", lambda: server.insert_raw(rows, "token"))  # noqa: B023
         scheduler.run()
-        assert (len(server.raw), server.rollup.total()) == (40, 40)
-    assert len(seen) > 1, "some kills cut it, some don't"
+        assert len(server.raw) == 40 - (outlived == "raw_events")
+        assert server.rollup.total() == 40 or outlived == "rollup_1m"
+    assert {outlived for _, _, outlived in seen} == {"", "raw_events", "rollup_1m"}
+    assert len(seen) > 3, "some kills cut it, some don't"
 
 
 def insert_into(client: Client, events: pl.DataFrame, token: str) -> Callable[[], None]:
-    return lambda: ClickHouseWarehouse(client, "t", "t", "g", 10_000).insert_events(events, token)
+    return lambda: ClickHouseWarehouse(client, lambda: nullcontext((client,)), "t", "t", "g", 10_000).insert_events(
+        events, token
+    )
 
 
 def _suppressed(action: Callable[[], None]) -> Callable[[], None]:

@@ -133,7 +133,7 @@ def test_tokens_are_forgotten_beyond_the_window_and_remembers_says_so_before(ben
     assert warehouse.remembers(NOON_MS)
     for number in range(window):
         warehouse.insert_events(block(seed=10 + number), f"token {number}")
-        warehouse.insert_ledger_entry(entry(f"token {number}", 3))
+        warehouse.insert_ledger_entry(entry(f"token {number}", 3), f"token {number}")
         before = bench.stored()
         if warehouse.remembers(NOON_MS):
             warehouse.insert_events(block(), "first")
@@ -149,6 +149,6 @@ def test_the_ledger_is_found_by_token_and_by_partition(bench: Bench) -> None:
     warehouse = bench.warehouse()
     assert not warehouse.has_ledger_entry("token")
     for _ in range(2):
-        warehouse.insert_ledger_entry(entry("token", 3))
+        warehouse.insert_ledger_entry(entry("token", 3), "token")
     assert warehouse.has_ledger_entry("token")
     assert warehouse.ledger_ends([0, 1]) == {"topic-1": {0: 3}}

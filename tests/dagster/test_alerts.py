@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 from dagster import (
+    AssetCheckKey,
     AssetCheckResult,
+    DagsterEvent,
+    DagsterEventType,
     DagsterInstance,
     DefaultSensorStatus,
     Definitions,
@@ -17,12 +20,13 @@ from dagster import (
     job,
     op,
 )
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationPlanned
 
 from metrics_pipeline.clickhouse.alert_log import evaluated_at, read_board
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.core.notices import Phase
 from metrics_pipeline.definitions import defs
-from metrics_pipeline.defs.alerts import alerts
+from metrics_pipeline.defs.alerts import alerts, read_checks
 from metrics_pipeline.defs.assets import RAW_EVENTS_ASSET
 from metrics_pipeline.defs.relay import SHARD_TAG
 from metrics_pipeline.defs.resources import PipelineResource
@@ -190,6 +194,19 @@ def test_a_failed_check_is_told_and_resolved(
     check()
     ticks.tick()
     assert receiver.titles[1:] == ["metrics-pipeline resolved: the books contradict each other (raw_events exact)"]
+
+
+def test_a_check_that_is_being_evaluated_says_nothing(instance: DagsterInstance) -> None:
+    key = AssetCheckKey(RAW_EVENTS_ASSET.key, "exact")
+    planned = DagsterEvent(
+        DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED.value,
+        "nightly",
+        event_specific_data=AssetCheckEvaluationPlanned(asset_key=key.asset_key, check_name=key.name),
+    )
+    run_id = instance.create_run_for_job(flaky(fails=False)).run_id
+    instance.report_dagster_event(planned, run_id)
+    assert key in instance.event_log_storage.get_latest_asset_check_execution_by_key([key])
+    assert read_checks(instance, [key]) == ()
 
 
 def test_without_destinations_it_evaluates_and_notes(settings: Settings, instance: DagsterInstance) -> None:

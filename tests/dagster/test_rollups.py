@@ -34,6 +34,8 @@ from tests.integration.rollups import DAY, HOUR, NOON, assert_answers_are_raws, 
 
 CUBES = ("rollup", "rollup_regions", "rollup_services", "rollup_totals")
 
+pytestmark = pytest.mark.usefixtures("undisturbed")
+
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[DagsterInstance]:

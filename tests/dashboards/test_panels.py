@@ -96,7 +96,9 @@ def test_a_burn_rate_looks_back_from_each_point_over_its_window(drained: Drained
     drained.client.command(f"CREATE TABLE {name} AS canaries")
     drained.client.command(
         f"""INSERT INTO {name} (event_id, produced_at, seconds, objective_seconds)
-        SELECT generateUUIDv4(), now64(3) - number * 60, if(number BETWEEN 120 AND 179, 60, 1), 30 FROM numbers(600)"""
+        SELECT generateUUIDv4(), {{end:DateTime64(3)}} - number * 60, if(number BETWEEN 120 AND 179, 60, 1), 30
+        FROM numbers(600)""",
+        parameters={"end": drained.end},
     )
     panel = replace(BY_NAME["burn_rate"], query=BY_NAME["burn_rate"].query.replace("FROM canaries", f"FROM {name}"))
     rows = [row for row in ask(drained, panel, 6 * HOUR) if str(row["window"]) == "canaries 1h"]

@@ -1,5 +1,6 @@
 """The image and the stack around it, as far as they can be checked without a container engine."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -60,6 +61,23 @@ def test_a_fresh_environment_of_the_image_runs(tmp_path: Path) -> None:
     assert told.stdout.decode().strip() == version("metrics-pipeline")
 
 
+def test_the_wheel_gives_the_command_line_as_a_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uv = Path(sys.executable).with_name("uv")
+    monkeypatch.setenv("UV_TOOL_DIR", str(tmp_path / "tools"))
+    monkeypatch.setenv("UV_TOOL_BIN_DIR", str(tmp_path / "bin"))
+    wheels = tmp_path / "wheels"
+    locked = DEPLOY / "requirements.lock"
+    for command in (
+        [uv, "build", "--quiet", "--wheel", "--no-build-isolation", "--python", sys.executable, "-o", wheels, ROOT],
+        [uv, "tool", "install", "--quiet", "--python", sys.executable, "--constraints", locked],
+    ):
+        if "install" in command:
+            command.extend(wheels.glob("*.whl"))
+        subprocess.run(command, check=True, timeout=250)
+    done = subprocess.run([tmp_path / "bin" / "metrics-pipeline", "--version"], capture_output=True, check=True)
+    assert done.stdout.decode().strip() == version("metrics-pipeline")
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_a_service_of_ours_runs_what_there_is(name: str) -> None:
     service = SERVICES[name]
@@ -104,3 +122,12 @@ def test_the_instance_differs_from_the_local_one_in_storage_alone() -> None:
     production = yaml.safe_load((DEPLOY / "dagster.yaml").read_text())
     assert production.keys() - local.keys() == {"storage", "compute_logs", "local_artifact_storage"}
     assert {name: production[name] for name in local} == local
+
+
+def test_the_bill_of_materials_names_what_is_locked() -> None:
+    subprocess.run(["make", "--silent", "sbom"], cwd=ROOT, check=True, timeout=250)  # noqa: S607 - whichever make there is
+    made = json.loads((ROOT / "dist" / "sbom.json").read_text())
+    named = {f"{component['name']}=={component['version']}" for component in made["components"]}
+    locked = re.findall(r"^([\w.-]+==[^\s;\\]+)", (DEPLOY / "requirements.lock").read_text(), re.MULTILINE)
+    assert len(locked) > 50
+    assert named >= set(locked)

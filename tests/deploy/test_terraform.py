@@ -5,17 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from clickhouse_connect.driver.client import Client
-
-from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.local.clickhouse import ClickHouseServer
-from metrics_pipeline.settings import load_settings
 
 MODULE = Path(__file__).parents[2] / "deploy" / "terraform"
 CLI = f"{sys.executable} -m metrics_pipeline"
@@ -23,19 +18,6 @@ NO_CHANGES, CHANGES = 0, 2
 """Exit codes of `terraform plan -detailed-exitcode`."""
 
 Terraform = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def database(clickhouse: ClickHouseServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    """An empty database, also in the environment."""
-    name = f"terraform_{uuid.uuid4().hex[:8]}"
-    monkeypatch.setenv("METRICS_CLICKHOUSE__URL", clickhouse.url)
-    with connect(load_settings()) as client:
-        client.command(f"CREATE DATABASE {name}")
-    monkeypatch.setenv("METRICS_CLICKHOUSE__URL", clickhouse.url.removesuffix("default") + name)
-    with connect(load_settings()) as client:
-        yield client
-        client.command(f"DROP DATABASE {name}")
 
 
 @pytest.fixture

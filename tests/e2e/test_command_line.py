@@ -10,6 +10,9 @@ from typing import Any
 
 import psutil
 import pytest
+from typer.testing import CliRunner
+
+from metrics_pipeline.cli import app
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -163,7 +166,7 @@ def test_without_engines_the_message_says_what_to_do(run: Run) -> None:
     "command",
     ["up", "demo", "status", "produce", "drain", "audit", "latency", "top", "dashboard", "chaos", "exporter"],
 )
-def test_every_command_has_help_with_an_example(run: Run, command: str) -> None:
-    done = run(command, "--help")
-    assert done.returncode == 0
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    done = CliRunner().invoke(app, [command, "--help"])
+    assert done.exit_code == 0
     assert f"metrics-pipeline {command}" in " ".join(done.stdout.split())

@@ -31,7 +31,7 @@ BACKFILLED = [["replay"]]
 """What is backfilled."""
 PARTITIONS = [f"{datetime.now(UTC) - timedelta(hours=hours):%Y-%m-%d-%H}:00" for hours in (2, 1, 0)]
 """Three hours: the load is in the last of them."""
-CHECKS = ("audit", "drift", "check_dead_letters", "freshness")
+CHECKS = ("audit", "drift", "check_dead_letters", "freshness", "enforce_retention")
 """Jobs that evaluate all checks but the canary's, which is off by default."""
 LOAD = LoadPlan(rate=0, events=20_000, duplicates=0.02, late=0.02, malformed=0.01, seed=7)
 MORE = LoadPlan(rate=0, events=500, seed=8)
@@ -47,6 +47,7 @@ _ENVIRONMENT = {
     "METRICS_ALERTS__DISK_FREE_SHARE": "0",
     "METRICS_ALERTS__DISK_DAYS": "0",
     "METRICS_ALERTS__STALLED_SECONDS": "3000",
+    "METRICS_ALERTS__ROLLUPS_SECONDS": "864000",
     "METRICS_ALERTS__RESOLVE_SECONDS": "0",
 }
 _MACHINE_PATH = r"\/[^\s\"']*?\/(?:site-packages\/)?(?=dagster\/|metrics_pipeline\/)"
@@ -203,6 +204,12 @@ def test_the_asset_graph_shows_every_asset_and_its_checks(stack: Stack) -> None:
     assert {"clickhouse/raw_events", "clickhouse/rollup_1m", "clickhouse/dead_letters"} <= set(checks)
     for asset, wanted in checks.items():
         stack.open(f"/assets/{asset}?view=checks", f"Checks ({len(wanted)})", *wanted, height=800)
+
+
+def test_the_page_of_retention_says_what_went_and_what_the_rest_costs(stack: Stack) -> None:
+    shown = ("price_of_13_months", "bytes_freed", "runs_pruned", "costs", "enforce_retention", "At 03:42 AM UTC")
+    stack.open("/assets/retention?view=overview", *shown, height=900)
+    stack.picture("dagster-retention")
 
 
 def test_a_backfill_of_three_partitions_completes(stack: Stack, backfill: str) -> None:

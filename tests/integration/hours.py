@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from itertools import product
 from typing import Any
 
 import polars as pl
@@ -16,15 +17,17 @@ from confluent_kafka.admin import AdminClient
 
 from metrics_pipeline.assembly import audit
 from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.cluster import connect_shards
 from metrics_pipeline.core.decode import Decoded, EventLimits, decode
 from metrics_pipeline.core.messages import Messages
 from metrics_pipeline.core.replay import Mode, hours_around
+from metrics_pipeline.ports import Clock
 from metrics_pipeline.replay import HourReport
 from metrics_pipeline.replay_assembly import preview_hours, replay_hours
 from metrics_pipeline.settings import Settings, kafka_address
 from metrics_pipeline.steps import HourStep
 from tests.integration.events import encode, event
-from tests.integration.pipeline import crash_at, drain_once
+from tests.integration.pipeline import Brisk, crash_at, drain_once
 
 HOUR_MS = 3_600_000
 TABLES = ("raw_events", "rollup_1m", "rollup_books")
@@ -77,7 +80,7 @@ def delete_records(settings: Settings, before: int) -> None:
 
 
 def crash(step: HourStep, occurrence: int = 1) -> Callable[[HourStep], None]:
-    return crash_at(step, occurrence)  # type: ignore[arg-type]
+    return crash_at(step, occurrence)
 
 
 def these_hours() -> Sequence[int]:
@@ -91,8 +94,10 @@ def replay(
     mode: Mode = Mode.FILL,
     observe: Callable[[HourStep], None] = lambda _step: None,
     hours: Sequence[int] | None = None,
+    clock: Clock | None = None,
 ) -> HourReport:
-    return replay_hours(settings, hours or these_hours(), mode, str(uuid.uuid4()), observe=observe)
+    run_id = str(uuid.uuid4())
+    return replay_hours(settings, hours or these_hours(), mode, run_id, observe=observe, clock=clock or Brisk())
 
 
 def shown(settings: Settings, mode: Mode = Mode.FILL) -> HourReport:
@@ -105,9 +110,9 @@ def query(settings: Settings, sql: str) -> list[tuple[Any, ...]]:
 
 
 def command(settings: Settings, *statements: str) -> None:
-    with connect(settings, mutations_sync=1, lightweight_deletes_sync=1) as client:
-        for statement in statements:
-            client.command(statement)
+    with connect_shards(settings, mutations_sync=1, lightweight_deletes_sync=1) as shards:
+        for shard, statement in product(shards, statements):
+            shard.command(statement)
 
 
 def fingerprint(settings: Settings) -> list[tuple[Any, ...]]:

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from itertools import product
 from typing import Any
 
 import polars as pl
@@ -14,13 +15,14 @@ from metrics_pipeline.assembly import DrainRun, audit, prepare, rollups, run_dra
 from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.cluster import connect_shards, storage_of
 from metrics_pipeline.core.audit import minute_name
 from metrics_pipeline.core.minutes import Scope
 from metrics_pipeline.core.offsets import OffsetRange
 from metrics_pipeline.loadgen.plan import LoadPlan
 from metrics_pipeline.loadgen.run import produce
 from metrics_pipeline.rollups import Span
-from metrics_pipeline.settings import Settings
+from metrics_pipeline.settings import Settings, load_settings
 from metrics_pipeline.steps import Step
 from tests.integration.events import encode, event
 from tests.integration.pipeline import CrashError, assert_exact, crash_at, drain_once, send
@@ -42,9 +44,9 @@ def name(minute: int) -> str:
 
 
 def command(settings: Settings, *statements: str) -> None:
-    with connect(settings, mutations_sync=1) as client:
-        for statement in statements:
-            client.command(statement)
+    with connect_shards(settings, mutations_sync=1) as shards:
+        for shard, statement in product(shards, statements):
+            shard.command(statement)
 
 
 def drain_batches(settings: Settings, *batches: list[bytes]) -> None:
@@ -202,6 +204,7 @@ def test_a_range_covers_its_minutes_the_ledger_rows_that_touch_it_and_all_offset
     assert any(p.startswith("gap") for p in audit(three, Scope(NOON, NOON + MINUTE)).problems)
 
 
+@pytest.mark.usefixtures("undisturbed")
 @pytest.mark.parametrize("step", [Step.EVENTS, Step.DEAD, Step.LEDGER, Step.CLOSE])
 def test_a_batch_left_open_is_in_flight_and_no_contradiction(three: Settings, step: Step) -> None:
     """Before EVENTS nothing is visible, before CLOSE all is in the ledger; in between the batch's minutes can't be
@@ -240,7 +243,7 @@ def test_a_table_from_before_gets_the_columns_that_it_lacks(three: Settings) -> 
         "DROP TABLE rollup_1m_view",
     )
     with connect(three) as client:
-        planned = schema.plan(client, 100)
+        planned = schema.plan(client, storage_of(load_settings()))
         assert [s.split("\n")[0].split("(")[0] for s in planned.statements] == [
             "ALTER TABLE batches ADD COLUMN IF NOT EXISTS `minutes` Array",
             "ALTER TABLE batches ADD COLUMN IF NOT EXISTS `minute_inserted` Array",
@@ -248,7 +251,7 @@ def test_a_table_from_before_gets_the_columns_that_it_lacks(three: Settings) -> 
         ]
         assert planned.differences == ()
         prepare(three)
-        assert schema.plan(client, 100).is_empty
+        assert schema.plan(client, storage_of(load_settings())).is_empty
         columns = [
             r[0]
             for r in client.query(
@@ -269,7 +272,7 @@ def test_a_column_of_a_sorting_key_is_not_added_but_named(settings: Settings) ->
         "CREATE TABLE dead_letters (topic LowCardinality(String)) ENGINE = MergeTree ORDER BY topic",
     )
     with connect(settings) as client:
-        planned = schema.plan(client, 100)
+        planned = schema.plan(client, storage_of(load_settings()))
     assert "dead_letters.kafka_offset: is missing" in planned.differences
     assert not any("`kafka_offset`" in s.split("AFTER")[0] for s in planned.statements)
 

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import product
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from metrics_pipeline.assembly import DrainRun, audit, prepare, run_drain, until
 from metrics_pipeline.chaos.proxy import Answer, Exchange, Proxy, error_answer
 from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.cluster import connect_shards, storage_of
 from metrics_pipeline.clickhouse.dead_letters import ClickHouseDeadLetters
 from metrics_pipeline.clickhouse.warehouse import ClickHouseWarehouse
 from metrics_pipeline.core import dead_letters as core
@@ -26,7 +28,7 @@ from metrics_pipeline.errors import FencedError, StopError
 from metrics_pipeline.event import Reason
 from metrics_pipeline.loadgen.plan import LoadPlan
 from metrics_pipeline.loadgen.run import produce
-from metrics_pipeline.settings import Settings, clickhouse_url
+from metrics_pipeline.settings import Settings, clickhouse_url, load_settings
 from metrics_pipeline.steps import ReplayStep, Step
 from tests.integration.events import encode, event
 from tests.integration.pipeline import CrashError, crash_at, drain_once, send
@@ -71,9 +73,9 @@ def query(settings: Settings, sql: str) -> list[tuple[Any, ...]]:
 
 
 def command(settings: Settings, *statements: str) -> None:
-    with connect(settings, mutations_sync=1) as client:
-        for statement in statements:
-            client.command(statement)
+    with connect_shards(settings, mutations_sync=1) as shards:
+        for shard, statement in product(shards, statements):
+            shard.command(statement)
 
 
 def fingerprint(settings: Settings) -> list[tuple[Any, ...]]:
@@ -189,6 +191,7 @@ _CRASHES = [
 ]
 
 
+@pytest.mark.usefixtures("undisturbed")
 @pytest.mark.parametrize("other_filter", [False, True])
 @pytest.mark.parametrize(("step", "occurrence"), _CRASHES)
 def test_a_replay_that_dies_at_any_step_is_finished_by_the_next_one(
@@ -219,7 +222,7 @@ def test_a_replay_whose_token_is_forgotten_inserts_only_what_is_missing(settings
     days = range(70)
     now_ms = time.time_ns() // 1_000_000
     send(settings, encoded([event(random.Random(d), timestamp=now_ms - d * 24 * HOUR_MS) for d in days]))
-    drain_once(settings)
+    drain_once(settings.model_copy(update={"events": settings.events.model_copy(update={"max_age_days": len(days)})}))
     replay(short)
     assert outcomes(settings) == {"landed": 40}
     assert_landed(settings, 110, 40, 40)
@@ -414,9 +417,9 @@ def test_a_table_from_before_gets_the_columns_and_works(letters: Settings) -> No
         "ALTER TABLE batches DROP COLUMN source",
     )
     with connect(letters) as client:
-        assert len(schema.plan(client, 100).statements) == 5
+        assert len(schema.plan(client, storage_of(load_settings())).statements) == 5
         prepare(letters)
-        assert schema.plan(client, 100).is_empty
+        assert schema.plan(client, storage_of(load_settings())).is_empty
     assert audit(letters).problems == ()
     replay(letters)
     assert_landed(letters, 160, 60, 67)

@@ -75,6 +75,7 @@ def test_a_jump_skips_by_hours_and_the_audit_names_it(settings: Settings) -> Non
     assert counts(settings).raw == 17
 
 
+@pytest.mark.usefixtures("undisturbed")
 def test_a_crash_before_any_step_of_a_jump_is_finished_by_the_next_run(settings: Settings) -> None:
     hour_ms = time.time_ns() // 1_000_000 // HOUR_MS * HOUR_MS
     for hour in (3, 2, 1):
@@ -94,6 +95,7 @@ def test_a_crash_before_any_step_of_a_jump_is_finished_by_the_next_run(settings:
     assert owed_ranges(settings) == ()
 
 
+@pytest.mark.usefixtures("undisturbed")
 @pytest.mark.parametrize("step", list(Step))
 @pytest.mark.parametrize("occurrence", [1, 2])
 def test_a_fill_that_crashes_before_any_step_loses_and_doubles_nothing(
@@ -258,6 +260,7 @@ def test_what_retention_ate_of_owed_ranges_is_on_record_as_lost(settings: Settin
 
 
 @pytest.mark.parametrize("first", ["drain", "fill"])
+@pytest.mark.usefixtures("undisturbed")
 def test_an_event_that_a_drain_and_a_fill_store_in_the_same_moment_counts_once(settings: Settings, first: str) -> None:
     """Both look up before they see the other's rows, and each is the first to insert once."""
     noon_ms = (time.time_ns() // 1_000_000 // DAY_MS - 1) * DAY_MS + DAY_MS // 2
@@ -294,6 +297,7 @@ def test_an_event_that_a_drain_and_a_fill_store_in_the_same_moment_counts_once(s
     assert_exact(settings, events=600)
 
 
+@pytest.mark.usefixtures("undisturbed")
 def test_a_crash_while_events_are_taken_back_is_made_good(settings: Settings) -> None:
     noon_ms = (time.time_ns() // 1_000_000 // DAY_MS - 1) * DAY_MS + DAY_MS // 2
     repeated = events(200, seed=1, timestamp=noon_ms)
@@ -315,6 +319,7 @@ def test_a_crash_while_events_are_taken_back_is_made_good(settings: Settings) ->
     assert_exact(settings, events=500)
 
 
+@pytest.mark.usefixtures("undisturbed")
 def test_a_drain_that_dies_in_that_moment_keeps_what_it_stored(settings: Settings) -> None:
     """Its successor finds the fill's rows of the same events, too; the fill takes these back: they are the drain's."""
     noon_ms = (time.time_ns() // 1_000_000 // DAY_MS - 1) * DAY_MS + DAY_MS // 2

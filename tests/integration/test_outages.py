@@ -2,9 +2,11 @@
 
 import logging
 import random
+import shutil
 import threading
+import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -12,19 +14,34 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from metrics_pipeline.assembly import DrainRun, prepare, run_drain, until_caught_up
+from metrics_pipeline.assembly import DrainRun, audit, prepare, run_drain, until_caught_up
+from metrics_pipeline.assembly import rollups as open_rollups
+from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.drain import DrainReport
 from metrics_pipeline.errors import ClickHouseUnavailableError, KafkaUnavailableError, StuckClientError
 from metrics_pipeline.local.clickhouse import ClickHouseServer, start_clickhouse
 from metrics_pipeline.local.fetch import cache_folder, clickhouse_program, kafka_program
 from metrics_pipeline.local.kafka import KafkaServer, start_kafka
 from metrics_pipeline.local.process import choose_port
+from metrics_pipeline.rollups import Span
 from metrics_pipeline.settings import LocalSettings, Settings, load_settings
-from metrics_pipeline.steps import Step
+from metrics_pipeline.steps import HourStep, Step
 from tests.integration.events import events
-from tests.integration.pipeline import assert_exact, drain_once, send
+from tests.integration.hours import command, crash, past_events, replay
+from tests.integration.pipeline import CrashError, assert_exact, counts, crash_at, drain_once, send
 
 CACHE = cache_folder(LocalSettings())
+BROKEN = (b"", b"{", b"[]")
+LANDED = ("raw_events", "dead_letters", "batches")
+"""Tables that a batch is inserted into, in this order."""
+
+
+class Later(SystemClock):
+    """Sees the units of now closed."""
+
+    def now_ms(self) -> int:
+        return super().now_ms() + 3_600_000
 
 
 def lasting_port() -> int:
@@ -35,6 +52,14 @@ def lasting_port() -> int:
     """
     random_ = random.Random()
     return next(port for port in iter(lambda: random_.randrange(20_000, 30_000), 0) if choose_port(port) == port)
+
+
+def freed(port: int) -> int:
+    """The port, once the server that was killed has let go of it: on a busy machine that takes a moment."""
+    deadline = time.monotonic() + 60
+    while choose_port(port) != port:
+        assert time.monotonic() < deadline, f"port {port} is still taken"
+    return port
 
 
 class Engines:
@@ -48,13 +73,13 @@ class Engines:
         )
 
     def restart_kafka(self) -> None:
-        port = int(self.kafka.address.rpartition(":")[2])
         address = self.kafka.address
+        port = freed(int(address.rpartition(":")[2]))
         self.kafka = start_kafka(kafka_program(CACHE), self._folder / "kafka", preferred_port=port)
         assert self.kafka.address == address
 
     def restart_clickhouse(self) -> None:
-        port = urlsplit(self.clickhouse.url).port
+        port = freed(urlsplit(self.clickhouse.url).port or 0)
         self.clickhouse = start_clickhouse(clickhouse_program(CACHE), self._folder / "clickhouse", preferred_port=port)
 
     def stop(self) -> None:
@@ -134,3 +159,48 @@ def test_a_run_gives_up_after_its_limit_and_the_next_one_finishes_its_batch(
     engines.restart_clickhouse()
     drain_once(own_settings)
     assert_exact(own_settings, events=400)
+
+
+def forget_rows(engines: Engines, settings: Settings, tables: Sequence[str]) -> None:
+    """What a kill between the note of a token and its part, which are microseconds apart, leaves on the disk."""
+    sql = """SELECT path FROM system.parts
+        WHERE active AND database = currentDatabase() AND table IN {tables:Array(String)}"""
+    with connect(settings) as client:
+        parts = client.query(sql, parameters={"tables": list(tables)}).result_rows
+    engines.clickhouse.process.kill()
+    for (path,) in parts:
+        shutil.rmtree(path)
+    engines.restart_clickhouse()
+
+
+@pytest.mark.parametrize(("step", "tables"), [(Step.LEDGER, LANDED[:2]), (Step.CLOSE, LANDED)])
+def test_rows_whose_token_outlived_them_are_inserted_once_more(
+    engines: Engines, own_settings: Settings, step: Step, tables: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    send(own_settings, [*events(80), *BROKEN], partition=0)
+    with pytest.raises(CrashError):
+        drain_once(own_settings, crash_at(step))
+    forget_rows(engines, own_settings, tables)
+    with caplog.at_level(logging.ERROR, "metrics_pipeline"):
+        drain_once(own_settings)
+    assert caplog.text.count("broke off after it had noted the token") == len(tables)
+    with open_rollups(own_settings, Later()) as rollups:
+        now = int(time.time())
+        rollups.check(Span(now - 7_200, now + 3_600), repair=True)
+    assert_exact(own_settings, events=80, dead=len(BROKEN))
+
+
+def test_rows_of_a_replay_whose_token_outlived_them_are_inserted_once_more(
+    engines: Engines, own_settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    send(own_settings, past_events(80), partition=0)
+    drain_once(own_settings)
+    command(own_settings, "DELETE FROM raw_events WHERE true")
+    with pytest.raises(CrashError):
+        replay(own_settings, observe=crash(HourStep.LEDGER))
+    forget_rows(engines, own_settings, ["raw_events"])
+    with caplog.at_level(logging.ERROR, "metrics_pipeline"):
+        replay(own_settings)
+    assert caplog.text.count("broke off after it had noted the token") == 1
+    assert counts(own_settings).raw == 80
+    assert audit(own_settings).problems == (), "a replay repairs the rollups of what it touched"

@@ -12,6 +12,7 @@ import pytest
 
 from metrics_pipeline.assembly import DrainRun, audit, run_drain, until_window_ends
 from metrics_pipeline.clickhouse.warehouse import ClickHouseWarehouse
+from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.core.decode import EventLimits, decode
 from metrics_pipeline.core.messages import Messages
 from metrics_pipeline.core.replay import Mode
@@ -233,6 +234,7 @@ def test_without_its_token_it_would_double(settings: Settings, monkeypatch: pyte
 
 
 def test_a_replay_whose_token_is_forgotten_inserts_only_what_is_missing(settings: Settings) -> None:
+    settings = with_limits(settings, max_age_days=100)
     short = settings.model_copy(
         update={"clickhouse": settings.clickhouse.model_copy(update={"deduplication_window_blocks": 100})}
     )
@@ -259,7 +261,9 @@ def test_offsets_that_drains_have_yet_to_land_are_left_to_them(settings: Setting
     with pytest.raises(CrashError):
         drain_once(settings, crash_at(Step.LEDGER))
     send(settings, past_events(30, seed=2), partition=1)
-    command(settings, "DELETE FROM raw_events WHERE service = 'service-1'")
+    command(
+        settings, "DELETE FROM raw_events WHERE service = 'service-1' AND (kafka_partition, kafka_offset) < (0, 100)"
+    )
     report = replay(settings)
     assert (report.messages, report.left_to_drains) == (100, 80)
     drain_once(settings)
@@ -285,8 +289,8 @@ def test_what_the_topic_no_longer_holds_is_named(settings: Settings) -> None:
     command(settings, "TRUNCATE TABLE raw_events")
     report = replay(settings)
     assert (report.messages, report.restored, report.dropped) == (80, 80, 120)
-    (problem, *_) = audit(settings).problems
-    assert "rows are missing in raw_events" in problem
+    # In units of which the topic still held the most, the rollups miss them, too.
+    assert any("rows are missing in raw_events" in problem for problem in audit(settings).problems)
 
 
 def test_the_rollups_of_a_day_that_is_gone_are_not_made_to_forget_it(settings: Settings) -> None:
@@ -368,9 +372,9 @@ def test_beside_live_drains_of_the_same_hour_the_books_stay_exact(settings: Sett
         producing = pool.submit(produce, plan, settings)
         run = DrainRun(str(uuid.uuid4()))
         draining = pool.submit(run_drain, quick, run, until_window_ends(quick), stop=producing.done)
-        reports = [replay(settings)]
+        reports = [replay(settings, clock=SystemClock())]
         while not draining.done():
-            reports.append(replay(settings, Mode.REPLACE))
+            reports.append(replay(settings, Mode.REPLACE, clock=SystemClock()))
         summary = producing.result()
         draining.result()
     drain_once(settings)

@@ -19,6 +19,8 @@ from tests.integration.rollups import HOUR, NOON, assert_answers_are_raws, inser
 DAY = f"{datetime.fromtimestamp(NOON, UTC):%Y-%m-%d}"
 BOUNDS = ("--from", minute_name(NOON), "--to", minute_name(NOON + 2 * HOUR))
 
+pytestmark = pytest.mark.usefixtures("undisturbed")
+
 
 @pytest.fixture
 def client(settings: Settings) -> Iterator[Client]:

@@ -12,6 +12,7 @@ from pydantic import SecretStr, ValidationError
 from metrics_pipeline.assembly import audit
 from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.core.schema.storage import Storage
 from metrics_pipeline.errors import ConfigurationError, KafkaUnavailableError
 from metrics_pipeline.kafka.admin import describe_topic
 from metrics_pipeline.local.clickhouse import ClickHouseServer
@@ -73,7 +74,7 @@ def database(clickhouse: ClickHouseServer) -> Iterator[ClickHouseSettings]:
     with connect(Settings(clickhouse=ClickHouseSettings(url=SecretStr(clickhouse.url)))) as client:
         client.command(f"CREATE DATABASE {name}")
         with connect(Settings(clickhouse=made)) as inside:
-            schema.apply(inside, made.deduplication_window_blocks)
+            schema.apply(inside, Storage(made.deduplication_window_blocks))
         yield made
         client.command(f"DROP DATABASE {name}")
 

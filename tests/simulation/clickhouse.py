@@ -1,7 +1,8 @@
 """A server as the protocol sees it: parts, tokens, a view, refusals, kills in the middle of an insert.
 
 An insert is a chain of parts: one per partition of each table that it reaches. Each lands or not by itself, and each
-remembers the insert's token by itself. A server that is killed in between leaves any of them undone.
+remembers the insert's token by itself. A server that is killed in between leaves any of them
+undone, and may know the token of one that is not there.
 """
 
 from collections import Counter, OrderedDict
@@ -21,6 +22,8 @@ DAY_MS = 86_400_000
 MONTH_MS = 31 * DAY_MS
 MINUTE_MS = 60_000
 REQUEST_TIMEOUT_SECONDS = 5.0
+TOKEN_OUTLIVES_PART = 0.5
+"""How often a kill hits the moment between a token and its part, which nobody else sees: the parts are locked."""
 
 Identity = tuple[str, str, int, str]
 
@@ -58,6 +61,8 @@ class Part:
     table: str
     partition: int
     apply: Callable[[], None]
+    minutes: Collection[int] = ()
+    """Of events that it counts."""
 
 
 @dataclass(slots=True)
@@ -74,7 +79,7 @@ class Server:
     dead: list[DeadRow] = field(default_factory=list)
     ledger: list[LedgerEntry] = field(default_factory=list)
     repaired_minutes: set[int] = field(default_factory=set)
-    """Of events that were taken back: the check of drift makes their rollup anew."""
+    """Of events that were taken back, or that a killed server forgot: the check of drift makes their rollup anew."""
     life: int = 0
     """Grows by one when the server is killed; what was under way then ends as it is."""
     _tokens: dict[str, OrderedDict[tuple[int, str], None]] = field(default_factory=dict)
@@ -92,9 +97,12 @@ class Server:
         for row in rows:
             days.setdefault(row.timestamp_ms // DAY_MS, []).append(row)
             months.setdefault(row.timestamp_ms // MONTH_MS, []).append(row)
-        parts = [Part("raw_events", day, lambda rows=found: self._add_raw(rows)) for day, found in days.items()]  # type: ignore[misc]
+        parts = [
+            Part("raw_events", day, lambda rows=found: self._add_raw(rows), _minutes(found))  # type: ignore[misc]
+            for day, found in days.items()
+        ]
         parts += [
-            Part("rollup_1m", month, lambda rows=found: self._add_rollup(rows))  # type: ignore[misc]
+            Part("rollup_1m", month, lambda rows=found: self._add_rollup(rows), _minutes(found))  # type: ignore[misc]
             for month, found in months.items()
         ]
         self._land(parts, token)
@@ -122,9 +130,9 @@ class Server:
         ]
         self._land(parts, token)
 
-    def insert_ledger(self, entry: LedgerEntry) -> None:
+    def insert_ledger(self, entry: LedgerEntry, token: str) -> None:
         part = Part("batches", entry.last_message_ms // MONTH_MS, lambda: self.ledger.append(entry))
-        self._land([part], entry.token)
+        self._land([part], token)
 
     def _add_raw(self, rows: Sequence[Row]) -> None:
         for row in rows:
@@ -139,19 +147,31 @@ class Server:
         if len(parts) > 1:
             self.scheduler.random.shuffle(parts)
         for part in parts:
-            if self.life != life:
-                raise ClickHouseUnavailableError("the server was killed in the middle of an insert")
-            known = self._tokens.setdefault(part.table, OrderedDict())
-            key = (part.partition, token)
-            if key in known:
-                self.scheduler.say("clickhouse", f"{part.table}/{part.partition} knows {token[:4]}{token[32:]}")
-            else:
-                self.scheduler.say("clickhouse", f"{part.table}/{part.partition} gets {token[:4]}{token[32:]}")
-                known[key] = None
-                if len(known) > self.window:
-                    known.popitem(last=False)
-                part.apply()
             self.scheduler.pause(self.scheduler.random.random() * 0.02)
+            if self.life != life:
+                self._die_at(part, token)
+                raise ClickHouseUnavailableError("the server was killed in the middle of an insert")
+            place = f"{part.table}/{part.partition}"
+            if (part.partition, token) in self._tokens.get(part.table, ()):
+                self.scheduler.say("clickhouse", f"{place} knows {token[:4]}{token[32:]}")
+            else:
+                self.scheduler.say("clickhouse", f"{place} gets {token[:4]}{token[32:]}")
+                self._note(part, token)
+                part.apply()
+
+    def _die_at(self, part: Part, token: str) -> None:
+        is_known = (part.partition, token) in self._tokens.get(part.table, ())
+        if is_known or self.scheduler.random.random() > TOKEN_OUTLIVES_PART:
+            return
+        self.scheduler.say("clickhouse", f"{part.table}/{part.partition} lacks what it knows")
+        self._note(part, token)
+        self.repaired_minutes.update(part.minutes)
+
+    def _note(self, part: Part, token: str) -> None:
+        known = self._tokens.setdefault(part.table, OrderedDict())
+        known[part.partition, token] = None
+        if len(known) > self.window:
+            known.popitem(last=False)
 
 
 class ModelWarehouse:
@@ -211,8 +231,16 @@ class ModelWarehouse:
         ]
         self._send(f"insert {len(rows)} dead letters", lambda: self._server.insert_dead(rows, token))
 
-    def insert_ledger_entry(self, entry: LedgerEntry) -> None:
-        self._send(f"insert the account of {entry.token[:4]}", lambda: self._server.insert_ledger(entry))
+    def missing_dead_letters(self, dead_letters: pl.DataFrame) -> pl.DataFrame:
+        def look_up() -> set[tuple[int, int]]:
+            return {(d.partition, d.offset) for d in self._server.dead if d.topic_id == self._topic_id}
+
+        stored = self._network.clickhouse(f"look for {len(dead_letters)} dead letters", look_up)
+        places = dead_letters.select("kafka_partition", "kafka_offset").iter_rows()
+        return dead_letters.filter(pl.Series([place not in stored for place in places], dtype=pl.Boolean))
+
+    def insert_ledger_entry(self, entry: LedgerEntry, token: str) -> None:
+        self._send(f"insert the account of {entry.token[:4]}", lambda: self._server.insert_ledger(entry, token))
 
     def has_ledger_entry(self, token: str) -> bool:
         return self._network.clickhouse(
@@ -273,6 +301,10 @@ def _rows(events: pl.DataFrame) -> list[Row]:
             *lists, _ms(events, "timestamp"), _ms(events, "kafka_timestamp"), strict=True
         )
     ]
+
+
+def _minutes(rows: Sequence[Row]) -> set[int]:
+    return {row.timestamp_ms // MINUTE_MS for row in rows}
 
 
 def _ms(frame: pl.DataFrame, column: str) -> list[int]:

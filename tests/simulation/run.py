@@ -9,7 +9,7 @@ from tests.simulation.plan import Plan, draw
 from tests.simulation.scheduler import LivelockError
 from tests.simulation.world import World
 
-logging.getLogger("metrics_pipeline").setLevel(logging.CRITICAL)
+_LOGGER = logging.getLogger("metrics_pipeline")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,15 @@ def run_seed(
     """Run the schedule of `seed`; `trace` hears of each step."""
     plan = draw(seed)
     world = world_of(plan, trace)
+    level = _LOGGER.level
+    _LOGGER.setLevel(logging.CRITICAL)
     try:
         world.run()
         found = problems(world)
     except LivelockError as error:
         found = [str(error)]
+    finally:
+        _LOGGER.setLevel(level)
     return Result(plan, tuple(found), world.scheduler.steps, len(world.server.ledger))
 
 

@@ -13,9 +13,11 @@ from metrics_pipeline import ownership, takeover
 from metrics_pipeline.core.batch import MicroBatch
 from metrics_pipeline.core.offsets import Commit, OffsetRange, Owner
 from metrics_pipeline.delivery import Delivery
+from metrics_pipeline.inserting import Inserting
 from metrics_pipeline.owed import Fill
 from metrics_pipeline.ownership import Ownership
 from metrics_pipeline.settling import Settling
+from metrics_pipeline.takeover import Takeover
 from tests.simulation.clickhouse import ModelWarehouse
 from tests.simulation.kafka import Broker, ModelOffsets
 from tests.simulation.plan import Kind, Plan
@@ -34,6 +36,8 @@ class Safeguard:
     off: Off
     kinds: Collection[Kind] = frozenset(Kind)
     has_jumps: bool = False
+    first_seed: int = 0
+    """None before it needs the safeguard."""
 
     def is_needed_by(self, plan: Plan) -> bool:
         return plan.kind in self.kinds and (bool(plan.fills) or not self.has_jumps)
@@ -79,6 +83,13 @@ def _insert_without_token(self: ModelWarehouse, events: pl.DataFrame, token: str
     _insert_events(self, events, uuid.UUID(int=self._network.scheduler.random.getrandbits(128)).hex)
 
 
+def _insert_and_believe(
+    self: Inserting, rows: Any, token: str, write: Callable[[Any, str], None], missing: object, *, is_repeat: bool
+) -> None:
+    del missing, is_repeat
+    self.as_owner(lambda: write(rows, token))
+
+
 def _find_nothing(self: ModelWarehouse, events: pl.DataFrame, batch: Sequence[OffsetRange]) -> pl.DataFrame:
     return _existing(self, events, batch).clear()
 
@@ -116,10 +127,17 @@ SAFEGUARDS = (
     Safeguard("fence first, read second", _replaced(Ownership, "take_over", _read_before_fencing)),
     Safeguard("open batches are recovered", _replaced(takeover, "open_batches", lambda _: ())),
     Safeguard("inserts carry the batch's token", _replaced(ModelWarehouse, "insert_events", _insert_without_token)),
+    Safeguard("rows are looked for after a repeat", _replaced(Inserting, "insert", _insert_and_believe)),
+    Safeguard(
+        "an account that lacks messages waits for whoever was fenced",
+        _replaced(Ownership, "await_predecessors", lambda _: None),
+        {Kind.RETENTION},
+        first_seed=19_000,
+    ),
     Safeguard("the look-up", _replaced(ModelWarehouse, "existing", _find_nothing)),
     Safeguard("the look-up leaves own rows out", _replaced(ModelWarehouse, "existing", _find_own_rows_too)),
-    Safeguard("a batch in the ledger is not repeated", _replaced(ModelWarehouse, "has_ledger_entry", lambda *_: False)),
-    Safeguard("a batch not in the ledger is repeated", _replaced(ModelWarehouse, "has_ledger_entry", lambda *_: True)),
+    Safeguard("a batch in the ledger is not repeated", _replaced(Takeover, "_has_landed", lambda *_: False)),
+    Safeguard("a batch not in the ledger is repeated", _replaced(Takeover, "_has_landed", lambda *_: True)),
     Safeguard("a run proves that it is no zombie", _replaced(Ownership, "prove", lambda _: None)),
     Safeguard("tokens are checked for being remembered", _replaced(ModelWarehouse, "remembers", lambda *_: True)),
     Safeguard("verdicts are written down", _replaced(Delivery, "_note_verdicts", lambda *_: None)),

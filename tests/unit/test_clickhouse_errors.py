@@ -52,3 +52,15 @@ def test_a_failing_view_is_told_from_a_refused_row() -> None:
     error = translate(failed(395, "Code: 395. a teapot: while pushing to view db.teapots (…)"), "inserting")
     assert isinstance(error, ForeignViewError)
     assert "db.teapots" in str(error)
+
+
+def test_a_database_that_is_not_there_is_for_a_person_to_create() -> None:
+    error = translate(failed(81, "Database metrics does not exist"), "connecting")
+    assert isinstance(error, SchemaMismatchError)
+    assert "create the database" in str(error)
+
+
+def test_which_server_of_a_cluster_is_down_is_told() -> None:
+    text = "Code: 279. All connection tries failed. Log: \n\nCode: 210. refused (clickhouse-2:9000)\nStack trace:"
+    assert str(translate(failed(279, text), "asking")).endswith("Log: Code: 210. refused (clickhouse-2:9000)")
+    assert str(translate(failed(279, ""), "asking")) == "while asking: "

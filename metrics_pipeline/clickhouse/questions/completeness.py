@@ -7,14 +7,17 @@ A message that could not be read, or was not read, has no event time: it counts 
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.horizons import read_horizons
 from metrics_pipeline.clickhouse.questions.question import bounds
 from metrics_pipeline.clickhouse.schema import IS_BATCH
 from metrics_pipeline.core import ledger
+from metrics_pipeline.core.grains import BUILT
+from metrics_pipeline.core.horizons import RAW, Horizons, left_out
 from metrics_pipeline.core.ledger import DRAIN
 from metrics_pipeline.core.timerange import TimeRange
 
@@ -26,6 +29,10 @@ LAG_SECONDS = 30
 DEAD_LETTERS, LOST, OWED, LAG, NOT_OVER = "dead letters", "lost", "owed", "lag", "not over"
 """Reasons: too many dead letters; offsets that the topic dropped before they were read; offsets that a drain skipped to
 be at the head, and no fill has landed yet; a drain that is behind right now; the minute that is now."""
+
+DROPPED = "dropped by retention"
+COARSE = {grain: f"kept in buckets of {grain.name}" for grain in BUILT}
+"""Minutes of a bucket that reaches beyond the span, while retention left no finer rows: see core/horizons.py."""
 
 LONGEST_BATCH_DAYS = 7
 """A batch is looked for up to so long after the span, as one may hold messages of days after an outage."""
@@ -136,19 +143,38 @@ class Incomplete:
     last: datetime
 
 
-def incomplete_minutes(client: Client, minutes: TimeRange) -> tuple[Incomplete, ...]:
-    """What the ledger knows to be incomplete in the span of whole minutes, one entry per reason."""
+def incomplete_minutes(client: Client, minutes: TimeRange, *, of_raw: bool = False) -> tuple[Incomplete, ...]:
+    """What is known to be incomplete in the span of whole minutes: by the ledger, one entry per reason, and what
+    retention left out of an answer that is read from rollups or, with `of_raw`, from raw_events."""
     sql = f"""SELECT reason, count(), toUnixTimestamp(min(minute)), toUnixTimestamp(max(minute))
         FROM ({INCOMPLETE_MINUTES}) GROUP BY reason ORDER BY reason"""
     rows = calling(
         "asking the ledger what is incomplete", lambda: client.query(sql, parameters=bounds(minutes)).result_rows
     )
-    return tuple(
+    found = tuple(
         Incomplete(
             str(reason), int(count), datetime.fromtimestamp(int(first), UTC), datetime.fromtimestamp(int(last), UTC)
         )
         for reason, count, first, last in rows
     )
+    horizons = read_horizons(client)
+    return (*found, *(_dropped_events if of_raw else _left_out)(horizons, minutes))
+
+
+def _left_out(horizons: Horizons, minutes: TimeRange) -> tuple[Incomplete, ...]:
+    return tuple(
+        _incomplete(DROPPED if part.grain is None else COARSE[part.grain], part.span)
+        for part in left_out(horizons, minutes)
+    )
+
+
+def _dropped_events(horizons: Horizons, minutes: TimeRange) -> tuple[Incomplete, ...]:
+    end = min(minutes.end, datetime.fromtimestamp(horizons.of(RAW), UTC))
+    return (_incomplete(DROPPED, TimeRange(minutes.start, end)),) if minutes.start < end else ()
+
+
+def _incomplete(reason: str, span: TimeRange) -> Incomplete:
+    return Incomplete(reason, int(span.seconds) // 60, span.start, span.end - timedelta(minutes=1))
 
 
 def newest_landing(client: Client) -> datetime | None:

@@ -5,17 +5,18 @@ from dataclasses import dataclass
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.horizons import BORDERS
 from metrics_pipeline.clickhouse.rollups.cubes import CUBES
-from metrics_pipeline.clickhouse.rollups.tables import BOOKS
+from metrics_pipeline.clickhouse.stock import BUCKETS, PARTS
 from metrics_pipeline.core.grains import BUILT, GRAINS, LIVE, UNIT, Grain
 from metrics_pipeline.core.rebuilds import Stale
 
-_BUCKETS = f"""SELECT grain AS length, toUnixTimestamp(minute) AS start, sum(events) AS n, max(built) AS newest,
-        max(repaired) AS repair, start + length <= {{closed:UInt32}} AS is_closed,
+_BUCKETS = f"""SELECT grain AS length, toUnixTimestamp(minute) AS start, events AS n, built AS newest,
+        repaired AS repair, start + length <= {{closed:UInt32}} AS is_closed,
         newest.1 > 0 AND newest.2 = n AS is_right, newest.2 > 0 AND NOT is_right AS is_stale,
         repair.1 > 0 AND repair.2 != n AS is_stale_repair
-    FROM {BOOKS.name} GROUP BY length, start HAVING n > 0 OR is_stale_repair"""
-"""One row per bucket with events. A build that a repair took back counts nothing, and is as good as none."""
+    FROM {BUCKETS.name} WHERE n > 0 OR is_stale_repair"""
+"""One row per bucket with events, and shard. A build that a repair took back counts nothing, and is as good as none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +54,10 @@ def read_state(client: Client, closed_until: int) -> tuple[GrainState, ...]:
 
 
 def read_stale(client: Client, closed_until: int, limit: int) -> list[Stale]:
-    """What is to be built or repaired, oldest first, so many at most."""
+    """What is to be built or repaired, oldest first, so many at most; nothing that lacks the rows to be built from."""
     sql = f"""SELECT start, length, is_right, is_stale_repair FROM ({_BUCKETS})
-        WHERE is_closed AND (NOT is_right OR is_stale_repair) ORDER BY start, length LIMIT {{limit:UInt32}}"""
+        WHERE is_closed AND (NOT is_right OR is_stale_repair) AND start >= {BORDERS}[length]
+        ORDER BY start, length LIMIT {{limit:UInt32}}"""
     parameters = {"closed": closed_until, "limit": limit}
     rows = calling("looking for stale rollups", lambda: client.query(sql, parameters=parameters).result_rows)
     names = {grain.seconds: grain.name for grain in BUILT}
@@ -70,8 +72,8 @@ def read_stale(client: Client, closed_until: int, limit: int) -> list[Stale]:
 
 def _sizes(client: Client) -> dict[Grain, tuple[int, int]]:
     """Rows and bytes of all cubes' tables, by grain."""
-    sql = """SELECT table, sum(rows), sum(bytes_on_disk) FROM system.parts
-        WHERE database = currentDatabase() AND active AND table IN {tables:Array(String)} GROUP BY table"""
+    sql = f"""SELECT table, sum(rows), sum(bytes_on_disk) FROM {PARTS.name}
+        WHERE table IN {{tables:Array(String)}} GROUP BY table"""
     tables = {cube.table(grain): grain for cube in CUBES for grain in GRAINS}
     rows = calling(
         "reading the sizes of rollups", lambda: client.query(sql, parameters={"tables": list(tables)}).result_rows

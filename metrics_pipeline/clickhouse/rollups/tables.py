@@ -1,8 +1,9 @@
 """The tables of rollups, the views that feed the finest grain, and the books of what was built."""
 
-from metrics_pipeline.clickhouse.ddl import Column, MaterializedView, Table, Union
 from metrics_pipeline.clickhouse.rollups.cubes import CUBES, METRICS, Cube
 from metrics_pipeline.core.grains import BUILT, GRAINS, LIVE, UNIT, Grain
+from metrics_pipeline.core.schema.objects import Column, MaterializedView, Table, Union
+from metrics_pipeline.core.schema.work import Work
 
 INSTANT = "DateTime('UTC')"
 _INDEX_GRANULARITY = 256
@@ -27,7 +28,9 @@ BOOKS = Table(
             comment=f"Newest repair of {LIVE.name}, in rows of {UNIT.name}",
         ),
     ),
-    comment="Which build of each bucket readers take; one that misses events is stale, and finer rows are read.",
+    comment="Which build of each bucket readers take; one that misses events is stale, and finer rows are read. "
+    f"Buckets of {', '.join(grain.name for grain in BUILT)}.",
+    work_before_comment=Work.COUNT_BUCKETS,
 )
 
 _REPAIRS = f"FROM {BOOKS.name} WHERE grain = {UNIT.seconds} GROUP BY minute HAVING max(repaired).1 > 0"
@@ -59,7 +62,7 @@ GROUP BY grain, minute""",
 def table_of(cube: Cube, grain: Grain) -> Table:
     """The table that holds the cube at that grain."""
     places = (
-        Column("grain", f"UInt32 DEFAULT {grain.seconds}", "T64, ZSTD(1)", "Length of the bucket, seconds"),
+        Column("grain", "UInt32", "T64, ZSTD(1)", "Length of the bucket, seconds", str(grain.seconds)),
         Column("minute", INSTANT, "Delta, ZSTD(1)", "First minute of the bucket"),
         Column("build", "UInt64", "T64, ZSTD(1)", f"0: as events came; else see {BOOKS.name}"),
     )
@@ -68,11 +71,12 @@ def table_of(cube: Cube, grain: Grain) -> Table:
         name=cube.table(grain),
         engine="AggregatingMergeTree",
         partition_by=f"toStartOfInterval(minute, INTERVAL {grain.partition_days} DAY)",
-        order_by=(*cube.key, "build", "grain"),
+        order_by=(*cube.key, "build", "grain", *cube.added),
         primary_key=cube.key,
         columns=(*places, *dimensions, *(Column(m.name, m.type, m.codec, m.comment) for m in METRICS)),
         comment=f"{cube.comment} of {grain.name}.",
         index_granularity=_INDEX_GRANULARITY,
+        is_made_of_events=True,
     )
 
 

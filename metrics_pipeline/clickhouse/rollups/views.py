@@ -5,34 +5,79 @@
 gives rows of the events in [start, end), whole minutes of UTC, in buckets of at most `step` seconds. A bucket is read
 as built if it lies within the span and its build counts every event that raw_events was given; else finer rows are
 read, down to those that each insert writes. So an answer never depends on what was built when, only its cost does.
+
+Before a horizon retention dropped the finer rows, and nothing comes any more: the shortest bucket that is left is read
+there, whatever `step` says. One that reaches beyond the span is not: core/horizons.py says what that leaves out. The
+horizons are figures in the views' queries, which borders.py keeps up to date: a subquery would be planned at each use.
 """
 
-from metrics_pipeline.clickhouse.ddl import View
+from collections.abc import Mapping
+
 from metrics_pipeline.clickhouse.rollups.cubes import CUBES, METRICS, Cube
 from metrics_pipeline.clickhouse.rollups.tables import BOOKS, INSTANT
 from metrics_pipeline.core.grains import BUILT, GRAINS, LIVE, UNIT
+from metrics_pipeline.core.schema.objects import View
+
+ARGUMENTS = {"start": INSTANT, "end": INSTANT, "step": "UInt32"}
+"""Of each view, with their types."""
 
 
 def _bound(name: str) -> str:
     return f"{{{name}:{INSTANT}}}"
 
 
-_START, _END, _STEP = _bound("start"), _bound("end"), "{step:UInt32}"
+_START, _END, _STEP = (f"{{{name}:{kind}}}" for name, kind in ARGUMENTS.items())
 
 _DAY = 86_400
 _LONG = [grain.seconds for grain in BUILT if grain.seconds % _DAY == 0]
-_COVERED_DAYS = f"""SELECT arrayJoin(range(
+
+Borders = Mapping[int, int]
+"""Length of buckets -> epoch seconds: buckets that start before have no finer rows any more."""
+
+
+def _stands(length: str, moment: str, borders: Borders) -> str:
+    """Is nothing finer left of a bucket?"""
+    if not borders:
+        return "0"
+    return f"{moment} < transform({length}, {[*borders]}, {[*borders.values()]}, 0)"
+
+
+def _or_stands(condition: str, length: str, moment: str, borders: Borders) -> str:
+    return f"({condition} OR {_stands(length, moment, borders)})" if borders else condition
+
+
+def _longest_asked(borders: Borders) -> str:
+    """The longest buckets that a question may take: of its step, or of what is left at its start, seconds."""
+    if not borders:
+        return _STEP
+    left = (f"if(toUnixTimestamp({_START}) < {until}, {length}, 0)" for length, until in borders.items())
+    return f"greatest({_STEP}, {', '.join(left)})"
+
+
+def _covered_days(borders: Borders) -> str:
+    """Days since the epoch that are read from buckets of a day and more.
+
+    Their finer rows in the books are passed over: in 13 months there are 67,000, and sorting them would take longer
+    than everything else. Read twice in one query, the books are the same: the server shares a snapshot
+    (`enable_shared_storage_snapshot_in_query`: our client sets it, for others it is the default; a view can't set it).
+    """
+    moment = "toUnixTimestamp(minute)"
+    return f"""SELECT arrayJoin(range(
         intDiv(toUnixTimestamp(minute), {_DAY}), intDiv(toUnixTimestamp(minute) + grain, {_DAY})))
     FROM {BOOKS.name}
-    WHERE grain IN {_LONG} AND grain <= {_STEP} AND minute >= {_START} AND minute + grain <= {_END}
+    WHERE grain IN {_LONG} AND {_or_stands(f"grain <= {_STEP}", "grain", moment, borders)}
+        AND minute >= {_START} AND minute + grain <= {_END}
     GROUP BY grain, minute
-    HAVING max(built).1 > 0 AND max(built).2 = sum(events)"""
-"""Days since the epoch that are read from buckets of a day and more. Their finer rows in the books are passed over: in
-13 months there are 67,000, and sorting them would take longer than everything else. Read twice in one query, the books
-are the same: the server shares a snapshot (`enable_shared_storage_snapshot_in_query`: our client sets it, for others it
-is the default; a view can't set it)."""
+    HAVING max(built).1 > 0 AND {_or_stands("max(built).2 = sum(events)", "grain", moment, borders)}"""
 
-COVER = f"""SELECT taken, toDateTime(bucket, 'UTC'), build FROM (
+
+def cover(borders: Borders) -> str:
+    """A query: the buckets to read, each moment of the span in exactly one of them.
+
+    Buckets nest, so in the order of their starts, longest first, one lies within a longer one if anything before it
+    reaches beyond its start.
+    """
+    return f"""SELECT taken, toDateTime(bucket, 'UTC'), build FROM (
     SELECT
         bucket,
         if(is_right, length, {LIVE.seconds})::UInt32 AS taken,
@@ -45,21 +90,20 @@ COVER = f"""SELECT taken, toDateTime(bucket, 'UTC'), build FROM (
             grain AS length,
             max(built) AS newest,
             max(repaired) AS repair,
-            newest.1 > 0 AND newest.2 = sum(events) AND length <= {_STEP}
+            newest.1 > 0 AND {_or_stands(f"newest.2 = sum(events) AND length <= {_STEP}", "length", "bucket", borders)}
                 AND bucket >= toUnixTimestamp({_START}) AND bucket + length <= toUnixTimestamp({_END}) AS is_right
         FROM {BOOKS.name}
-        WHERE minute > {_START} - {UNIT.seconds} AND minute < {_END} AND grain <= greatest({_STEP}, {UNIT.seconds})
+        WHERE minute > {_START} - {UNIT.seconds} AND minute < {_END}
+            AND grain <= greatest({_longest_asked(borders)}, {UNIT.seconds})
             AND (grain IN {_LONG} OR intDiv(toUnixTimestamp(minute), {_DAY}) NOT IN (
-                {_COVERED_DAYS}))
+                {_covered_days(borders)}))
         GROUP BY bucket, length
-        HAVING is_right OR length = {UNIT.seconds}
+        HAVING is_right OR length = {UNIT.seconds} AND NOT {_stands("length", "bucket", borders)}
     )
 ) WHERE covered_until <= bucket"""
-"""The buckets to read: each moment of the span in exactly one of them. Buckets nest, so in the order of their starts,
-longest first, one lies within a longer one if anything before it reaches beyond its start."""
 
 
-def _view(cube: Cube) -> View:
+def _select(cube: Cube, borders: Borders) -> str:
     columns = ", ".join((*cube.dimensions, *(m.name for m in METRICS)))
     # Of a longer bucket it is the start itself. Monotonic in the key's `minute`, so that granules without a bucket of
     # the cover aren't read.
@@ -67,18 +111,28 @@ def _view(cube: Cube) -> View:
     tables, lengths = [cube.table(grain) for grain in GRAINS], [grain.seconds for grain in GRAINS]
     # A table of buckets that are too long for the question isn't even planned: that takes longer than reading.
     span = f"toUInt32(toUnixTimestamp({_END}) - toUnixTimestamp({_START}))"
-    longest = f"greatest(least({_STEP}, {span}), {LIVE.seconds})"
-    return View(
-        name=cube.name,
-        select=f"""SELECT minute, {columns}
+    longest = f"greatest(least({_longest_asked(borders)}, {span}), {LIVE.seconds})"
+    return f"""SELECT minute, {columns}
 FROM {cube.all_grains}
 WHERE minute >= {_START} AND minute < {_END} AND transform(_table, {tables}, {lengths}, 0) <= {longest}
-AND (grain, {bucket}, build) IN ({COVER})""",
-        comment=f"{cube.comment}; arguments: start, end, step (the longest bucket, seconds).",
+AND (grain, {bucket}, build) IN ({cover(borders)})"""
+
+
+def rollup_views(borders: Borders) -> tuple[View, ...]:
+    """The views of all cubes, with what retention has left."""
+    some = {grain.seconds: 1 for grain in BUILT}
+    return tuple(
+        View(
+            name=cube.name,
+            select=_select(cube, borders),
+            comment=f"{cube.comment}; arguments: start, end, step (the longest bucket, seconds).",
+            template=_select(cube, {}) + _select(cube, some),
+        )
+        for cube in CUBES
     )
 
 
-ROLLUP_VIEWS = tuple(_view(cube) for cube in CUBES)
+ROLLUP_VIEWS = rollup_views({})
 
 
 def source_of(cube: Cube, *, prefix: str = "") -> str:

@@ -1,0 +1,26 @@
+"""Keeps the figures in the views of rollups up to date: before which moments retention left longer buckets only."""
+
+from functools import partial
+
+from clickhouse_connect.driver.client import Client
+
+from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.horizons import read_horizons
+from metrics_pipeline.clickhouse.rollups.views import rollup_views
+from metrics_pipeline.errors import RetryableError
+
+_ROUNDS = 10
+
+
+def refresh_views(client: Client) -> None:
+    """Replace the views by ones that go by the noted horizons, whoever else does so at the same time.
+
+    Raises RetryableError if the horizons move all the time.
+    """
+    for _ in range(_ROUNDS):
+        borders = read_horizons(client).borders
+        for view in rollup_views(borders):
+            calling(f"replacing the view {view.name}", partial(client.command, view.replacement))
+        if read_horizons(client).borders == borders:
+            return
+    raise RetryableError("others move the horizons of retention all the time: run it again")

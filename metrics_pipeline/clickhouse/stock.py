@@ -1,0 +1,45 @@
+"""Views of what is stored and what is built: the same questions, answered by one server or by all shards of a cluster.
+
+rollup_buckets   each bucket of the books, on each shard
+stored_parts     active parts of our tables
+disks            those that they are on
+"""
+
+from metrics_pipeline.clickhouse.rollups.tables import BOOKS
+from metrics_pipeline.core.schema.objects import View
+
+BUCKETS = View(
+    "rollup_buckets",
+    f"""SELECT grain, minute, sum(events) AS events, max(built) AS built, max(repaired) AS repaired
+FROM {BOOKS.name} GROUP BY grain, minute""",
+    "Buckets of rollups: events that there are, newest build, newest repair; of a cluster, one row for each shard.",
+)
+IS_STALE = "built.2 != events"
+"""Of a bucket with events: it has no build, or one that doesn't count them all."""
+
+
+def parts_view(database: str) -> View:
+    """`database` is an expression."""
+    return View(
+        "stored_parts",
+        f"""SELECT table, partition_id, disk_name, rows, bytes_on_disk FROM system.parts
+WHERE active AND database = {database}""",
+        "Active parts of the tables; of a cluster, those of one replica of each shard.",
+    )
+
+
+def disks_view(database: str, name: str = "name") -> View:
+    """`name` is an expression, too: disks of several servers have the same names."""
+    return View(
+        "disks",
+        f"""SELECT {name} AS disk, unreserved_space, total_space FROM system.disks
+WHERE total_space > 0 AND (name = 'default' OR name IN (
+    SELECT disk_name FROM system.parts WHERE active AND database = {database}))""",
+        "Disks that the tables are on, and the default one; bytes.",
+    )
+
+
+OWN = "currentDatabase()"
+PARTS = parts_view(OWN)
+DISKS = disks_view(OWN)
+STOCK_VIEWS = (BUCKETS, PARTS, DISKS)

@@ -1,0 +1,89 @@
+"""Horizons: how far back tables are whole. Pure.
+
+Retention sets a horizon before it drops anything older, and never where an event may still land. So what lies before
+one is final: longer buckets stand for the rows that are gone, and nothing has to be counted again.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import pairwise
+
+from metrics_pipeline.core.grains import BUILT, GRAINS, LIVE, Grain
+from metrics_pipeline.core.timerange import TimeRange
+
+RAW, DEAD_LETTERS, LEDGER = "raw_events", "dead_letters", "batches"
+
+STANDS_FOR: Mapping[str, Grain] = {fine.name: coarse for fine, coarse in pairwise(GRAINS)}
+"""Grain whose rows were dropped -> the buckets that are read instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Horizons:
+    """Name of a table, or of a grain -> epoch seconds: rows of times before this may be gone. Absent: none is."""
+
+    until: Mapping[str, int] = field(default_factory=dict)
+
+    def of(self, name: str) -> int:
+        return self.until.get(name, 0)
+
+    @property
+    def compared_from(self) -> int:
+        """Before this, raw_events can't be compared with rollups any more, nor can a unit be made anew; and no event
+        may land, since a second copy of it would not be recognised."""
+        return max(self.of(RAW), self.of(LIVE.name))
+
+    @property
+    def borders(self) -> Mapping[int, int]:
+        """Length of buckets -> epoch seconds: buckets that start before have no finer rows any more."""
+        return {STANDS_FOR[fine].seconds: until for fine, until in sorted(self.until.items()) if fine in STANDS_FOR}
+
+    def buildable_from(self, grain: Grain) -> int:
+        """Buckets of a grain that start earlier lack rows to be built from."""
+        return max((self.of(fine) for fine, coarse in STANDS_FOR.items() if coarse is grain), default=0)
+
+
+NO_HORIZONS = Horizons()
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A part of a span that its answer lacks: `grain` is that of the bucket it lies in, None where nothing is left."""
+
+    span: TimeRange
+    grain: Grain | None
+
+
+def left_out(horizons: Horizons, asked: TimeRange) -> Iterator[LeftOut]:
+    """Parts of the span in buckets that reach beyond it and have no finer rows, and what is gone altogether.
+
+    Such a bucket is in no answer about the span, since nobody knows how many of its requests are.
+    """
+    start, end = int(asked.start.timestamp()), int(asked.end.timestamp())
+    gone = horizons.of(BUILT[-1].name)
+    if start < gone:
+        yield LeftOut(_part(asked, start, min(end, gone)), None)
+        start = min(end, gone)
+    if start >= end:
+        return
+    first = _standing(horizons, start)
+    if first is not None and first.floor(start) != start:
+        border = min(end, first.ceil(start))
+        yield LeftOut(_part(asked, start, border), first)
+        start = border
+    last = _standing(horizons, end - 1)
+    if start < end and last is not None and last.floor(end) != end:
+        yield LeftOut(_part(asked, max(start, last.floor(end)), end), last)
+
+
+def _standing(horizons: Horizons, moment_seconds: int) -> Grain | None:
+    """The shortest buckets that are left of that moment; None where all are."""
+    found = [grain for grain in BUILT if moment_seconds < horizons.buildable_from(grain)]
+    return found[-1] if found else None
+
+
+def _part(asked: TimeRange, start_seconds: int, end_seconds: int) -> TimeRange:
+    offset = int(asked.start.timestamp())
+    return TimeRange(
+        asked.start + timedelta(seconds=start_seconds - offset), asked.start + timedelta(seconds=end_seconds - offset)
+    )

@@ -1,0 +1,109 @@
+"""One step from what a server has to what is wanted. Pure."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from metrics_pipeline.core.schema.found import NOTHING, Size
+from metrics_pipeline.core.schema.shadow import Shadow
+from metrics_pipeline.core.schema.work import Work
+
+
+class Phase(Enum):
+    """In this order. Versions before and after work side by side until CONTRACT begins."""
+
+    EXPAND = "expand"
+    MIGRATE = "migrate"
+    CONTRACT = "contract"
+
+
+class Way(Enum):
+    """How much a change costs."""
+
+    METADATA = "metadata only"
+    MUTATION = "background mutation"
+    REBUILD = "rebuild"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """`is_needed`: this version's drains can't run before it is done.
+
+    `refusal` says why it is not done, and by what it can be; such a change has no statements.
+    """
+
+    object: str
+    what: str
+    phase: Phase
+    way: Way
+    statements: tuple[str, ...] = ()
+    size: Size = NOTHING
+    destroys: bool = False
+    is_needed: bool = False
+    refusal: str = ""
+    work: Work = Work.NOTHING
+    table: str = ""
+    column: str = ""
+    shadow: Shadow | None = None
+
+    @property
+    def difference(self) -> str:
+        return f"{self.object}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Changes in the order in which they are made."""
+
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def statements(self) -> tuple[str, ...]:
+        """Of all changes that destroy nothing."""
+        return tuple(s for change in self.safe for s in change.statements)
+
+    @property
+    def differences(self) -> tuple[str, ...]:
+        """What is there but differs, and is not mended."""
+        return tuple(change.difference for change in self.refused)
+
+    @property
+    def safe(self) -> tuple[Change, ...]:
+        return tuple(c for c in self.changes if not c.refusal and not c.destroys)
+
+    @property
+    def destructive(self) -> tuple[Change, ...]:
+        """Done only when that is asked for."""
+        return tuple(c for c in self.changes if c.destroys and not c.refusal)
+
+    @property
+    def refused(self) -> tuple[Change, ...]:
+        return tuple(c for c in self.changes if c.refusal)
+
+    @property
+    def needed(self) -> tuple[Change, ...]:
+        return tuple(c for c in self.changes if c.is_needed)
+
+    @property
+    def is_empty(self) -> bool:
+        """Is the schema as it is wanted? What is left over from other versions doesn't count: these may still run."""
+        return not self.safe and not self.refused
+
+    @property
+    def hash(self) -> str:
+        """Equal for plans that do the same."""
+        return hash_of((*self.statements, "", *self.differences))
+
+    def of(self, phase: Phase) -> tuple[Change, ...]:
+        return tuple(c for c in self.changes if c.phase is phase)
+
+
+def ordered(changes: Iterable[Change]) -> Plan:
+    """By phase, and as given within one."""
+    given = tuple(changes)
+    return Plan(tuple(c for phase in Phase for c in given if c.phase is phase))
+
+
+def hash_of(texts: tuple[str, ...]) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()

@@ -1,0 +1,272 @@
+"""What has to be done for a server to have the wanted schema. Pure."""
+
+from collections.abc import Iterator, Sequence
+
+from metrics_pipeline.core.schema.change import Change, Phase, Plan, Way, ordered
+from metrics_pipeline.core.schema.columns import column_changes
+from metrics_pipeline.core.schema.found import Found, FoundTable, Size
+from metrics_pipeline.core.schema.objects import (
+    NOT_FILLED,
+    MaterializedView,
+    SchemaObject,
+    Spread,
+    Table,
+    Union,
+    View,
+    quoted,
+)
+from metrics_pipeline.core.schema.same import canonical, days_of, same_engine, split
+from metrics_pipeline.core.schema.shadow import FEED, NEXT, Shadow
+from metrics_pipeline.core.schema.storage import Storage
+from metrics_pipeline.core.schema.work import Work
+
+EVENTS = "raw_events"
+"""The table that rollups are made of."""
+
+
+def plan(objects: Sequence[SchemaObject], found: Found, storage: Storage) -> Plan:
+    """Compare. Columns come first: views that are made or replaced may read them."""
+    tables = [o for o in objects if isinstance(o, Table) and o.name in found]
+    changes = [c for table in tables for c in _table(table, found, storage)]
+    for wanted in objects:
+        changes += _object(wanted, found.get(wanted.name), storage)
+    changes += _remake(tables, changes, found)
+    changes += _leftovers(objects, found, storage)
+    return ordered(changes)
+
+
+def _object(wanted: SchemaObject, found: FoundTable | None, storage: Storage) -> Iterator[Change]:
+    """Creating what is missing, and replacing what holds no rows."""
+    if found is None:
+        kind = _KINDS[type(wanted)]
+        what, statements = f"create the {kind}", (wanted.ddl(storage),)
+        yield Change(wanted.name, what, Phase.EXPAND, Way.METADATA, statements, is_needed=True)
+    elif isinstance(wanted, View) and found.comment != wanted.stored_comment:
+        statements = (wanted.ddl(storage),)
+        yield Change(wanted.name, "replace the view by another query", Phase.EXPAND, Way.METADATA, statements)
+    elif isinstance(wanted, MaterializedView) and found.comment != wanted.stored_comment:
+        what = f"feed {wanted.target} by another query"
+        yield Change(wanted.name, what, Phase.EXPAND, Way.METADATA, wanted.replacements)
+    elif isinstance(wanted, Union) and not _same_union(wanted, found):
+        what = "replace the union by one of other columns or tables"
+        yield Change(wanted.name, what, Phase.EXPAND, Way.METADATA, (wanted.replacement,))
+    elif isinstance(wanted, Spread) and not _same_spread(wanted, found):
+        what = "replace the table over all shards by one of other columns or places"
+        yield Change(wanted.name, what, Phase.EXPAND, Way.METADATA, (wanted.replacement,), is_needed=True)
+
+
+_KINDS = {
+    Table: "table",
+    Union: "union of tables",
+    Spread: "table over all shards",
+    MaterializedView: "feed",
+    View: "view",
+}
+
+
+def _table(wanted: Table, all_found: Found, storage: Storage) -> Iterator[Change]:
+    found = all_found[wanted.name]
+    appended = appended_key(wanted, found)
+    if appended:
+        yield _appending(wanted, appended)
+    yield from column_changes(wanted, found, appended)
+    yield from _indexes(wanted, found)
+    yield from _properties(wanted, found, storage)
+    yield from _shapes(wanted, all_found, storage)
+
+
+def appended_key(wanted: Table, found: FoundTable) -> tuple[str, ...]:
+    """New columns that only have to be put behind the sorting key: rows stay where they are, and are sorted."""
+    if canonical(found.primary_key or found.order_by) != canonical(", ".join(wanted.key)):
+        return ()
+    behind = split(canonical(found.order_by))
+    appended = wanted.order_by[len(behind) :]
+    is_prefix = tuple(behind) == wanted.order_by[: len(behind)]
+    return appended if is_prefix and not set(appended) & found.columns.keys() else ()
+
+
+def _appending(wanted: Table, names: tuple[str, ...]) -> Change:
+    """One statement: an added column may become part of the key only in the ALTER that adds it."""
+    parts = [*(wanted.addition(name) for name in names), f"MODIFY ORDER BY ({', '.join(wanted.order_by)})"]
+    if wanted.is_made_of_events:
+        parts.append(wanted.lacking(names))
+    return Change(
+        wanted.name,
+        f"add {', '.join(names)} to the columns and the end of the sorting key",
+        Phase.EXPAND,
+        Way.METADATA,
+        (f"ALTER TABLE {wanted.name} {', '.join(parts)}",),
+        is_needed=True,
+    )
+
+
+def _shapes(wanted: Table, all_found: Found, storage: Storage) -> Iterator[Change]:
+    """What only another table can have. It takes this one's place, where that can be done exactly."""
+    found = all_found[wanted.name]
+    reasons = []
+    if not same_engine(found.engine, wanted.engine):
+        reasons.append(("engine", found.engine, wanted.engine))
+    if canonical(found.partition_by or "tuple()") != canonical(wanted.partition_by):
+        reasons.append(("partition key", found.partition_by, wanted.partition_by))
+    if canonical(found.order_by) != canonical(", ".join(wanted.order_by)) and not appended_key(wanted, found):
+        reasons.append(("sorting key", found.order_by, ", ".join(wanted.order_by)))
+    refusal = _why_not(wanted, all_found, storage)
+    if storage.is_replicated and not found.engine.startswith(("Replicated", "Shared")):
+        reasons.append(("engine", found.engine, storage.engine(wanted.engine, wanted.name)))
+        refusal = (
+            "while nothing writes to it: DETACH TABLE, then ATTACH TABLE … AS REPLICATED makes it the first replica of "
+            "itself"
+        )
+    whats = [f"its {what} is {has or 'none'}, wanted {wants}" for what, has, wants in reasons]
+    if refusal or not reasons:
+        for what in whats:
+            yield Change(wanted.name, what, Phase.MIGRATE, Way.REBUILD, size=found.size, refusal=refusal)
+        return
+    shadow = Shadow(wanted, found.partition_by, [c.name for c in wanted.columns], storage)
+    yield Change(
+        wanted.name,
+        f"{'; '.join(whats)}: copy the rows to {shadow.name}, which then takes its place",
+        Phase.MIGRATE,
+        Way.REBUILD,
+        shadow.statements,
+        found.size,
+        work=Work.REBUILD_TABLE,
+        shadow=shadow,
+    )
+
+
+def _why_not(table: Table, found: Found, storage: Storage) -> str:
+    """Why no other table can take its place while it is written to; "" if one can."""
+    if table.name == EVENTS:
+        return (
+            "a table's tokens of inserts stay with it: a batch that is open while another table takes its place would "
+            "be inserted twice, into the rollups as well. Create a database with the wanted schema, and replay into it"
+        )
+    if table.is_made_of_events:
+        return (
+            "drop this table and its feed while no drain runs, apply, then make it anew from raw events: "
+            "`metrics-pipeline rollups rebuild --from-raw`"
+        )
+    if storage.is_replicated:
+        return (
+            "replicas don't exchange tables at the same moment. While nothing writes to it: create a table of the "
+            "wanted shape under another name, INSERT SELECT the rows, and EXCHANGE TABLES on each replica"
+        )
+    has, other = found[table.name], found.get(table.name + NEXT)
+    is_replacing = same_engine(has.engine, table.engine) and table.engine.startswith("ReplacingMergeTree")
+    if not is_replacing or not set(table.order_by) <= has.columns.keys():
+        return (
+            "a copy beside writers is exact only where a row that is written twice is one row. While nothing writes to "
+            "it: create a table of the wanted shape under another name, INSERT SELECT the rows, and EXCHANGE TABLES"
+        )
+    if other and (
+        canonical(other.partition_by or "tuple()") != canonical(table.partition_by)
+        or canonical(other.order_by) != canonical(", ".join(table.order_by))
+    ):
+        return f"{table.name + NEXT} is left of another rebuild: run `schema apply --allow-destructive` first"
+    return ""
+
+
+def _indexes(wanted: Table, found: FoundTable) -> Iterator[Change]:
+    for index in wanted.indexes:
+        name, _, definition = index.partition(" ")
+        add = f"ADD INDEX IF NOT EXISTS {index}"
+        if name not in found.indexes:
+            what, statement = f"add the index {name}", f"ALTER TABLE {wanted.name} {add}"
+        elif canonical(found.indexes[name]) != canonical(definition):
+            what = f"change the index {name}"
+            statement = f"ALTER TABLE {wanted.name} DROP INDEX IF EXISTS {name}, {add}"
+        else:
+            continue
+        yield Change(
+            wanted.name, f"{what}; parts get it when they are merged", Phase.EXPAND, Way.METADATA, (statement,)
+        )
+
+
+def _properties(wanted: Table, found: FoundTable, storage: Storage) -> Iterator[Change]:
+    alter = f"ALTER TABLE {wanted.name} "
+    for setting, value in storage.token_settings.items():
+        if found.settings.get(setting, "0") != value:
+            what = f"remember tokens of inserts: {setting} is {value}, so far {found.settings.get(setting, '0')}"
+            statements = (f"{alter}MODIFY SETTING {setting} = {value}",)
+            yield Change(wanted.name, what, Phase.EXPAND, Way.METADATA, statements)
+    # Without one of our own, the TTL is retention's, or of whoever set it.
+    if wanted.ttl and canonical(found.ttl) != canonical(wanted.ttl):
+        is_longer = 0 < days_of(found.ttl) <= days_of(wanted.ttl)
+        yield Change(
+            wanted.name,
+            f"keep rows until {wanted.ttl}, so far {f'until {found.ttl}' if found.ttl else 'for good'}",
+            Phase.EXPAND if is_longer else Phase.CONTRACT,
+            Way.METADATA,
+            (f"{alter}MODIFY TTL {wanted.ttl}",),
+            found.size,
+            destroys=not is_longer,
+        )
+    if found.comment.split(NOT_FILLED)[0] != wanted.comment:
+        statements = (f"{alter}MODIFY COMMENT '{quoted(wanted.comment)}'",)
+        if wanted.work_before_comment is Work.NOTHING:
+            yield Change(wanted.name, "another comment", Phase.EXPAND, Way.METADATA, statements)
+        else:
+            what = "count the events of new buckets"
+            yield Change(
+                wanted.name,
+                what,
+                Phase.MIGRATE,
+                Way.REBUILD,
+                statements,
+                found.size,
+                work=wanted.work_before_comment,
+                table=wanted.name,
+            )
+
+
+def _remake(tables: Sequence[Table], changes: Sequence[Change], found: Found) -> Iterator[Change]:
+    """One change for all rollups: they are made anew together."""
+    altered = {c.table for c in changes if c.work is Work.REMAKE_ROLLUPS}
+    names = [
+        table
+        for table in tables
+        if table.is_made_of_events
+        and (table.name in altered or NOT_FILLED in found[table.name].comment or appended_key(table, found[table.name]))
+    ]
+    if not names:
+        return
+    events = found.get(EVENTS)
+    yield Change(
+        "rollups",
+        f"make {len(names)} tables anew from {EVENTS}, as far back as it goes; what is older keeps the defaults",
+        Phase.MIGRATE,
+        Way.REBUILD,
+        tuple(f"ALTER TABLE {table.name} MODIFY COMMENT '{quoted(table.comment)}'" for table in names),
+        events.size if events else Size(),
+        work=Work.REMAKE_ROLLUPS,
+    )
+
+
+def _leftovers(objects: Sequence[SchemaObject], found: Found, storage: Storage) -> Iterator[Change]:
+    """Of a rebuild that is over: one that is under way has the shape that is wanted."""
+    for table in (o for o in objects if isinstance(o, Table) and o.name in found):
+        name, feed = table.name + NEXT, table.name + FEED
+        if any(c.work is Work.REBUILD_TABLE for c in _shapes(table, found, storage)):
+            continue
+        if feed in found:
+            statements = (f"DROP VIEW IF EXISTS {feed}",)
+            yield Change(feed, "drop what a rebuild left", Phase.MIGRATE, Way.METADATA, statements)
+        if name in found:
+            size, statements = found[name].size, (f"DROP TABLE IF EXISTS {name}",)
+            what = "drop the table from before a rebuild"
+            yield Change(name, what, Phase.CONTRACT, Way.METADATA, statements, size, destroys=True)
+
+
+def _same_union(wanted: Union, found: FoundTable) -> bool:
+    columns = {c.name: c.type.replace(" ", "") for c in wanted.tables[0].columns}
+    return f"'{wanted.pattern}'" in found.engine and columns == {
+        name: column.type.replace(" ", "") for name, column in found.columns.items()
+    }
+
+
+def _same_spread(wanted: Spread, found: FoundTable) -> bool:
+    columns = {c.name: (c.type.replace(" ", ""), canonical(c.default)) for c in wanted.table.columns}
+    return canonical(found.engine) == canonical(wanted.engine) and columns == {
+        name: (column.type.replace(" ", ""), canonical(column.default)) for name, column in found.columns.items()
+    }

@@ -1,0 +1,183 @@
+"""Retention as a daily asset: the tables by the policy, and Dagster's own runs and logs."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from pathlib import Path
+
+from dagster import (
+    AssetCheckResult,
+    AssetCheckSeverity,
+    AssetCheckSpec,
+    AssetExecutionContext,
+    AssetKey,
+    AssetSelection,
+    Config,
+    DagsterInstance,
+    DagsterRunStatus,
+    DefaultScheduleStatus,
+    MaterializeResult,
+    MetadataValue,
+    RunRecord,
+    RunsFilter,
+    ScheduleDefinition,
+    TableColumn,
+    TableRecord,
+    TableSchema,
+    asset,
+    define_asset_job,
+    in_process_executor,
+)
+from pydantic import Field
+
+from metrics_pipeline.core.policy import RunsPolicy
+from metrics_pipeline.core.retention import Costs
+from metrics_pipeline.core.retention_report import Report
+from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, RAW_EVENTS_ASSET
+from metrics_pipeline.defs.replay import GROUP
+from metrics_pipeline.defs.resources import PipelineResource
+from metrics_pipeline.defs.retries import retried
+from metrics_pipeline.defs.rollups import POOL, TAGS
+from metrics_pipeline.retention_assembly import load_policy, retention
+
+RETENTION = AssetKey("retention")
+NOTHING_STUCK = "nothing_stuck"
+_ENDED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
+_PAGE = 500
+_MAX_PAGES = 400
+"""Of runs that are looked at by one run of retention."""
+_SHOWN = 50
+
+
+class RetentionConfig(Config):
+    """What one run of retention does."""
+
+    dry_run: bool = Field(default=False, description="Only say what would be dropped and pruned, and what stays.")
+
+
+@asset(
+    key=RETENTION,
+    # All tables of rollups, too, but a graph with all their lines is none to look at.
+    deps=[RAW_EVENTS_ASSET.key, DEAD_LETTERS_ASSET.key],
+    group_name=GROUP,
+    kinds={"clickhouse"},
+    pool=POOL,
+    check_specs=[
+        AssetCheckSpec(
+            NOTHING_STUCK,
+            asset=RETENTION,
+            description="Whether all that the policy keeps no longer could go; docs/runbooks/retention.md helps.",
+        )
+    ],
+    description="Drops what the policy keeps no longer, as `metrics-pipeline retention`, and old runs of Dagster.",
+)
+def retain(context: AssetExecutionContext, config: RetentionConfig, pipeline: PipelineResource) -> MaterializeResult:  # type: ignore[type-arg]
+    """A run that ends anywhere is resumed by the next one."""
+    with retried():
+        settings = pipeline.settings()
+        with retention(settings) as work:
+            report = work.run(dry_run=config.dry_run)
+        pruned = prune_runs(context.instance, load_policy(settings).runs, context.run.run_id, dry_run=config.dry_run)
+    for warning in report.warnings:
+        context.log.warning(warning)
+    for refused in report.refused:
+        (context.log.info if refused.is_waiting else context.log.warning)(str(refused))
+    return MaterializeResult(metadata=_metadata(report, pruned), check_results=[_check(report)])
+
+
+retention_job = define_asset_job(
+    "enforce_retention",
+    selection=AssetSelection.assets(retain),
+    executor_def=in_process_executor,
+    # It builds what is stale first, and so takes its turn with rebuilds.
+    tags=TAGS,
+    description="Drops what the policy keeps no longer.",
+)
+
+retention_schedule = ScheduleDefinition(
+    name="retention_schedule",
+    job=retention_job,
+    cron_schedule="42 3 * * *",
+    default_status=DefaultScheduleStatus.RUNNING,
+    description="Daily, when the partitions of the day that just ended its time may go.",
+)
+
+
+def _check(report: Report) -> AssetCheckResult:
+    stuck = [f"- {refused}" for refused in report.stuck[:_SHOWN]]
+    return AssetCheckResult(
+        check_name=NOTHING_STUCK,
+        passed=not stuck,
+        severity=AssetCheckSeverity.WARN,
+        metadata={"stuck": len(report.stuck), **({"stays": MetadataValue.md("\n".join(stuck))} if stuck else {})},
+    )
+
+
+def prune_runs(
+    instance: DagsterInstance, policy: RunsPolicy, own_run_id: str, *, dry_run: bool = False
+) -> Counter[str]:
+    """Delete runs that ended and are older than the policy keeps those of their job; job -> how many."""
+    # First all of them: a page begins behind a run that must still be there.
+    old = list(islice(_old_runs(instance, policy, own_run_id), policy.most))
+    for record in [] if dry_run else old:
+        _forget(instance, record.dagster_run.run_id)
+    return Counter(record.dagster_run.job_name for record in old)
+
+
+def _old_runs(instance: DagsterInstance, policy: RunsPolicy, own_run_id: str) -> Iterator[RunRecord]:
+    now = datetime.now(UTC)
+    shortest = min((policy.days, *policy.jobs.values()))
+    wanted = RunsFilter(statuses=_ENDED, created_before=now - timedelta(days=shortest))
+    cursor = None
+    for _ in range(_MAX_PAGES):
+        page = instance.get_run_records(wanted, limit=_PAGE, ascending=True, cursor=cursor)
+        for record in page:
+            run = record.dagster_run
+            is_old = record.create_timestamp < now - timedelta(days=policy.days_of(run.job_name))
+            if is_old and run.run_id != own_run_id:
+                yield record
+        if len(page) < _PAGE:
+            return
+        cursor = page[-1].dagster_run.run_id
+
+
+def _forget(instance: DagsterInstance, run_id: str) -> None:
+    """With what deleting a run leaves: its output, and, where a storage has a file for each run, an empty one."""
+    instance.compute_log_manager.delete_logs(prefix=[run_id])
+    instance.delete_run(run_id)
+    path_of = getattr(instance.event_log_storage, "path_for_shard", None)
+    if path_of is not None:
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{path_of(run_id)}{suffix}").unlink(missing_ok=True)
+
+
+def _metadata(report: Report, pruned: Counter[str]) -> Mapping[str, MetadataValue]:
+    done: dict[str, Counter[str]] = {}
+    for item in report.done:
+        done.setdefault(item.action, Counter())[item.table] += 1
+    lines = [f"- {action} {count} of {table}" for action, tables in done.items() for table, count in tables.items()]
+    refused = [f"- {refused}" for refused in report.refused[:_SHOWN]]
+    return {
+        "dry_run": MetadataValue.bool(report.is_dry),
+        "bytes_freed": MetadataValue.int(report.bytes_freed),
+        "partitions": MetadataValue.int(len(report.done)),
+        "refused": MetadataValue.int(len(report.refused)),
+        "runs_pruned": MetadataValue.int(pruned.total()),
+        "price_of_13_months": MetadataValue.float(round(report.costs.price, 2)),
+        "costs": _costs(report.costs),
+        **({"what": MetadataValue.md("\n".join(lines))} if lines else {}),
+        **({"stays": MetadataValue.md("\n".join(refused))} if refused else {}),
+        **({"pruned": MetadataValue.json(dict(pruned))} if pruned else {}),
+        **({"warnings": MetadataValue.md("\n".join(f"- {w}" for w in report.warnings))} if report.warnings else {}),
+    }
+
+
+def _costs(costs: Costs) -> MetadataValue:
+    names = ("table", "bytes", "bytes_per_day", "days", "steady_bytes", "price_per_month")
+    records = [
+        TableRecord({n: v if isinstance(v := getattr(cost, n), str) else round(v, 2) for n in names})
+        for cost in costs.tables
+    ]
+    schema = TableSchema([TableColumn(n, "string" if n == "table" else "float") for n in names])
+    return MetadataValue.table(records=records, schema=schema)

@@ -1,0 +1,32 @@
+"""What becomes of a step that fails: it is tried again, or the run ends with one line that says why."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dagster import Backoff, Failure, Jitter, OpExecutionContext, RetryPolicy, RetryRequested
+
+from metrics_pipeline.errors import PipelineError, RetryableError
+
+_POLICY = RetryPolicy(max_retries=3, delay=5, backoff=Backoff.EXPONENTIAL, jitter=Jitter.PLUS_MINUS)
+
+
+@contextmanager
+def retried(policy: RetryPolicy = _POLICY) -> Iterator[None]:
+    """Around the work of a step, in place of its `retry_policy`: that would also try again what was told to end."""
+    try:
+        with _told():
+            yield
+    except Exception as error:
+        attempts = OpExecutionContext.get().retry_number + 1
+        is_final = isinstance(error, Failure) and not error.allow_retries
+        if is_final or attempts > policy.max_retries:
+            raise
+        raise RetryRequested(policy.max_retries, policy.calculate_delay(attempts)) from error
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except PipelineError as error:
+        raise Failure(str(error), allow_retries=isinstance(error, RetryableError)) from error

@@ -1,0 +1,340 @@
+"""Retention: drops what the policy keeps no longer, so that every answer that may still be asked for stays right.
+
+    VERIFY   everything that is to go is counted by longer buckets; what is stale is built first
+    HORIZON  note how far back the tables are whole: audits and repairs look no further from now on
+    VIEWS    have readers take longer buckets before it
+    DROP     whole partitions, oldest first; of others, delete what no override keeps
+
+Nothing can land before a horizon (core/retention.py plans none where something may), so what was verified stays so. A
+run that ends anywhere is resumed by the next one: what lies before a horizon was verified, and is dropped. Any number
+may run at once.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from clickhouse_connect.driver.client import Client
+
+from metrics_pipeline.clickhouse.horizons import note_horizons, read_horizons
+from metrics_pipeline.clickhouse.ledger_border import forget_losses, objection
+from metrics_pipeline.clickhouse.retention import RetentionStore
+from metrics_pipeline.clickhouse.rollups.borders import refresh_views
+from metrics_pipeline.core.grains import LIVE, UNIT, Grain, grain_named
+from metrics_pipeline.core.horizons import DEAD_LETTERS, LEDGER, RAW, STANDS_FOR, Horizons
+from metrics_pipeline.core.policy import LEDGER_MARGIN_DAYS, Policy
+from metrics_pipeline.core.retention import (
+    DAY_SECONDS,
+    FULL_DAYS,
+    Costs,
+    GrainDrop,
+    Partition,
+    Plan,
+    Thinning,
+    border,
+    costs,
+    plan_retention,
+    thinned,
+)
+from metrics_pipeline.core.retention_report import DROP, MOVE, THIN, Refused, Report, from_to, not_built
+from metrics_pipeline.ports import Clock
+from metrics_pipeline.rollups import Progress, Rollups, Span
+from metrics_pipeline.steps import RetentionStep
+
+MUTATION_SECONDS = 3_600
+"""A delete that takes longer goes on in the server."""
+GRACE_SECONDS = 2.0
+"""Between a horizon and what is dropped before it: a query that didn't know of it has opened its parts by then."""
+_PAUSE_SECONDS = 1.0
+LONGEST_DAYS: Mapping[str, Callable[[Policy], int]] = {
+    RAW: lambda policy: policy.raw.longest_days,
+    DEAD_LETTERS: lambda policy: policy.dead_letters.days,
+}
+
+
+class Retention:
+    """One run of a policy on one database. Not thread-safe.
+
+    `reach` is how many days back events may still land; `observe` hears of each step before it begins.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        rollups: Rollups,
+        policy: Policy,
+        reach: int,
+        clock: Clock,
+        observe: Callable[[RetentionStep], None] = lambda _step: None,
+    ) -> None:
+        self._client = client
+        self._store = RetentionStore(client)
+        self._rollups = rollups
+        self._policy = policy
+        self._reach = reach
+        self._clock = clock
+        self._observe = observe
+        self._report = Report()
+        self._is_thinned = True
+
+    def run(self, *, dry_run: bool = False, progress: Progress = lambda _share: None) -> Report:
+        """Raises ConfigurationError if the policy names a volume that there is not, RetryableError if the server is
+        away."""
+        self._report, self._is_thinned = Report(is_dry=dry_run), True
+        now = self._clock.now_ms() // 1_000
+        found = self._store.partitions(self._policy.cold.volume)
+        horizons = read_horizons(self._client)
+        plan = plan_retention(found, self._policy, now, self._reach, horizons)
+        self._say_what_reaches()
+        plan = self._verified(plan, found, horizons)
+        self._set_times_to_live(found, now)
+        progress(0.4)
+        self._note(plan)
+        self._do(plan, lambda share: progress(0.4 + 0.6 * share))
+        if not dry_run:
+            self._note_thinned(now)
+            self._report.alerts_forgotten = self._store.forget_alerts(border(now, self._policy.alerts.days))
+        gone = set() if dry_run else {(d.table, d.partition) for d in self._report.done if d.action == DROP}
+        self._report.costs = self._costs([p for p in found if (p.table, p.id) not in gone], now)
+        progress(1.0)
+        return self._report
+
+    def _say_what_reaches(self) -> None:
+        for name, days in ((RAW, self._policy.raw.days), (LIVE.name, self._policy.rollups[LIVE.name])):
+            if days < self._reach:
+                self._report.warnings.append(
+                    f"the policy keeps {name} for {days} days, but events may come that are {self._reach} days old "
+                    "(METRICS_EVENTS__MAX_AGE_DAYS and the retention of the topic): it is kept for so long"
+                )
+
+    def _set_times_to_live(self, found: Sequence[Partition], now_seconds: int) -> None:
+        """The net behind the policy. Of rollups there is none: a TTL can't see whether longer buckets are built.
+
+        What is refused must not go by it: a table gets one once all before it is verified, and one that it has recedes.
+        """
+        if not self._policy.net.days:
+            return
+        refused = {(refused.table, refused.partition) for refused in self._report.refused}
+        for table, state in self._store.table_states().items():
+            starts = [p.start_seconds for p in found if (p.table, p.id) in refused and p.table == table]
+            oldest_days = max(((now_seconds - start) // DAY_SECONDS + 1 for start in starts), default=0)
+            days = max(LONGEST_DAYS[table](self._policy), self._reach, oldest_days) + self._policy.net.days
+            if state.has_other_ttl:
+                self._report.warnings.append(f"{table} has a TTL that does other things as well: it is left alone")
+            elif state.time_to_live_days != days and not (starts and state.time_to_live_days is None):
+                self._report.times_to_live[table] = days
+                if not self._report.is_dry:
+                    self._store.set_time_to_live(table, days)
+
+    def _verified(self, plan: Plan, found: Sequence[Partition], horizons: Horizons) -> Plan:
+        """What of the plan may go. The rest is refused, and with it whatever needs it."""
+        raw_refused, raw = self._verified_raw(plan, horizons)
+        rollups = tuple(self._verified_rollups(plan, found, horizons, raw_refused))
+        return replace(plan, raw=raw, rollups=rollups, ledger=self._verified_ledger(plan, horizons, raw, rollups))
+
+    def _verified_raw(self, plan: Plan, horizons: Horizons) -> tuple[int | None, tuple[Partition | Thinning, ...]]:
+        """The start of the first day that is refused, if one is, and all before it."""
+        items = [item for item in plan.raw if not isinstance(item, Thinning) or self._store.ended_rows(item)]
+        days = [_partition_of(item) for item in items]
+        new = [day for day in days if day.end_seconds > horizons.of(RAW)]
+        refused = self._not_built(UNIT, new) or self._not_counted(new)
+        if refused is None:
+            return None, tuple(items)
+        self._report.refused.append(refused)
+        first = next(day.start_seconds for day in days if day.id == refused.partition)
+        return first, tuple(item for item in items if _partition_of(item).start_seconds < first)
+
+    def _verified_rollups(
+        self, plan: Plan, found: Sequence[Partition], horizons: Horizons, raw_refused: int | None
+    ) -> Iterator[GrainDrop]:
+        """Per grain, in order of time, until one is refused."""
+        staying = {(p.table, p.id): p for p in found if p.grain}
+        stopped: set[Grain] = set()
+        for drop in plan.rollups:
+            if drop.grain in stopped:
+                continue
+            refused = self._why_not(drop, staying.values(), horizons, raw_refused)
+            if refused is not None:
+                self._report.refused.append(refused)
+                stopped.add(drop.grain)
+                continue
+            for p in drop.partitions:
+                del staying[p.table, p.id]
+            yield drop
+
+    def _why_not(
+        self, drop: GrainDrop, staying: Iterable[Partition], horizons: Horizons, raw_refused: int | None
+    ) -> Refused | None:
+        first = drop.partitions[0]
+        if drop.end_seconds <= horizons.of(drop.grain.name):
+            return None
+        if drop.grain is LIVE and raw_refused is not None and drop.end_seconds > raw_refused:
+            return Refused(first.table, first.id, "raw events of that time stay")
+        finer = [
+            p
+            for p in staying
+            if grain_named(p.grain).seconds < drop.grain.seconds
+            and p.start_seconds < drop.end_seconds
+            and p.end_seconds > drop.start_seconds
+        ]
+        if finer:
+            reason = f"{len(finer)} partitions of finer rows are still there"
+            return Refused(first.table, first.id, reason)
+        stands = STANDS_FOR.get(drop.grain.name)
+        return None if stands is None else self._not_built(stands, drop.partitions[:1])
+
+    def _not_built(self, grain: Grain, partitions: Sequence[Partition]) -> Refused | None:
+        """The first of these that has buckets over it without a build that counts every event; after building them."""
+        if not partitions:
+            return None
+        span = Span(partitions[0].start_seconds, partitions[-1].end_seconds)
+        stale = self._stale(grain, span)
+        if stale and not self._report.is_dry:
+            self._rollups.rebuild(Span(stale[0], stale[-1] + grain.seconds))
+            stale = self._stale(grain, span)
+        for p in partitions:
+            within = [s for s in stale if s < p.end_seconds and s + grain.seconds > p.start_seconds]
+            if within:
+                return not_built(p.table, p.id, grain, within)
+        return None
+
+    def _stale(self, grain: Grain, span: Span) -> list[int]:
+        return [bucket.start_seconds for bucket in self._rollups.planned(span, (grain,), only_stale=True)[grain]]
+
+    def _not_counted(self, days: Sequence[Partition]) -> Refused | None:
+        """The first of these days of which raw_events holds other events than the books count."""
+        if not days:
+            return None
+        counted = self._store.counted_events(days[0].start_seconds, days[-1].end_seconds)
+        for day in days:
+            events = counted.get(day.start_seconds, 0)
+            if day.rows != events and (rows := self._store.distinct_events(day.id)) != events:
+                advice = f"metrics-pipeline rollups check --repair {from_to(day.start_seconds, day.end_seconds)}"
+                reason = f"raw_events has {rows} events of that day, but rollup_books counts {events}"
+                # Another run may have noted a horizon, and dropped it, since the partitions were read.
+                if day.end_seconds > read_horizons(self._client).of(RAW):
+                    return Refused(day.table, day.id, reason, advice)
+        return None
+
+    def _verified_ledger(
+        self, plan: Plan, horizons: Horizons, raw: Sequence[Partition | Thinning], rollups: Sequence[GrainDrop]
+    ) -> tuple[Partition, ...]:
+        """Months up to the newest one where the rest of the ledger still tells everything."""
+        ends = [_partition_of(item).end_seconds for item in raw]
+        ends += [drop.end_seconds for drop in rollups if drop.grain is LIVE]
+        compared = max((horizons.compared_from, *ends))
+        refused = None
+        for last in range(len(plan.ledger), 0, -1):
+            month = plan.ledger[last - 1]
+            if month.end_seconds > compared - LEDGER_MARGIN_DAYS * DAY_SECONDS:
+                reason: str | None = "raw events and rollups of that time are still compared with it"
+            else:
+                reason = objection(self._client, month.end_seconds)
+            if reason is None:
+                break
+            refused = refused or Refused(LEDGER, month.id, reason)
+        else:
+            last = 0
+        if refused is not None:
+            self._report.refused.append(refused)
+        return plan.ledger[:last]
+
+    def _note(self, plan: Plan) -> None:
+        """All horizons at once, before anything goes."""
+        until: dict[str, int] = {}
+        for item in plan.raw:
+            until[RAW] = max(until.get(RAW, 0), _partition_of(item).end_seconds)
+        for drop in plan.rollups:
+            until[drop.grain.name] = max(until.get(drop.grain.name, 0), drop.end_seconds)
+        for p in (*plan.dead_letters, *plan.ledger):
+            until[p.table] = max(until.get(p.table, 0), p.end_seconds)
+        if self._report.is_dry:
+            return
+        if until:
+            self._observe(RetentionStep.HORIZON)
+            note_horizons(self._client, until)
+        # Also where nothing is to go: an earlier run may have ended here.
+        self._observe(RetentionStep.VIEWS)
+        refresh_views(self._client)
+        if until:
+            self._clock.sleep(GRACE_SECONDS)
+
+    def _note_thinned(self, now_seconds: int) -> None:
+        """Only of a run that did all of it."""
+        is_refused = any(refused.table == RAW for refused in self._report.refused)
+        if self._policy.raw.has_overrides and self._is_thinned and not is_refused:
+            note_horizons(self._client, thinned(self._policy.raw, now_seconds, self._reach))
+
+    def _do(self, plan: Plan, progress: Progress) -> None:
+        thinnings = [item for item in plan.raw if isinstance(item, Thinning)]
+        whole = [item for item in plan.raw if isinstance(item, Partition)]
+        for letters in plan.dead_letters:
+            self._warn_of_letters(letters)
+        drops = [*whole, *(p for d in plan.rollups for p in d.partitions), *plan.dead_letters, *plan.canaries]
+        drops += plan.ledger
+        todo = len(drops) + len(thinnings) + len(plan.moves) or 1
+        for at, partition in enumerate(drops):
+            self._drop(partition)
+            progress(at / todo)
+        if plan.ledger and not self._report.is_dry:
+            forget_losses(self._client, plan.ledger[-1].end_seconds)
+        for thinning in thinnings:
+            self._thin(thinning)
+        if thinnings and not self._report.is_dry:
+            self._await_thinned()
+        for at, partition in enumerate(plan.moves, start=len(drops) + len(thinnings)):
+            self._move(partition)
+            progress(at / todo)
+
+    def _warn_of_letters(self, partition: Partition) -> None:
+        count = self._store.never_replayed(partition.id)
+        if count:
+            went = "go" if self._report.is_dry else "went"
+            self._report.warnings.append(
+                f"{count} dead letters of partition {partition.id} {went} that were never replayed: look at "
+                "`metrics-pipeline dead-letters list` before dead_letters.days are over"
+            )
+
+    def _drop(self, partition: Partition) -> None:
+        self._report.add(DROP, partition)
+        if not self._report.is_dry:
+            self._observe(RetentionStep.DROP)
+            self._store.drop(partition.table, partition.id)
+
+    def _thin(self, thinning: Thinning) -> None:
+        partition, ended = thinning.partition, self._store.ended_rows(thinning)
+        size = round(partition.bytes * ended / max(1, partition.rows))
+        self._report.add(THIN, replace(partition, rows=ended, bytes=size))
+        if not self._report.is_dry:
+            self._observe(RetentionStep.THIN)
+            self._store.thin(thinning)
+
+    def _await_thinned(self) -> None:
+        """All at once: the server takes seconds to begin with each."""
+        end = self._clock.monotonic_seconds() + MUTATION_SECONDS
+        while True:
+            under_way, problem = self._store.mutations()
+            if not under_way:
+                return
+            if problem or self._clock.monotonic_seconds() >= end:
+                self._report.warnings.append(
+                    f"{under_way} deletes in {RAW} are still under way in the server"
+                    f"{f', one fails: {problem}' if problem else ''}: look at system.mutations"
+                )
+                self._is_thinned = False
+                return
+            self._clock.sleep(_PAUSE_SECONDS)
+
+    def _move(self, partition: Partition) -> None:
+        self._report.add(MOVE, partition)
+        if not self._report.is_dry:
+            self._observe(RetentionStep.MOVE)
+            self._store.move(partition, self._policy.cold.volume)
+
+    def _costs(self, partitions: Sequence[Partition], now_seconds: int) -> Costs:
+        today, raw = border(now_seconds, 0), self._policy.raw
+        raw_days = self._store.raw_days(raw, today, FULL_DAYS) if raw.has_overrides else None
+        return costs(partitions, self._policy, now_seconds, raw_days)
+
+
+def _partition_of(item: Partition | Thinning) -> Partition:
+    return item.partition if isinstance(item, Thinning) else item

@@ -1,0 +1,69 @@
+"""Puts retention together from settings. Command line and Dagster both start here."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from metrics_pipeline.assembly import check_schema, rollups_of_shard
+from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.cluster import connect_shards
+from metrics_pipeline.clock import SystemClock
+from metrics_pipeline.core.policy import Policy, given_values, parse_policy
+from metrics_pipeline.core.retention import reach_days
+from metrics_pipeline.errors import ConfigurationError
+from metrics_pipeline.kafka.admin import topic_retention_ms
+from metrics_pipeline.ports import Clock
+from metrics_pipeline.retention import Retention
+from metrics_pipeline.retention_of_shards import AnyRetention, RetentionOfShards
+from metrics_pipeline.settings import Settings, kafka_address
+from metrics_pipeline.steps import RetentionStep
+
+MAX_POLICY_BYTES = 1 << 20
+
+
+@contextmanager
+def retention(
+    settings: Settings,
+    *,
+    observe: Callable[[RetentionStep], None] = lambda _step: None,
+    clock: Clock | None = None,
+) -> Iterator[AnyRetention]:
+    """Raises ConfigurationError for a wrong policy, SchemaMismatchError where tables are missing."""
+    policy, clock = load_policy(settings), clock or SystemClock()
+    reach = reach_days(settings.events.max_age_days, topic_retention_ms(kafka_address(settings), settings.kafka))
+    with connect(settings) as client:
+        check_schema(client, settings)
+    with connect_shards(settings) as shards, ExitStack() as stack:
+        of_shards = [
+            Retention(
+                shard,
+                stack.enter_context(rollups_of_shard(settings, shard, clock)),
+                policy,
+                reach,
+                clock,
+                observe,
+            )
+            for shard in shards
+        ]
+        yield of_shards[0] if len(of_shards) == 1 else RetentionOfShards(of_shards)
+
+
+def load_policy(settings: Settings) -> Policy:
+    """The policy of METRICS_RETENTION__POLICY; the defaults without one."""
+    path = settings.retention.policy
+    return Policy() if path is None else parse_policy(_read(path), str(path))
+
+
+def values_from_file(settings: Settings) -> frozenset[str]:
+    """The dotted names of the policy's values that the file gives; all others are defaults."""
+    path = settings.retention.policy
+    return frozenset() if path is None else given_values(_read(path))
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_POLICY_BYTES:
+            raise ConfigurationError(f"METRICS_RETENTION__POLICY: {path} is larger than {MAX_POLICY_BYTES} bytes")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"METRICS_RETENTION__POLICY: {path} can't be read: {error}") from None

@@ -1,0 +1,94 @@
+"""`schema apply` put together: the statements, and the work that other rooms know how to do."""
+
+import re
+import time
+from functools import partial
+
+from clickhouse_connect.driver.client import Client
+
+from metrics_pipeline.assembly import rollups_of_shard
+from metrics_pipeline.clickhouse import schema
+from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.horizons import read_horizons
+from metrics_pipeline.clickhouse.migrating import Progress
+from metrics_pipeline.clickhouse.places import apply_everywhere
+from metrics_pipeline.core.grains import UNIT
+from metrics_pipeline.core.schema.change import Plan
+from metrics_pipeline.core.schema.objects import NOT_FILLED, quoted
+from metrics_pipeline.core.schema.work import Work
+from metrics_pipeline.rollups import Span
+from metrics_pipeline.settings import Settings
+
+_DAY_SECONDS = 86_400
+_SINCE = re.compile(r" Made anew since (\d+)\.$")
+
+
+def apply_schema(
+    settings: Settings,
+    expected_hash: str = "",
+    *,
+    allow_destructive: bool = False,
+    progress: Progress = lambda _words: None,
+) -> Plan:
+    """Bring all servers to the wanted schema; returns what was planned."""
+    return apply_everywhere(
+        settings,
+        lambda shard: {Work.REMAKE_ROLLUPS: partial(_remake, settings, shard)},
+        expected_hash,
+        allow_destructive=allow_destructive,
+        progress=progress,
+    )
+
+
+def _remake(settings: Settings, client: Client, progress: Progress) -> bool:
+    """Make all units anew that raw events are left of, but those that this was done for already.
+
+    Rows of the last minutes can't be made anew yet, and may lack the new column: until their unit is closed it isn't
+    over.
+    """
+    since_ns = _begun_ns(client)
+    days, border = _days(client), read_horizons(client).compared_from
+    moving = 0
+    with rollups_of_shard(settings, client) as operated:
+        closed_until = operated.closed_until()
+        for number, day in enumerate(days, 1):
+            span = Span(day, day + _DAY_SECONDS).since(border).until(closed_until)
+            if span.start_seconds < span.end_seconds:
+                progress(f"  day {number} of {len(days)}")
+                moving += operated.remake(span, since_build=since_ns).moving_units
+                operated.rebuild(span)
+    left_seconds = UNIT.ceil(since_ns // 1_000_000_000) - closed_until
+    if left_seconds > 0:
+        progress(
+            f"  rows of the last minutes may lack the column until {left_seconds} s from now: run `metrics-pipeline "
+            f"schema apply` again then"
+        )
+    elif moving:
+        progress(f"  {moving} units got events meanwhile: run `metrics-pipeline schema apply` again")
+    return left_seconds <= 0 and not moving
+
+
+def _begun_ns(client: Client) -> int:
+    """When it was begun, noted where the next apply finds it: builds since then have the new column."""
+    sql = """SELECT name, comment FROM system.tables
+        WHERE database = currentDatabase() AND position(comment, {note:String}) > 0"""
+    rows = calling(
+        "looking for rollups to be made anew", lambda: client.query(sql, {"note": NOT_FILLED.strip()}).result_rows
+    )
+    noted = [_SINCE.search(comment) for _, comment in rows]
+    if rows and all(noted):
+        return max(int(found[1]) for found in noted if found)
+    now_ns = time.time_ns()
+    for table, comment in rows:
+        note = f"{_SINCE.sub('', comment)} Made anew since {now_ns}."
+        statement = f"ALTER TABLE {table} MODIFY COMMENT '{quoted(note)}'"
+        calling(f"noting that {table} is made anew", partial(client.command, statement))
+    return now_ns
+
+
+def _days(client: Client) -> list[int]:
+    """Midnights of the days that raw events are of, newest first: people ask for these first."""
+    sql = f"""SELECT DISTINCT toUnixTimestamp(toDateTime(parseDateTime(partition_id, '%Y%m%d', 'UTC'), 'UTC'))
+        FROM system.parts WHERE active AND database = currentDatabase() AND table = '{schema.RAW_EVENTS.name}'
+        ORDER BY 1 DESC"""
+    return [int(row[0]) for row in calling("looking for days", lambda: client.query(sql).result_rows)]

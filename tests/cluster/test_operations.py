@@ -92,14 +92,14 @@ def test_commands_pages_and_the_exporter_answer_for_all_shards(settings: Setting
         "status",
         "top --when 'last 24 hours'",
         "rollups status",
-        "rollups rebuild --when 'last 24 hours'",
+        "rollups rebuild --when 'last 6 hours'",
     ):
         told = runner.invoke(app, line)
         assert told.exit_code == 0, (line, told.output, told.exception)
     told = runner.invoke(app, ["latency", "--from", "24 hours ago", "--json"])
     assert json.loads(told.output)["requests"] == 1_000
     told = runner.invoke(app, ["dead-letters", "list", "--json"])
-    assert "truncated" in told.output or "no event" in told.output
+    assert [group["letters"] for group in json.loads(told.output)["groups"]] == [1]
     told = runner.invoke(app, ["retention", "--dry-run", "--json"])
     assert told.exit_code == 0, told.output
     now = datetime.now(UTC).replace(microsecond=0)

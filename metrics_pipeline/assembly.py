@@ -319,9 +319,8 @@ def side_group(settings: Settings, suffix: str) -> KafkaSettings:
 
 def warehouse_of(settings: Settings, client: Client, topic_id: str) -> ClickHouseWarehouse:
     """The tables, for one life of the topic."""
-    kafka, window_blocks = settings.kafka, settings.clickhouse.deduplication_window_blocks
-    shards = partial(connect_shards, settings)
-    return ClickHouseWarehouse(client, shards, kafka.topic, topic_id, kafka.group, window_blocks)
+    kafka, shards = settings.kafka, partial(connect_shards, settings)
+    return ClickHouseWarehouse(client, shards, kafka.topic, topic_id, kafka.group, storage_of(settings))
 
 
 def reset_offsets(settings: Settings, *, to_latest: bool) -> dict[int, int]:

@@ -16,7 +16,7 @@ from metrics_pipeline.clickhouse.schema import BATCHES, DEAD_LETTERS, RAW_EVENTS
 from metrics_pipeline.core.chunk import POSITION
 from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.offsets import OffsetRange
-from metrics_pipeline.core.schema.storage import TOKEN_SECONDS
+from metrics_pipeline.core.schema.storage import Storage
 from metrics_pipeline.event import IDENTITY, LINEAGE
 
 FRESH_SPAN_MS = 5_000
@@ -83,15 +83,13 @@ Shards = Callable[[], AbstractContextManager[Sequence[Client]]]
 class ClickHouseWarehouse:
     """A `Warehouse` for one topic and consumer group."""
 
-    def __init__(
-        self, client: Client, shards: Shards, topic: str, topic_id: str, group: str, token_window_blocks: int
-    ) -> None:
+    def __init__(self, client: Client, shards: Shards, topic: str, topic_id: str, group: str, storage: Storage) -> None:
         self._client = client
         self._shards = shards
         self._topic = topic
         self._topic_id = topic_id
         self._group = group
-        self._token_window_blocks = token_window_blocks
+        self._storage = storage
 
     def existing(self, events: pl.DataFrame, batch: Sequence[OffsetRange]) -> pl.DataFrame:
         return pl.concat([self._look_up(part, batch) for part in fresh_and_late(events)])
@@ -163,7 +161,7 @@ class ClickHouseWarehouse:
             lambda: self._client.query(sql, parameters={"since": since_ms / 1000}).result_rows,
         )
         blocks, seconds = map(int, rows[0])
-        return blocks < self._token_window_blocks / 2 and seconds < TOKEN_SECONDS / 2
+        return blocks < self._storage.window_blocks / 2 and seconds < self._storage.window_seconds / 2
 
     def ledger_ends(self, partitions: Sequence[int]) -> Mapping[str, Mapping[int, int]]:
         sql = f"""SELECT topic_id, p, max(e) FROM {BATCHES.name} ARRAY JOIN partitions AS p, partition_end AS e

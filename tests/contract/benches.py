@@ -13,6 +13,7 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import connect_shards
 from metrics_pipeline.clickhouse.warehouse import ClickHouseWarehouse
 from metrics_pipeline.core.offsets import Commit, Owner, encode_metadata
+from metrics_pipeline.core.schema.storage import Storage
 from metrics_pipeline.errors import StuckClientError
 from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.kafka.offsets import FencedOffsets
@@ -72,7 +73,7 @@ class RealBench:
             self._client.command(f"ALTER TABLE {table} MODIFY SETTING non_replicated_deduplication_window = {window}")
         kafka = self._settings.kafka
         return ClickHouseWarehouse(
-            self._client, partial(connect_shards, self._settings), kafka.topic, "topic-1", kafka.group, window
+            self._client, partial(connect_shards, self._settings), kafka.topic, "topic-1", kafka.group, Storage(window)
         )
 
     def at_once(self, *actions: Callable[[], object]) -> None:

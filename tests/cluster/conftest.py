@@ -66,7 +66,7 @@ def cluster(folder: Path) -> tuple[Shard, Shard]:
     return first, second
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Shard, Shard]]:
     made = cluster(tmp_path_factory.mktemp("cluster"))
     with ExitStack() as stack:

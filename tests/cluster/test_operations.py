@@ -56,7 +56,7 @@ def test_an_hour_is_filled_and_replaced_on_all_shards_and_again_changes_nothing(
     replay(settings, Mode.REPLACE)
     assert_exact(settings, events=1_000)
     rows = fingerprint(settings)[:3]
-    command(settings, "DELETE FROM raw_events WHERE service = 'service-1' AND (kafka_partition, kafka_offset) < (0, 9)")
+    command(settings, "DELETE FROM raw_events WHERE service = 'service-1'")
     assert replay(settings).restored > 0
     whole = fingerprint(settings)
     assert whole[:3] == rows

@@ -241,16 +241,15 @@ def audit(settings: Settings, scope: Scope = EVERYTHING, *, deep: bool = False) 
 @contextmanager
 def rollups(settings: Settings, clock: Clock | None = None) -> Iterator[AnyRollups]:
     """The rollups of all shards."""
-    with connect_shards(settings) as shards, ExitStack() as stack:
-        of_shards = [stack.enter_context(rollups_of_shard(settings, shard, clock)) for shard in shards]
+    with connect_shards(settings) as shards:
+        of_shards = [rollups_of_shard(settings, shard, clock) for shard in shards]
         yield of_shards[0] if len(of_shards) == 1 else RollupsOfShards(of_shards)
 
 
-@contextmanager
-def rollups_of_shard(settings: Settings, shard: Client, clock: Clock | None = None) -> Iterator[Rollups]:
+def rollups_of_shard(settings: Settings, shard: Client, clock: Clock | None = None) -> Rollups:
     """The rollups of its own tables. Kafka is asked only where a check finds something: what is on its way?"""
     observer = RollupObserver(shard)
-    yield Rollups(
+    return Rollups(
         RollupBuilder(shard, time.time_ns),
         observer,
         RollupRepairer(shard, observer, time.time_ns),

@@ -1,7 +1,7 @@
 """Puts retention together from settings. Command line and Dagster both start here."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from metrics_pipeline.assembly import check_schema, rollups_of_shard
@@ -33,16 +33,9 @@ def retention(
     reach = reach_days(settings.events.max_age_days, topic_retention_ms(kafka_address(settings), settings.kafka))
     with connect(settings) as client:
         check_schema(client, settings)
-    with connect_shards(settings) as shards, ExitStack() as stack:
+    with connect_shards(settings) as shards:
         of_shards = [
-            Retention(
-                shard,
-                stack.enter_context(rollups_of_shard(settings, shard, clock)),
-                policy,
-                reach,
-                clock,
-                observe,
-            )
+            Retention(shard, rollups_of_shard(settings, shard, clock), policy, reach, clock, observe)
             for shard in shards
         ]
         yield of_shards[0] if len(of_shards) == 1 else RetentionOfShards(of_shards)

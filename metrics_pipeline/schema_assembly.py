@@ -49,14 +49,14 @@ def _remake(settings: Settings, client: Client, progress: Progress) -> bool:
     since_ns = _begun_ns(client)
     days, border = _days(client), read_horizons(client).compared_from
     moving = 0
-    with rollups_of_shard(settings, client) as operated:
-        closed_until = operated.closed_until()
-        for number, day in enumerate(days, 1):
-            span = Span(day, day + _DAY_SECONDS).since(border).until(closed_until)
-            if span.start_seconds < span.end_seconds:
-                progress(f"  day {number} of {len(days)}")
-                moving += operated.remake(span, since_build=since_ns).moving_units
-                operated.rebuild(span)
+    operated = rollups_of_shard(settings, client)
+    closed_until = operated.closed_until()
+    for number, day in enumerate(days, 1):
+        span = Span(day, day + _DAY_SECONDS).since(border).until(closed_until)
+        if span.start_seconds < span.end_seconds:
+            progress(f"  day {number} of {len(days)}")
+            moving += operated.remake(span, since_build=since_ns).moving_units
+            operated.rebuild(span)
     left_seconds = UNIT.ceil(since_ns // 1_000_000_000) - closed_until
     if left_seconds > 0:
         progress(

@@ -1,7 +1,9 @@
 """The schema of a cluster: on every server, whatever each of them lacks; engines of replicas."""
 
 import json
+import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from pydantic import SecretStr
@@ -9,9 +11,10 @@ from typer.testing import CliRunner
 
 from metrics_pipeline.cli import app
 from metrics_pipeline.clickhouse import schema
-from metrics_pipeline.clickhouse.client import SHARD_SUFFIX, connect_to
+from metrics_pipeline.clickhouse.client import SHARD_SUFFIX, connect, connect_to
 from metrics_pipeline.clickhouse.cluster import connect_shards, read_servers
 from metrics_pipeline.clickhouse.places import apply_everywhere, plan_everywhere
+from metrics_pipeline.clickhouse.warehouse import ClickHouseWarehouse
 from metrics_pipeline.core.schema.storage import Storage
 from metrics_pipeline.errors import ClickHouseUnavailableError, ConfigurationError
 from metrics_pipeline.settings import Settings
@@ -107,3 +110,13 @@ def test_replicas_need_a_keeper(settings: Settings) -> None:
     with connect_shards(settings) as (first, _), pytest.raises(Exception, match=r"(?i)zookeeper|macro") as refused:
         first.command(table.ddl(storage))
     assert "syntax" not in str(refused.value).lower()
+
+
+def test_replicas_forget_tokens_also_by_time(settings: Settings) -> None:
+    now_ms, day_ms = time.time_ns() // 1_000_000, 86_400_000
+    with connect(settings) as client:
+        tables = partial(ClickHouseWarehouse, client, partial(connect_shards, settings), "t", "id", "g")
+        replicas, alone = (tables(Storage(10_000, is_replicated=replicated)) for replicated in (True, False))
+        assert replicas.remembers(now_ms - 3 * day_ms)
+        assert not replicas.remembers(now_ms - 4 * day_ms)
+        assert alone.remembers(now_ms - 400 * day_ms)

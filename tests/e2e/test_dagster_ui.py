@@ -208,8 +208,9 @@ def test_the_asset_graph_shows_every_asset_and_its_checks(stack: Stack) -> None:
 
 def test_the_page_of_retention_says_what_went_and_what_the_rest_costs(stack: Stack) -> None:
     shown = ("price_of_13_months", "bytes_freed", "runs_pruned", "costs", "enforce_retention", "At 03:42 AM UTC")
-    stack.open("/assets/retention?view=overview", *shown, height=900)
+    page = stack.open("/assets/retention?view=overview", *shown, height=900)
     stack.picture("dagster-retention")
+    assert [words for words in shown if words not in page.text()] == []
 
 
 def test_a_backfill_of_three_partitions_completes(stack: Stack, backfill: str) -> None:

@@ -5,7 +5,6 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from itertools import product
 from typing import Any
 
 import polars as pl
@@ -15,7 +14,7 @@ from metrics_pipeline.assembly import DrainRun, audit, prepare, rollups, run_dra
 from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clickhouse.cluster import connect_shards, storage_of
+from metrics_pipeline.clickhouse.cluster import storage_of
 from metrics_pipeline.core.audit import minute_name
 from metrics_pipeline.core.minutes import Scope
 from metrics_pipeline.core.offsets import OffsetRange
@@ -25,6 +24,7 @@ from metrics_pipeline.rollups import Span
 from metrics_pipeline.settings import Settings, load_settings
 from metrics_pipeline.steps import Step
 from tests.integration.events import encode, event
+from tests.integration.hours import command
 from tests.integration.pipeline import CrashError, assert_exact, crash_at, drain_once, send
 
 MINUTE = 60
@@ -41,12 +41,6 @@ def at(minute: int, count: int, seed: int = 0) -> list[bytes]:
 
 def name(minute: int) -> str:
     return minute_name(NOON + minute * MINUTE)
-
-
-def command(settings: Settings, *statements: str) -> None:
-    with connect_shards(settings, mutations_sync=1) as shards:
-        for shard, statement in product(shards, statements):
-            shard.command(statement)
 
 
 def drain_batches(settings: Settings, *batches: list[bytes]) -> None:

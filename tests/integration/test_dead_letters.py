@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import product
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from metrics_pipeline.assembly import DrainRun, audit, prepare, run_drain, until
 from metrics_pipeline.chaos.proxy import Answer, Exchange, Proxy, error_answer
 from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clickhouse.cluster import connect_shards, storage_of
+from metrics_pipeline.clickhouse.cluster import storage_of
 from metrics_pipeline.clickhouse.dead_letters import ClickHouseDeadLetters
 from metrics_pipeline.clickhouse.warehouse import ClickHouseWarehouse
 from metrics_pipeline.core import dead_letters as core
@@ -31,6 +30,7 @@ from metrics_pipeline.loadgen.run import produce
 from metrics_pipeline.settings import Settings, clickhouse_url, load_settings
 from metrics_pipeline.steps import ReplayStep, Step
 from tests.integration.events import encode, event
+from tests.integration.hours import command
 from tests.integration.pipeline import CrashError, crash_at, drain_once, send
 
 HOUR_MS = 3_600_000
@@ -70,12 +70,6 @@ def crash(step: ReplayStep, occurrence: int = 1) -> Callable[[ReplayStep], None]
 def query(settings: Settings, sql: str) -> list[tuple[Any, ...]]:
     with connect(settings) as client:
         return [tuple(row) for row in client.query(sql).result_rows]
-
-
-def command(settings: Settings, *statements: str) -> None:
-    with connect_shards(settings, mutations_sync=1) as shards:
-        for shard, statement in product(shards, statements):
-            shard.command(statement)
 
 
 def fingerprint(settings: Settings) -> list[tuple[Any, ...]]:

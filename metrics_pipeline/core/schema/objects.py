@@ -1,5 +1,6 @@
 """Wanted tables and views as values, and the statements that create them. Pure."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -82,8 +83,27 @@ class Table:
         return f"MODIFY COMMENT '{quoted(self.comment + NOT_FILLED + ', '.join(names))}.'"
 
 
+class _HoldsNothing(ABC):
+    """A table that reads others."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def _definition(self) -> str:
+        """Name, columns, engine and comment."""
+
+    def ddl(self, storage: Storage) -> str:  # noqa: ARG002 - the same call for all objects
+        return f"CREATE TABLE IF NOT EXISTS {self._definition}"
+
+    @property
+    def replacement(self) -> str:
+        """Nothing is lost; queries see the one or the other."""
+        return f"CREATE OR REPLACE TABLE {self._definition}"
+
+
 @dataclass(frozen=True, slots=True)
-class Union:
+class Union(_HoldsNothing):
     """Reads several tables of the same columns as one (engine Merge); holds nothing itself."""
 
     name: str
@@ -93,14 +113,6 @@ class Union:
     @property
     def pattern(self) -> str:
         return f"^({'|'.join(table.name for table in self.tables)})$"
-
-    def ddl(self, storage: Storage) -> str:  # noqa: ARG002 - the same call for all objects
-        return f"CREATE TABLE IF NOT EXISTS {self._definition}"
-
-    @property
-    def replacement(self) -> str:
-        """Holds nothing, so that nothing is lost; queries see the one or the other."""
-        return f"CREATE OR REPLACE TABLE {self._definition}"
 
     @property
     def _definition(self) -> str:
@@ -112,7 +124,7 @@ class Union:
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class Spread(_HoldsNothing):
     """A table of the same name, put together from all shards of a cluster (engine Distributed); holds nothing itself.
 
     `database` is where each shard has its own table. Rows go to the shard that `sharding_key` says, an expression;
@@ -133,14 +145,6 @@ class Spread:
         """As the server prints it."""
         key = f", {self.sharding_key}" if self.sharding_key else ""
         return f"Distributed('{self.cluster}', '{self.database}', '{self.name}'{key})"
-
-    def ddl(self, storage: Storage) -> str:  # noqa: ARG002 - the same call for all objects
-        return f"CREATE TABLE IF NOT EXISTS {self._definition}"
-
-    @property
-    def replacement(self) -> str:
-        """Holds nothing, so that nothing is lost; queries see the one or the other."""
-        return f"CREATE OR REPLACE TABLE {self._definition}"
 
     @property
     def _definition(self) -> str:

@@ -25,6 +25,7 @@ from pydantic import (
 from pydantic_settings import (
     BaseSettings,
     NestedSecretsSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -115,7 +116,7 @@ class ClickHouseSettings(_Part):
         default=True,
         description="tables of a cluster are replicated (needs a Keeper, and the macros shard and replica)",
     )
-    servers: tuple[SecretStr, ...] = Field(
+    servers: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="URLs of all servers of the cluster, as JSON; unset: its hosts, with the URL's port and account"
     )
 
@@ -128,6 +129,15 @@ class ClickHouseSettings(_Part):
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("must look like http://user:password@host:8123/database")
         return value
+
+    @field_validator("servers", mode="before")
+    @classmethod
+    def _are_json(cls, value: object) -> object:
+        """Read here: where the settings' library decodes, it names no setting when it fails."""
+        try:
+            return json.loads(value) if isinstance(value, str) else value
+        except ValueError:
+            raise ValueError('must be JSON: ["http://user:password@host:port/database", …]') from None
 
     @field_validator("servers")
     @classmethod
@@ -393,7 +403,7 @@ def _explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors(include_url=False):
         name = ENVIRONMENT_PREFIX + "__".join(str(step).upper() for step in problem["loc"])
-        secret = any(word in name for word in ("URL", "OPTIONS", "DESTINATIONS", "PASSWORD"))
+        secret = any(word in name for word in ("URL", "OPTIONS", "DESTINATIONS", "PASSWORD", "CLICKHOUSE__SERVERS"))
         if isinstance(problem["input"], dict):
             # Of a whole part: it may hold secrets.
             secret = True

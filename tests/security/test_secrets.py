@@ -53,3 +53,13 @@ def test_a_folder_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("METRICS_SECRETS_DIR", str(tmp_path / "nowhere"))
     with pytest.raises(ConfigurationError, match=r"METRICS_SECRETS_DIR: .*nowhere"):
         load_settings()
+
+
+@pytest.mark.parametrize("value", ["http://writer:s3cret@clickhouse", '["ftp://writer:s3cret@clickhouse"]', "[1]"])
+def test_wrong_servers_of_a_cluster_are_named_and_not_told(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("METRICS_CLICKHOUSE__CLUSTER", "events")
+    monkeypatch.setenv("METRICS_CLICKHOUSE__SERVERS", value)
+    with pytest.raises(ConfigurationError, match="METRICS_CLICKHOUSE__SERVERS") as refused:
+        load_settings()
+    assert "s3cret" not in str(refused.value)
+    assert "SECRETS_DIR" not in str(refused.value)

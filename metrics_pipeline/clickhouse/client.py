@@ -24,14 +24,14 @@ _CLUSTER_SETTINGS = {
     "distributed_product_mode": "local",
     # Half an answer would be a wrong one.
     "skip_unavailable_shards": 0,
-    # Deletes of replays name the rows by a query.
-    "allow_nondeterministic_mutations": 1,
 }
 _REPLICA_SETTINGS = {
     # Most replicas have what was acknowledged, and look-ups ask one that has all of that.
     "insert_quorum": "auto",
     "insert_quorum_parallel": 0,
     "select_sequential_consistency": 1,
+    # Deletes of replays name the rows by a query, which replicas refuse otherwise.
+    "allow_nondeterministic_mutations": 1,
 }
 
 

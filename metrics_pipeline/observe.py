@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from clickhouse_connect.driver.client import Client
 
+from metrics_pipeline.alerting.reading import LedgerScope
 from metrics_pipeline.clickhouse.owed import read_owed
-from metrics_pipeline.clickhouse.signals import LedgerScope
 from metrics_pipeline.clickhouse.statistics import Statistics, read_statistics
 from metrics_pipeline.core.offsets import Owner
 from metrics_pipeline.kafka.lag import PartitionLag, read_lag

@@ -3,11 +3,11 @@
 import typer
 from rich.console import Console
 
-from metrics_pipeline.canary import Round, send_canaries
+from metrics_pipeline.alerting.burn import Tallies, burn_rate
+from metrics_pipeline.alerting.canary import Round, send_canaries
+from metrics_pipeline.alerting.canary_rules import Sighting
 from metrics_pipeline.cli.output import counting_progress, print_json
 from metrics_pipeline.cli.signals import stop_on_signal
-from metrics_pipeline.core.burn import Tallies, burn_rate
-from metrics_pipeline.core.canary import Sighting
 from metrics_pipeline.settings import load_settings
 
 app = typer.Typer()

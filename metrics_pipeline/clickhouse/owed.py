@@ -5,8 +5,8 @@ from typing import Any
 
 from clickhouse_connect.driver.client import Client
 
+from metrics_pipeline.alerting.reading import LedgerScope
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.clickhouse.signals import LedgerScope
 from metrics_pipeline.core.ledger import FILL, OWED
 from metrics_pipeline.core.offsets import OffsetRange
 from metrics_pipeline.core.owed import OwedEntry, still_owed

@@ -9,6 +9,7 @@ from functools import partial
 
 from clickhouse_connect.driver.client import Client
 
+from metrics_pipeline.alerting.tables import ALERT_LOG, CANARIES
 from metrics_pipeline.clickhouse.horizons import HORIZONS, read_horizons
 from metrics_pipeline.clickhouse.live_schema import LiveSchema
 from metrics_pipeline.clickhouse.migrating import Migration, Progress, Works
@@ -172,50 +173,6 @@ REPLAY_PLAN = Table(
     ttl="toDateTime(opened_at) + INTERVAL 30 DAY",
 )
 
-ALERT_LOG = Table(
-    name="alert_log",
-    engine="ReplacingMergeTree(updated_at)",
-    partition_by="tuple()",
-    order_by=("key",),
-    columns=(
-        Column("key", "String", comment="kind:subject; empty: when messages were sent, and of the last evaluation"),
-        Column("kind", "LowCardinality(String)"),
-        Column("subject", "String"),
-        Column("severity", "LowCardinality(String)"),
-        Column("phase", "LowCardinality(String)", comment="pending, firing, resolved; gone: to be forgotten"),
-        Column("summary", "String", comment="What happened"),
-        Column("run_id", "String"),
-        Column("since", "DateTime64(3, 'UTC')", comment="When the phase began"),
-        Column("seen", "DateTime64(3, 'UTC')", comment="When the problem was last there"),
-        Column("told", "DateTime64(3, 'UTC')", comment="When the last notice was sent"),
-        Column("told_as", "LowCardinality(String)", comment="Which one that was"),
-        Column("starts", "Array(DateTime64(3, 'UTC'))", comment="When it began firing lately"),
-        Column("owes", "LowCardinality(String)", comment="The notice that is still to be sent"),
-        Column("updated_at", "DateTime64(3, 'UTC')"),
-    ),
-    comment="What is wrong, since when, and what was told about it; the newest row of a key counts.",
-)
-
-CANARIES = Table(
-    name="canaries",
-    # The row of a canary that was seen replaces the one that says that it was sent.
-    engine="ReplacingMergeTree(visible_at)",
-    partition_by="toYYYYMM(produced_at)",
-    order_by=("topic", "consumer_group", "produced_at", "event_id"),
-    columns=(
-        Column("topic", "LowCardinality(String)"),
-        Column("consumer_group", "LowCardinality(String)"),
-        Column("event_id", "UUID", comment="Of its row in raw_events"),
-        Column("shard", "UInt32", comment="Whose partition it was sent to"),
-        Column("shards", "UInt32", comment="How many there were"),
-        Column("partition", "UInt32"),
-        Column("produced_at", "DateTime64(3, 'UTC')"),
-        Column("visible_at", "DateTime64(3, 'UTC')", comment="When a query found it; 1970-01-01: not seen"),
-        Column("seconds", "Float64", comment="From produced to visible; 0: not seen"),
-        Column("objective_seconds", "Float64", comment="One that took longer, or was not seen so long, is late"),
-    ),
-    comment="Events that the pipeline sends itself, one per shard, and how long each took to be found by a query.",
-)
 
 OBJECTS: tuple[SchemaObject, ...] = (
     RAW_EVENTS,

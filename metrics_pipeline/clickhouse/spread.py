@@ -11,12 +11,13 @@ proves itself in one query is on one server.
 
 from clickhouse_connect.driver.client import Client
 
+from metrics_pipeline.alerting.tables import ALERT_LOG, CANARIES
 from metrics_pipeline.clickhouse.horizons import HORIZONS
 from metrics_pipeline.clickhouse.live_schema import LiveSchema
 from metrics_pipeline.clickhouse.migrating import Migration, Progress
 from metrics_pipeline.clickhouse.rollups.tables import BOOKS, ROLLUP_TABLES
 from metrics_pipeline.clickhouse.rollups.views import ARGUMENTS, ROLLUP_VIEWS
-from metrics_pipeline.clickhouse.schema import ALERT_LOG, BATCHES, CANARIES, DEAD_LETTERS, RAW_EVENTS, REPLAY_PLAN
+from metrics_pipeline.clickhouse.schema import BATCHES, DEAD_LETTERS, RAW_EVENTS, REPLAY_PLAN
 from metrics_pipeline.clickhouse.stock import BUCKETS, disks_view, parts_view
 from metrics_pipeline.core.schema.change import Plan
 from metrics_pipeline.core.schema.objects import SchemaObject, Spread, View

@@ -1,9 +1,9 @@
 """Pipeline health: what the ledger, the dead letters, the books of rollups and the server say about the pipeline."""
 
+from metrics_pipeline.alerting.burn import WINDOWS
 from metrics_pipeline.clickhouse.rollups.cubes import ENDPOINTS
 from metrics_pipeline.clickhouse.schema import IS_BATCH
 from metrics_pipeline.clickhouse.stock import BUCKETS, IS_STALE, PARTS
-from metrics_pipeline.core.burn import WINDOWS
 from metrics_pipeline.core.grains import BUILT, SETTLE_SECONDS
 from metrics_pipeline.dashboards.panel import Dashboard, Kind, Panel, Unit
 from metrics_pipeline.dashboards.rollup_sql import FILL, SECONDS, source

@@ -20,8 +20,8 @@ from dagster import (
 )
 from pydantic import TypeAdapter, ValidationError
 
-from metrics_pipeline.alerting import Copy, Evaluation, evaluate
-from metrics_pipeline.core.signals import CheckSignal, RunSignal
+from metrics_pipeline.alerting.run import Copy, Evaluation, evaluate
+from metrics_pipeline.alerting.signals import CheckSignal, RunSignal
 from metrics_pipeline.defs.relay import SHARD_TAG
 from metrics_pipeline.defs.resources import PipelineResource
 

@@ -14,9 +14,9 @@ from dagster import (
     in_process_executor,
 )
 
-from metrics_pipeline.canary import Round, send_canaries
-from metrics_pipeline.core.alerts import CANARY
-from metrics_pipeline.core.burn import Tallies, burn_rate
+from metrics_pipeline.alerting.burn import Tallies, burn_rate
+from metrics_pipeline.alerting.canary import Round, send_canaries
+from metrics_pipeline.alerting.rules import CANARY
 from metrics_pipeline.defs.assets import RAW_EVENTS_ASSET
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.errors import ConfigurationError, PipelineError

@@ -22,9 +22,9 @@ from dagster import (
 )
 from pydantic import Field
 
+from metrics_pipeline.alerting.rules import REPLAYED_IN_TIME
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.dead_letters import ClickHouseDeadLetters
-from metrics_pipeline.core.alerts import REPLAYED_IN_TIME
 from metrics_pipeline.core.dead_letters import LetterFilter, letter_filter
 from metrics_pipeline.core.timerange import spelled_range
 from metrics_pipeline.dead_letters import ReplayReport

@@ -19,16 +19,16 @@ from dagster import (
     multi_asset_check,
 )
 
-from metrics_pipeline.alerting import look
+from metrics_pipeline.alerting.reading import LedgerScope
+from metrics_pipeline.alerting.rules import FRESH, FRESHNESS_KINDS, Severity
+from metrics_pipeline.alerting.run import look
+from metrics_pipeline.alerting.signals import FlowSignal, PartitionSignal
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.owed import read_owed
 from metrics_pipeline.clickhouse.rollups.cubes import ENDPOINTS
 from metrics_pipeline.clickhouse.rollups.state import GrainState, read_state
 from metrics_pipeline.clickhouse.rollups.tables import table_of
-from metrics_pipeline.clickhouse.signals import LedgerScope
-from metrics_pipeline.core.alerts import FRESH, FRESHNESS_KINDS, Severity
 from metrics_pipeline.core.grains import BUILT, SETTLE_SECONDS, Grain, grain_named
-from metrics_pipeline.core.signals import FlowSignal, PartitionSignal
 from metrics_pipeline.defs.assets import LIVE_ASSETS, RAW_EVENTS_ASSET
 from metrics_pipeline.defs.canary import rates_metadata
 from metrics_pipeline.defs.resources import PipelineResource

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from clickhouse_connect.driver.client import Client
 
+from metrics_pipeline.alerting.canary_notes import count_landed
 from metrics_pipeline.assembly import audit
-from metrics_pipeline.clickhouse.canaries import count_landed
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.statistics import Statistics
 from metrics_pipeline.core.audit import Verdict

@@ -22,9 +22,9 @@ from dagster import (
 )
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationPlanned
 
-from metrics_pipeline.clickhouse.alert_log import evaluated_at, read_board
+from metrics_pipeline.alerting.log import evaluated_at, read_board
+from metrics_pipeline.alerting.notices import Phase
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.core.notices import Phase
 from metrics_pipeline.definitions import defs
 from metrics_pipeline.defs.alerts import alerts, read_checks
 from metrics_pipeline.defs.assets import RAW_EVENTS_ASSET

@@ -12,11 +12,11 @@ import pytest
 from clickhouse_connect.driver.client import Client
 from pydantic import SecretStr
 
+from metrics_pipeline.alerting.canary_notes import CanaryNotes
+from metrics_pipeline.alerting.canary_rules import Canary, Sighting
+from metrics_pipeline.alerting.reading import LedgerScope
 from metrics_pipeline.assembly import prepare
-from metrics_pipeline.clickhouse.canaries import CanaryNotes
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clickhouse.signals import LedgerScope
-from metrics_pipeline.core.canary import Canary, Sighting
 from metrics_pipeline.core.offsets import Owner
 from metrics_pipeline.loadgen.plan import LoadPlan
 from metrics_pipeline.loadgen.run import produce

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from metrics_pipeline.core.burn import WINDOWS
+from metrics_pipeline.alerting.burn import WINDOWS
 from metrics_pipeline.dashboards.options import OPTIONS
 from metrics_pipeline.dashboards.panel import Kind, Panel, panel_query
 from metrics_pipeline.dashboards.panels import PANELS

@@ -10,14 +10,14 @@ from contextlib import contextmanager, suppress
 import pytest
 from typer.testing import CliRunner
 
-from metrics_pipeline.alerting import look
-from metrics_pipeline.canary import send_canaries
+from metrics_pipeline.alerting.burn import Tally
+from metrics_pipeline.alerting.canary import send_canaries
+from metrics_pipeline.alerting.canary_notes import CanaryNotes, count_landed
+from metrics_pipeline.alerting.canary_rules import Canary, Sighting
+from metrics_pipeline.alerting.reading import LedgerScope, read_burn
+from metrics_pipeline.alerting.run import look
 from metrics_pipeline.cli import app
-from metrics_pipeline.clickhouse.canaries import CanaryNotes, count_landed
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clickhouse.signals import LedgerScope, read_burn
-from metrics_pipeline.core.burn import Tally
-from metrics_pipeline.core.canary import Canary, Sighting
 from metrics_pipeline.core.offsets import Owner
 from metrics_pipeline.errors import ClickHouseUnavailableError, ConfigurationError, KafkaUnavailableError
 from metrics_pipeline.kafka.lag import read_lag

@@ -11,13 +11,13 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from metrics_pipeline.alerting import Copy, evaluate
-from metrics_pipeline.canary import send_canaries
+from metrics_pipeline.alerting.canary import send_canaries
+from metrics_pipeline.alerting.reading import LedgerScope
+from metrics_pipeline.alerting.run import Copy, evaluate
+from metrics_pipeline.alerting.signals import RunSignal
 from metrics_pipeline.cli.exporter import serving
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.counting import Bounds, MonthlyCounter
-from metrics_pipeline.clickhouse.signals import LedgerScope
-from metrics_pipeline.core.signals import RunSignal
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.exporter.catalogue import METRICS, PREFIX
 from metrics_pipeline.exporter.collector import PipelineCollector

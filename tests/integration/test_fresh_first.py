@@ -13,11 +13,11 @@ from confluent_kafka.admin import AdminClient
 from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
+from metrics_pipeline.alerting.reading import LedgerScope, read_flow, read_landed
 from metrics_pipeline.assembly import DrainRun, at_once, audit, run_drain, until_caught_up, until_window_ends
 from metrics_pipeline.cli import app
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.questions.completeness import incomplete_minutes
-from metrics_pipeline.clickhouse.signals import LedgerScope, read_flow, read_landed
 from metrics_pipeline.core.offsets import OffsetRange
 from metrics_pipeline.core.owed import owed_hours
 from metrics_pipeline.core.timerange import TimeRange

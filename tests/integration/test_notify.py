@@ -4,10 +4,10 @@ import logging
 
 import pytest
 
-from metrics_pipeline import notify
-from metrics_pipeline.core.alerts import Severity
-from metrics_pipeline.core.message import Message
-from metrics_pipeline.notify import ATTEMPTS, MAX_DESTINATIONS, deliver
+from metrics_pipeline.alerting import notify
+from metrics_pipeline.alerting.message import Message
+from metrics_pipeline.alerting.notify import ATTEMPTS, MAX_DESTINATIONS, deliver
+from metrics_pipeline.alerting.rules import Severity
 from tests.receivers import http_receiver, silent_address, smtp_receiver
 
 MESSAGE = Message(

@@ -12,19 +12,19 @@ from clickhouse_connect.driver.client import Client
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
+from metrics_pipeline.alerting.canary_notes import CanaryNotes
+from metrics_pipeline.alerting.canary_rules import Canary, Sighting
+from metrics_pipeline.alerting.log import read_board, write_board
+from metrics_pipeline.alerting.notices import AlertState, Board, Phase
+from metrics_pipeline.alerting.reading import LedgerScope
+from metrics_pipeline.alerting.rules import Alert, Severity
 from metrics_pipeline.assembly import audit
-from metrics_pipeline.clickhouse.alert_log import read_board, write_board
-from metrics_pipeline.clickhouse.canaries import CanaryNotes
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.horizons import note_horizons, read_horizons
 from metrics_pipeline.clickhouse.rollups import building
-from metrics_pipeline.clickhouse.signals import LedgerScope
-from metrics_pipeline.core.alerts import Alert, Severity
-from metrics_pipeline.core.canary import Canary, Sighting
 from metrics_pipeline.core.dead_letters import LetterFilter
 from metrics_pipeline.core.grains import GRAINS
 from metrics_pipeline.core.horizons import DEAD_LETTERS, LEDGER, RAW
-from metrics_pipeline.core.notices import AlertState, Board, Phase
 from metrics_pipeline.core.offsets import Owner
 from metrics_pipeline.core.policy import Policy
 from metrics_pipeline.core.retention import CANARIES

@@ -4,8 +4,8 @@ from dataclasses import fields
 
 import pytest
 
-from metrics_pipeline.core.alerts import AlertPolicy
-from metrics_pipeline.core.notices import NoticePolicy
+from metrics_pipeline.alerting.notices import NoticePolicy
+from metrics_pipeline.alerting.rules import AlertPolicy
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.settings import AlertSettings, destination_urls, load_settings
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from metrics_pipeline.core.alerts import JUDGED, KINDS, AlertPolicy, Severity, judge
-from metrics_pipeline.core.burn import WINDOWS, Tally
-from metrics_pipeline.core.signals import (
+from metrics_pipeline.alerting.burn import WINDOWS, Tally
+from metrics_pipeline.alerting.rules import JUDGED, KINDS, AlertPolicy, Severity, judge
+from metrics_pipeline.alerting.signals import (
     BurnSignal,
     CanarySignal,
     CheckSignal,

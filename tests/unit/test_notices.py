@@ -7,9 +7,19 @@ from itertools import pairwise
 import pytest
 from pydantic import TypeAdapter
 
-from metrics_pipeline.core.alerts import Alert, Judgement, Severity
-from metrics_pipeline.core.message import BODY_LIMIT_CHARACTERS, TITLE_LIMIT_CHARACTERS, Links, compose
-from metrics_pipeline.core.notices import MAX_STATES, AlertState, Board, Notice, NoticePolicy, Phase, advance, due, told
+from metrics_pipeline.alerting.message import BODY_LIMIT_CHARACTERS, TITLE_LIMIT_CHARACTERS, Links, compose
+from metrics_pipeline.alerting.notices import (
+    MAX_STATES,
+    AlertState,
+    Board,
+    Notice,
+    NoticePolicy,
+    Phase,
+    advance,
+    due,
+    told,
+)
+from metrics_pipeline.alerting.rules import Alert, Judgement, Severity
 
 POLICY = NoticePolicy(
     pending_seconds=60,

@@ -8,8 +8,8 @@ import pytest
 import typer
 import yaml
 
+from metrics_pipeline.alerting.rules import KINDS
 from metrics_pipeline.cli import app
-from metrics_pipeline.core.alerts import KINDS
 from metrics_pipeline.exporter.catalogue import METRICS, PREFIX, Type
 from metrics_pipeline.exporter.reference import reference
 from metrics_pipeline.settings import Settings

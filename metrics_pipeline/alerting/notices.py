@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from metrics_pipeline.core.alerts import KINDS, Alert, Judgement, Severity
+from metrics_pipeline.alerting.rules import KINDS, Alert, Judgement, Severity
 
 _HOUR_SECONDS = 3_600
 MAX_DOUBLINGS = 5

@@ -13,8 +13,8 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from metrics_pipeline.core.alerts import Severity
-from metrics_pipeline.core.message import Message
+from metrics_pipeline.alerting.message import Message
+from metrics_pipeline.alerting.rules import Severity
 
 ATTEMPTS = 2
 WAIT_SECONDS = 0.5

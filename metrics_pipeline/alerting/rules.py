@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from metrics_pipeline.core.burn import FAST, WINDOWS, Tallies, burning
-from metrics_pipeline.core.signals import (
+from metrics_pipeline.alerting.burn import FAST, WINDOWS, Tallies, burning
+from metrics_pipeline.alerting.signals import (
     BurnSignal,
     CheckSignal,
     DiskSignal,

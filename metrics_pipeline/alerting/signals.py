@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from metrics_pipeline.core.burn import Tallies
+from metrics_pipeline.alerting.burn import Tallies
 
 
 @dataclass(frozen=True, slots=True)

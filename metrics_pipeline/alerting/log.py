@@ -6,10 +6,10 @@ from typing import Any
 
 from clickhouse_connect.driver.client import Client
 
+from metrics_pipeline.alerting.notices import MAX_STATES, AlertState, Board, Notice, Phase
+from metrics_pipeline.alerting.rules import KINDS, Alert, Severity
+from metrics_pipeline.alerting.tables import ALERT_LOG
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.clickhouse.schema import ALERT_LOG
-from metrics_pipeline.core.alerts import KINDS, Alert, Severity
-from metrics_pipeline.core.notices import MAX_STATES, AlertState, Board, Notice, Phase
 
 _COLUMNS = tuple(column.name for column in ALERT_LOG.columns)
 _GONE = "gone"

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from metrics_pipeline.core.alerts import KINDS, Severity
-from metrics_pipeline.core.notices import AlertState, Notice
+from metrics_pipeline.alerting.notices import AlertState, Notice
+from metrics_pipeline.alerting.rules import KINDS, Severity
 
 TITLE_LIMIT_CHARACTERS = 150
 BODY_LIMIT_CHARACTERS = 3_500

@@ -14,13 +14,13 @@ from pathlib import Path
 from clickhouse_connect.driver.client import Client
 from pydantic import SecretStr
 
-from metrics_pipeline.audit import Audit
+from metrics_pipeline.audit.books import ClickHouseBooks
+from metrics_pipeline.audit.run import Audit
+from metrics_pipeline.audit.verdict import Verdict
 from metrics_pipeline.clickhouse import schema
-from metrics_pipeline.clickhouse.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import storage_of
 from metrics_pipeline.clock import SystemClock
-from metrics_pipeline.core.audit import Verdict
 from metrics_pipeline.core.minutes import EVERYTHING, Scope
 from metrics_pipeline.core.offsets import Commit
 from metrics_pipeline.local.clickhouse import start_clickhouse

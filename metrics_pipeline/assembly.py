@@ -10,9 +10,10 @@ from functools import partial
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.audit import Audit
+from metrics_pipeline.audit.books import ClickHouseBooks
+from metrics_pipeline.audit.run import Audit
+from metrics_pipeline.audit.verdict import Verdict, minute_name
 from metrics_pipeline.clickhouse import schema, spread
-from metrics_pipeline.clickhouse.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import connect_shards, shard_database, storage_of
 from metrics_pipeline.clickhouse.horizons import read_horizons
@@ -22,7 +23,6 @@ from metrics_pipeline.clickhouse.rollups.observing import RollupObserver
 from metrics_pipeline.clickhouse.rollups.repair import RollupRepairer
 from metrics_pipeline.clickhouse.warehouse import ClickHouseWarehouse
 from metrics_pipeline.clock import SystemClock
-from metrics_pipeline.core.audit import Verdict, minute_name
 from metrics_pipeline.core.batch import BatchLimits
 from metrics_pipeline.core.chunk import SLOT, Chunk, decode_chunk
 from metrics_pipeline.core.dead_letters import GROUP_SUFFIX as LETTERS_SUFFIX

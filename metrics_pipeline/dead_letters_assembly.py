@@ -14,7 +14,7 @@ from metrics_pipeline.assembly import (
     say_waiting,
     warehouse_of,
 )
-from metrics_pipeline.clickhouse.books import ClickHouseBooks
+from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.dead_letters import ClickHouseDeadLetters
 from metrics_pipeline.clickhouse.horizons import read_horizons

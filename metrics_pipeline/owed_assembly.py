@@ -21,7 +21,7 @@ from metrics_pipeline.assembly import (
     shard_owner,
     warehouse_of,
 )
-from metrics_pipeline.clickhouse.books import ClickHouseBooks
+from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.owed import ClickHouseOwed
 from metrics_pipeline.clock import SystemClock

@@ -15,7 +15,8 @@ from metrics_pipeline.assembly import (
     warehouse_of,
 )
 from metrics_pipeline.assembly import rollups as open_rollups
-from metrics_pipeline.clickhouse.books import ClickHouseBooks
+from metrics_pipeline.audit.books import ClickHouseBooks
+from metrics_pipeline.audit.verdict import minute_name
 from metrics_pipeline.clickhouse.client import connect, database_name
 from metrics_pipeline.clickhouse.cluster import connect_shards
 from metrics_pipeline.clickhouse.dead_letters import ClickHouseDeadLetters
@@ -23,7 +24,6 @@ from metrics_pipeline.clickhouse.horizons import read_horizons
 from metrics_pipeline.clickhouse.replays import ClickHouseReplayBooks
 from metrics_pipeline.clickhouse.stored import ClickHouseEvents
 from metrics_pipeline.clock import SystemClock
-from metrics_pipeline.core.audit import minute_name
 from metrics_pipeline.core.chunk import SLOT
 from metrics_pipeline.core.dead_letters import GROUP_SUFFIX as LETTERS_SUFFIX
 from metrics_pipeline.core.offsets import OffsetRange, Owner

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
+from metrics_pipeline.audit.verdict import minute_name
 from metrics_pipeline.clickhouse.rollups.building import Bucket, Built, RollupBuilder
 from metrics_pipeline.clickhouse.rollups.observing import RollupObserver
 from metrics_pipeline.clickhouse.rollups.repair import MAX_EVENTS, MAX_UNITS, RollupRepairer
-from metrics_pipeline.core.audit import minute_name
 from metrics_pipeline.core.drift import BuiltFigures, Drift, Judged, Observation, State, UnitFigures, chunks, judge
 from metrics_pipeline.core.grains import BUILT, SETTLE_SECONDS, UNIT, Grain, grain_named
 from metrics_pipeline.core.horizons import NO_HORIZONS, Horizons

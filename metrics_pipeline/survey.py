@@ -7,6 +7,7 @@ from typing import cast
 
 import polars as pl
 
+from metrics_pipeline.audit.ports import BookReader
 from metrics_pipeline.core.chunk import ORIGIN
 from metrics_pipeline.core.decode import Decoded, EventLimits
 from metrics_pipeline.core.decode.frame import lineage_frame
@@ -36,7 +37,7 @@ from metrics_pipeline.core.replay import (
     wrong_rows,
 )
 from metrics_pipeline.event import IDENTITY, NO_DEAD_LETTERS, NO_EVENTS
-from metrics_pipeline.ports import BookReader, Clock, LetterStore, Log, ReplayBooks, StoredEvents
+from metrics_pipeline.ports import Clock, LetterStore, Log, ReplayBooks, StoredEvents
 from metrics_pipeline.ranges import UNLIMITED, RangeReader
 from metrics_pipeline.retry import Retry
 

@@ -41,7 +41,7 @@ def dead_address() -> Iterator[str]:
 @pytest.fixture
 def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing lands and nobody reads while books and rollups are checked and repaired: there is nothing to wait out."""
-    monkeypatch.setattr("metrics_pipeline.audit.PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr("metrics_pipeline.audit.run.PAUSE_SECONDS", 0.02)
     monkeypatch.setattr("metrics_pipeline.rollups.PAUSE_SECONDS", 0.02)
     monkeypatch.setattr("metrics_pipeline.rollups.GRACE_SECONDS", 0.02)
 

@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 from metrics_pipeline.assembly import rollups as open_rollups
+from metrics_pipeline.audit.verdict import minute_name
 from metrics_pipeline.cli.output import print_json, share_of, share_progress
 from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, now_in
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.rollups.state import GrainState, read_state
-from metrics_pipeline.core.audit import minute_name
 from metrics_pipeline.core.drift import Drift, State
 from metrics_pipeline.core.grains import BUILT, LIVE, grain_named
 from metrics_pipeline.rollups import Checked, Rebuilt, Span

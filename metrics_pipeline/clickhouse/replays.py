@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.clickhouse.books import UNSETTLED
+from metrics_pipeline.audit.books import UNSETTLED
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.schema import BATCHES, DEAD_LETTERS, REPLAY_PLAN
 from metrics_pipeline.clickhouse.stored import IN_RANGES, ranges_parameters

@@ -10,6 +10,7 @@ from functools import partial
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.alerting.tables import ALERT_LOG, CANARIES
+from metrics_pipeline.audit.verdict import minute_name
 from metrics_pipeline.clickhouse.horizons import HORIZONS, read_horizons
 from metrics_pipeline.clickhouse.live_schema import LiveSchema
 from metrics_pipeline.clickhouse.migrating import Migration, Progress, Works
@@ -19,7 +20,6 @@ from metrics_pipeline.clickhouse.rollups.new_grains import count_buckets
 from metrics_pipeline.clickhouse.rollups.tables import BOOKS, ROLLUP_FEEDS, ROLLUP_TABLES, ROLLUP_UNIONS
 from metrics_pipeline.clickhouse.rollups.views import ROLLUP_VIEWS, rollup_views
 from metrics_pipeline.clickhouse.stock import STOCK_VIEWS
-from metrics_pipeline.core.audit import minute_name
 from metrics_pipeline.core.horizons import STANDS_FOR, Horizons
 from metrics_pipeline.core.ledger import DRAIN, FILL
 from metrics_pipeline.core.schema.change import Phase, Plan, hash_of

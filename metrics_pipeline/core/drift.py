@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import groupby
 
-from metrics_pipeline.core.audit import minute_name
+from metrics_pipeline.audit.verdict import minute_name
 from metrics_pipeline.core.grains import LIVE, UNIT
 
 RAW, BOOKS = "raw_events", "rollup_books"

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from metrics_pipeline.core.audit import minute_name
+from metrics_pipeline.audit.verdict import minute_name
 from metrics_pipeline.core.grains import Grain
 from metrics_pipeline.core.retention import Costs, Partition, sum_of_costs
 

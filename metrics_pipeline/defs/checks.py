@@ -22,7 +22,7 @@ from dagster import (
 from pydantic import Field
 
 from metrics_pipeline.assembly import audit as run_audit
-from metrics_pipeline.core.audit import Verdict, minute_name
+from metrics_pipeline.audit.verdict import Verdict, minute_name
 from metrics_pipeline.core.minutes import EVERYTHING, MINUTE_SECONDS, Scope
 from metrics_pipeline.defs.assets import RAW_EVENTS_ASSET, ROLLUP_1M_ASSET
 from metrics_pipeline.defs.resources import PipelineResource

@@ -18,9 +18,9 @@ from dagster import (
 from pydantic import Field
 
 from metrics_pipeline.assembly import rollups as open_rollups
+from metrics_pipeline.audit.verdict import minute_name
 from metrics_pipeline.clickhouse.rollups.cubes import CUBES, ENDPOINTS, Cube
 from metrics_pipeline.clickhouse.rollups.tables import BOOKS
-from metrics_pipeline.core.audit import minute_name
 from metrics_pipeline.core.drift import Drift, State
 from metrics_pipeline.core.grains import GRAINS
 from metrics_pipeline.defs.assets import LIVE_ASSETS

@@ -14,9 +14,9 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.alerting.canary_notes import count_landed
 from metrics_pipeline.assembly import audit
+from metrics_pipeline.audit.verdict import Verdict
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.statistics import Statistics
-from metrics_pipeline.core.audit import Verdict
 from metrics_pipeline.errors import LocalEngineError, RetryableError
 from metrics_pipeline.observe import Overview, look
 from metrics_pipeline.settings import Settings, local_home

@@ -11,11 +11,11 @@ import polars as pl
 import pytest
 
 from metrics_pipeline.assembly import DrainRun, audit, prepare, rollups, run_drain, until_window_ends
+from metrics_pipeline.audit.books import ClickHouseBooks
+from metrics_pipeline.audit.verdict import minute_name
 from metrics_pipeline.clickhouse import schema
-from metrics_pipeline.clickhouse.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import storage_of
-from metrics_pipeline.core.audit import minute_name
 from metrics_pipeline.core.minutes import Scope
 from metrics_pipeline.core.offsets import OffsetRange
 from metrics_pipeline.loadgen.plan import LoadPlan

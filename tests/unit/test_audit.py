@@ -8,8 +8,8 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics_pipeline.audit import LOOKS, Audit
-from metrics_pipeline.core.audit import (
+from metrics_pipeline.audit.run import LOOKS, Audit
+from metrics_pipeline.audit.verdict import (
     Books,
     Ledger,
     PartitionKey,

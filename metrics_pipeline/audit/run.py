@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from metrics_pipeline.core.audit import Books, Verdict, judge, unaccounted_tail
+from metrics_pipeline.audit.ports import BookReader
+from metrics_pipeline.audit.verdict import Books, Verdict, judge, unaccounted_tail
 from metrics_pipeline.core.minutes import (
     Look,
     MinuteDrift,
@@ -27,7 +28,7 @@ from metrics_pipeline.core.minutes import (
     unsettled,
 )
 from metrics_pipeline.core.offsets import Commit, OffsetRange, OpenBatch, open_batches
-from metrics_pipeline.ports import BookReader, Clock
+from metrics_pipeline.ports import Clock
 
 LOOKS = 5
 """A minute that something touched during so many looks is reported as in flight."""

@@ -13,11 +13,11 @@ from typing import Any
 import polars as pl
 from clickhouse_connect.driver.client import Client
 
+from metrics_pipeline.audit.verdict import BrokenAccount, BrokenRow, Ledger, PartitionKey, PartitionTotals
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.owed import ClickHouseOwed
 from metrics_pipeline.clickhouse.rollups.tables import TAKEN_ROWS
 from metrics_pipeline.clickhouse.schema import REPLAY_PLAN
-from metrics_pipeline.core.audit import BrokenAccount, BrokenRow, Ledger, PartitionKey, PartitionTotals
 from metrics_pipeline.core.ledger import FILL, OWED, PartitionAccount
 from metrics_pipeline.core.minutes import COUNTS_SCHEMA, MINUTE_SECONDS, LedgerMinutes, Scope, Unnoted
 from metrics_pipeline.core.offsets import OffsetRange

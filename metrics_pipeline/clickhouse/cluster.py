@@ -11,7 +11,7 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.client import SHARD_SUFFIX, connect, connect_to, database_name
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.core.schema.storage import Storage
+from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.errors import ClickHouseUnavailableError, ConfigurationError
 from metrics_pipeline.settings import Settings, clickhouse_url
 

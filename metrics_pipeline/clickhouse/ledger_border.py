@@ -7,7 +7,7 @@ from itertools import groupby
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.clickhouse.rollups.building import delete_rows
+from metrics_pipeline.clickhouse.insert import delete_rows
 from metrics_pipeline.clickhouse.schema import BATCHES
 
 _AT = "if(last_message = toDateTime64(0, 3, 'UTC'), started_at, last_message)"

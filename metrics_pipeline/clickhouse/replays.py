@@ -12,9 +12,9 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.audit.books import UNSETTLED
 from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.insert import insert_once
 from metrics_pipeline.clickhouse.schema import BATCHES, DEAD_LETTERS, REPLAY_PLAN
 from metrics_pipeline.clickhouse.stored import IN_RANGES, ranges_parameters
-from metrics_pipeline.clickhouse.warehouse import insert_once
 from metrics_pipeline.core.chunk import Chunk
 from metrics_pipeline.core.ledger import OWED
 from metrics_pipeline.core.minutes import MINUTE_SECONDS

@@ -20,13 +20,13 @@ from metrics_pipeline.clickhouse.rollups.new_grains import count_buckets
 from metrics_pipeline.clickhouse.rollups.tables import BOOKS, ROLLUP_FEEDS, ROLLUP_TABLES, ROLLUP_UNIONS
 from metrics_pipeline.clickhouse.rollups.views import ROLLUP_VIEWS, rollup_views
 from metrics_pipeline.clickhouse.stock import STOCK_VIEWS
+from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.core.horizons import STANDS_FOR, Horizons
 from metrics_pipeline.core.ledger import DRAIN, FILL
 from metrics_pipeline.core.schema.change import Phase, Plan, hash_of
 from metrics_pipeline.core.schema.found import Found
 from metrics_pipeline.core.schema.objects import Column, SchemaObject, Table
 from metrics_pipeline.core.schema.planner import plan as compare
-from metrics_pipeline.core.schema.storage import Storage
 from metrics_pipeline.core.schema.work import Work
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.event import IDENTITY, TABLE_COLUMNS

@@ -19,10 +19,10 @@ from metrics_pipeline.clickhouse.rollups.tables import BOOKS, ROLLUP_TABLES
 from metrics_pipeline.clickhouse.rollups.views import ARGUMENTS, ROLLUP_VIEWS
 from metrics_pipeline.clickhouse.schema import BATCHES, DEAD_LETTERS, RAW_EVENTS, REPLAY_PLAN
 from metrics_pipeline.clickhouse.stock import BUCKETS, disks_view, parts_view
+from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.core.schema.change import Plan
 from metrics_pipeline.core.schema.objects import SchemaObject, Spread, View
 from metrics_pipeline.core.schema.planner import plan as compare
-from metrics_pipeline.core.schema.storage import Storage
 
 _BY_EVENT = "cityHash64(event_id)"
 _FIRST_SHARD = "0"

@@ -10,8 +10,9 @@ import polars as pl
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.insert import external
 from metrics_pipeline.clickhouse.schema import RAW_EVENTS, REPLAY_PLAN
-from metrics_pipeline.clickhouse.warehouse import CANDIDATES, external, fresh_and_late
+from metrics_pipeline.clickhouse.warehouse import CANDIDATES, fresh_and_late
 from metrics_pipeline.core.chunk import ORIGIN, POSITION, Chunk
 from metrics_pipeline.core.offsets import OffsetRange
 from metrics_pipeline.core.replay import CONTENT, ROW_SCHEMA, PlanStep

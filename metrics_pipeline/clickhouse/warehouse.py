@@ -9,32 +9,20 @@ from typing import Any
 
 import polars as pl
 from clickhouse_connect.driver.client import Client
-from clickhouse_connect.driver.external import ExternalData
 
 from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.insert import external, insert_once
 from metrics_pipeline.clickhouse.schema import BATCHES, DEAD_LETTERS, RAW_EVENTS
+from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.core.chunk import POSITION
 from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.offsets import OffsetRange
-from metrics_pipeline.core.schema.storage import Storage
 from metrics_pipeline.event import IDENTITY, LINEAGE
 
 FRESH_SPAN_MS = 5_000
 """Events so near to the batch's median are looked up apart from stragglers: the parts that end before them are skipped
 whole, which one late event among them would prevent."""
 
-_INSERT_SETTINGS: Mapping[str, Any] = {
-    # A token is worth something only if the server writes the block now, as one block, and the views take part.
-    "async_insert": 0,
-    "insert_deduplicate": 1,
-    "deduplicate_blocks_in_dependent_materialized_views": 1,
-    "max_insert_threads": 1,
-    "max_insert_block_size": 4_000_000,
-    "min_insert_block_size_rows": 4_000_000,
-    "min_insert_block_size_bytes": 4 << 30,
-    "max_partitions_per_insert_block": 1_000,
-    "input_format_parallel_parsing": 0,
-}
 
 _LOOK_UP_SQL = """
 SELECT service, endpoint, timestamp, toString(event_id) AS event_id
@@ -288,31 +276,3 @@ def fresh_and_late(events: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     times_ms = events["timestamp"].cast(pl.Int64)
     is_fresh = (times_ms - times_ms.median()).abs() <= FRESH_SPAN_MS
     return events.filter(is_fresh), events.filter(~is_fresh)
-
-
-def insert_once(client: Client, table: str, rows: pl.DataFrame, token: str) -> None:
-    """Insert as one block, once, however often it is sent under this token."""
-    calling(
-        f"inserting {len(rows)} rows into {table}",
-        lambda: client.raw_insert(
-            table,
-            rows.columns,
-            arrow_stream(rows),
-            fmt="ArrowStream",
-            settings={**_INSERT_SETTINGS, "insert_deduplication_token": token},
-        ),
-    )
-
-
-def arrow_stream(frame: pl.DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    # One record batch, with the layouts of strings that every server version reads.
-    frame.rechunk().write_ipc_stream(buffer, compat_level=pl.CompatLevel.oldest())
-    return buffer.getvalue()
-
-
-def external(name: str, structure: Sequence[str], rows: pl.DataFrame) -> ExternalData:
-    """Rows that go with a query, which reads them as the table `name`."""
-    return ExternalData(
-        file_name=f"{name}.arrow", fmt="ArrowStream", structure=list(structure), data=arrow_stream(rows)
-    )

@@ -14,8 +14,8 @@ from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import SHARD_SUFFIX, connect, connect_to
 from metrics_pipeline.clickhouse.cluster import connect_shards, read_servers
 from metrics_pipeline.clickhouse.places import apply_everywhere, plan_everywhere
+from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.clickhouse.warehouse import ClickHouseWarehouse
-from metrics_pipeline.core.schema.storage import Storage
 from metrics_pipeline.errors import ClickHouseUnavailableError, ConfigurationError
 from metrics_pipeline.settings import Settings
 from tests.integration.hours import past_events

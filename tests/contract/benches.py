@@ -11,9 +11,9 @@ from confluent_kafka.admin import AdminClient
 
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import connect_shards
+from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.clickhouse.warehouse import ClickHouseWarehouse
 from metrics_pipeline.core.offsets import Commit, Owner, encode_metadata
-from metrics_pipeline.core.schema.storage import Storage
 from metrics_pipeline.errors import StuckClientError
 from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.kafka.offsets import FencedOffsets

@@ -12,7 +12,7 @@ from pydantic import SecretStr, ValidationError
 from metrics_pipeline.assembly import audit
 from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.core.schema.storage import Storage
+from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.errors import ConfigurationError, KafkaUnavailableError
 from metrics_pipeline.kafka.admin import describe_topic
 from metrics_pipeline.local.clickhouse import ClickHouseServer

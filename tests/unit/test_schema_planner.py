@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics_pipeline.clickhouse import schema
+from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.core.schema.change import Change, Phase, Way
 from metrics_pipeline.core.schema.found import Found, FoundColumn, FoundTable, Size
 from metrics_pipeline.core.schema.objects import NOT_FILLED, Column, MaterializedView, SchemaObject, Union, View
 from metrics_pipeline.core.schema.planner import plan
 from metrics_pipeline.core.schema.same import canonical, is_wider, same_codec, same_engine
-from metrics_pipeline.core.schema.storage import Storage
 from metrics_pipeline.core.schema.words import plan_lines
 from metrics_pipeline.core.schema.work import Work
 

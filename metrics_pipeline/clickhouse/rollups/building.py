@@ -8,12 +8,12 @@ repeated or interrupted one changes no answer, and an event that arrives meanwhi
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.insert import delete_rows
 from metrics_pipeline.clickhouse.rollups.cubes import CUBES, METRICS, Cube
 from metrics_pipeline.clickhouse.rollups.tables import BOOKS, IS_STALE
 from metrics_pipeline.clickhouse.rollups.views import source_of
@@ -158,15 +158,6 @@ class RollupBuilder:
             "publishing a build",
             lambda: self._client.insert(BOOKS.name, rows, column_names=["grain", "minute", "built"]),
         )
-
-
-def delete_rows(client: Client, table: str, where: str, parameters: Mapping[str, Any]) -> None:
-    """Delete the rows that the condition holds for, without a mutation where there are none."""
-    count = f"SELECT count() FROM {table} WHERE {where}"
-    found = calling(f"looking for old rows of {table}", partial(client.query, count, dict(parameters))).result_rows
-    if found[0][0]:
-        delete = f"DELETE FROM {table} WHERE {where}"
-        calling(f"deleting old rows of {table}", partial(client.command, delete, dict(parameters)))
 
 
 def _start_of(column: str, grain: Grain) -> str:

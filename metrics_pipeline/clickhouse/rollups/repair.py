@@ -19,7 +19,7 @@ from typing import Any
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.clickhouse.rollups.building import delete_rows
+from metrics_pipeline.clickhouse.insert import delete_rows
 from metrics_pipeline.clickhouse.rollups.cubes import CUBES, METRICS, Cube
 from metrics_pipeline.clickhouse.rollups.observing import FINAL_SETTINGS, RAW_SPAN, RAW_UNIT, RollupObserver, UnitBooks
 from metrics_pipeline.clickhouse.rollups.tables import BOOKS, select_from_events

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
-from metrics_pipeline.core.schema.storage import Storage
+from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.core.schema.work import Work
 
 NOT_FILLED = " Rows from before lack: "

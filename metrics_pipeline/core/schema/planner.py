@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.core.schema.change import Change, Phase, Plan, Way, ordered
 from metrics_pipeline.core.schema.columns import column_changes
 from metrics_pipeline.core.schema.found import Found, FoundTable, Size
@@ -17,7 +18,6 @@ from metrics_pipeline.core.schema.objects import (
 )
 from metrics_pipeline.core.schema.same import canonical, days_of, same_engine, split
 from metrics_pipeline.core.schema.shadow import FEED, NEXT, Shadow
-from metrics_pipeline.core.schema.storage import Storage
 from metrics_pipeline.core.schema.work import Work
 
 EVENTS = "raw_events"

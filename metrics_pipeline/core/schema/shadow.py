@@ -8,8 +8,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.core.schema.objects import Table
-from metrics_pipeline.core.schema.storage import Storage
 
 NEXT, FEED, CLAIM = "__next", "__feed", "__claim"
 

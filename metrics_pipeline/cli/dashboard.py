@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 import typer
 
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clickhouse.dashboard import Chart, dashboard_url, play_url
 from metrics_pipeline.clickhouse.questions.names import busiest
 from metrics_pipeline.clickhouse.questions.question import Names, Question
 from metrics_pipeline.core.timerange import TimeRange
@@ -20,6 +19,7 @@ from metrics_pipeline.dashboards.builtin import (
     parameters,
     tables,
 )
+from metrics_pipeline.dashboards.links import Chart, dashboard_url, play_url
 from metrics_pipeline.dashboards.panel import Dashboard
 from metrics_pipeline.dashboards.panels import DASHBOARDS
 from metrics_pipeline.errors import ConfigurationError

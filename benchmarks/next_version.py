@@ -34,7 +34,7 @@ def add_grain() -> None:
 
 def change_tables() -> None:
     from metrics_pipeline.clickhouse import schema
-    from metrics_pipeline.core.schema.objects import Column
+    from metrics_pipeline.ddl.objects import Column
 
     raw, letters, plan = schema.RAW_EVENTS, schema.DEAD_LETTERS, schema.REPLAY_PLAN
     columns = {

@@ -10,12 +10,12 @@ from metrics_pipeline.assembly import rollups_of_shard
 from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.horizons import read_horizons
-from metrics_pipeline.clickhouse.migrating import Progress
 from metrics_pipeline.clickhouse.places import apply_everywhere
 from metrics_pipeline.core.grains import UNIT
-from metrics_pipeline.core.schema.change import Plan
-from metrics_pipeline.core.schema.objects import NOT_FILLED, quoted
-from metrics_pipeline.core.schema.work import Work
+from metrics_pipeline.ddl.change import Plan
+from metrics_pipeline.ddl.migrating import Progress
+from metrics_pipeline.ddl.objects import NOT_FILLED, quoted
+from metrics_pipeline.ddl.work import Work
 from metrics_pipeline.rollups import Span
 from metrics_pipeline.settings import Settings
 

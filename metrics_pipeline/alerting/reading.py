@@ -9,8 +9,8 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.alerting.burn import WINDOWS, Tallies, Tally
 from metrics_pipeline.alerting.signals import BurnSignal, CanarySignal, DiskSignal, FlowSignal, StorageSignal
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.clickhouse.stock import DISKS, PARTS
 from metrics_pipeline.core.ledger import DRAIN
+from metrics_pipeline.ddl.stock import DISKS, PARTS
 
 LOOK_BACK_SECONDS = 3_600
 """Whether a partition landed is looked up so far back."""

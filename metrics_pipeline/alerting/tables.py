@@ -1,6 +1,6 @@
 """The tables that alerting writes: the log of alerts, and canaries."""
 
-from metrics_pipeline.core.schema.objects import Column, Table
+from metrics_pipeline.ddl.objects import Column, Table
 
 ALERT_LOG = Table(
     name="alert_log",

@@ -1,15 +1,14 @@
 """Where the tables are whole: reading and noting horizons, and what a TTL says."""
 
-import re
 import time
 from collections.abc import Mapping
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.clickhouse.client import SHARD_SUFFIX
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.core.horizons import DEAD_LETTERS, RAW, STANDS_FOR, Horizons
-from metrics_pipeline.core.schema.objects import Column, Table
+from metrics_pipeline.ddl.live import IS_OWN, time_to_live_days
+from metrics_pipeline.ddl.objects import Column, Table
 
 HORIZONS = Table(
     name="horizons",
@@ -29,22 +28,8 @@ HORIZONS = Table(
 BORDERS = f"""(SELECT maxMap(map(stands, toUnixTimestamp(until))) FROM {HORIZONS.name} WHERE stands > 0)"""
 """Length of buckets -> epoch seconds: of times before this, nothing finer is left. One small read for a whole query."""
 
-IS_OWN = f"database IN (currentDatabase(), currentDatabase() || '{SHARD_SUFFIX}') AND engine != 'Distributed'"
-"""A condition on system.tables: those that hold rows, also where the database has tables over all shards."""
 
 _DAY_SECONDS = 86_400
-_TIME_TO_LIVE = re.compile(r"\bTTL \S.*?toInterval(Day|Week|Month|Year)\((\d+)\)")
-_OTHER_TTL = re.compile(r" TO (?:DISK|VOLUME) | RECOMPRESS | GROUP BY | WHERE ")
-_UNIT_DAYS = {"Day": 1, "Week": 7, "Month": 28, "Year": 365}
-"""At least so many: a warning may be early, not late."""
-
-
-def time_to_live_days(engine: str) -> float | None:
-    """Days that an engine's TTL keeps a row; None without one, or where it moves or changes rows as well."""
-    found = _TIME_TO_LIVE.search(engine)
-    if found is None or _OTHER_TTL.search(engine, found.start()):
-        return None
-    return int(found[2]) * _UNIT_DAYS[found[1]]
 
 
 def read_horizons(client: Client) -> Horizons:

@@ -10,7 +10,6 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.alerting.tables import ALERT_LOG, CANARIES
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.clickhouse.horizons import time_to_live_days
 from metrics_pipeline.clickhouse.rollups.cubes import CUBES, SERVICES
 from metrics_pipeline.clickhouse.rollups.tables import BOOKS, ROLLUP_TABLES
 from metrics_pipeline.clickhouse.rollups.views import source_of
@@ -18,6 +17,7 @@ from metrics_pipeline.clickhouse.schema import BATCHES, DEAD_LETTERS, RAW_EVENTS
 from metrics_pipeline.core.grains import GRAINS, UNIT
 from metrics_pipeline.core.policy import RawPolicy
 from metrics_pipeline.core.retention import DAY_SECONDS, Partition, Thinning
+from metrics_pipeline.ddl.live import time_to_live_days
 from metrics_pipeline.errors import ConfigurationError
 
 MAX_PARTITIONS = 100_000

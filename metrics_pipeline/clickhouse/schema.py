@@ -12,22 +12,22 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.alerting.tables import ALERT_LOG, CANARIES
 from metrics_pipeline.audit.verdict import minute_name
 from metrics_pipeline.clickhouse.horizons import HORIZONS, read_horizons
-from metrics_pipeline.clickhouse.live_schema import LiveSchema
-from metrics_pipeline.clickhouse.migrating import Migration, Progress, Works
 from metrics_pipeline.clickhouse.rollups.borders import refresh_views
 from metrics_pipeline.clickhouse.rollups.cubes import CUBES
 from metrics_pipeline.clickhouse.rollups.new_grains import count_buckets
 from metrics_pipeline.clickhouse.rollups.tables import BOOKS, ROLLUP_FEEDS, ROLLUP_TABLES, ROLLUP_UNIONS
 from metrics_pipeline.clickhouse.rollups.views import ROLLUP_VIEWS, rollup_views
-from metrics_pipeline.clickhouse.stock import STOCK_VIEWS
 from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.core.horizons import STANDS_FOR, Horizons
 from metrics_pipeline.core.ledger import DRAIN, FILL
-from metrics_pipeline.core.schema.change import Phase, Plan, hash_of
-from metrics_pipeline.core.schema.found import Found
-from metrics_pipeline.core.schema.objects import Column, SchemaObject, Table
-from metrics_pipeline.core.schema.planner import plan as compare
-from metrics_pipeline.core.schema.work import Work
+from metrics_pipeline.ddl.change import Phase, Plan, hash_of
+from metrics_pipeline.ddl.found import Found
+from metrics_pipeline.ddl.live import LiveSchema
+from metrics_pipeline.ddl.migrating import Migration, Progress, Works
+from metrics_pipeline.ddl.objects import Column, SchemaObject, Table
+from metrics_pipeline.ddl.planner import plan as compare
+from metrics_pipeline.ddl.stock import STOCK_VIEWS
+from metrics_pipeline.ddl.work import Work
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.event import IDENTITY, TABLE_COLUMNS
 from metrics_pipeline.event import Column as EventColumn

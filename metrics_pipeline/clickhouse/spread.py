@@ -13,16 +13,16 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.alerting.tables import ALERT_LOG, CANARIES
 from metrics_pipeline.clickhouse.horizons import HORIZONS
-from metrics_pipeline.clickhouse.live_schema import LiveSchema
-from metrics_pipeline.clickhouse.migrating import Migration, Progress
 from metrics_pipeline.clickhouse.rollups.tables import BOOKS, ROLLUP_TABLES
 from metrics_pipeline.clickhouse.rollups.views import ARGUMENTS, ROLLUP_VIEWS
 from metrics_pipeline.clickhouse.schema import BATCHES, DEAD_LETTERS, RAW_EVENTS, REPLAY_PLAN
-from metrics_pipeline.clickhouse.stock import BUCKETS, disks_view, parts_view
 from metrics_pipeline.clickhouse.storage import Storage
-from metrics_pipeline.core.schema.change import Plan
-from metrics_pipeline.core.schema.objects import SchemaObject, Spread, View
-from metrics_pipeline.core.schema.planner import plan as compare
+from metrics_pipeline.ddl.change import Plan
+from metrics_pipeline.ddl.live import LiveSchema
+from metrics_pipeline.ddl.migrating import Migration, Progress
+from metrics_pipeline.ddl.objects import SchemaObject, Spread, View
+from metrics_pipeline.ddl.planner import plan as compare
+from metrics_pipeline.ddl.stock import BUCKETS, disks_view, parts_view
 
 _BY_EVENT = "cityHash64(event_id)"
 _FIRST_SHARD = "0"

@@ -8,7 +8,7 @@ from metrics_pipeline.clickhouse.rollups.cubes import CUBES, ENDPOINTS
 from metrics_pipeline.clickhouse.rollups.tables import table_of
 from metrics_pipeline.clickhouse.schema import DEAD_LETTERS, RAW_EVENTS
 from metrics_pipeline.core.grains import LIVE, Grain
-from metrics_pipeline.core.schema.objects import Table
+from metrics_pipeline.ddl.objects import Table
 
 GROUP = "events"
 ROLLUPS_GROUP = "rollups"

@@ -13,7 +13,7 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.storage import Storage
-from metrics_pipeline.core.schema.objects import Column, SchemaObject, Table
+from metrics_pipeline.ddl.objects import Column, SchemaObject, Table
 from metrics_pipeline.event import promoted
 
 _ROOT = Path(__file__).parents[2]

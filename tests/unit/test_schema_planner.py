@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.storage import Storage
-from metrics_pipeline.core.schema.change import Change, Phase, Way
-from metrics_pipeline.core.schema.found import Found, FoundColumn, FoundTable, Size
-from metrics_pipeline.core.schema.objects import NOT_FILLED, Column, MaterializedView, SchemaObject, Union, View
-from metrics_pipeline.core.schema.planner import plan
-from metrics_pipeline.core.schema.same import canonical, is_wider, same_codec, same_engine
-from metrics_pipeline.core.schema.words import plan_lines
-from metrics_pipeline.core.schema.work import Work
+from metrics_pipeline.ddl.change import Change, Phase, Way
+from metrics_pipeline.ddl.found import Found, FoundColumn, FoundTable, Size
+from metrics_pipeline.ddl.objects import NOT_FILLED, Column, MaterializedView, SchemaObject, Union, View
+from metrics_pipeline.ddl.planner import plan
+from metrics_pipeline.ddl.same import canonical, is_wider, same_codec, same_engine
+from metrics_pipeline.ddl.words import plan_lines
+from metrics_pipeline.ddl.work import Work
 
 STORAGE = Storage(100)
 SIZE = Size(3, 1_000, 2_500_000)

@@ -2,8 +2,8 @@
 
 from metrics_pipeline.clickhouse.rollups.cubes import CUBES, METRICS, Cube
 from metrics_pipeline.core.grains import BUILT, GRAINS, LIVE, UNIT, Grain
-from metrics_pipeline.core.schema.objects import Column, MaterializedView, Table, Union
-from metrics_pipeline.core.schema.work import Work
+from metrics_pipeline.ddl.objects import Column, MaterializedView, Table, Union
+from metrics_pipeline.ddl.work import Work
 
 INSTANT = "DateTime('UTC')"
 _INDEX_GRANULARITY = 256

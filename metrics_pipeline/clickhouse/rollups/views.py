@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from metrics_pipeline.clickhouse.rollups.cubes import CUBES, METRICS, Cube
 from metrics_pipeline.clickhouse.rollups.tables import BOOKS, INSTANT
 from metrics_pipeline.core.grains import BUILT, GRAINS, LIVE, UNIT
-from metrics_pipeline.core.schema.objects import View
+from metrics_pipeline.ddl.objects import View
 
 ARGUMENTS = {"start": INSTANT, "end": INSTANT, "step": "UInt32"}
 """Of each view, with their types."""

@@ -12,10 +12,10 @@ from functools import partial
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.clickhouse.live_schema import LiveSchema, Mutation
-from metrics_pipeline.clickhouse.rebuilding import Rebuild
-from metrics_pipeline.core.schema.change import Change, Phase, Plan, Way
-from metrics_pipeline.core.schema.work import Work
+from metrics_pipeline.ddl.change import Change, Phase, Plan, Way
+from metrics_pipeline.ddl.live import LiveSchema, Mutation
+from metrics_pipeline.ddl.rebuilding import Rebuild
+from metrics_pipeline.ddl.work import Work
 from metrics_pipeline.errors import ConfigurationError, PipelineError, RetryableError
 
 ATTEMPTS = 3

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from metrics_pipeline.core.schema.found import NOTHING, Size
-from metrics_pipeline.core.schema.shadow import Shadow
-from metrics_pipeline.core.schema.work import Work
+from metrics_pipeline.ddl.found import NOTHING, Size
+from metrics_pipeline.ddl.shadow import Shadow
+from metrics_pipeline.ddl.work import Work
 
 
 class Phase(Enum):

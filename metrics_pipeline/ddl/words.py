@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from metrics_pipeline.core.schema.change import Change, Phase, Plan, Way
-from metrics_pipeline.core.schema.found import Size
+from metrics_pipeline.ddl.change import Change, Phase, Plan, Way
+from metrics_pipeline.ddl.found import Size
 
 _ABOUT = {
     Phase.EXPAND: "expand: versions before and after it work side by side",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from metrics_pipeline.clickhouse.storage import Storage
-from metrics_pipeline.core.schema.objects import Table
+from metrics_pipeline.ddl.objects import Table
 
 NEXT, FEED, CLAIM = "__next", "__feed", "__claim"
 

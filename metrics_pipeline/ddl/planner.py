@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from metrics_pipeline.clickhouse.storage import Storage
-from metrics_pipeline.core.schema.change import Change, Phase, Plan, Way, ordered
-from metrics_pipeline.core.schema.columns import column_changes
-from metrics_pipeline.core.schema.found import Found, FoundTable, Size
-from metrics_pipeline.core.schema.objects import (
+from metrics_pipeline.ddl.change import Change, Phase, Plan, Way, ordered
+from metrics_pipeline.ddl.columns import column_changes
+from metrics_pipeline.ddl.found import Found, FoundTable, Size
+from metrics_pipeline.ddl.objects import (
     NOT_FILLED,
     MaterializedView,
     SchemaObject,
@@ -16,9 +16,9 @@ from metrics_pipeline.core.schema.objects import (
     View,
     quoted,
 )
-from metrics_pipeline.core.schema.same import canonical, days_of, same_engine, split
-from metrics_pipeline.core.schema.shadow import FEED, NEXT, Shadow
-from metrics_pipeline.core.schema.work import Work
+from metrics_pipeline.ddl.same import canonical, days_of, same_engine, split
+from metrics_pipeline.ddl.shadow import FEED, NEXT, Shadow
+from metrics_pipeline.ddl.work import Work
 
 EVENTS = "raw_events"
 """The table that rollups are made of."""

@@ -8,9 +8,10 @@ from typing import Any
 
 from clickhouse_connect.driver.client import Client
 
+from metrics_pipeline.clickhouse.client import SHARD_SUFFIX
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.core.schema.found import Found, FoundColumn, FoundTable, Size
-from metrics_pipeline.core.schema.same import split
+from metrics_pipeline.ddl.found import Found, FoundColumn, FoundTable, Size
+from metrics_pipeline.ddl.same import split
 
 _TABLES = """SELECT name, engine, engine_full, comment, partition_key, sorting_key, primary_key FROM system.tables
     WHERE database = currentDatabase()"""
@@ -108,3 +109,25 @@ def _settings(engine: str) -> dict[str, str]:
 
 def _sum(sizes: Mapping[str, Size]) -> Size:
     return Size(len(sizes), sum(s.rows for s in sizes.values()), sum(s.bytes_on_disk for s in sizes.values()))
+
+
+IS_OWN = f"database IN (currentDatabase(), currentDatabase() || '{SHARD_SUFFIX}') AND engine != 'Distributed'"
+"""A condition on system.tables: those that hold rows, also where the database has tables over all shards."""
+
+
+_TIME_TO_LIVE = re.compile(r"\bTTL \S.*?toInterval(Day|Week|Month|Year)\((\d+)\)")
+
+
+_OTHER_TTL = re.compile(r" TO (?:DISK|VOLUME) | RECOMPRESS | GROUP BY | WHERE ")
+
+
+_UNIT_DAYS = {"Day": 1, "Week": 7, "Month": 28, "Year": 365}
+"""At least so many: a warning may be early, not late."""
+
+
+def time_to_live_days(engine: str) -> float | None:
+    """Days that an engine's TTL keeps a row; None without one, or where it moves or changes rows as well."""
+    found = _TIME_TO_LIVE.search(engine)
+    if found is None or _OTHER_TTL.search(engine, found.start()):
+        return None
+    return int(found[2]) * _UNIT_DAYS[found[1]]

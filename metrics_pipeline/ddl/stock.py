@@ -6,7 +6,7 @@ disks            those that they are on
 """
 
 from metrics_pipeline.clickhouse.rollups.tables import BOOKS
-from metrics_pipeline.core.schema.objects import View
+from metrics_pipeline.ddl.objects import View
 
 BUCKETS = View(
     "rollup_buckets",

@@ -13,8 +13,8 @@ from typing import Any
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.core.schema.same import canonical
-from metrics_pipeline.core.schema.shadow import CLAIM, FEED, Shadow
+from metrics_pipeline.ddl.same import canonical
+from metrics_pipeline.ddl.shadow import CLAIM, FEED, Shadow
 from metrics_pipeline.errors import PipelineError, RetryableError
 
 ROUNDS = 20

@@ -25,7 +25,6 @@ from metrics_pipeline.clickhouse.warehouse import ClickHouseWarehouse
 from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.core.batch import BatchLimits
 from metrics_pipeline.core.chunk import SLOT, Chunk, decode_chunk
-from metrics_pipeline.core.dead_letters import GROUP_SUFFIX as LETTERS_SUFFIX
 from metrics_pipeline.core.decode import EventLimits
 from metrics_pipeline.core.drift import units_of
 from metrics_pipeline.core.ending import AtOffsets, AtWindowEnd, Ending
@@ -35,6 +34,7 @@ from metrics_pipeline.core.minutes import EVERYTHING, Scope
 from metrics_pipeline.core.offsets import OpenBatch, Owner, open_batches
 from metrics_pipeline.core.owed import GROUP_SUFFIX as OWED_GROUP_SUFFIX
 from metrics_pipeline.core.replay import GROUP_SUFFIX as HOURS_SUFFIX
+from metrics_pipeline.dead_letters.judge import GROUP_SUFFIX as LETTERS_SUFFIX
 from metrics_pipeline.delivery import Delivery, Source
 from metrics_pipeline.drain import Drain, DrainReport
 from metrics_pipeline.errors import ConfigurationError, RetryableError, SchemaMismatchError

@@ -54,9 +54,10 @@ from metrics_pipeline.core.replay import (
     planned_letters,
     windows,
 )
+from metrics_pipeline.dead_letters.ports import LetterStore
 from metrics_pipeline.landing import DOUBLED, Landing, Refused
 from metrics_pipeline.ownership import Ownership
-from metrics_pipeline.ports import Clock, LetterStore, ReplayBooks, StoredEvents, Warehouse
+from metrics_pipeline.ports import Clock, ReplayBooks, StoredEvents, Warehouse
 from metrics_pipeline.retry import Retry
 from metrics_pipeline.steps import HourStep
 from metrics_pipeline.survey import Read, Survey

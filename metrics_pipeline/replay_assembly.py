@@ -19,15 +19,15 @@ from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.audit.verdict import minute_name
 from metrics_pipeline.clickhouse.client import connect, database_name
 from metrics_pipeline.clickhouse.cluster import connect_shards
-from metrics_pipeline.clickhouse.dead_letters import ClickHouseDeadLetters
 from metrics_pipeline.clickhouse.horizons import read_horizons
 from metrics_pipeline.clickhouse.replays import ClickHouseReplayBooks
 from metrics_pipeline.clickhouse.stored import ClickHouseEvents
 from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.core.chunk import SLOT
-from metrics_pipeline.core.dead_letters import GROUP_SUFFIX as LETTERS_SUFFIX
 from metrics_pipeline.core.offsets import OffsetRange, Owner
 from metrics_pipeline.core.replay import MAX_HOURS, Mode
+from metrics_pipeline.dead_letters.judge import GROUP_SUFFIX as LETTERS_SUFFIX
+from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.kafka.admin import TopicDescription
 from metrics_pipeline.kafka.log import KafkaLog

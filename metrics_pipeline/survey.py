@@ -36,8 +36,9 @@ from metrics_pipeline.core.replay import (
     without_right_row,
     wrong_rows,
 )
+from metrics_pipeline.dead_letters.ports import LetterStore
 from metrics_pipeline.event import IDENTITY, NO_DEAD_LETTERS, NO_EVENTS
-from metrics_pipeline.ports import Clock, LetterStore, Log, ReplayBooks, StoredEvents
+from metrics_pipeline.ports import Clock, Log, ReplayBooks, StoredEvents
 from metrics_pipeline.ranges import UNLIMITED, RangeReader
 from metrics_pipeline.retry import Retry
 

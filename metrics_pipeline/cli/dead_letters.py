@@ -17,9 +17,9 @@ from metrics_pipeline.cli.output import print_json
 from metrics_pipeline.cli.signals import stop_on_signal
 from metrics_pipeline.cli.spans import END, START, WHEN, asked_span, now_in
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clickhouse.dead_letters import ClickHouseDeadLetters, Group, Letter
-from metrics_pipeline.core.dead_letters import LetterFilter, Verdict, letter_filter, position_of, verdict_on
-from metrics_pipeline.dead_letters import ReplayReport
+from metrics_pipeline.dead_letters.judge import LetterFilter, Verdict, letter_filter, position_of, verdict_on
+from metrics_pipeline.dead_letters.replay import ReplayReport
+from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters, Group, Letter
 from metrics_pipeline.dead_letters_assembly import dead_letter_warnings, preview_dead_letters, replay_dead_letters
 from metrics_pipeline.errors import RetryableError
 from metrics_pipeline.settings import Settings, load_settings

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from metrics_pipeline.cli.output import print_json
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clickhouse.dead_letters import ClickHouseDeadLetters
+from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters
 from metrics_pipeline.dead_letters_assembly import dead_letter_warnings
 from metrics_pipeline.local import stack
 from metrics_pipeline.observe import Overview, drain_runs, look

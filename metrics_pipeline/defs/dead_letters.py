@@ -24,10 +24,10 @@ from pydantic import Field
 
 from metrics_pipeline.alerting.rules import REPLAYED_IN_TIME
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clickhouse.dead_letters import ClickHouseDeadLetters
-from metrics_pipeline.core.dead_letters import LetterFilter, letter_filter
 from metrics_pipeline.core.timerange import spelled_range
-from metrics_pipeline.dead_letters import ReplayReport
+from metrics_pipeline.dead_letters.judge import LetterFilter, letter_filter
+from metrics_pipeline.dead_letters.replay import ReplayReport
+from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters
 from metrics_pipeline.dead_letters_assembly import dead_letter_warnings, preview_dead_letters, replay_dead_letters
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, RAW_EVENTS_ASSET, ROLLUP_1M_ASSET
 from metrics_pipeline.defs.interruptible import in_thread

@@ -17,11 +17,11 @@ from metrics_pipeline.chaos.proxy import Answer, Exchange, Proxy, error_answer
 from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import storage_of
-from metrics_pipeline.clickhouse.dead_letters import ClickHouseDeadLetters
 from metrics_pipeline.clickhouse.warehouse import ClickHouseWarehouse
-from metrics_pipeline.core import dead_letters as core
-from metrics_pipeline.core.dead_letters import LetterFilter
-from metrics_pipeline.dead_letters import ReplayReport
+from metrics_pipeline.dead_letters import judge as core
+from metrics_pipeline.dead_letters.judge import LetterFilter
+from metrics_pipeline.dead_letters.replay import ReplayReport
+from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters
 from metrics_pipeline.dead_letters_assembly import dead_letter_warnings, preview_dead_letters, replay_dead_letters
 from metrics_pipeline.errors import FencedError, StopError
 from metrics_pipeline.event import Reason
@@ -103,7 +103,7 @@ def assert_landed(settings: Settings, events: int, replayed: int, dead: int) -> 
 def letters(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """100 good events, 60 that are good by today's rules, 7 that never are; chunks of 25, in pages of 30."""
     monkeypatch.setattr(core, "MAX_CHUNK_LETTERS", 25)
-    monkeypatch.setattr("metrics_pipeline.clickhouse.dead_letters.MAX_PAGE_LETTERS", 30)
+    monkeypatch.setattr("metrics_pipeline.dead_letters.store.MAX_PAGE_LETTERS", 30)
     late = encoded(late_events(60))
     send(settings, [*encoded([event(random.Random(n)) for n in range(100)]), *late, *BAD])
     drain_once(settings)

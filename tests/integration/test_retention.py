@@ -19,12 +19,12 @@ from metrics_pipeline.clickhouse.questions.completeness import incomplete_minute
 from metrics_pipeline.clickhouse.questions.latency import ask
 from metrics_pipeline.clickhouse.questions.question import Question
 from metrics_pipeline.clickhouse.rollups.views import ROLLUP_VIEWS
-from metrics_pipeline.core.dead_letters import LetterFilter
 from metrics_pipeline.core.grains import GRAINS
 from metrics_pipeline.core.policy import Policy
 from metrics_pipeline.core.replay import Mode
 from metrics_pipeline.core.retention_report import Report
 from metrics_pipeline.core.timerange import TimeRange
+from metrics_pipeline.dead_letters.judge import LetterFilter
 from metrics_pipeline.dead_letters_assembly import replay_dead_letters
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.owed_assembly import fill_owed

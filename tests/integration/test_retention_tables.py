@@ -22,13 +22,13 @@ from metrics_pipeline.assembly import audit
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.horizons import note_horizons, read_horizons
 from metrics_pipeline.clickhouse.rollups import building
-from metrics_pipeline.core.dead_letters import LetterFilter
 from metrics_pipeline.core.grains import GRAINS
 from metrics_pipeline.core.horizons import DEAD_LETTERS, LEDGER, RAW
 from metrics_pipeline.core.offsets import Owner
 from metrics_pipeline.core.policy import Policy
 from metrics_pipeline.core.retention import CANARIES
 from metrics_pipeline.core.retention_report import DROP, MOVE, Report
+from metrics_pipeline.dead_letters.judge import LetterFilter
 from metrics_pipeline.dead_letters_assembly import replay_dead_letters
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.event import Reason

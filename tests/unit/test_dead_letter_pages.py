@@ -2,8 +2,8 @@
 
 import pytest
 
-from metrics_pipeline.clickhouse import dead_letters
-from metrics_pipeline.clickhouse.dead_letters import _last_within, time_to_live_days
+from metrics_pipeline.dead_letters import store as dead_letters
+from metrics_pipeline.dead_letters.store import _last_within, time_to_live_days
 
 
 @pytest.mark.parametrize(

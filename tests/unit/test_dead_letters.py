@@ -10,9 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics_pipeline.core import dead_letters
 from metrics_pipeline.core.chunk import ORIGIN, POSITION, Chunk, decode_chunk, encode_chunk, ranges_of, stored_elsewhere
-from metrics_pipeline.core.dead_letters import (
+from metrics_pipeline.core.decode import EventLimits, decode
+from metrics_pipeline.core.messages import Messages
+from metrics_pipeline.core.offsets import METADATA_LIMIT_BYTES, decode_commit, encode_metadata
+from metrics_pipeline.core.timerange import TimeRange
+from metrics_pipeline.dead_letters import judge as dead_letters
+from metrics_pipeline.dead_letters.expiry import expiry_warning, warning_end_ms
+from metrics_pipeline.dead_letters.judge import (
     LETTER_SCHEMA,
     MAX_CHUNK_LETTERS,
     LetterFilter,
@@ -27,11 +32,6 @@ from metrics_pipeline.core.dead_letters import (
     sort_out,
     verdict_on,
 )
-from metrics_pipeline.core.decode import EventLimits, decode
-from metrics_pipeline.core.expiry import expiry_warning, warning_end_ms
-from metrics_pipeline.core.messages import Messages
-from metrics_pipeline.core.offsets import METADATA_LIMIT_BYTES, decode_commit, encode_metadata
-from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.event import IDENTITY, MAX_PAYLOAD_BYTES, NO_EVENTS
 from tests.integration.events import encode, event

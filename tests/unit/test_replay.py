@@ -17,7 +17,6 @@ from metrics_pipeline.core.offsets import Commit, OffsetRange, Watermarks
 from metrics_pipeline.core.owed import subtracted
 from metrics_pipeline.core.replay import (
     CONTENT,
-    LETTERS_SCHEMA,
     ROW_SCHEMA,
     Found,
     LostLetters,
@@ -40,6 +39,7 @@ from metrics_pipeline.core.replay import (
     without_letters,
     wrong_rows,
 )
+from metrics_pipeline.dead_letters.judge import LETTERS_SCHEMA
 from metrics_pipeline.event import IDENTITY
 from tests.integration.events import encode, event
 

@@ -24,7 +24,10 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from metrics_pipeline.core.chunk import ORIGIN, PLACE, POSITION, SLOT, Chunk, decode_chunk, placed, stored_elsewhere
-from metrics_pipeline.core.dead_letters import (
+from metrics_pipeline.core.decode import EventLimits
+from metrics_pipeline.core.ledger import entry_of_chunk, minutes_of
+from metrics_pipeline.core.refusal import UNKNOWN_ERROR
+from metrics_pipeline.dead_letters.judge import (
     NO_MARKS,
     SOURCE,
     Judged,
@@ -38,13 +41,11 @@ from metrics_pipeline.core.dead_letters import (
     sort_out,
     without_dropped,
 )
-from metrics_pipeline.core.decode import EventLimits
-from metrics_pipeline.core.ledger import entry_of_chunk, minutes_of
-from metrics_pipeline.core.refusal import UNKNOWN_ERROR
+from metrics_pipeline.dead_letters.ports import LetterStore
 from metrics_pipeline.event import Reason
 from metrics_pipeline.landing import DOUBLED, Landing, Refused, refused_before
 from metrics_pipeline.ownership import Ownership
-from metrics_pipeline.ports import Clock, LetterStore, StoredEvents, Warehouse
+from metrics_pipeline.ports import Clock, StoredEvents, Warehouse
 from metrics_pipeline.retry import Retry
 from metrics_pipeline.steps import ReplayStep
 

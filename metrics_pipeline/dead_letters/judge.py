@@ -12,7 +12,10 @@ from metrics_pipeline.core.decode.exact import DeadLetter, decode_exact
 from metrics_pipeline.core.messages import Messages
 from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.errors import ConfigurationError
-from metrics_pipeline.event import DEAD_LETTER_SCHEMA, IDENTITY, LINEAGE, MAX_PAYLOAD_BYTES, Reason
+from metrics_pipeline.event import DEAD_LETTER_SCHEMA, EVENT_SCHEMA, IDENTITY, LINEAGE, MAX_PAYLOAD_BYTES, Reason
+
+LETTERS_SCHEMA = pl.Schema({name: EVENT_SCHEMA[name] for name in POSITION} | {"outcome": pl.String()})
+
 
 SOURCE = "dead_letters"
 """Of ledger rows that a replay writes."""

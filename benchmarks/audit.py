@@ -23,6 +23,7 @@ from metrics_pipeline.clickhouse.cluster import storage_of
 from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.core.minutes import EVERYTHING, Scope
 from metrics_pipeline.core.offsets import Commit
+from metrics_pipeline.delivery.tables import RAW_EVENTS
 from metrics_pipeline.local.clickhouse import start_clickhouse
 from metrics_pipeline.local.fetch import cache_folder, clickhouse_program
 from metrics_pipeline.settings import ClickHouseSettings, LocalSettings, Settings
@@ -126,7 +127,7 @@ def main() -> None:
                 before = time.perf_counter()
                 fill(client, rows, days)
                 print(f"filled in {time.perf_counter() - before:.0f} s")
-                for table in (schema.RAW_EVENTS, schema.ROLLUP_1M, schema.BATCHES):
+                for table in (RAW_EVENTS, schema.ROLLUP_1M, schema.BATCHES):
                     print(describe(client, table.name))
                 measure(client, rows, days)
         finally:

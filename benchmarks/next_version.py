@@ -10,6 +10,8 @@ them is imported.
 import sys
 from dataclasses import replace
 
+from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
+
 
 def promote() -> None:
     from metrics_pipeline import event
@@ -36,7 +38,7 @@ def change_tables() -> None:
     from metrics_pipeline.clickhouse import schema
     from metrics_pipeline.ddl.objects import Column
 
-    raw, letters, plan = schema.RAW_EVENTS, schema.DEAD_LETTERS, schema.REPLAY_PLAN
+    raw, letters, plan = RAW_EVENTS, DEAD_LETTERS, schema.REPLAY_PLAN
     columns = {
         "status": {"type": "UInt32"},
         "latency_ms": {"codec": "Gorilla, ZSTD(1)"},
@@ -58,7 +60,7 @@ def change_shapes() -> None:
     from metrics_pipeline.clickhouse import schema
 
     wanted = {
-        schema.DEAD_LETTERS.name: "toYYYYMMDD(kafka_timestamp)",
+        DEAD_LETTERS.name: "toYYYYMMDD(kafka_timestamp)",
         schema.BATCHES.name: "toYYYYMMDD(last_message)",
     }
     schema.OBJECTS = tuple(

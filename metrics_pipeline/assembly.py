@@ -21,10 +21,7 @@ from metrics_pipeline.clickhouse.places import apply_everywhere
 from metrics_pipeline.clickhouse.rollups.building import RollupBuilder
 from metrics_pipeline.clickhouse.rollups.observing import RollupObserver
 from metrics_pipeline.clickhouse.rollups.repair import RollupRepairer
-from metrics_pipeline.clickhouse.warehouse import ClickHouseWarehouse
 from metrics_pipeline.clock import SystemClock
-from metrics_pipeline.core.batch import BatchLimits
-from metrics_pipeline.core.chunk import SLOT, Chunk, decode_chunk
 from metrics_pipeline.core.decode import EventLimits
 from metrics_pipeline.core.drift import units_of
 from metrics_pipeline.core.ending import AtOffsets, AtWindowEnd, Ending
@@ -35,7 +32,13 @@ from metrics_pipeline.core.offsets import OpenBatch, Owner, open_batches
 from metrics_pipeline.core.owed import GROUP_SUFFIX as OWED_GROUP_SUFFIX
 from metrics_pipeline.core.replay import GROUP_SUFFIX as HOURS_SUFFIX
 from metrics_pipeline.dead_letters.judge import GROUP_SUFFIX as LETTERS_SUFFIX
-from metrics_pipeline.delivery import Delivery, Source
+from metrics_pipeline.delivery.batch import BatchLimits
+from metrics_pipeline.delivery.chunk import SLOT, Chunk, decode_chunk
+from metrics_pipeline.delivery.delivery import Delivery, Source
+from metrics_pipeline.delivery.ownership import Ownership
+from metrics_pipeline.delivery.ports import Clock, Log
+from metrics_pipeline.delivery.steps import Step
+from metrics_pipeline.delivery.warehouse import ClickHouseWarehouse
 from metrics_pipeline.drain import Drain, DrainReport
 from metrics_pipeline.errors import ConfigurationError, RetryableError, SchemaMismatchError
 from metrics_pipeline.jump import Jump
@@ -43,13 +46,10 @@ from metrics_pipeline.kafka.admin import TopicDescription, describe_topic, ensur
 from metrics_pipeline.kafka.handover import KafkaHandover
 from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.kafka.offsets import FencedOffsets, committed_offsets
-from metrics_pipeline.ownership import Ownership
-from metrics_pipeline.ports import Clock, Log
 from metrics_pipeline.retry import Retry
 from metrics_pipeline.rollups import Rollups
 from metrics_pipeline.rollups_of_shards import AnyRollups, RollupsOfShards
 from metrics_pipeline.settings import KafkaSettings, Settings, kafka_address
-from metrics_pipeline.steps import Step
 from metrics_pipeline.takeover import Takeover, closing_commits, reset_positions
 from metrics_pipeline.worker import ThreadWorker
 

@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from metrics_pipeline.core.batch import BatchLimits, MicroBatch, lost_batch
 from metrics_pipeline.core.decode import EventLimits
 from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.offsets import OffsetRange
 from metrics_pipeline.core.owed import OwedEntry, owed_within
-from metrics_pipeline.delivery import Delivery
+from metrics_pipeline.delivery.batch import BatchLimits, MicroBatch, lost_batch
+from metrics_pipeline.delivery.delivery import Delivery
+from metrics_pipeline.delivery.ports import Clock, Job, Log, Worker
 from metrics_pipeline.errors import OffsetOutOfRangeError
-from metrics_pipeline.ports import Clock, Job, Log, Worker
 from metrics_pipeline.ranges import RangeReader, already_lost
 from metrics_pipeline.retry import Retry
 from metrics_pipeline.takeover import Takeover

@@ -25,14 +25,18 @@ from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.owed import ClickHouseOwed
 from metrics_pipeline.clock import SystemClock
-from metrics_pipeline.core.batch import BatchLimits
-from metrics_pipeline.core.chunk import SLOT, decode_chunk
 from metrics_pipeline.core.ending import Reason
 from metrics_pipeline.core.grains import UNIT
 from metrics_pipeline.core.ledger import FILL, LedgerEntry, minutes_of
 from metrics_pipeline.core.offsets import OffsetRange, Owner, open_batches
 from metrics_pipeline.core.owed import OwedEntry
-from metrics_pipeline.delivery import Delivery, Source
+from metrics_pipeline.delivery.batch import BatchLimits
+from metrics_pipeline.delivery.chunk import SLOT, decode_chunk
+from metrics_pipeline.delivery.delivery import Delivery, Source
+from metrics_pipeline.delivery.ownership import Ownership
+from metrics_pipeline.delivery.ports import Clock
+from metrics_pipeline.delivery.settling import Settling
+from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.errors import StopError
 from metrics_pipeline.jump import skipped_hours
 from metrics_pipeline.kafka.admin import describe_topic
@@ -40,13 +44,9 @@ from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.kafka.offsets import CommittedOffsets, FencedOffsets
 from metrics_pipeline.owed import Fill, FillReport
-from metrics_pipeline.ownership import Ownership
-from metrics_pipeline.ports import Clock
 from metrics_pipeline.retry import Retry
 from metrics_pipeline.rollups import Span
 from metrics_pipeline.settings import Settings, kafka_address
-from metrics_pipeline.settling import Settling
-from metrics_pipeline.steps import Step
 from metrics_pipeline.takeover import Takeover
 from metrics_pipeline.worker import ThreadWorker
 

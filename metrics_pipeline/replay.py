@@ -25,20 +25,8 @@ from dataclasses import dataclass, field, fields
 
 import polars as pl
 
-from metrics_pipeline.core.chunk import (
-    ORIGIN,
-    PLACE,
-    POSITION,
-    SLOT,
-    Chunk,
-    decode_chunk,
-    open_chunk,
-    own_rows,
-    placed,
-    stored_elsewhere,
-)
 from metrics_pipeline.core.decode import EventLimits
-from metrics_pipeline.core.ledger import LedgerEntry, entry_of_chunk
+from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.messages import Messages
 from metrics_pipeline.core.offsets import OffsetRange
 from metrics_pipeline.core.refusal import refused_dead_letters
@@ -55,11 +43,24 @@ from metrics_pipeline.core.replay import (
     windows,
 )
 from metrics_pipeline.dead_letters.ports import LetterStore
-from metrics_pipeline.landing import DOUBLED, Landing, Refused
-from metrics_pipeline.ownership import Ownership
-from metrics_pipeline.ports import Clock, ReplayBooks, StoredEvents, Warehouse
+from metrics_pipeline.delivery.accounts import entry_of_chunk
+from metrics_pipeline.delivery.chunk import (
+    ORIGIN,
+    PLACE,
+    POSITION,
+    SLOT,
+    Chunk,
+    decode_chunk,
+    open_chunk,
+    own_rows,
+    placed,
+    stored_elsewhere,
+)
+from metrics_pipeline.delivery.landing import DOUBLED, Landing, Refused
+from metrics_pipeline.delivery.ownership import Ownership
+from metrics_pipeline.delivery.ports import Clock, ReplayBooks, StoredEvents, Warehouse
+from metrics_pipeline.delivery.steps import HourStep
 from metrics_pipeline.retry import Retry
-from metrics_pipeline.steps import HourStep
 from metrics_pipeline.survey import Read, Survey
 from metrics_pipeline.touched import Repaired, TouchedRollups
 

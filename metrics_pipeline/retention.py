@@ -36,9 +36,9 @@ from metrics_pipeline.core.retention import (
     thinned,
 )
 from metrics_pipeline.core.retention_report import DROP, MOVE, THIN, Refused, Report, from_to, not_built
-from metrics_pipeline.ports import Clock
+from metrics_pipeline.delivery.ports import Clock
+from metrics_pipeline.delivery.steps import RetentionStep
 from metrics_pipeline.rollups import Progress, Rollups, Span
-from metrics_pipeline.steps import RetentionStep
 
 MUTATION_SECONDS = 3_600
 """A delete that takes longer goes on in the server."""

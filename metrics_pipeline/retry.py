@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from metrics_pipeline.delivery.ports import Clock
 from metrics_pipeline.errors import RetryableError
-from metrics_pipeline.ports import Clock
 
 _T = TypeVar("_T")
 

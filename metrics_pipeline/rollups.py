@@ -15,8 +15,8 @@ from metrics_pipeline.clickhouse.rollups.repair import MAX_EVENTS, MAX_UNITS, Ro
 from metrics_pipeline.core.drift import BuiltFigures, Drift, Judged, Observation, State, UnitFigures, chunks, judge
 from metrics_pipeline.core.grains import BUILT, SETTLE_SECONDS, UNIT, Grain, grain_named
 from metrics_pipeline.core.horizons import NO_HORIZONS, Horizons
+from metrics_pipeline.delivery.ports import Clock
 from metrics_pipeline.errors import ConfigurationError
-from metrics_pipeline.ports import Clock
 
 LONGEST_SPAN_DAYS = 4_000
 """Worked through at once at most."""

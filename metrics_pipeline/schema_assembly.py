@@ -7,7 +7,6 @@ from functools import partial
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.assembly import rollups_of_shard
-from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.horizons import read_horizons
 from metrics_pipeline.clickhouse.places import apply_everywhere
@@ -16,6 +15,7 @@ from metrics_pipeline.ddl.change import Plan
 from metrics_pipeline.ddl.migrating import Progress
 from metrics_pipeline.ddl.objects import NOT_FILLED, quoted
 from metrics_pipeline.ddl.work import Work
+from metrics_pipeline.delivery.tables import RAW_EVENTS
 from metrics_pipeline.rollups import Span
 from metrics_pipeline.settings import Settings
 
@@ -89,6 +89,6 @@ def _begun_ns(client: Client) -> int:
 def _days(client: Client) -> list[int]:
     """Midnights of the days that raw events are of, newest first: people ask for these first."""
     sql = f"""SELECT DISTINCT toUnixTimestamp(toDateTime(parseDateTime(partition_id, '%Y%m%d', 'UTC'), 'UTC'))
-        FROM system.parts WHERE active AND database = currentDatabase() AND table = '{schema.RAW_EVENTS.name}'
+        FROM system.parts WHERE active AND database = currentDatabase() AND table = '{RAW_EVENTS.name}'
         ORDER BY 1 DESC"""
     return [int(row[0]) for row in calling("looking for days", lambda: client.query(sql).result_rows)]

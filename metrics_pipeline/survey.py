@@ -8,7 +8,6 @@ from typing import cast
 import polars as pl
 
 from metrics_pipeline.audit.ports import BookReader
-from metrics_pipeline.core.chunk import ORIGIN
 from metrics_pipeline.core.decode import Decoded, EventLimits
 from metrics_pipeline.core.decode.frame import lineage_frame
 from metrics_pipeline.core.messages import Messages
@@ -16,7 +15,6 @@ from metrics_pipeline.core.minutes import Look, Scope
 from metrics_pipeline.core.offsets import Commit, OffsetRange, OpenBatch
 from metrics_pipeline.core.owed import HOUR_SECONDS
 from metrics_pipeline.core.replay import (
-    ROW_SCHEMA,
     Found,
     HourPlan,
     LostLetters,
@@ -37,8 +35,10 @@ from metrics_pipeline.core.replay import (
     wrong_rows,
 )
 from metrics_pipeline.dead_letters.ports import LetterStore
+from metrics_pipeline.delivery.chunk import ORIGIN
+from metrics_pipeline.delivery.ports import Clock, Log, ReplayBooks, StoredEvents
+from metrics_pipeline.delivery.stored import ROW_SCHEMA
 from metrics_pipeline.event import IDENTITY, NO_DEAD_LETTERS, NO_EVENTS
-from metrics_pipeline.ports import Clock, Log, ReplayBooks, StoredEvents
 from metrics_pipeline.ranges import UNLIMITED, RangeReader
 from metrics_pipeline.retry import Retry
 

@@ -11,20 +11,19 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from metrics_pipeline.core.batch import MicroBatch, lost_batch
 from metrics_pipeline.core.decode import EventLimits, decode
 from metrics_pipeline.core.deduplicate import deduplicate
 from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.messages import Messages
 from metrics_pipeline.core.offsets import Commit, OffsetRange, OpenBatch, Watermarks, open_batches
-from metrics_pipeline.core.owed import noted_entry, owed_batch
-from metrics_pipeline.delivery import Delivery
+from metrics_pipeline.delivery.batch import MicroBatch, lost_batch, noted_entry, owed_batch
+from metrics_pipeline.delivery.delivery import Delivery
+from metrics_pipeline.delivery.ownership import Ownership
+from metrics_pipeline.delivery.ports import Clock, Log, Warehouse
+from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.errors import StopError, TopicMismatchError
-from metrics_pipeline.ownership import Ownership
-from metrics_pipeline.ports import Clock, Log, Warehouse
 from metrics_pipeline.ranges import UNLIMITED, RangeReader, already_lost
 from metrics_pipeline.retry import Retry
-from metrics_pipeline.steps import Step
 
 logger = logging.getLogger("metrics_pipeline.takeover")
 

@@ -19,10 +19,10 @@ from metrics_pipeline.alerting.signals import BurnSignal
 from metrics_pipeline.assembly import say_waiting, shard_owner
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clock import SystemClock
+from metrics_pipeline.delivery.ports import Clock
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.kafka.admin import describe_topic
 from metrics_pipeline.kafka.producer import Outgoing, TopicProducer
-from metrics_pipeline.ports import Clock
 from metrics_pipeline.retry import Retry
 from metrics_pipeline.settings import Settings, kafka_address
 

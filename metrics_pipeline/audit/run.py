@@ -28,7 +28,7 @@ from metrics_pipeline.core.minutes import (
     unsettled,
 )
 from metrics_pipeline.core.offsets import Commit, OffsetRange, OpenBatch, open_batches
-from metrics_pipeline.ports import Clock
+from metrics_pipeline.delivery.ports import Clock
 
 LOOKS = 5
 """A minute that something touched during so many looks is reported as in flight."""

@@ -7,7 +7,7 @@ from random import Random
 
 from metrics_pipeline.chaos.faults import clickhouse, drains, kafka, topic, traffic
 from metrics_pipeline.chaos.world import World
-from metrics_pipeline.steps import Step
+from metrics_pipeline.delivery.steps import Step
 
 
 class Hold(StrEnum):

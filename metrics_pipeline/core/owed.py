@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from metrics_pipeline.core.batch import MicroBatch
 from metrics_pipeline.core.offsets import OffsetRange
 
 HOUR_SECONDS = 3_600
@@ -59,31 +58,6 @@ def owed_within(entries: Iterable[OwedEntry], ranges: Iterable[OffsetRange]) -> 
     wanted = merged(ranges)
     found = (replace(entry, ranges=intersected(entry.ranges, wanted)) for entry in entries)
     return tuple(entry for entry in found if entry.ranges)
-
-
-def owed_batch(entry: OwedEntry) -> MicroBatch:
-    """The account of offsets that are skipped for now."""
-    return MicroBatch(
-        ranges=entry.ranges,
-        messages=(),
-        events=(),
-        dead_letters=(),
-        consumed={},
-        lost={},
-        size_bytes=0,
-        first_message_ms=entry.first_ms,
-        last_message_ms=entry.last_ms,
-        note=f"{_NOTE} {entry.first_ms} {entry.last_ms}",
-    )
-
-
-def noted_entry(ranges: tuple[OffsetRange, ...], note: str) -> OwedEntry | None:
-    """The entry that an open batch with this note is to put on record; None: it is to be fetched."""
-    name, _, times = note.partition(" ")
-    if name != _NOTE:
-        return None
-    first_ms, last_ms = map(int, times.split())
-    return OwedEntry(ranges, first_ms, last_ms)
 
 
 def merged(ranges: Iterable[OffsetRange]) -> tuple[OffsetRange, ...]:

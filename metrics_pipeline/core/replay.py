@@ -11,7 +11,6 @@ from itertools import groupby
 
 import polars as pl
 
-from metrics_pipeline.core.chunk import ORIGIN, POSITION, own_rows
 from metrics_pipeline.core.decode import Decoded
 from metrics_pipeline.core.grains import SETTLE_SECONDS, UNIT
 from metrics_pipeline.core.ledger import EventMinutes
@@ -19,6 +18,8 @@ from metrics_pipeline.core.minutes import Look, tabulate
 from metrics_pipeline.core.offsets import Commit, OffsetRange, Watermarks
 from metrics_pipeline.core.owed import HOUR_SECONDS, subtracted
 from metrics_pipeline.dead_letters.judge import Outcome
+from metrics_pipeline.delivery.chunk import ORIGIN, POSITION, own_rows
+from metrics_pipeline.delivery.stored import CONTENT, ROW_SCHEMA
 from metrics_pipeline.event import EVENT_SCHEMA, IDENTITY, LINEAGE
 
 SOURCE = "replay"
@@ -32,9 +33,6 @@ MAX_WINDOW_MESSAGES = 50_000
 MAX_WINDOW_PARTITIONS = 32
 """So many ranges fit on record beside the verdicts on refused rows."""
 
-CONTENT = "content"
-ROW_SCHEMA = pl.Schema({name: EVENT_SCHEMA[name] for name in (*IDENTITY, *ORIGIN)} | {CONTENT: pl.UInt64()})
-"""Rows of raw_events, each with a hash of its content."""
 PLAN_SCHEMA = pl.Schema(
     {"step": pl.String()}
     | {column.name: column.polars_type for column in LINEAGE}

@@ -6,11 +6,11 @@ from enum import StrEnum
 
 import polars as pl
 
-from metrics_pipeline.core.chunk import ORIGIN, POSITION, Chunk, cuts, open_chunk, own_rows, ranges_of
 from metrics_pipeline.core.decode import EventLimits, decode
 from metrics_pipeline.core.decode.exact import DeadLetter, decode_exact
 from metrics_pipeline.core.messages import Messages
 from metrics_pipeline.core.timerange import TimeRange
+from metrics_pipeline.delivery.chunk import ORIGIN, POSITION, Chunk, cuts, open_chunk, own_rows, ranges_of
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.event import DEAD_LETTER_SCHEMA, EVENT_SCHEMA, IDENTITY, LINEAGE, MAX_PAYLOAD_BYTES, Reason
 

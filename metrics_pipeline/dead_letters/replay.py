@@ -23,9 +23,8 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from metrics_pipeline.core.chunk import ORIGIN, PLACE, POSITION, SLOT, Chunk, decode_chunk, placed, stored_elsewhere
 from metrics_pipeline.core.decode import EventLimits
-from metrics_pipeline.core.ledger import entry_of_chunk, minutes_of
+from metrics_pipeline.core.ledger import minutes_of
 from metrics_pipeline.core.refusal import UNKNOWN_ERROR
 from metrics_pipeline.dead_letters.judge import (
     NO_MARKS,
@@ -42,12 +41,23 @@ from metrics_pipeline.dead_letters.judge import (
     without_dropped,
 )
 from metrics_pipeline.dead_letters.ports import LetterStore
+from metrics_pipeline.delivery.accounts import entry_of_chunk
+from metrics_pipeline.delivery.chunk import (
+    ORIGIN,
+    PLACE,
+    POSITION,
+    SLOT,
+    Chunk,
+    decode_chunk,
+    placed,
+    stored_elsewhere,
+)
+from metrics_pipeline.delivery.landing import DOUBLED, Landing, Refused, refused_before
+from metrics_pipeline.delivery.ownership import Ownership
+from metrics_pipeline.delivery.ports import Clock, StoredEvents, Warehouse
+from metrics_pipeline.delivery.steps import ReplayStep
 from metrics_pipeline.event import Reason
-from metrics_pipeline.landing import DOUBLED, Landing, Refused, refused_before
-from metrics_pipeline.ownership import Ownership
-from metrics_pipeline.ports import Clock, StoredEvents, Warehouse
 from metrics_pipeline.retry import Retry
-from metrics_pipeline.steps import ReplayStep
 
 logger = logging.getLogger("metrics_pipeline.dead_letters")
 

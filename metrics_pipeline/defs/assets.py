@@ -6,9 +6,9 @@ from dagster import AssetKey, AssetSpec, FreshnessPolicy, TableColumn, TableSche
 
 from metrics_pipeline.clickhouse.rollups.cubes import CUBES, ENDPOINTS
 from metrics_pipeline.clickhouse.rollups.tables import table_of
-from metrics_pipeline.clickhouse.schema import DEAD_LETTERS, RAW_EVENTS
 from metrics_pipeline.core.grains import LIVE, Grain
 from metrics_pipeline.ddl.objects import Table
+from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
 
 GROUP = "events"
 ROLLUPS_GROUP = "rollups"

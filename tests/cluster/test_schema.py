@@ -10,12 +10,12 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from metrics_pipeline.cli import app
-from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import SHARD_SUFFIX, connect, connect_to
 from metrics_pipeline.clickhouse.cluster import connect_shards, read_servers
 from metrics_pipeline.clickhouse.places import apply_everywhere, plan_everywhere
 from metrics_pipeline.clickhouse.storage import Storage
-from metrics_pipeline.clickhouse.warehouse import ClickHouseWarehouse
+from metrics_pipeline.delivery.tables import DEAD_LETTERS
+from metrics_pipeline.delivery.warehouse import ClickHouseWarehouse
 from metrics_pipeline.errors import ClickHouseUnavailableError, ConfigurationError
 from metrics_pipeline.settings import Settings
 from tests.integration.hours import past_events
@@ -106,7 +106,7 @@ def test_hosts_of_the_cluster_get_the_port_and_the_account_of_the_url(settings: 
 def test_replicas_need_a_keeper(settings: Settings) -> None:
     """The statements are the server's to judge: it takes all of them, up to where it wants its Keeper."""
     storage = Storage(10_000, is_replicated=True, database="somewhere")
-    table = replace(schema.DEAD_LETTERS, name="replicated")
+    table = replace(DEAD_LETTERS, name="replicated")
     with connect_shards(settings) as (first, _), pytest.raises(Exception, match=r"(?i)zookeeper|macro") as refused:
         first.command(table.ddl(storage))
     assert "syntax" not in str(refused.value).lower()

@@ -18,10 +18,10 @@ from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.core.policy import Policy
 from metrics_pipeline.core.retention_report import Report
 from metrics_pipeline.core.timerange import TimeRange
+from metrics_pipeline.delivery.steps import RetentionStep
 from metrics_pipeline.retention import Retention
 from metrics_pipeline.rollups import Span
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.steps import RetentionStep
 from tests.integration.events import encode
 from tests.integration.pipeline import drain_once, send
 

@@ -14,6 +14,7 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.ddl.objects import Column, SchemaObject, Table
+from metrics_pipeline.delivery.tables import event_column
 from metrics_pipeline.event import promoted
 
 _ROOT = Path(__file__).parents[2]
@@ -47,7 +48,7 @@ def without_column(name: str, of: str = "raw_events") -> Table:
 def with_version() -> Table:
     """raw_events of a version that promoted an attribute."""
     raw = table("raw_events")
-    return replace(raw, columns=(*raw.columns, schema.event_column(VERSION)))
+    return replace(raw, columns=(*raw.columns, event_column(VERSION)))
 
 
 def insert(client: Client, day: str, count: int) -> None:

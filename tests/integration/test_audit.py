@@ -18,11 +18,11 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import storage_of
 from metrics_pipeline.core.minutes import Scope
 from metrics_pipeline.core.offsets import OffsetRange
+from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.loadgen.plan import LoadPlan
 from metrics_pipeline.loadgen.run import produce
 from metrics_pipeline.rollups import Span
 from metrics_pipeline.settings import Settings, load_settings
-from metrics_pipeline.steps import Step
 from tests.integration.events import encode, event
 from tests.integration.hours import command
 from tests.integration.pipeline import CrashError, assert_exact, crash_at, drain_once, send

@@ -21,10 +21,10 @@ from metrics_pipeline.assembly import (
 )
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.core.ending import Reason
+from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.drain import DrainReport
 from metrics_pipeline.errors import ConfigurationError, TopicMismatchError
 from metrics_pipeline.settings import Settings, kafka_address
-from metrics_pipeline.steps import Step
 from tests.integration.events import encode, event, events
 from tests.integration.pipeline import CrashError, assert_exact, counts, crash_at, drain_once, send
 

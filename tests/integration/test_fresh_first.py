@@ -21,6 +21,7 @@ from metrics_pipeline.clickhouse.questions.completeness import incomplete_minute
 from metrics_pipeline.core.offsets import OffsetRange
 from metrics_pipeline.core.owed import owed_hours
 from metrics_pipeline.core.timerange import TimeRange
+from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.drain import DrainReport
 from metrics_pipeline.errors import FencedError, RetryableError
 from metrics_pipeline.exporter.collector import PipelineCollector
@@ -28,7 +29,6 @@ from metrics_pipeline.observe import look
 from metrics_pipeline.owed import FillReport
 from metrics_pipeline.owed_assembly import fill_owed, jump_to_head, owed_ranges
 from metrics_pipeline.settings import Settings, kafka_address
-from metrics_pipeline.steps import Step
 from tests.integration.events import events
 from tests.integration.pipeline import CrashError, assert_exact, counts, crash_at, drain_once, send
 

@@ -18,6 +18,7 @@ from metrics_pipeline.assembly import DrainRun, audit, prepare, run_drain, until
 from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clock import SystemClock
+from metrics_pipeline.delivery.steps import HourStep, Step
 from metrics_pipeline.drain import DrainReport
 from metrics_pipeline.errors import ClickHouseUnavailableError, KafkaUnavailableError, StuckClientError
 from metrics_pipeline.local.clickhouse import ClickHouseServer, start_clickhouse
@@ -26,7 +27,6 @@ from metrics_pipeline.local.kafka import KafkaServer, start_kafka
 from metrics_pipeline.local.process import choose_port
 from metrics_pipeline.rollups import Span
 from metrics_pipeline.settings import LocalSettings, Settings, load_settings
-from metrics_pipeline.steps import HourStep, Step
 from tests.integration.events import events
 from tests.integration.hours import command, crash, past_events, replay
 from tests.integration.pipeline import CrashError, assert_exact, counts, crash_at, drain_once, send

@@ -8,9 +8,9 @@ import pytest
 
 from metrics_pipeline.assembly import audit
 from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.errors import ForeignViewError, PipelineError, StopError
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.steps import Step
 from tests.integration.events import encode, event, events
 from tests.integration.pipeline import CrashError, assert_exact, crash_at, drain_once, send
 
@@ -132,7 +132,7 @@ def test_rows_that_landed_before_the_server_began_to_refuse_them_stop_the_drain(
 def test_a_table_that_refuses_nearly_everything_stops_the_drain_until_it_is_mended(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metrics_pipeline.core.bisection.LARGEST_VERDICTS", 20)
+    monkeypatch.setattr("metrics_pipeline.delivery.bisection.LARGEST_VERDICTS", 20)
     run_sql(settings, CONSTRAINT)
     send(settings, mixed(10, 40), partition=0)
     for _ in range(2):

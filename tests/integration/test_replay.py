@@ -11,11 +11,12 @@ import polars as pl
 import pytest
 
 from metrics_pipeline.assembly import DrainRun, audit, run_drain, until_window_ends
-from metrics_pipeline.clickhouse.warehouse import ClickHouseWarehouse
 from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.core.decode import EventLimits, decode
 from metrics_pipeline.core.messages import Messages
 from metrics_pipeline.core.replay import Mode
+from metrics_pipeline.delivery.steps import HourStep, Step
+from metrics_pipeline.delivery.warehouse import ClickHouseWarehouse
 from metrics_pipeline.errors import FencedError
 from metrics_pipeline.event import IDENTITY
 from metrics_pipeline.loadgen.plan import LoadPlan
@@ -23,7 +24,6 @@ from metrics_pipeline.loadgen.run import produce
 from metrics_pipeline.owed_assembly import jump_to_head
 from metrics_pipeline.replay import HourReport
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.steps import HourStep, Step
 from tests.integration.events import encode, event, events
 from tests.integration.hours import (
     HOUR_MS,

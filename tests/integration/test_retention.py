@@ -26,12 +26,12 @@ from metrics_pipeline.core.retention_report import Report
 from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.dead_letters.judge import LetterFilter
 from metrics_pipeline.dead_letters_assembly import replay_dead_letters
+from metrics_pipeline.delivery.steps import RetentionStep
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.owed_assembly import fill_owed
 from metrics_pipeline.replay_assembly import preview_hours
 from metrics_pipeline.rollups import Span
 from metrics_pipeline.settings import Settings, load_settings
-from metrics_pipeline.steps import RetentionStep
 from tests.integration.events import encode
 from tests.integration.pipeline import CrashError, crash_at, drain_once, send
 from tests.integration.retention_world import (

@@ -24,6 +24,7 @@ from metrics_pipeline.clickhouse.rollups.tables import ROLLUP_UNIONS
 from metrics_pipeline.core.policy import Policy
 from metrics_pipeline.core.replay import Mode
 from metrics_pipeline.core.timerange import TimeRange
+from metrics_pipeline.delivery.tables import DEAD_LETTERS
 from metrics_pipeline.errors import PipelineError
 from metrics_pipeline.local.clickhouse import ClickHouseServer, start_clickhouse
 from metrics_pipeline.local.fetch import cache_folder, clickhouse_program
@@ -111,7 +112,7 @@ def test_the_role_of_the_schema_can_make_every_kind_of_change(
     prepare(as_role(settings, server, "schema"))
     insert(clients["writer"], f"{datetime.now(UTC):%Y-%m-%d}", 100)
     union = replace(ROLLUP_UNIONS[0], tables=ROLLUP_UNIONS[0].tables[:-1])
-    letters = replace(schema.DEAD_LETTERS, partition_by="toYYYYMMDD(kafka_timestamp)")
+    letters = replace(DEAD_LETTERS, partition_by="toYYYYMMDD(kafka_timestamp)")
     wanted = {o.name: o for o in (union, letters, with_version())}
     storage = storage_of(settings)
     with monkeypatch.context() as version:

@@ -12,8 +12,8 @@ from metrics_pipeline.core.offsets import (
     decode_commit,
     encode_metadata,
 )
+from metrics_pipeline.delivery.ports import Fetched
 from metrics_pipeline.errors import FencedError, KafkaUnavailableError, OffsetOutOfRangeError, StuckClientError
-from metrics_pipeline.ports import Fetched
 from tests.simulation.network import Network
 
 

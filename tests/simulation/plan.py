@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from metrics_pipeline.core.offsets import Owner
-from metrics_pipeline.steps import Step
+from metrics_pipeline.delivery.steps import Step
 from tests.simulation.network import Faults
 from tests.simulation.scheduler import Incident
 

@@ -9,14 +9,15 @@ from unittest.mock import patch
 
 import polars as pl
 
-from metrics_pipeline import ownership, takeover
-from metrics_pipeline.core.batch import MicroBatch
+from metrics_pipeline import takeover
 from metrics_pipeline.core.offsets import Commit, OffsetRange, Owner
-from metrics_pipeline.delivery import Delivery
-from metrics_pipeline.inserting import Inserting
+from metrics_pipeline.delivery import ownership
+from metrics_pipeline.delivery.batch import MicroBatch
+from metrics_pipeline.delivery.delivery import Delivery
+from metrics_pipeline.delivery.inserting import Inserting
+from metrics_pipeline.delivery.ownership import Ownership
+from metrics_pipeline.delivery.settling import Settling
 from metrics_pipeline.owed import Fill
-from metrics_pipeline.ownership import Ownership
-from metrics_pipeline.settling import Settling
 from metrics_pipeline.takeover import Takeover
 from tests.simulation.clickhouse import ModelWarehouse
 from tests.simulation.kafka import Broker, ModelOffsets

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics_pipeline.core.bisection import Bisection, Slice
+from metrics_pipeline.delivery.bisection import Bisection, Slice
 
 SEARCHES = st.integers(1, 300).flatmap(
     lambda rows: st.tuples(st.just(rows), st.sets(st.integers(0, rows - 1), max_size=12))

@@ -4,7 +4,9 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics_pipeline.core.chunk import (
+from metrics_pipeline.core.decode import EventLimits
+from metrics_pipeline.core.offsets import METADATA_LIMIT_BYTES, OffsetRange, decode_commit, encode_metadata
+from metrics_pipeline.delivery.chunk import (
     PLACE,
     POSITION,
     cuts,
@@ -14,8 +16,6 @@ from metrics_pipeline.core.chunk import (
     placed,
     ranges_of,
 )
-from metrics_pipeline.core.decode import EventLimits
-from metrics_pipeline.core.offsets import METADATA_LIMIT_BYTES, OffsetRange, decode_commit, encode_metadata
 from metrics_pipeline.event import NO_EVENTS
 
 LIMITS = EventLimits(1, 2)

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics_pipeline.core.chunk import ORIGIN, POSITION, Chunk, decode_chunk, encode_chunk, ranges_of, stored_elsewhere
 from metrics_pipeline.core.decode import EventLimits, decode
 from metrics_pipeline.core.messages import Messages
 from metrics_pipeline.core.offsets import METADATA_LIMIT_BYTES, decode_commit, encode_metadata
@@ -31,6 +30,15 @@ from metrics_pipeline.dead_letters.judge import (
     position_of,
     sort_out,
     verdict_on,
+)
+from metrics_pipeline.delivery.chunk import (
+    ORIGIN,
+    POSITION,
+    Chunk,
+    decode_chunk,
+    encode_chunk,
+    ranges_of,
+    stored_elsewhere,
 )
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.event import IDENTITY, MAX_PAYLOAD_BYTES, NO_EVENTS

@@ -16,6 +16,7 @@ from metrics_pipeline.ddl.planner import plan
 from metrics_pipeline.ddl.same import canonical, is_wider, same_codec, same_engine
 from metrics_pipeline.ddl.words import plan_lines
 from metrics_pipeline.ddl.work import Work
+from metrics_pipeline.delivery.tables import RAW_EVENTS
 
 STORAGE = Storage(100)
 SIZE = Size(3, 1_000, 2_500_000)
@@ -159,7 +160,7 @@ def test_a_shorter_ttl_destroys_data(before: str) -> None:
 
 def test_a_filled_column_costs_the_partitions_that_lack_it() -> None:
     column = Column("version", "String", default="attributes['version']", is_filled=True)
-    wanted = replace(schema.RAW_EVENTS, columns=(*schema.RAW_EVENTS.columns, column))
+    wanted = replace(RAW_EVENTS, columns=(*RAW_EVENTS.columns, column))
     objects = tuple(wanted if o.name == wanted.name else o for o in schema.OBJECTS)
     add, fill = plan(objects, HAS, STORAGE).changes
     assert (add.phase, add.way, fill.phase, fill.way, fill.size) == (

@@ -21,12 +21,12 @@ from confluent_kafka import Producer
 from metrics_pipeline.assembly import DrainRun, prepare, run_drain, until_caught_up
 from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.local.clickhouse import start_clickhouse
 from metrics_pipeline.local.fetch import cache_folder, clickhouse_program, kafka_program
 from metrics_pipeline.local.kafka import start_kafka
 from metrics_pipeline.rollups import Span
 from metrics_pipeline.settings import LocalSettings, Settings
-from metrics_pipeline.steps import Step
 
 HOURS, PER_HOUR, OPEN, UNREAD, BROKEN = 5, 200, 150, 100, 3
 """Closed hours and events in each; events of the open batch; events that nobody has read; malformed messages."""

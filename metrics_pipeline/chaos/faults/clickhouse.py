@@ -9,7 +9,8 @@ from metrics_pipeline.chaos.engines import OwnEngines
 from metrics_pipeline.chaos.proxy import Answer, Exchange, Request, error_answer
 from metrics_pipeline.chaos.world import World
 from metrics_pipeline.clickhouse.rollups.tables import ROLLUP_1M
-from metrics_pipeline.clickhouse.schema import BATCHES, DEAD_LETTERS, RAW_EVENTS
+from metrics_pipeline.clickhouse.schema import BATCHES
+from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
 
 _HIT_SECONDS = 10.0
 """A request of the wanted kind comes within that."""

@@ -17,9 +17,9 @@ Source: the doorway of Lamport's bakery algorithm (1974).
 from collections.abc import Callable, Mapping, Sequence
 
 from metrics_pipeline.core.offsets import Commit, Owner, rivals
-from metrics_pipeline.ports import Clock, OffsetStore
+from metrics_pipeline.delivery.ports import Clock, OffsetStore
+from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.retry import Retry
-from metrics_pipeline.steps import Step
 
 
 class Ownership:

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from metrics_pipeline.core.bisection import Bisection, Slice
-from metrics_pipeline.core.chunk import PLACE, SLOT, Chunk, closing, encode_chunk, own_rows, placed
+from metrics_pipeline.delivery.bisection import Bisection, Slice
+from metrics_pipeline.delivery.chunk import PLACE, SLOT, Chunk, closing, encode_chunk, own_rows, placed
+from metrics_pipeline.delivery.inserting import Inserting
+from metrics_pipeline.delivery.ownership import Ownership
+from metrics_pipeline.delivery.ports import StoredEvents, Warehouse
+from metrics_pipeline.delivery.steps import ReplayStep
 from metrics_pipeline.errors import RejectedError, StopError
 from metrics_pipeline.event import IDENTITY
-from metrics_pipeline.inserting import Inserting
-from metrics_pipeline.ownership import Ownership
-from metrics_pipeline.ports import StoredEvents, Warehouse
 from metrics_pipeline.retry import Retry
-from metrics_pipeline.steps import ReplayStep
 
 DOUBLED = (
     "%d events landed from other messages in the same moment and are stored twice: a sender repeated what is being "

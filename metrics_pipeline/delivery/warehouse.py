@@ -12,11 +12,12 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.insert import external, insert_once
-from metrics_pipeline.clickhouse.schema import BATCHES, DEAD_LETTERS, RAW_EVENTS
+from metrics_pipeline.clickhouse.schema import BATCHES
 from metrics_pipeline.clickhouse.storage import Storage
-from metrics_pipeline.core.chunk import POSITION
 from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.offsets import OffsetRange
+from metrics_pipeline.delivery.chunk import POSITION
+from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
 from metrics_pipeline.event import IDENTITY, LINEAGE
 
 FRESH_SPAN_MS = 5_000

@@ -18,9 +18,9 @@ from typing import TypeVar
 import polars as pl
 
 from metrics_pipeline.core.ledger import LedgerEntry
+from metrics_pipeline.delivery.ownership import Ownership
+from metrics_pipeline.delivery.ports import Warehouse
 from metrics_pipeline.errors import ClickHouseUnavailableError
-from metrics_pipeline.ownership import Ownership
-from metrics_pipeline.ports import Warehouse
 from metrics_pipeline.retry import Retry
 
 MAX_ROUNDS = 5

@@ -13,6 +13,7 @@ import polars as pl
 from metrics_pipeline.core.decode import Decoded
 from metrics_pipeline.core.messages import Messages
 from metrics_pipeline.core.offsets import OffsetRange
+from metrics_pipeline.core.owed import _NOTE, OwedEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,3 +155,28 @@ class BatchBuilder:
     def _open(self, now_seconds: float) -> None:
         if self._opened_at_seconds is None:
             self._opened_at_seconds = now_seconds
+
+
+def owed_batch(entry: OwedEntry) -> MicroBatch:
+    """The account of offsets that are skipped for now."""
+    return MicroBatch(
+        ranges=entry.ranges,
+        messages=(),
+        events=(),
+        dead_letters=(),
+        consumed={},
+        lost={},
+        size_bytes=0,
+        first_message_ms=entry.first_ms,
+        last_message_ms=entry.last_ms,
+        note=f"{_NOTE} {entry.first_ms} {entry.last_ms}",
+    )
+
+
+def noted_entry(ranges: tuple[OffsetRange, ...], note: str) -> OwedEntry | None:
+    """The entry that an open batch with this note is to put on record; None: it is to be fetched."""
+    name, _, times = note.partition(" ")
+    if name != _NOTE:
+        return None
+    first_ms, last_ms = map(int, times.split())
+    return OwedEntry(ranges, first_ms, last_ms)

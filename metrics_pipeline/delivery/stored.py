@@ -11,13 +11,21 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.insert import external
-from metrics_pipeline.clickhouse.schema import RAW_EVENTS, REPLAY_PLAN
-from metrics_pipeline.clickhouse.warehouse import CANDIDATES, fresh_and_late
-from metrics_pipeline.core.chunk import ORIGIN, POSITION, Chunk
+from metrics_pipeline.clickhouse.schema import REPLAY_PLAN
 from metrics_pipeline.core.offsets import OffsetRange
-from metrics_pipeline.core.replay import CONTENT, ROW_SCHEMA, PlanStep
+from metrics_pipeline.core.replay import PlanStep
+from metrics_pipeline.delivery.chunk import ORIGIN, POSITION, Chunk
+from metrics_pipeline.delivery.tables import RAW_EVENTS
+from metrics_pipeline.delivery.warehouse import CANDIDATES, fresh_and_late
 from metrics_pipeline.errors import StopError
 from metrics_pipeline.event import EVENT_SCHEMA, FIELDS, IDENTITY, RAW_COLUMNS
+
+CONTENT = "content"
+
+
+ROW_SCHEMA = pl.Schema({name: EVENT_SCHEMA[name] for name in (*IDENTITY, *ORIGIN)} | {CONTENT: pl.UInt64()})
+"""Rows of raw_events, each with a hash of its content."""
+
 
 IN_RANGES = """arrayExists((p, s, e) -> kafka_partition = p AND kafka_offset >= s AND kafka_offset < e,
     {partitions:Array(UInt32)}, {starts:Array(UInt64)}, {ends:Array(UInt64)})"""

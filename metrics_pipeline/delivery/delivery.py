@@ -20,29 +20,21 @@ from typing import Generic, TypeVar
 
 import polars as pl
 
-from metrics_pipeline.core.batch import MicroBatch
-from metrics_pipeline.core.bisection import Bisection, Slice
 from metrics_pipeline.core.deduplicate import deduplicate
-from metrics_pipeline.core.ledger import (
-    DRAIN,
-    NO_SHARD,
-    OWED,
-    Freshness,
-    LedgerEntry,
-    accounts_of,
-    freshness_of,
-    minutes_of,
-)
+from metrics_pipeline.core.ledger import DRAIN, NO_SHARD, OWED, Freshness, LedgerEntry, freshness_of, minutes_of
 from metrics_pipeline.core.offsets import Commit, Intent, OpenBatch, batch_token
 from metrics_pipeline.core.refusal import refused_dead_letters
+from metrics_pipeline.delivery.accounts import accounts_of
+from metrics_pipeline.delivery.batch import MicroBatch
+from metrics_pipeline.delivery.bisection import Bisection, Slice
+from metrics_pipeline.delivery.inserting import Inserting
+from metrics_pipeline.delivery.ownership import Ownership
+from metrics_pipeline.delivery.ports import Clock, Warehouse
+from metrics_pipeline.delivery.settling import Settling
+from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.errors import RejectedError, StopError
 from metrics_pipeline.event import IDENTITY, NO_DEAD_LETTERS, NO_EVENTS
-from metrics_pipeline.inserting import Inserting
-from metrics_pipeline.ownership import Ownership
-from metrics_pipeline.ports import Clock, Warehouse
 from metrics_pipeline.retry import Retry
-from metrics_pipeline.settling import Settling
-from metrics_pipeline.steps import Step
 
 _T = TypeVar("_T")
 

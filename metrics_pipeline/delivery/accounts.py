@@ -1,0 +1,69 @@
+"""What a batch says of itself in the ledger. Pure."""
+
+import polars as pl
+
+from metrics_pipeline.core.ledger import (
+    NO_SHARD,
+    EventMinutes,
+    Freshness,
+    LedgerEntry,
+    PartitionAccount,
+    rows_per_partition,
+)
+from metrics_pipeline.delivery.batch import MicroBatch
+from metrics_pipeline.delivery.chunk import Chunk
+
+
+def entry_of_chunk(
+    chunk: Chunk,
+    source: str,
+    run_id: str,
+    visible_ms: int,
+    minutes: EventMinutes,
+    *,
+    restored: int = 0,
+    added_dead_letters: int = 0,
+) -> LedgerEntry:
+    """The account of a replay's chunk: no offsets, as a drain has accounted for them, but what changes per minute."""
+    starts = minutes.starts_seconds
+    return LedgerEntry(
+        token=chunk.token,
+        topic_id=chunk.topic_id,
+        shard=NO_SHARD,
+        run_id=run_id,
+        accounts=(),
+        size_bytes=0,
+        first_event_ms=starts[0] * 1_000 if starts else 0,
+        last_event_ms=starts[-1] * 1_000 + 59_999 if starts else 0,
+        # Not the time of the messages, which their drain has accounted for: old ones would look like a lag.
+        first_message_ms=chunk.opened_ms,
+        last_message_ms=chunk.opened_ms,
+        started_ms=chunk.opened_ms,
+        visible_ms=visible_ms,
+        commit_duration_ms=0,
+        look_up_duration_ms=0,
+        insert_duration_ms=0,
+        freshness=Freshness((), ()),
+        minutes=minutes,
+        source=source,
+        restored=restored,
+        added_dead_letters=added_dead_letters,
+    )
+
+
+def accounts_of(batch: MicroBatch, inserted: pl.DataFrame, dead_letters: pl.DataFrame) -> tuple[PartitionAccount, ...]:
+    """Balance the batch: what was consumed and neither inserted nor dead-lettered was a duplicate."""
+    landed = rows_per_partition(inserted)
+    dead = rows_per_partition(dead_letters)
+    return tuple(
+        PartitionAccount(
+            range=r,
+            consumed=batch.consumed.get(r.partition, 0),
+            inserted=landed.get(r.partition, 0),
+            dead_letters=dead.get(r.partition, 0),
+            duplicates=batch.consumed.get(r.partition, 0) - landed.get(r.partition, 0) - dead.get(r.partition, 0),
+            lost=batch.lost.get(r.partition, 0),
+            is_owed=batch.is_owed,
+        )
+        for r in batch.ranges
+    )

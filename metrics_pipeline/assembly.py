@@ -22,13 +22,11 @@ from metrics_pipeline.clickhouse.rollups.building import RollupBuilder
 from metrics_pipeline.clickhouse.rollups.observing import RollupObserver
 from metrics_pipeline.clickhouse.rollups.repair import RollupRepairer
 from metrics_pipeline.clock import SystemClock
-from metrics_pipeline.core.decode import EventLimits
 from metrics_pipeline.core.drift import units_of
-from metrics_pipeline.core.ending import AtOffsets, AtWindowEnd, Ending
 from metrics_pipeline.core.horizons import DEAD_LETTERS
 from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.minutes import EVERYTHING, Scope
-from metrics_pipeline.core.offsets import OpenBatch, Owner, open_batches
+from metrics_pipeline.core.offsets import OpenBatch, open_batches
 from metrics_pipeline.core.owed import GROUP_SUFFIX as OWED_GROUP_SUFFIX
 from metrics_pipeline.core.replay import GROUP_SUFFIX as HOURS_SUFFIX
 from metrics_pipeline.dead_letters.judge import GROUP_SUFFIX as LETTERS_SUFFIX
@@ -39,9 +37,12 @@ from metrics_pipeline.delivery.ownership import Ownership
 from metrics_pipeline.delivery.ports import Clock, Log
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.delivery.warehouse import ClickHouseWarehouse
-from metrics_pipeline.drain import Drain, DrainReport
+from metrics_pipeline.drain.drain import Drain, DrainReport
+from metrics_pipeline.drain.ending import AtOffsets, AtWindowEnd, Ending
+from metrics_pipeline.drain.jump import Jump
+from metrics_pipeline.drain.owner import event_limits, shard_owner
+from metrics_pipeline.drain.takeover import Takeover, closing_commits, reset_positions
 from metrics_pipeline.errors import ConfigurationError, RetryableError, SchemaMismatchError
-from metrics_pipeline.jump import Jump
 from metrics_pipeline.kafka.admin import TopicDescription, describe_topic, ensure_topic
 from metrics_pipeline.kafka.handover import KafkaHandover
 from metrics_pipeline.kafka.log import KafkaLog
@@ -50,7 +51,6 @@ from metrics_pipeline.retry import Retry
 from metrics_pipeline.rollups import Rollups
 from metrics_pipeline.rollups_of_shards import AnyRollups, RollupsOfShards
 from metrics_pipeline.settings import KafkaSettings, Settings, kafka_address
-from metrics_pipeline.takeover import Takeover, closing_commits, reset_positions
 from metrics_pipeline.worker import ThreadWorker
 
 logger = logging.getLogger("metrics_pipeline.drain")
@@ -151,27 +151,6 @@ def run_drain(
         ending = retry.call(lambda: ending_of(log, partitions))
         report.reason = drain.run(partitions, ending, has_predecessor=run.has_predecessor)
     return report
-
-
-def event_limits(settings: Settings) -> EventLimits:
-    """How far timestamps may be from their messages."""
-    return EventLimits(
-        max_age_ms=settings.events.max_age_days * 86_400_000,
-        max_future_ms=settings.events.max_future_seconds * 1_000,
-    )
-
-
-def shard_owner(settings: Settings, shard: int, partitions: Sequence[int]) -> Owner:
-    """The owner that `shard` is. Raises ConfigurationError if there are more shards than partitions."""
-    shards = settings.drain.shards
-    if shards > len(partitions):
-        raise ConfigurationError(
-            f"METRICS_DRAIN__SHARDS is {shards}, but topic {settings.kafka.topic} has {len(partitions)} partitions: "
-            "set it to that at most, or add partitions"
-        )
-    if shard >= shards:
-        raise ConfigurationError(f"there is no shard {shard}: METRICS_DRAIN__SHARDS is {shards}, so 0 to {shards - 1}")
-    return Owner(shards, shard)
 
 
 def _calm_garbage_collector() -> None:

@@ -6,14 +6,7 @@ from contextlib import ExitStack
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.assembly import (
-    batches_under_way,
-    check_schema,
-    event_limits,
-    replay_group,
-    say_waiting,
-    warehouse_of,
-)
+from metrics_pipeline.assembly import batches_under_way, check_schema, replay_group, say_waiting, warehouse_of
 from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.horizons import read_horizons
@@ -28,6 +21,7 @@ from metrics_pipeline.delivery.ownership import Ownership
 from metrics_pipeline.delivery.ports import Clock
 from metrics_pipeline.delivery.steps import ReplayStep
 from metrics_pipeline.delivery.stored import ClickHouseEvents
+from metrics_pipeline.drain.owner import event_limits
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.kafka.admin import TopicDescription, describe_topic, topic_retention_ms
 from metrics_pipeline.kafka.lag import read_lag

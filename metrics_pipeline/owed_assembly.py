@@ -12,20 +12,17 @@ from metrics_pipeline.assembly import (
     at_once,
     check_age,
     check_schema,
-    event_limits,
     owed_group,
     replay_group,
     rollups,
     run_drain,
     say_waiting,
-    shard_owner,
     warehouse_of,
 )
 from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.owed import ClickHouseOwed
 from metrics_pipeline.clock import SystemClock
-from metrics_pipeline.core.ending import Reason
 from metrics_pipeline.core.grains import UNIT
 from metrics_pipeline.core.ledger import FILL, LedgerEntry, minutes_of
 from metrics_pipeline.core.offsets import OffsetRange, Owner, open_batches
@@ -37,17 +34,19 @@ from metrics_pipeline.delivery.ownership import Ownership
 from metrics_pipeline.delivery.ports import Clock
 from metrics_pipeline.delivery.settling import Settling
 from metrics_pipeline.delivery.steps import Step
+from metrics_pipeline.drain.ending import Reason
+from metrics_pipeline.drain.fill import Fill, FillReport
+from metrics_pipeline.drain.jump import skipped_hours
+from metrics_pipeline.drain.owner import event_limits, shard_owner
+from metrics_pipeline.drain.takeover import Takeover
 from metrics_pipeline.errors import StopError
-from metrics_pipeline.jump import skipped_hours
 from metrics_pipeline.kafka.admin import describe_topic
 from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.kafka.offsets import CommittedOffsets, FencedOffsets
-from metrics_pipeline.owed import Fill, FillReport
 from metrics_pipeline.retry import Retry
 from metrics_pipeline.rollups import Span
 from metrics_pipeline.settings import Settings, kafka_address
-from metrics_pipeline.takeover import Takeover
 from metrics_pipeline.worker import ThreadWorker
 
 logger = logging.getLogger("metrics_pipeline.fill")

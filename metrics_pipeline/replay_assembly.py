@@ -6,14 +6,7 @@ from dataclasses import dataclass
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.assembly import (
-    batches_under_way,
-    check_schema,
-    event_limits,
-    hours_group,
-    say_waiting,
-    warehouse_of,
-)
+from metrics_pipeline.assembly import batches_under_way, check_schema, hours_group, say_waiting, warehouse_of
 from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.audit.verdict import minute_name
@@ -31,6 +24,7 @@ from metrics_pipeline.delivery.ownership import Ownership
 from metrics_pipeline.delivery.ports import Clock
 from metrics_pipeline.delivery.steps import HourStep
 from metrics_pipeline.delivery.stored import ClickHouseEvents
+from metrics_pipeline.drain.owner import event_limits
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.kafka.admin import TopicDescription
 from metrics_pipeline.kafka.log import KafkaLog

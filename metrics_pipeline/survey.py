@@ -38,8 +38,8 @@ from metrics_pipeline.dead_letters.ports import LetterStore
 from metrics_pipeline.delivery.chunk import ORIGIN
 from metrics_pipeline.delivery.ports import Clock, Log, ReplayBooks, StoredEvents
 from metrics_pipeline.delivery.stored import ROW_SCHEMA
+from metrics_pipeline.drain.ranges import UNLIMITED, RangeReader
 from metrics_pipeline.event import IDENTITY, NO_DEAD_LETTERS, NO_EVENTS
-from metrics_pipeline.ranges import UNLIMITED, RangeReader
 from metrics_pipeline.retry import Retry
 
 LOOKS = 5

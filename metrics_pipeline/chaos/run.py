@@ -26,7 +26,7 @@ from metrics_pipeline.chaos.proxy import Proxy
 from metrics_pipeline.chaos.staging import NAME_PREFIX, Staging
 from metrics_pipeline.chaos.world import World
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.core.ending import Reason
+from metrics_pipeline.drain.ending import Reason
 from metrics_pipeline.errors import ConfigurationError, PipelineError
 from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.settings import Settings, kafka_address, load_settings

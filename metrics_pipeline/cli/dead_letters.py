@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from metrics_pipeline.assembly import event_limits
 from metrics_pipeline.cli.output import print_json
 from metrics_pipeline.cli.signals import stop_on_signal
 from metrics_pipeline.cli.spans import END, START, WHEN, asked_span, now_in
@@ -21,6 +20,7 @@ from metrics_pipeline.dead_letters.judge import LetterFilter, Verdict, letter_fi
 from metrics_pipeline.dead_letters.replay import ReplayReport
 from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters, Group, Letter
 from metrics_pipeline.dead_letters_assembly import dead_letter_warnings, preview_dead_letters, replay_dead_letters
+from metrics_pipeline.drain.owner import event_limits
 from metrics_pipeline.errors import RetryableError
 from metrics_pipeline.settings import Settings, load_settings
 

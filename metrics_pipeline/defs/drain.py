@@ -17,7 +17,7 @@ from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, LIVE_ASSETS, RAW_EV
 from metrics_pipeline.defs.interruptible import in_thread
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
-from metrics_pipeline.drain import DrainReport
+from metrics_pipeline.drain.drain import DrainReport
 from metrics_pipeline.errors import StuckClientError
 
 

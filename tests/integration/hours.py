@@ -49,8 +49,8 @@ def with_rules(change: Callable[[pl.DataFrame], pl.DataFrame], action: Callable[
         return replace(decoded, events=change(decoded.events))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("metrics_pipeline.drain.decode", decode_otherwise)
-        patch.setattr("metrics_pipeline.takeover.decode", decode_otherwise)
+        patch.setattr("metrics_pipeline.drain.drain.decode", decode_otherwise)
+        patch.setattr("metrics_pipeline.drain.takeover.decode", decode_otherwise)
         action()
 
 

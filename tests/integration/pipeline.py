@@ -12,7 +12,7 @@ from metrics_pipeline.assembly import DrainRun, audit, run_drain, until_caught_u
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.delivery.steps import Step
-from metrics_pipeline.drain import DrainReport
+from metrics_pipeline.drain.drain import DrainReport
 from metrics_pipeline.settings import Settings, kafka_address
 
 StepT = TypeVar("StepT", bound=StrEnum)

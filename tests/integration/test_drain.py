@@ -20,9 +20,9 @@ from metrics_pipeline.assembly import (
     until_window_ends,
 )
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.core.ending import Reason
 from metrics_pipeline.delivery.steps import Step
-from metrics_pipeline.drain import DrainReport
+from metrics_pipeline.drain.drain import DrainReport
+from metrics_pipeline.drain.ending import Reason
 from metrics_pipeline.errors import ConfigurationError, TopicMismatchError
 from metrics_pipeline.settings import Settings, kafka_address
 from tests.integration.events import encode, event, events

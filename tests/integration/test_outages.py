@@ -19,7 +19,7 @@ from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.delivery.steps import HourStep, Step
-from metrics_pipeline.drain import DrainReport
+from metrics_pipeline.drain.drain import DrainReport
 from metrics_pipeline.errors import ClickHouseUnavailableError, KafkaUnavailableError, StuckClientError
 from metrics_pipeline.local.clickhouse import ClickHouseServer, start_clickhouse
 from metrics_pipeline.local.fetch import cache_folder, clickhouse_program, kafka_program

@@ -8,9 +8,9 @@ from contextlib import suppress
 import pytest
 
 from metrics_pipeline.assembly import DrainRun, run_drain, until_caught_up
-from metrics_pipeline.core.ending import Reason
 from metrics_pipeline.delivery.steps import Step
-from metrics_pipeline.drain import DrainReport
+from metrics_pipeline.drain.drain import DrainReport
+from metrics_pipeline.drain.ending import Reason
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.settings import Settings
 from tests.integration.events import events

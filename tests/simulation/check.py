@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
-from metrics_pipeline.core.ending import Reason
 from metrics_pipeline.core.ledger import OWED, PartitionAccount
 from metrics_pipeline.core.offsets import decode_commit
+from metrics_pipeline.drain.ending import Reason
 from metrics_pipeline.errors import (
     FencedError,
     ForeignViewError,

@@ -9,7 +9,6 @@ from unittest.mock import patch
 
 import polars as pl
 
-from metrics_pipeline import takeover
 from metrics_pipeline.core.offsets import Commit, OffsetRange, Owner
 from metrics_pipeline.delivery import ownership
 from metrics_pipeline.delivery.batch import MicroBatch
@@ -17,8 +16,9 @@ from metrics_pipeline.delivery.delivery import Delivery
 from metrics_pipeline.delivery.inserting import Inserting
 from metrics_pipeline.delivery.ownership import Ownership
 from metrics_pipeline.delivery.settling import Settling
-from metrics_pipeline.owed import Fill
-from metrics_pipeline.takeover import Takeover
+from metrics_pipeline.drain import takeover
+from metrics_pipeline.drain.fill import Fill
+from metrics_pipeline.drain.takeover import Takeover
 from tests.simulation.clickhouse import ModelWarehouse
 from tests.simulation.kafka import Broker, ModelOffsets
 from tests.simulation.plan import Kind, Plan

@@ -5,7 +5,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from metrics_pipeline.core.decode import EventLimits
-from metrics_pipeline.core.ending import AtOffsets, AtWindowEnd, Ending, Reason
 from metrics_pipeline.core.ledger import FILL, OWED, LedgerEntry
 from metrics_pipeline.core.offsets import Owner, decode_commit
 from metrics_pipeline.core.owed import OwedEntry, still_owed
@@ -14,12 +13,13 @@ from metrics_pipeline.delivery.delivery import Delivery, Source
 from metrics_pipeline.delivery.ownership import Ownership
 from metrics_pipeline.delivery.settling import Settling
 from metrics_pipeline.delivery.steps import Step
-from metrics_pipeline.drain import Drain
+from metrics_pipeline.drain.drain import Drain
+from metrics_pipeline.drain.ending import AtOffsets, AtWindowEnd, Ending, Reason
+from metrics_pipeline.drain.fill import Fill, FillReport
+from metrics_pipeline.drain.jump import Jump
+from metrics_pipeline.drain.takeover import Takeover, closing_commits, reset_positions
 from metrics_pipeline.errors import FencedError, TopicMismatchError
-from metrics_pipeline.jump import Jump
-from metrics_pipeline.owed import Fill, FillReport
 from metrics_pipeline.retry import Retry
-from metrics_pipeline.takeover import Takeover, closing_commits, reset_positions
 from tests.simulation.clickhouse import ModelWarehouse, Server
 from tests.simulation.kafka import Broker, ModelHandover, ModelLog, ModelOffsets, Partition, Record
 from tests.simulation.network import Faults, Network

@@ -7,11 +7,11 @@ from unittest.mock import patch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics_pipeline import jump
 from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.core.offsets import OffsetRange
 from metrics_pipeline.core.owed import OwedEntry
-from metrics_pipeline.jump import skipped_hours
+from metrics_pipeline.drain import jump
+from metrics_pipeline.drain.jump import skipped_hours
 from metrics_pipeline.retry import Retry
 from tests.simulation.kafka import Partition, Record
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics_pipeline.core.relay import ActiveRun, RelayPolicy, ShardState, backoff_seconds, plan_launches
+from metrics_pipeline.drain.relay import ActiveRun, RelayPolicy, ShardState, backoff_seconds, plan_launches
 
 POLICY = RelayPolicy(window_seconds=60, handover_seconds=30, lead_seconds=10)
 NEWS = ShardState(shard=0, lag=5, has_open_intent=False, active=(), failures=0, failed_ago_seconds=float("inf"))

@@ -10,9 +10,9 @@ from metrics_pipeline.chaos.fleet import KILLED, DrainProcess
 from metrics_pipeline.chaos.journal import MissedError
 from metrics_pipeline.chaos.proxy import Answer, Exchange
 from metrics_pipeline.chaos.world import World
-from metrics_pipeline.core.ending import Reason
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.delivery.tables import RAW_EVENTS
+from metrics_pipeline.drain.ending import Reason
 
 _REACH_SECONDS = 10.0
 """A running drain comes to any of its steps within that."""

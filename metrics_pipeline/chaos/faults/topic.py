@@ -10,7 +10,7 @@ from metrics_pipeline.chaos.load import SideSender
 from metrics_pipeline.chaos.staging import Staging
 from metrics_pipeline.chaos.world import World
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.core.ending import Reason
+from metrics_pipeline.drain.ending import Reason
 from metrics_pipeline.errors import LocalEngineError, TopicMismatchError
 
 PREFIX = "recreated-"

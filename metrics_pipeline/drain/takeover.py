@@ -21,8 +21,8 @@ from metrics_pipeline.delivery.delivery import Delivery
 from metrics_pipeline.delivery.ownership import Ownership
 from metrics_pipeline.delivery.ports import Clock, Log, Warehouse
 from metrics_pipeline.delivery.steps import Step
+from metrics_pipeline.drain.ranges import UNLIMITED, RangeReader, already_lost
 from metrics_pipeline.errors import StopError, TopicMismatchError
-from metrics_pipeline.ranges import UNLIMITED, RangeReader, already_lost
 from metrics_pipeline.retry import Retry
 
 logger = logging.getLogger("metrics_pipeline.takeover")

@@ -21,10 +21,10 @@ from metrics_pipeline.core.owed import OwedEntry, owed_within
 from metrics_pipeline.delivery.batch import BatchLimits, MicroBatch, lost_batch
 from metrics_pipeline.delivery.delivery import Delivery
 from metrics_pipeline.delivery.ports import Clock, Job, Log, Worker
+from metrics_pipeline.drain.ranges import RangeReader, already_lost
+from metrics_pipeline.drain.takeover import Takeover
 from metrics_pipeline.errors import OffsetOutOfRangeError
-from metrics_pipeline.ranges import RangeReader, already_lost
 from metrics_pipeline.retry import Retry
-from metrics_pipeline.takeover import Takeover
 
 logger = logging.getLogger("metrics_pipeline.fill")
 

@@ -1,0 +1,29 @@
+"""Who owns a shard, and the limits that its events are judged by."""
+
+from collections.abc import Sequence
+
+from metrics_pipeline.core.decode import EventLimits
+from metrics_pipeline.core.offsets import Owner
+from metrics_pipeline.errors import ConfigurationError
+from metrics_pipeline.settings import Settings
+
+
+def event_limits(settings: Settings) -> EventLimits:
+    """How far timestamps may be from their messages."""
+    return EventLimits(
+        max_age_ms=settings.events.max_age_days * 86_400_000,
+        max_future_ms=settings.events.max_future_seconds * 1_000,
+    )
+
+
+def shard_owner(settings: Settings, shard: int, partitions: Sequence[int]) -> Owner:
+    """The owner that `shard` is. Raises ConfigurationError if there are more shards than partitions."""
+    shards = settings.drain.shards
+    if shards > len(partitions):
+        raise ConfigurationError(
+            f"METRICS_DRAIN__SHARDS is {shards}, but topic {settings.kafka.topic} has {len(partitions)} partitions: "
+            "set it to that at most, or add partitions"
+        )
+    if shard >= shards:
+        raise ConfigurationError(f"there is no shard {shard}: METRICS_DRAIN__SHARDS is {shards}, so 0 to {shards - 1}")
+    return Owner(shards, shard)

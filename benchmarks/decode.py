@@ -17,8 +17,8 @@ from uuid import UUID
 import polars as pl
 
 from metrics_pipeline.core.decode import EventLimits, decode
-from metrics_pipeline.core.deduplicate import deduplicate
-from metrics_pipeline.core.messages import Messages
+from metrics_pipeline.event.deduplicate import deduplicate
+from metrics_pipeline.event.messages import Messages
 
 START_MS = 1_793_700_000_000
 LIMITS = EventLimits(max_age_ms=396 * 86_400_000, max_future_ms=3_600_000)

@@ -14,7 +14,7 @@ from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
 
 
 def promote() -> None:
-    from metrics_pipeline import event
+    from metrics_pipeline.event import contract as event
 
     event.TABLE_COLUMNS = (*event.RAW_COLUMNS, event.promoted("version"))
 

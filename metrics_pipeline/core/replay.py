@@ -20,7 +20,7 @@ from metrics_pipeline.core.owed import HOUR_SECONDS, subtracted
 from metrics_pipeline.dead_letters.judge import Outcome
 from metrics_pipeline.delivery.chunk import ORIGIN, POSITION, own_rows
 from metrics_pipeline.delivery.stored import CONTENT, ROW_SCHEMA
-from metrics_pipeline.event import EVENT_SCHEMA, IDENTITY, LINEAGE
+from metrics_pipeline.event.contract import EVENT_SCHEMA, IDENTITY, LINEAGE
 
 SOURCE = "replay"
 """Of ledger rows that a replay of hours writes."""

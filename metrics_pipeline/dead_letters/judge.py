@@ -8,11 +8,18 @@ import polars as pl
 
 from metrics_pipeline.core.decode import EventLimits, decode
 from metrics_pipeline.core.decode.exact import DeadLetter, decode_exact
-from metrics_pipeline.core.messages import Messages
 from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.delivery.chunk import ORIGIN, POSITION, Chunk, cuts, open_chunk, own_rows, ranges_of
 from metrics_pipeline.errors import ConfigurationError
-from metrics_pipeline.event import DEAD_LETTER_SCHEMA, EVENT_SCHEMA, IDENTITY, LINEAGE, MAX_PAYLOAD_BYTES, Reason
+from metrics_pipeline.event.contract import (
+    DEAD_LETTER_SCHEMA,
+    EVENT_SCHEMA,
+    IDENTITY,
+    LINEAGE,
+    MAX_PAYLOAD_BYTES,
+    Reason,
+)
+from metrics_pipeline.event.messages import Messages
 
 LETTERS_SCHEMA = pl.Schema({name: EVENT_SCHEMA[name] for name in POSITION} | {"outcome": pl.String()})
 

@@ -25,7 +25,6 @@ import polars as pl
 
 from metrics_pipeline.core.decode import EventLimits
 from metrics_pipeline.core.ledger import minutes_of
-from metrics_pipeline.core.refusal import UNKNOWN_ERROR
 from metrics_pipeline.dead_letters.judge import (
     NO_MARKS,
     SOURCE,
@@ -56,7 +55,8 @@ from metrics_pipeline.delivery.landing import DOUBLED, Landing, Refused, refused
 from metrics_pipeline.delivery.ownership import Ownership
 from metrics_pipeline.delivery.ports import Clock, StoredEvents, Warehouse
 from metrics_pipeline.delivery.steps import ReplayStep
-from metrics_pipeline.event import Reason
+from metrics_pipeline.event.contract import Reason
+from metrics_pipeline.event.refusal import UNKNOWN_ERROR
 from metrics_pipeline.retry import Retry
 
 logger = logging.getLogger("metrics_pipeline.dead_letters")

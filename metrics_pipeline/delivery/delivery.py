@@ -20,10 +20,8 @@ from typing import Generic, TypeVar
 
 import polars as pl
 
-from metrics_pipeline.core.deduplicate import deduplicate
 from metrics_pipeline.core.ledger import DRAIN, NO_SHARD, OWED, Freshness, LedgerEntry, freshness_of, minutes_of
 from metrics_pipeline.core.offsets import Commit, Intent, OpenBatch, batch_token
-from metrics_pipeline.core.refusal import refused_dead_letters
 from metrics_pipeline.delivery.accounts import accounts_of
 from metrics_pipeline.delivery.batch import MicroBatch
 from metrics_pipeline.delivery.bisection import Bisection, Slice
@@ -33,7 +31,9 @@ from metrics_pipeline.delivery.ports import Clock, Warehouse
 from metrics_pipeline.delivery.settling import Settling
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.errors import RejectedError, StopError
-from metrics_pipeline.event import IDENTITY, NO_DEAD_LETTERS, NO_EVENTS
+from metrics_pipeline.event.contract import IDENTITY, NO_DEAD_LETTERS, NO_EVENTS
+from metrics_pipeline.event.deduplicate import deduplicate
+from metrics_pipeline.event.refusal import refused_dead_letters
 from metrics_pipeline.retry import Retry
 
 _T = TypeVar("_T")

@@ -17,7 +17,7 @@ from metrics_pipeline.delivery.ownership import Ownership
 from metrics_pipeline.delivery.ports import StoredEvents, Warehouse
 from metrics_pipeline.delivery.steps import ReplayStep
 from metrics_pipeline.errors import RejectedError, StopError
-from metrics_pipeline.event import IDENTITY
+from metrics_pipeline.event.contract import IDENTITY
 from metrics_pipeline.retry import Retry
 
 DOUBLED = (

@@ -8,10 +8,10 @@ from typing import Protocol, TypeVar
 import polars as pl
 
 from metrics_pipeline.core.ledger import LedgerEntry
-from metrics_pipeline.core.messages import Messages
 from metrics_pipeline.core.offsets import Commit, OffsetRange, Owner, Watermarks
 from metrics_pipeline.core.replay import LostLetters
 from metrics_pipeline.delivery.chunk import Chunk
+from metrics_pipeline.event.messages import Messages
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)

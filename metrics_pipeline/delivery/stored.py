@@ -18,7 +18,7 @@ from metrics_pipeline.delivery.chunk import ORIGIN, POSITION, Chunk
 from metrics_pipeline.delivery.tables import RAW_EVENTS
 from metrics_pipeline.delivery.warehouse import CANDIDATES, fresh_and_late
 from metrics_pipeline.errors import StopError
-from metrics_pipeline.event import EVENT_SCHEMA, FIELDS, IDENTITY, RAW_COLUMNS
+from metrics_pipeline.event.contract import EVENT_SCHEMA, FIELDS, IDENTITY, RAW_COLUMNS
 
 CONTENT = "content"
 

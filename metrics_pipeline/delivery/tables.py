@@ -1,8 +1,8 @@
 """The tables that a delivery writes besides the ledger: raw_events and dead_letters."""
 
 from metrics_pipeline.ddl.objects import Column, Table
-from metrics_pipeline.event import IDENTITY, TABLE_COLUMNS
-from metrics_pipeline.event import Column as EventColumn
+from metrics_pipeline.event.contract import IDENTITY, TABLE_COLUMNS
+from metrics_pipeline.event.contract import Column as EventColumn
 
 
 def event_column(column: EventColumn) -> Column:

@@ -18,7 +18,7 @@ from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.offsets import OffsetRange
 from metrics_pipeline.delivery.chunk import POSITION
 from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
-from metrics_pipeline.event import IDENTITY, LINEAGE
+from metrics_pipeline.event.contract import IDENTITY, LINEAGE
 
 FRESH_SPAN_MS = 5_000
 """Events so near to the batch's median are looked up apart from stragglers: the parts that end before them are skipped

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from metrics_pipeline.event import MAX_ATTRIBUTES, MAX_DEPTH, Reason
+from metrics_pipeline.event.contract import MAX_ATTRIBUTES, MAX_DEPTH, Reason
 
 Payload = str | bytes | None
 """The value of a message: None is a tombstone, text goes as UTF-8."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from metrics_pipeline.core.validate import event_uuid, timestamp_ms
-from metrics_pipeline.event import FIELDS
+from metrics_pipeline.event.contract import FIELDS
+from metrics_pipeline.event.validate import event_uuid, timestamp_ms
 
 _REQUIRED = ("event_id", "timestamp", "service", "endpoint", "status", "latency_ms")
 _NO_TIER = next(field.default for field in FIELDS if field.path == "customer.tier")

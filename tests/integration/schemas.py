@@ -15,7 +15,7 @@ from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.ddl.objects import Column, SchemaObject, Table
 from metrics_pipeline.delivery.tables import event_column
-from metrics_pipeline.event import promoted
+from metrics_pipeline.event.contract import promoted
 
 _ROOT = Path(__file__).parents[2]
 STORAGE = Storage(10_000)

@@ -25,7 +25,7 @@ from metrics_pipeline.dead_letters_assembly import dead_letter_warnings, preview
 from metrics_pipeline.delivery.steps import ReplayStep, Step
 from metrics_pipeline.delivery.warehouse import ClickHouseWarehouse
 from metrics_pipeline.errors import FencedError, StopError
-from metrics_pipeline.event import Reason
+from metrics_pipeline.event.contract import Reason
 from metrics_pipeline.loadgen.plan import LoadPlan
 from metrics_pipeline.loadgen.run import produce
 from metrics_pipeline.settings import Settings, clickhouse_url, load_settings

@@ -31,7 +31,7 @@ from metrics_pipeline.core.retention_report import DROP, MOVE, Report
 from metrics_pipeline.dead_letters.judge import LetterFilter
 from metrics_pipeline.dead_letters_assembly import replay_dead_letters
 from metrics_pipeline.errors import ConfigurationError
-from metrics_pipeline.event import Reason
+from metrics_pipeline.event.contract import Reason
 from metrics_pipeline.local.clickhouse import ClickHouseServer, start_clickhouse
 from metrics_pipeline.local.fetch import cache_folder, clickhouse_program
 from metrics_pipeline.settings import LocalSettings, Settings, kafka_address

@@ -17,7 +17,7 @@ from metrics_pipeline.errors import (
     StuckClientError,
     TopicMismatchError,
 )
-from metrics_pipeline.event import Reason as DeadReason
+from metrics_pipeline.event.contract import Reason as DeadReason
 from tests.simulation.clickhouse import MINUTE_MS, Identity
 from tests.simulation.plan import BAD_STATUSES, Kind
 from tests.simulation.world import World

@@ -14,7 +14,7 @@ import polars as pl
 from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.offsets import OffsetRange
 from metrics_pipeline.errors import ClickHouseUnavailableError, ForeignViewError, RejectedError
-from metrics_pipeline.event import IDENTITY
+from metrics_pipeline.event.contract import IDENTITY
 from tests.simulation.network import Network
 from tests.simulation.scheduler import Scheduler, Task
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from metrics_pipeline.core.messages import Messages
 from metrics_pipeline.core.offsets import (
     METADATA_LIMIT_BYTES,
     Commit,
@@ -14,6 +13,7 @@ from metrics_pipeline.core.offsets import (
 )
 from metrics_pipeline.delivery.ports import Fetched
 from metrics_pipeline.errors import FencedError, KafkaUnavailableError, OffsetOutOfRangeError, StuckClientError
+from metrics_pipeline.event.messages import Messages
 from tests.simulation.network import Network
 
 

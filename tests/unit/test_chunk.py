@@ -16,7 +16,7 @@ from metrics_pipeline.delivery.chunk import (
     placed,
     ranges_of,
 )
-from metrics_pipeline.event import NO_EVENTS
+from metrics_pipeline.event.contract import NO_EVENTS
 
 LIMITS = EventLimits(1, 2)
 _STEPS = st.lists(

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metrics_pipeline.core.decode import EventLimits, decode
-from metrics_pipeline.core.messages import Messages
 from metrics_pipeline.core.offsets import METADATA_LIMIT_BYTES, decode_commit, encode_metadata
 from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.dead_letters import judge as dead_letters
@@ -41,7 +40,8 @@ from metrics_pipeline.delivery.chunk import (
     stored_elsewhere,
 )
 from metrics_pipeline.errors import ConfigurationError
-from metrics_pipeline.event import IDENTITY, MAX_PAYLOAD_BYTES, NO_EVENTS
+from metrics_pipeline.event.contract import IDENTITY, MAX_PAYLOAD_BYTES, NO_EVENTS
+from metrics_pipeline.event.messages import Messages
 from tests.integration.events import encode, event
 
 NOW_MS = 1_790_000_000_000

@@ -8,8 +8,7 @@ import pytest
 
 from metrics_pipeline.core.decode import Decoded, EventLimits, decode
 from metrics_pipeline.core.decode.fast import decode_fast
-from metrics_pipeline.core.messages import Messages
-from metrics_pipeline.event import (
+from metrics_pipeline.event.contract import (
     DEAD_LETTER_SCHEMA,
     EVENT_SCHEMA,
     MAX_DEPTH,
@@ -18,6 +17,7 @@ from metrics_pipeline.event import (
     MAX_TIMESTAMP_MS,
     Reason,
 )
+from metrics_pipeline.event.messages import Messages
 
 MESSAGE_MS = 1_793_700_931_000
 LIMITS = EventLimits(max_age_ms=86_400_000, max_future_ms=3_600_000)

@@ -16,9 +16,9 @@ from polars.testing import assert_frame_equal
 from metrics_pipeline.core.decode import EventLimits, decode
 from metrics_pipeline.core.decode.exact import DeadLetter, decode_exact, parse
 from metrics_pipeline.core.decode.fast import decode_fast
-from metrics_pipeline.core.messages import Messages
-from metrics_pipeline.core.validate import InvalidEventError
-from metrics_pipeline.event import FIELDS, MAX_TIMESTAMP_MS
+from metrics_pipeline.event.contract import FIELDS, MAX_TIMESTAMP_MS
+from metrics_pipeline.event.messages import Messages
+from metrics_pipeline.event.validate import InvalidEventError
 
 MESSAGE_MS = 1_793_700_931_000
 DAY_MS = 86_400_000

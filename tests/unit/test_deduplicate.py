@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from metrics_pipeline.core.deduplicate import deduplicate
-from metrics_pipeline.event import EVENT_SCHEMA, IDENTITY, NO_EVENTS
+from metrics_pipeline.event.contract import EVENT_SCHEMA, IDENTITY, NO_EVENTS
+from metrics_pipeline.event.deduplicate import deduplicate
 
 FEW_IDS = ["00000000-0000-4000-8000-000000000001", "ffffffff-ffff-4fff-8fff-ffffffffffff"]
 ORIGINS = st.tuples(st.integers(0, 3), st.integers(0, 5))

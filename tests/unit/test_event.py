@@ -6,8 +6,7 @@ from uuid import UUID
 import pytest
 
 from metrics_pipeline.core.decode import EventLimits, decode
-from metrics_pipeline.core.messages import Messages
-from metrics_pipeline.event import (
+from metrics_pipeline.event.contract import (
     DEAD_LETTER_SCHEMA,
     EVENT_ID_NAMESPACE,
     EVENT_SCHEMA,
@@ -19,13 +18,14 @@ from metrics_pipeline.event import (
     Kind,
     Reason,
 )
-from metrics_pipeline.event_reference import reference
+from metrics_pipeline.event.messages import Messages
+from metrics_pipeline.event.reference import reference
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "event.md"
 
 
 def test_the_reference_page_is_current() -> None:
-    assert REFERENCE.read_text() == reference(), "run: python -m metrics_pipeline.event_reference > docs/event.md"
+    assert REFERENCE.read_text() == reference(), "run: python -m metrics_pipeline.event.reference > docs/event.md"
 
 
 def test_the_required_fields() -> None:

@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from metrics_pipeline.core.decode import Decoded, EventLimits, decode
-from metrics_pipeline.core.messages import Messages
-from metrics_pipeline.event import Reason
+from metrics_pipeline.event.contract import Reason
+from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.loadgen import malformed, odd
 from metrics_pipeline.loadgen.malformed import Payload, malform
 from metrics_pipeline.loadgen.traffic import traffic

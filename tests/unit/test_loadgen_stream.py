@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from metrics_pipeline.core.decode import EventLimits, decode
-from metrics_pipeline.core.messages import Messages
-from metrics_pipeline.event import IDENTITY
+from metrics_pipeline.event.contract import IDENTITY
+from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.loadgen.block import BLOCK_MESSAGES
 from metrics_pipeline.loadgen.malformed import KINDS
 from metrics_pipeline.loadgen.plan import LoadPlan

@@ -2,7 +2,7 @@
 
 import pytest
 
-from metrics_pipeline.core.messages import Messages
+from metrics_pipeline.event.messages import Messages
 
 MESSAGES = Messages([0, 1, 0], [5, 7, 6], [10, 11, 12], [b"a", None, b"bcd"])
 

@@ -9,7 +9,7 @@ from metrics_pipeline.core.offsets import Commit, Intent, OffsetRange, batch_tok
 from metrics_pipeline.core.owed import OwedEntry, intersected, merged, owed_hours, owed_within, still_owed, subtracted
 from metrics_pipeline.delivery.accounts import accounts_of
 from metrics_pipeline.delivery.batch import lost_batch, noted_entry, owed_batch
-from metrics_pipeline.event import NO_DEAD_LETTERS, NO_EVENTS
+from metrics_pipeline.event.contract import NO_DEAD_LETTERS, NO_EVENTS
 
 HOUR_MS = 3_600_000
 

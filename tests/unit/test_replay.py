@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from metrics_pipeline.core import replay as core
 from metrics_pipeline.core.decode import EventLimits, decode
 from metrics_pipeline.core.decode.frame import lineage_frame
-from metrics_pipeline.core.messages import Messages
 from metrics_pipeline.core.offsets import Commit, OffsetRange, Watermarks
 from metrics_pipeline.core.owed import subtracted
 from metrics_pipeline.core.replay import (
@@ -39,7 +38,8 @@ from metrics_pipeline.core.replay import (
 from metrics_pipeline.dead_letters.judge import LETTERS_SCHEMA
 from metrics_pipeline.delivery.chunk import ORIGIN, POSITION
 from metrics_pipeline.delivery.stored import CONTENT, ROW_SCHEMA
-from metrics_pipeline.event import IDENTITY
+from metrics_pipeline.event.contract import IDENTITY
+from metrics_pipeline.event.messages import Messages
 from tests.integration.events import encode, event
 
 NOW_MS = 1_790_000_000_000

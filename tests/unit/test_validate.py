@@ -8,15 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics_pipeline.core.validate import (
-    EventLimits,
-    InvalidEventError,
-    event_uuid,
-    shown,
-    timestamp_ms,
-    validate,
-)
-from metrics_pipeline.event import EVENT_ID_NAMESPACE, FIELDS, Reason
+from metrics_pipeline.event.contract import EVENT_ID_NAMESPACE, FIELDS, Reason
+from metrics_pipeline.event.validate import EventLimits, InvalidEventError, event_uuid, shown, timestamp_ms, validate
 
 ID = "0191d3a5-28c0-7b77-9a41-2f5f8d0c7e13"
 MESSAGE_MS = 1_793_700_931_000

@@ -19,8 +19,8 @@ from metrics_pipeline.chaos.faults.traffic import parcel_of
 from metrics_pipeline.chaos.journal import MissedError
 from metrics_pipeline.chaos.world import World
 from metrics_pipeline.core.decode import EventLimits, decode
-from metrics_pipeline.core.messages import Messages
 from metrics_pipeline.errors import RetryableError
+from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.kafka.admin import describe_topic
 from metrics_pipeline.kafka.config import calling, client_config
 from metrics_pipeline.kafka.lag import PartitionLag, read_lag

@@ -12,9 +12,9 @@ import polars as pl
 from metrics_pipeline.core.decode.exact import DeadLetter, decode_exact
 from metrics_pipeline.core.decode.fast import decode_fast
 from metrics_pipeline.core.decode.frame import ROW, dead_letters_frame, events_frame, lineage_frame
-from metrics_pipeline.core.messages import Messages
-from metrics_pipeline.core.validate import EventLimits
-from metrics_pipeline.event import FIELDS
+from metrics_pipeline.event.contract import FIELDS
+from metrics_pipeline.event.messages import Messages
+from metrics_pipeline.event.validate import EventLimits
 
 BLOCK_MESSAGES = 4_000
 """Decoded at once: more objects don't fit into a processor's cache, with fewer the fixed cost shows."""

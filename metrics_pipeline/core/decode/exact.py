@@ -12,14 +12,8 @@ from typing import Any
 from msgspec import MsgspecError
 from msgspec.json import Decoder
 
-from metrics_pipeline.core.validate import (
-    EventLimits,
-    InvalidEventError,
-    has_lone_surrogate,
-    shown,
-    validate,
-)
-from metrics_pipeline.event import FIELDS, MAX_DEPTH, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, Reason
+from metrics_pipeline.event.contract import FIELDS, MAX_DEPTH, MAX_MESSAGE_BYTES, MAX_PAYLOAD_BYTES, Reason
+from metrics_pipeline.event.validate import EventLimits, InvalidEventError, has_lone_surrogate, shown, validate
 
 _parse_quickly = Decoder().decode
 

@@ -16,9 +16,7 @@ from msgspec.json import Decoder
 
 from metrics_pipeline.core.decode.exact import parse
 from metrics_pipeline.core.decode.frame import ROW, events_frame
-from metrics_pipeline.core.messages import Messages
-from metrics_pipeline.core.validate import EventLimits, InvalidEventError, attributes, event_uuid, timestamp_ms
-from metrics_pipeline.event import (
+from metrics_pipeline.event.contract import (
     FIELDS,
     MAX_ATTRIBUTE_KEY_CHARACTERS,
     MAX_ATTRIBUTE_VALUE_CHARACTERS,
@@ -29,6 +27,8 @@ from metrics_pipeline.event import (
     Field,
     Kind,
 )
+from metrics_pipeline.event.messages import Messages
+from metrics_pipeline.event.validate import EventLimits, InvalidEventError, attributes, event_uuid, timestamp_ms
 
 _CANONICAL_UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 _COMMON_TIMESTAMP = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-5][0-9](?:\.[0-9]{3}[0-9]*)?(?:Z|\+00:00)$"

@@ -10,8 +10,7 @@ from typing import Any
 import polars as pl
 
 from metrics_pipeline.core.decode.exact import DeadLetter
-from metrics_pipeline.core.messages import Messages
-from metrics_pipeline.event import (
+from metrics_pipeline.event.contract import (
     FIELDS,
     LINEAGE,
     MAX_PAYLOAD_BYTES,
@@ -21,6 +20,7 @@ from metrics_pipeline.event import (
     Field,
     Kind,
 )
+from metrics_pipeline.event.messages import Messages
 
 ROW = "row"
 """Name of the column that holds an event's index among the messages, until the frame is put together."""

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Set
 
 import polars as pl
 
-from metrics_pipeline.core.messages import Messages
-from metrics_pipeline.event import DEAD_LETTER_SCHEMA, LINEAGE, MAX_PAYLOAD_BYTES, Reason
+from metrics_pipeline.event.contract import DEAD_LETTER_SCHEMA, LINEAGE, MAX_PAYLOAD_BYTES, Reason
+from metrics_pipeline.event.messages import Messages
 
 UNKNOWN_ERROR = "the server refused the row before the run was interrupted"
 

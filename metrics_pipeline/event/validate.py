@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from uuid import uuid5
 
 from metrics_pipeline.errors import PipelineError
-from metrics_pipeline.event import (
+from metrics_pipeline.event.contract import (
     CLASH_PREFIX,
     EVENT_ID_NAMESPACE,
     FIELDS,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from metrics_pipeline.event import IDENTITY
+from metrics_pipeline.event.contract import IDENTITY
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
-"""docs/event.md, printed from the contract: `python -m metrics_pipeline.event_reference > docs/event.md`."""
+"""docs/event.md, printed from the contract: `python -m metrics_pipeline.event.reference > docs/event.md`."""
 
 import sys
 from collections.abc import Iterator
 
-from metrics_pipeline.event import (
+from metrics_pipeline.event.contract import (
     CLASH_PREFIX,
     EVENT_ID_NAMESPACE,
     FIELDS,
@@ -31,7 +31,7 @@ _JSON_TYPES = {
 
 
 _INTRODUCTION = """\
-<!-- Generated: python -m metrics_pipeline.event_reference > docs/event.md -->
+<!-- Generated: python -m metrics_pipeline.event.reference > docs/event.md -->
 # An event
 
 A message holds one event: a JSON object in UTF-8, of these fields.

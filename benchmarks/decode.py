@@ -16,7 +16,7 @@ from uuid import UUID
 
 import polars as pl
 
-from metrics_pipeline.core.decode import EventLimits, decode
+from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.deduplicate import deduplicate
 from metrics_pipeline.event.messages import Messages
 

@@ -25,7 +25,6 @@ from dataclasses import dataclass, field, fields
 
 import polars as pl
 
-from metrics_pipeline.core.decode import EventLimits
 from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.offsets import OffsetRange
 from metrics_pipeline.core.replay import (
@@ -58,6 +57,7 @@ from metrics_pipeline.delivery.landing import DOUBLED, Landing, Refused
 from metrics_pipeline.delivery.ownership import Ownership
 from metrics_pipeline.delivery.ports import Clock, ReplayBooks, StoredEvents, Warehouse
 from metrics_pipeline.delivery.steps import HourStep
+from metrics_pipeline.event.decode import EventLimits
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.event.refusal import refused_dead_letters
 from metrics_pipeline.retry import Retry

@@ -8,8 +8,6 @@ from typing import cast
 import polars as pl
 
 from metrics_pipeline.audit.ports import BookReader
-from metrics_pipeline.core.decode import Decoded, EventLimits
-from metrics_pipeline.core.decode.frame import lineage_frame
 from metrics_pipeline.core.minutes import Look, Scope
 from metrics_pipeline.core.offsets import Commit, OffsetRange, OpenBatch
 from metrics_pipeline.core.owed import HOUR_SECONDS
@@ -39,6 +37,8 @@ from metrics_pipeline.delivery.ports import Clock, Log, ReplayBooks, StoredEvent
 from metrics_pipeline.delivery.stored import ROW_SCHEMA
 from metrics_pipeline.drain.ranges import UNLIMITED, RangeReader
 from metrics_pipeline.event.contract import IDENTITY, NO_DEAD_LETTERS, NO_EVENTS
+from metrics_pipeline.event.decode import Decoded, EventLimits
+from metrics_pipeline.event.decode.frame import lineage_frame
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.retry import Retry
 

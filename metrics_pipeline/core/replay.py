@@ -11,7 +11,6 @@ from itertools import groupby
 
 import polars as pl
 
-from metrics_pipeline.core.decode import Decoded
 from metrics_pipeline.core.grains import SETTLE_SECONDS, UNIT
 from metrics_pipeline.core.ledger import EventMinutes
 from metrics_pipeline.core.minutes import Look, tabulate
@@ -21,6 +20,7 @@ from metrics_pipeline.dead_letters.judge import Outcome
 from metrics_pipeline.delivery.chunk import ORIGIN, POSITION, own_rows
 from metrics_pipeline.delivery.stored import CONTENT, ROW_SCHEMA
 from metrics_pipeline.event.contract import EVENT_SCHEMA, IDENTITY, LINEAGE
+from metrics_pipeline.event.decode import Decoded
 
 SOURCE = "replay"
 """Of ledger rows that a replay of hours writes."""

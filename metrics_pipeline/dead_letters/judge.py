@@ -6,8 +6,6 @@ from enum import StrEnum
 
 import polars as pl
 
-from metrics_pipeline.core.decode import EventLimits, decode
-from metrics_pipeline.core.decode.exact import DeadLetter, decode_exact
 from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.delivery.chunk import ORIGIN, POSITION, Chunk, cuts, open_chunk, own_rows, ranges_of
 from metrics_pipeline.errors import ConfigurationError
@@ -19,6 +17,8 @@ from metrics_pipeline.event.contract import (
     MAX_PAYLOAD_BYTES,
     Reason,
 )
+from metrics_pipeline.event.decode import EventLimits, decode
+from metrics_pipeline.event.decode.exact import DeadLetter, decode_exact
 from metrics_pipeline.event.messages import Messages
 
 LETTERS_SCHEMA = pl.Schema({name: EVENT_SCHEMA[name] for name in POSITION} | {"outcome": pl.String()})

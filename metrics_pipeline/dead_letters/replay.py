@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from metrics_pipeline.core.decode import EventLimits
 from metrics_pipeline.core.ledger import minutes_of
 from metrics_pipeline.dead_letters.judge import (
     NO_MARKS,
@@ -56,6 +55,7 @@ from metrics_pipeline.delivery.ownership import Ownership
 from metrics_pipeline.delivery.ports import Clock, StoredEvents, Warehouse
 from metrics_pipeline.delivery.steps import ReplayStep
 from metrics_pipeline.event.contract import Reason
+from metrics_pipeline.event.decode import EventLimits
 from metrics_pipeline.event.refusal import UNKNOWN_ERROR
 from metrics_pipeline.retry import Retry
 

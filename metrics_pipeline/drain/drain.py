@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from metrics_pipeline.core.decode import EventLimits, decode
 from metrics_pipeline.core.ledger import OWED, LedgerEntry, weighted_quantile
 from metrics_pipeline.delivery.batch import BatchBuilder, BatchLimits
 from metrics_pipeline.delivery.delivery import Delivery
@@ -22,6 +21,7 @@ from metrics_pipeline.drain.ending import Ending, Reason, Situation
 from metrics_pipeline.drain.jump import Jump
 from metrics_pipeline.drain.takeover import Takeover
 from metrics_pipeline.errors import FencedError, KafkaUnavailableError, OffsetOutOfRangeError
+from metrics_pipeline.event.decode import EventLimits, decode
 
 logger = logging.getLogger("metrics_pipeline.drain")
 

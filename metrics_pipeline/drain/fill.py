@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from metrics_pipeline.core.decode import EventLimits
 from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.offsets import OffsetRange
 from metrics_pipeline.core.owed import OwedEntry, owed_within
@@ -24,6 +23,7 @@ from metrics_pipeline.delivery.ports import Clock, Job, Log, Worker
 from metrics_pipeline.drain.ranges import RangeReader, already_lost
 from metrics_pipeline.drain.takeover import Takeover
 from metrics_pipeline.errors import OffsetOutOfRangeError
+from metrics_pipeline.event.decode import EventLimits
 from metrics_pipeline.retry import Retry
 
 logger = logging.getLogger("metrics_pipeline.fill")

@@ -16,8 +16,8 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.storage import Storage
-from metrics_pipeline.core.decode import EventLimits, decode
 from metrics_pipeline.delivery.warehouse import ClickHouseWarehouse
+from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.local.clickhouse import ClickHouseServer, start_clickhouse
 from metrics_pipeline.local.fetch import cache_folder, clickhouse_program

@@ -17,9 +17,9 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from metrics_pipeline.core.decode import EventLimits, decode
 from metrics_pipeline.errors import ConfigurationError, KafkaUnavailableError
 from metrics_pipeline.event.contract import IDENTITY
+from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.loadgen.plan import LoadPlan
 from metrics_pipeline.loadgen.run import LoadProgress, produce

@@ -12,12 +12,12 @@ import pytest
 
 from metrics_pipeline.assembly import DrainRun, audit, run_drain, until_window_ends
 from metrics_pipeline.clock import SystemClock
-from metrics_pipeline.core.decode import EventLimits, decode
 from metrics_pipeline.core.replay import Mode
 from metrics_pipeline.delivery.steps import HourStep, Step
 from metrics_pipeline.delivery.warehouse import ClickHouseWarehouse
 from metrics_pipeline.errors import FencedError
 from metrics_pipeline.event.contract import IDENTITY
+from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.loadgen.plan import LoadPlan
 from metrics_pipeline.loadgen.run import produce

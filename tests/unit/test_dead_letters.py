@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics_pipeline.core.decode import EventLimits, decode
 from metrics_pipeline.core.offsets import METADATA_LIMIT_BYTES, decode_commit, encode_metadata
 from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.dead_letters import judge as dead_letters
@@ -41,6 +40,7 @@ from metrics_pipeline.delivery.chunk import (
 )
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.event.contract import IDENTITY, MAX_PAYLOAD_BYTES, NO_EVENTS
+from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.messages import Messages
 from tests.integration.events import encode, event
 
@@ -87,7 +87,7 @@ def test_a_payload_that_was_cut_is_never_an_event(fill: bytes, monkeypatch: pyte
     whole = early(1)
     cut = whole + fill * (MAX_PAYLOAD_BYTES - len(whole))
     letters = letters_of([cut, early(2)])
-    monkeypatch.setattr("metrics_pipeline.core.decode.exact.MAX_MESSAGE_BYTES", 4 * MAX_PAYLOAD_BYTES)
+    monkeypatch.setattr("metrics_pipeline.event.decode.exact.MAX_MESSAGE_BYTES", 4 * MAX_PAYLOAD_BYTES)
     judged = judge(letters, LOOSE)
     assert judged.events["kafka_offset"].to_list() == [1]
     assert judged.kept["replay_detail"].to_list() == [dead_letters.CUT_DETAIL]

@@ -6,8 +6,6 @@ from typing import Any
 import polars as pl
 import pytest
 
-from metrics_pipeline.core.decode import Decoded, EventLimits, decode
-from metrics_pipeline.core.decode.fast import decode_fast
 from metrics_pipeline.event.contract import (
     DEAD_LETTER_SCHEMA,
     EVENT_SCHEMA,
@@ -17,6 +15,8 @@ from metrics_pipeline.event.contract import (
     MAX_TIMESTAMP_MS,
     Reason,
 )
+from metrics_pipeline.event.decode import Decoded, EventLimits, decode
+from metrics_pipeline.event.decode.fast import decode_fast
 from metrics_pipeline.event.messages import Messages
 
 MESSAGE_MS = 1_793_700_931_000

@@ -13,10 +13,10 @@ from hypothesis import example, given, note, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from metrics_pipeline.core.decode import EventLimits, decode
-from metrics_pipeline.core.decode.exact import DeadLetter, decode_exact, parse
-from metrics_pipeline.core.decode.fast import decode_fast
 from metrics_pipeline.event.contract import FIELDS, MAX_TIMESTAMP_MS
+from metrics_pipeline.event.decode import EventLimits, decode
+from metrics_pipeline.event.decode.exact import DeadLetter, decode_exact, parse
+from metrics_pipeline.event.decode.fast import decode_fast
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.event.validate import InvalidEventError
 

@@ -5,7 +5,6 @@ from uuid import UUID
 
 import pytest
 
-from metrics_pipeline.core.decode import EventLimits, decode
 from metrics_pipeline.event.contract import (
     DEAD_LETTER_SCHEMA,
     EVENT_ID_NAMESPACE,
@@ -18,6 +17,7 @@ from metrics_pipeline.event.contract import (
     Kind,
     Reason,
 )
+from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.event.reference import reference
 

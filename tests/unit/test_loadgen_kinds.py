@@ -6,8 +6,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from metrics_pipeline.core.decode import Decoded, EventLimits, decode
 from metrics_pipeline.event.contract import Reason
+from metrics_pipeline.event.decode import Decoded, EventLimits, decode
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.loadgen import malformed, odd
 from metrics_pipeline.loadgen.malformed import Payload, malform

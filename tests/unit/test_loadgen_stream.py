@@ -6,8 +6,8 @@ from collections import Counter
 import polars as pl
 import pytest
 
-from metrics_pipeline.core.decode import EventLimits, decode
 from metrics_pipeline.event.contract import IDENTITY
+from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.loadgen.block import BLOCK_MESSAGES
 from metrics_pipeline.loadgen.malformed import KINDS

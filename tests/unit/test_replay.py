@@ -9,8 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metrics_pipeline.core import replay as core
-from metrics_pipeline.core.decode import EventLimits, decode
-from metrics_pipeline.core.decode.frame import lineage_frame
 from metrics_pipeline.core.offsets import Commit, OffsetRange, Watermarks
 from metrics_pipeline.core.owed import subtracted
 from metrics_pipeline.core.replay import (
@@ -39,6 +37,8 @@ from metrics_pipeline.dead_letters.judge import LETTERS_SCHEMA
 from metrics_pipeline.delivery.chunk import ORIGIN, POSITION
 from metrics_pipeline.delivery.stored import CONTENT, ROW_SCHEMA
 from metrics_pipeline.event.contract import IDENTITY
+from metrics_pipeline.event.decode import EventLimits, decode
+from metrics_pipeline.event.decode.frame import lineage_frame
 from metrics_pipeline.event.messages import Messages
 from tests.integration.events import encode, event
 

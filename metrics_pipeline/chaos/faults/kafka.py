@@ -18,8 +18,8 @@ from confluent_kafka.admin import (
 from metrics_pipeline.chaos.faults.traffic import parcel_of
 from metrics_pipeline.chaos.journal import MissedError
 from metrics_pipeline.chaos.world import World
-from metrics_pipeline.core.decode import EventLimits, decode
 from metrics_pipeline.errors import RetryableError
+from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.kafka.admin import describe_topic
 from metrics_pipeline.kafka.config import calling, client_config

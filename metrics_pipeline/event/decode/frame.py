@@ -9,7 +9,6 @@ from typing import Any
 
 import polars as pl
 
-from metrics_pipeline.core.decode.exact import DeadLetter
 from metrics_pipeline.event.contract import (
     FIELDS,
     LINEAGE,
@@ -20,6 +19,7 @@ from metrics_pipeline.event.contract import (
     Field,
     Kind,
 )
+from metrics_pipeline.event.decode.exact import DeadLetter
 from metrics_pipeline.event.messages import Messages
 
 ROW = "row"

@@ -14,8 +14,6 @@ from msgspec import Meta, MsgspecError, Struct, ValidationError, defstruct
 from msgspec import field as msgspec_field
 from msgspec.json import Decoder
 
-from metrics_pipeline.core.decode.exact import parse
-from metrics_pipeline.core.decode.frame import ROW, events_frame
 from metrics_pipeline.event.contract import (
     FIELDS,
     MAX_ATTRIBUTE_KEY_CHARACTERS,
@@ -27,6 +25,8 @@ from metrics_pipeline.event.contract import (
     Field,
     Kind,
 )
+from metrics_pipeline.event.decode.exact import parse
+from metrics_pipeline.event.decode.frame import ROW, events_frame
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.event.validate import EventLimits, InvalidEventError, attributes, event_uuid, timestamp_ms
 

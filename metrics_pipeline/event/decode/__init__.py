@@ -9,10 +9,10 @@ from typing import Any
 
 import polars as pl
 
-from metrics_pipeline.core.decode.exact import DeadLetter, decode_exact
-from metrics_pipeline.core.decode.fast import decode_fast
-from metrics_pipeline.core.decode.frame import ROW, dead_letters_frame, events_frame, lineage_frame
 from metrics_pipeline.event.contract import FIELDS
+from metrics_pipeline.event.decode.exact import DeadLetter, decode_exact
+from metrics_pipeline.event.decode.fast import decode_fast
+from metrics_pipeline.event.decode.frame import ROW, dead_letters_frame, events_frame, lineage_frame
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.event.validate import EventLimits
 

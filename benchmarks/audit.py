@@ -22,8 +22,8 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import storage_of
 from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.core.minutes import EVERYTHING, Scope
-from metrics_pipeline.core.offsets import Commit
 from metrics_pipeline.delivery.tables import RAW_EVENTS
+from metrics_pipeline.kafka.intents import Commit
 from metrics_pipeline.local.clickhouse import start_clickhouse
 from metrics_pipeline.local.fetch import cache_folder, clickhouse_program
 from metrics_pipeline.settings import ClickHouseSettings, LocalSettings, Settings

@@ -5,8 +5,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from metrics_pipeline.core.offsets import Commit, Intent
-from metrics_pipeline.kafka.offsets import FencedOffsets
+from metrics_pipeline.kafka.committed import FencedOffsets
+from metrics_pipeline.kafka.intents import Commit, Intent
 from metrics_pipeline.settings import kafka_address, load_settings
 
 

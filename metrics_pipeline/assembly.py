@@ -26,7 +26,6 @@ from metrics_pipeline.core.drift import units_of
 from metrics_pipeline.core.horizons import DEAD_LETTERS
 from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.minutes import EVERYTHING, Scope
-from metrics_pipeline.core.offsets import OpenBatch, open_batches
 from metrics_pipeline.core.owed import GROUP_SUFFIX as OWED_GROUP_SUFFIX
 from metrics_pipeline.core.replay import GROUP_SUFFIX as HOURS_SUFFIX
 from metrics_pipeline.dead_letters.judge import GROUP_SUFFIX as LETTERS_SUFFIX
@@ -34,7 +33,7 @@ from metrics_pipeline.delivery.batch import BatchLimits
 from metrics_pipeline.delivery.chunk import SLOT, Chunk, decode_chunk
 from metrics_pipeline.delivery.delivery import Delivery, Source
 from metrics_pipeline.delivery.ownership import Ownership
-from metrics_pipeline.delivery.ports import Clock, Log
+from metrics_pipeline.delivery.ports import Clock
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.delivery.warehouse import ClickHouseWarehouse
 from metrics_pipeline.drain.drain import Drain, DrainReport
@@ -44,9 +43,11 @@ from metrics_pipeline.drain.owner import event_limits, shard_owner
 from metrics_pipeline.drain.takeover import Takeover, closing_commits, reset_positions
 from metrics_pipeline.errors import ConfigurationError, RetryableError, SchemaMismatchError
 from metrics_pipeline.kafka.admin import TopicDescription, describe_topic, ensure_topic
+from metrics_pipeline.kafka.committed import FencedOffsets, committed_offsets
 from metrics_pipeline.kafka.handover import KafkaHandover
+from metrics_pipeline.kafka.intents import OpenBatch, open_batches
 from metrics_pipeline.kafka.log import KafkaLog
-from metrics_pipeline.kafka.offsets import FencedOffsets, committed_offsets
+from metrics_pipeline.kafka.ports import Log
 from metrics_pipeline.retry import Retry
 from metrics_pipeline.rollups import Rollups
 from metrics_pipeline.rollups_of_shards import AnyRollups, RollupsOfShards

@@ -11,7 +11,6 @@ from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.horizons import read_horizons
 from metrics_pipeline.clock import SystemClock
-from metrics_pipeline.core.offsets import Owner
 from metrics_pipeline.dead_letters.expiry import expiry_warning, warning_end_ms
 from metrics_pipeline.dead_letters.judge import LetterFilter
 from metrics_pipeline.dead_letters.replay import Reading, Replay, ReplayReport, preview
@@ -24,8 +23,9 @@ from metrics_pipeline.delivery.stored import ClickHouseEvents
 from metrics_pipeline.drain.owner import event_limits
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.kafka.admin import TopicDescription, describe_topic, topic_retention_ms
+from metrics_pipeline.kafka.committed import FencedOffsets
+from metrics_pipeline.kafka.intents import Owner
 from metrics_pipeline.kafka.lag import read_lag
-from metrics_pipeline.kafka.offsets import FencedOffsets
 from metrics_pipeline.retention_assembly import load_policy
 from metrics_pipeline.retry import Retry
 from metrics_pipeline.settings import Settings, kafka_address

@@ -10,7 +10,7 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.alerting.reading import LedgerScope
 from metrics_pipeline.clickhouse.owed import read_owed
 from metrics_pipeline.clickhouse.statistics import Statistics, read_statistics
-from metrics_pipeline.core.offsets import Owner
+from metrics_pipeline.kafka.intents import Owner
 from metrics_pipeline.kafka.lag import PartitionLag, read_lag
 from metrics_pipeline.settings import Settings, kafka_address
 

@@ -25,7 +25,6 @@ from metrics_pipeline.clickhouse.owed import ClickHouseOwed
 from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.core.grains import UNIT
 from metrics_pipeline.core.ledger import FILL, LedgerEntry, minutes_of
-from metrics_pipeline.core.offsets import OffsetRange, Owner, open_batches
 from metrics_pipeline.core.owed import OwedEntry
 from metrics_pipeline.delivery.batch import BatchLimits
 from metrics_pipeline.delivery.chunk import SLOT, decode_chunk
@@ -41,9 +40,10 @@ from metrics_pipeline.drain.owner import event_limits, shard_owner
 from metrics_pipeline.drain.takeover import Takeover
 from metrics_pipeline.errors import StopError
 from metrics_pipeline.kafka.admin import describe_topic
+from metrics_pipeline.kafka.committed import CommittedOffsets, FencedOffsets
+from metrics_pipeline.kafka.intents import OffsetRange, Owner, open_batches
 from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.kafka.log import KafkaLog
-from metrics_pipeline.kafka.offsets import CommittedOffsets, FencedOffsets
 from metrics_pipeline.retry import Retry
 from metrics_pipeline.rollups import Span
 from metrics_pipeline.settings import Settings, kafka_address

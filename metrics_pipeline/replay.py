@@ -26,7 +26,6 @@ from dataclasses import dataclass, field, fields
 import polars as pl
 
 from metrics_pipeline.core.ledger import LedgerEntry
-from metrics_pipeline.core.offsets import OffsetRange
 from metrics_pipeline.core.replay import (
     SOURCE,
     Found,
@@ -60,6 +59,7 @@ from metrics_pipeline.delivery.steps import HourStep
 from metrics_pipeline.event.decode import EventLimits
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.event.refusal import refused_dead_letters
+from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.retry import Retry
 from metrics_pipeline.survey import Read, Survey
 from metrics_pipeline.touched import Repaired, TouchedRollups

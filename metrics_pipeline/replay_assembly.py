@@ -15,7 +15,6 @@ from metrics_pipeline.clickhouse.cluster import connect_shards
 from metrics_pipeline.clickhouse.horizons import read_horizons
 from metrics_pipeline.clickhouse.replays import ClickHouseReplayBooks
 from metrics_pipeline.clock import SystemClock
-from metrics_pipeline.core.offsets import OffsetRange, Owner
 from metrics_pipeline.core.replay import MAX_HOURS, Mode
 from metrics_pipeline.dead_letters.judge import GROUP_SUFFIX as LETTERS_SUFFIX
 from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters
@@ -27,8 +26,9 @@ from metrics_pipeline.delivery.stored import ClickHouseEvents
 from metrics_pipeline.drain.owner import event_limits
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.kafka.admin import TopicDescription
+from metrics_pipeline.kafka.committed import FencedOffsets, committed_offsets
+from metrics_pipeline.kafka.intents import OffsetRange, Owner
 from metrics_pipeline.kafka.log import KafkaLog
-from metrics_pipeline.kafka.offsets import FencedOffsets, committed_offsets
 from metrics_pipeline.owed_assembly import fill_owed, owed_ranges
 from metrics_pipeline.replay import HourReplay, HourReport, Progress, preview
 from metrics_pipeline.retry import Retry

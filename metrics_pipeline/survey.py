@@ -9,7 +9,6 @@ import polars as pl
 
 from metrics_pipeline.audit.ports import BookReader
 from metrics_pipeline.core.minutes import Look, Scope
-from metrics_pipeline.core.offsets import Commit, OffsetRange, OpenBatch
 from metrics_pipeline.core.owed import HOUR_SECONDS
 from metrics_pipeline.core.replay import (
     Found,
@@ -33,13 +32,15 @@ from metrics_pipeline.core.replay import (
 )
 from metrics_pipeline.dead_letters.ports import LetterStore
 from metrics_pipeline.delivery.chunk import ORIGIN
-from metrics_pipeline.delivery.ports import Clock, Log, ReplayBooks, StoredEvents
+from metrics_pipeline.delivery.ports import Clock, ReplayBooks, StoredEvents
 from metrics_pipeline.delivery.stored import ROW_SCHEMA
 from metrics_pipeline.drain.ranges import UNLIMITED, RangeReader
 from metrics_pipeline.event.contract import IDENTITY, NO_DEAD_LETTERS, NO_EVENTS
 from metrics_pipeline.event.decode import Decoded, EventLimits
 from metrics_pipeline.event.decode.frame import lineage_frame
 from metrics_pipeline.event.messages import Messages
+from metrics_pipeline.kafka.intents import Commit, OffsetRange, OpenBatch
+from metrics_pipeline.kafka.ports import Log
 from metrics_pipeline.retry import Retry
 
 LOOKS = 5

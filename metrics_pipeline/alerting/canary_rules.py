@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from metrics_pipeline.core.offsets import Owner
+from metrics_pipeline.kafka.intents import Owner
 
 SERVICE = "metrics-pipeline"
 ENDPOINT = "/canary"

@@ -20,9 +20,9 @@ from metrics_pipeline.clickhouse.rollups.tables import TAKEN_ROWS
 from metrics_pipeline.clickhouse.schema import REPLAY_PLAN
 from metrics_pipeline.core.ledger import FILL, OWED, PartitionAccount
 from metrics_pipeline.core.minutes import COUNTS_SCHEMA, MINUTE_SECONDS, LedgerMinutes, Scope, Unnoted
-from metrics_pipeline.core.offsets import OffsetRange
 from metrics_pipeline.core.owed import subtracted
 from metrics_pipeline.core.replay import PlanStep
+from metrics_pipeline.kafka.intents import OffsetRange
 
 LONGEST_LIST = 1_000
 """So many gaps, overlaps or broken rows are listed at most."""

@@ -7,7 +7,7 @@ import polars as pl
 
 from metrics_pipeline.audit.verdict import Ledger, PartitionKey, PartitionTotals
 from metrics_pipeline.core.minutes import LedgerMinutes, Scope
-from metrics_pipeline.core.offsets import OffsetRange
+from metrics_pipeline.kafka.intents import OffsetRange
 
 
 class BookReader(Protocol):

@@ -27,8 +27,8 @@ from metrics_pipeline.core.minutes import (
     unnoted_drift,
     unsettled,
 )
-from metrics_pipeline.core.offsets import Commit, OffsetRange, OpenBatch, open_batches
 from metrics_pipeline.delivery.ports import Clock
+from metrics_pipeline.kafka.intents import Commit, OffsetRange, OpenBatch, open_batches
 
 LOOKS = 5
 """A minute that something touched during so many looks is reported as in flight."""

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from metrics_pipeline.core.grains import UNIT
 from metrics_pipeline.core.ledger import PartitionAccount
 from metrics_pipeline.core.minutes import MinuteDrift, UnnotedDrift
-from metrics_pipeline.core.offsets import OffsetRange, OpenBatch
 from metrics_pipeline.core.owed import HOUR_SECONDS
+from metrics_pipeline.kafka.intents import OffsetRange, OpenBatch
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -8,9 +8,9 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.alerting.reading import LedgerScope
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.core.ledger import FILL, OWED
-from metrics_pipeline.core.offsets import OffsetRange
 from metrics_pipeline.core.owed import OwedEntry, still_owed
 from metrics_pipeline.errors import StopError
+from metrics_pipeline.kafka.intents import OffsetRange
 
 MAX_ENTRIES = 20_000
 """So many entries are read at most, the oldest first: more than two years of hours."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from metrics_pipeline.core.offsets import OffsetRange
+from metrics_pipeline.kafka.intents import OffsetRange
 
 DRAIN = "drain"
 """Source of the entries of micro-batches."""

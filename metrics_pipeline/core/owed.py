@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from metrics_pipeline.core.offsets import OffsetRange
+from metrics_pipeline.kafka.intents import OffsetRange
 
 HOUR_SECONDS = 3_600
 GROUP_SUFFIX = ".owed"

@@ -14,13 +14,13 @@ import polars as pl
 from metrics_pipeline.core.grains import SETTLE_SECONDS, UNIT
 from metrics_pipeline.core.ledger import EventMinutes
 from metrics_pipeline.core.minutes import Look, tabulate
-from metrics_pipeline.core.offsets import Commit, OffsetRange, Watermarks
 from metrics_pipeline.core.owed import HOUR_SECONDS, subtracted
 from metrics_pipeline.dead_letters.judge import Outcome
 from metrics_pipeline.delivery.chunk import ORIGIN, POSITION, own_rows
 from metrics_pipeline.delivery.stored import CONTENT, ROW_SCHEMA
 from metrics_pipeline.event.contract import EVENT_SCHEMA, IDENTITY, LINEAGE
 from metrics_pipeline.event.decode import Decoded
+from metrics_pipeline.kafka.intents import Commit, OffsetRange, Watermarks
 
 SOURCE = "replay"
 """Of ledger rows that a replay of hours writes."""

@@ -5,8 +5,8 @@ from typing import Protocol
 
 import polars as pl
 
-from metrics_pipeline.core.offsets import OffsetRange
 from metrics_pipeline.dead_letters.judge import LetterFilter
+from metrics_pipeline.kafka.intents import OffsetRange
 
 
 class LetterStore(Protocol):

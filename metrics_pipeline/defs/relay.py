@@ -17,12 +17,12 @@ from dagster import (
     sensor,
 )
 
-from metrics_pipeline.core.offsets import Owner
 from metrics_pipeline.defs.drain import DrainConfig, drain
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.drain.owner import shard_owner
 from metrics_pipeline.drain.relay import ActiveRun, Launch, RelayPolicy, ShardState, plan_launches
 from metrics_pipeline.errors import RetryableError
+from metrics_pipeline.kafka.intents import Owner
 from metrics_pipeline.kafka.lag import PartitionLag, read_lag
 from metrics_pipeline.settings import DrainSettings, kafka_address
 

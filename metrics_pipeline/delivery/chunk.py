@@ -13,9 +13,9 @@ from itertools import accumulate
 
 import polars as pl
 
-from metrics_pipeline.core.offsets import Commit, Intent, OffsetRange, OpenBatch
 from metrics_pipeline.event.contract import IDENTITY, LINEAGE
 from metrics_pipeline.event.decode import EventLimits
+from metrics_pipeline.kafka.intents import Commit, Intent, OffsetRange, OpenBatch
 
 SLOT = 0
 """Partition of the topic that the side group's one slot stands at: every topic has it."""

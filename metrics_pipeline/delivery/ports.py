@@ -1,102 +1,18 @@
 """What drain and audit need of Kafka, ClickHouse and a clock. Adapters implement these; models in tests do, too."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, TypeVar
 
 import polars as pl
 
 from metrics_pipeline.core.ledger import LedgerEntry
-from metrics_pipeline.core.offsets import Commit, OffsetRange, Owner, Watermarks
 from metrics_pipeline.core.replay import LostLetters
 from metrics_pipeline.delivery.chunk import Chunk
-from metrics_pipeline.event.messages import Messages
+from metrics_pipeline.kafka.intents import OffsetRange
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """Messages in offset order per partition, and the ends that the log reported beyond them.
-
-    `ends` holds partitions read to their end: partition -> next offset, which lies beyond the last message where
-    control records or compaction left a hole.
-    """
-
-    messages: Messages
-    ends: Mapping[int, int] = field(default_factory=dict)
-
-
-class Log(Protocol):
-    """The topic, read at exact offsets. No group membership, so nothing rebalances."""
-
-    @property
-    def topic_id(self) -> str:
-        """The topic's unique id; another one after it was deleted and recreated."""
-        ...
-
-    def partitions(self) -> tuple[int, ...]:
-        """All partitions of the topic. Raises KafkaUnavailableError, ConfigurationError if there is no topic."""
-        ...
-
-    def watermarks(self, partitions: Sequence[int]) -> Mapping[int, Watermarks]:
-        """The offsets that the log holds, committed records only. Raises KafkaUnavailableError."""
-        ...
-
-    def offsets_at(self, partitions: Sequence[int], time_ms: int) -> Mapping[int, int]:
-        """The first offset of each whose message has that time or a later one; partitions without one have none.
-
-        Grows with the time, in whatever order the times of messages are. Raises KafkaUnavailableError.
-        """
-        ...
-
-    def assign(self, positions: Mapping[int, int]) -> None:
-        """Read from exactly these offsets on; drops what was fetched ahead."""
-        ...
-
-    def poll(self, max_events: int, max_bytes: int, timeout_seconds: float) -> Fetched:
-        """At most `max_events` messages and `max_bytes` (but at least one message), waiting up to the timeout.
-
-        Raises OffsetOutOfRangeError if a position no longer exists, KafkaUnavailableError.
-        """
-        ...
-
-    def pause(self) -> None:
-        """Fetch no more, and hold nothing that was fetched ahead."""
-        ...
-
-    def resume(self) -> None:
-        """Fetch again from where `poll` stopped."""
-        ...
-
-
-class OffsetStore(Protocol):
-    """Committed offsets, writable by the newest run of an owner that nobody fenced since."""
-
-    def fence(self, owner: Owner) -> None:
-        """From now on commits of every run of `owner` that fenced before fail. Fencing the own one allows to commit.
-
-        Raises KafkaUnavailableError.
-        """
-        ...
-
-    def register(self, shards: int) -> None:
-        """Make known, for good, that there are owners of so many shards. Raises KafkaUnavailableError."""
-        ...
-
-    def registered(self) -> frozenset[int]:
-        """All numbers of shards that were made known. Raises KafkaUnavailableError."""
-        ...
-
-    def committed(self, partitions: Sequence[int]) -> Mapping[int, Commit]:
-        """What is committed, whoever did it; partitions without an entry have none. Raises KafkaUnavailableError."""
-        ...
-
-    def commit(self, commits: Mapping[int, Commit]) -> None:
-        """Commit all or none. Raises FencedError if another run fenced this one, KafkaUnavailableError."""
-        ...
 
 
 class Warehouse(Protocol):
@@ -206,26 +122,6 @@ class ReplayBooks(Protocol):
 
     def newest_ms(self) -> int:
         """When the newest chunk of all was opened; 0 if none was."""
-        ...
-
-
-class Handover(Protocol):
-    """How a run and its successor agree on when one ends and the other begins. Advisory: exactness is the fence's."""
-
-    def announce(self) -> None:
-        """Tell the present owner that this run is ready."""
-        ...
-
-    def successor(self) -> str | None:
-        """The run that announced itself, if another than this one did."""
-        ...
-
-    def release(self, successor: str) -> None:
-        """Tell the successor that this run has closed its books."""
-        ...
-
-    def is_released(self) -> bool:
-        """Has the predecessor closed its books for this run?"""
         ...
 
 

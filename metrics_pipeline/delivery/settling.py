@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 
 import polars as pl
 
-from metrics_pipeline.core.offsets import OffsetRange
 from metrics_pipeline.delivery.ownership import Ownership
 from metrics_pipeline.delivery.ports import Clock, Warehouse
 from metrics_pipeline.errors import RetryableError
 from metrics_pipeline.event.contract import IDENTITY
+from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.retry import Retry
 
 logger = logging.getLogger("metrics_pipeline.fill")

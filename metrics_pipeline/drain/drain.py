@@ -15,13 +15,14 @@ from functools import partial
 from metrics_pipeline.core.ledger import OWED, LedgerEntry, weighted_quantile
 from metrics_pipeline.delivery.batch import BatchBuilder, BatchLimits
 from metrics_pipeline.delivery.delivery import Delivery
-from metrics_pipeline.delivery.ports import Clock, Handover, Job, Log, Worker
+from metrics_pipeline.delivery.ports import Clock, Job, Worker
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.drain.ending import Ending, Reason, Situation
 from metrics_pipeline.drain.jump import Jump
 from metrics_pipeline.drain.takeover import Takeover
 from metrics_pipeline.errors import FencedError, KafkaUnavailableError, OffsetOutOfRangeError
 from metrics_pipeline.event.decode import EventLimits, decode
+from metrics_pipeline.kafka.ports import Handover, Log
 
 logger = logging.getLogger("metrics_pipeline.drain")
 

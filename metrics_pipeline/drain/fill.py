@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from functools import partial
 
 from metrics_pipeline.core.ledger import LedgerEntry
-from metrics_pipeline.core.offsets import OffsetRange
 from metrics_pipeline.core.owed import OwedEntry, owed_within
 from metrics_pipeline.delivery.batch import BatchLimits, MicroBatch, lost_batch
 from metrics_pipeline.delivery.delivery import Delivery
-from metrics_pipeline.delivery.ports import Clock, Job, Log, Worker
+from metrics_pipeline.delivery.ports import Clock, Job, Worker
 from metrics_pipeline.drain.ranges import RangeReader, already_lost
 from metrics_pipeline.drain.takeover import Takeover
 from metrics_pipeline.errors import OffsetOutOfRangeError
 from metrics_pipeline.event.decode import EventLimits
+from metrics_pipeline.kafka.intents import OffsetRange
+from metrics_pipeline.kafka.ports import Log
 from metrics_pipeline.retry import Retry
 
 logger = logging.getLogger("metrics_pipeline.fill")

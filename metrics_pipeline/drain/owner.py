@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from metrics_pipeline.core.offsets import Owner
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.event.decode import EventLimits
+from metrics_pipeline.kafka.intents import Owner
 from metrics_pipeline.settings import Settings
 
 

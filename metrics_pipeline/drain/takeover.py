@@ -12,17 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from metrics_pipeline.core.ledger import LedgerEntry
-from metrics_pipeline.core.offsets import Commit, OffsetRange, OpenBatch, Watermarks, open_batches
 from metrics_pipeline.delivery.batch import MicroBatch, lost_batch, noted_entry, owed_batch
 from metrics_pipeline.delivery.delivery import Delivery
 from metrics_pipeline.delivery.ownership import Ownership
-from metrics_pipeline.delivery.ports import Clock, Log, Warehouse
+from metrics_pipeline.delivery.ports import Clock, Warehouse
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.drain.ranges import UNLIMITED, RangeReader, already_lost
 from metrics_pipeline.errors import StopError, TopicMismatchError
 from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.deduplicate import deduplicate
 from metrics_pipeline.event.messages import Messages
+from metrics_pipeline.kafka.intents import Commit, OffsetRange, OpenBatch, Watermarks, open_batches
+from metrics_pipeline.kafka.ports import Log
 from metrics_pipeline.retry import Retry
 
 logger = logging.getLogger("metrics_pipeline.takeover")

@@ -4,8 +4,8 @@ import json
 
 from confluent_kafka import Consumer, TopicPartition
 
+from metrics_pipeline.kafka.committed import ask_committed
 from metrics_pipeline.kafka.config import calling, client_config
-from metrics_pipeline.kafka.offsets import ask_committed
 from metrics_pipeline.settings import KafkaSettings
 
 GROUP_SUFFIX = ".handover"

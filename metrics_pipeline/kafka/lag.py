@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from confluent_kafka import IsolationLevel, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from metrics_pipeline.core.offsets import Commit
 from metrics_pipeline.kafka.admin import describe_topic
+from metrics_pipeline.kafka.committed import committed_offsets
 from metrics_pipeline.kafka.config import calling, client_config
-from metrics_pipeline.kafka.offsets import committed_offsets
+from metrics_pipeline.kafka.intents import Commit
 from metrics_pipeline.settings import KafkaSettings
 
 

@@ -6,12 +6,12 @@ from typing import Any, cast
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
-from metrics_pipeline.core.offsets import Watermarks
-from metrics_pipeline.delivery.ports import Fetched
 from metrics_pipeline.errors import KafkaUnavailableError
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.kafka.admin import describe_topic
 from metrics_pipeline.kafka.config import calling, client_config, logger, translate, without_errors
+from metrics_pipeline.kafka.intents import Watermarks
+from metrics_pipeline.kafka.ports import Fetched
 from metrics_pipeline.settings import KafkaSettings
 
 _LARGEST_POLL_MESSAGES = 10_000

@@ -12,12 +12,13 @@ from confluent_kafka.admin import AdminClient
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import connect_shards
 from metrics_pipeline.clickhouse.storage import Storage
-from metrics_pipeline.core.offsets import Commit, Owner, encode_metadata
-from metrics_pipeline.delivery.ports import Log, OffsetStore, Warehouse
+from metrics_pipeline.delivery.ports import Warehouse
 from metrics_pipeline.delivery.warehouse import ClickHouseWarehouse
 from metrics_pipeline.errors import StuckClientError
+from metrics_pipeline.kafka.committed import FencedOffsets
+from metrics_pipeline.kafka.intents import Commit, Owner, encode_metadata
 from metrics_pipeline.kafka.log import KafkaLog
-from metrics_pipeline.kafka.offsets import FencedOffsets
+from metrics_pipeline.kafka.ports import Log, OffsetStore
 from metrics_pipeline.settings import Settings, kafka_address
 from tests.simulation.clickhouse import ModelWarehouse, Server
 from tests.simulation.kafka import Broker, ModelLog, ModelOffsets, Partition, Record

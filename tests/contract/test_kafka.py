@@ -2,9 +2,9 @@
 
 import pytest
 
-from metrics_pipeline.core.offsets import METADATA_LIMIT_BYTES, Commit, Intent, Owner, Watermarks, encode_metadata
-from metrics_pipeline.delivery.ports import Fetched, Log
 from metrics_pipeline.errors import FencedError, OffsetOutOfRangeError
+from metrics_pipeline.kafka.intents import METADATA_LIMIT_BYTES, Commit, Intent, Owner, Watermarks, encode_metadata
+from metrics_pipeline.kafka.ports import Fetched, Log
 from tests.contract.benches import Bench
 
 WHOLE, HALF = Owner(1, 0), Owner(2, 0)

@@ -17,7 +17,7 @@ from metrics_pipeline.alerting.canary_rules import Canary, Sighting
 from metrics_pipeline.alerting.reading import LedgerScope
 from metrics_pipeline.assembly import prepare
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.core.offsets import Owner
+from metrics_pipeline.kafka.intents import Owner
 from metrics_pipeline.loadgen.plan import LoadPlan
 from metrics_pipeline.loadgen.run import produce
 from metrics_pipeline.local.clickhouse import ClickHouseServer

@@ -18,8 +18,8 @@ from metrics_pipeline.alerting.reading import LedgerScope, read_burn
 from metrics_pipeline.alerting.run import look
 from metrics_pipeline.cli import app
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.core.offsets import Owner
 from metrics_pipeline.errors import ClickHouseUnavailableError, ConfigurationError, KafkaUnavailableError
+from metrics_pipeline.kafka.intents import Owner
 from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.local.process import choose_port
 from metrics_pipeline.settings import Settings, kafka_address, load_settings

@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from metrics_pipeline.core.offsets import (
+from metrics_pipeline.errors import FencedError, KafkaUnavailableError, OffsetOutOfRangeError, StuckClientError
+from metrics_pipeline.event.messages import Messages
+from metrics_pipeline.kafka.intents import (
     METADATA_LIMIT_BYTES,
     Commit,
     Owner,
@@ -11,9 +13,7 @@ from metrics_pipeline.core.offsets import (
     decode_commit,
     encode_metadata,
 )
-from metrics_pipeline.delivery.ports import Fetched
-from metrics_pipeline.errors import FencedError, KafkaUnavailableError, OffsetOutOfRangeError, StuckClientError
-from metrics_pipeline.event.messages import Messages
+from metrics_pipeline.kafka.ports import Fetched
 from tests.simulation.network import Network
 
 

@@ -5,8 +5,8 @@ import uuid
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from metrics_pipeline.core.offsets import Owner
 from metrics_pipeline.delivery.steps import Step
+from metrics_pipeline.kafka.intents import Owner
 from tests.simulation.network import Faults
 from tests.simulation.scheduler import Incident
 

@@ -9,7 +9,6 @@ from unittest.mock import patch
 
 import polars as pl
 
-from metrics_pipeline.core.offsets import Commit, OffsetRange, Owner
 from metrics_pipeline.delivery import ownership
 from metrics_pipeline.delivery.batch import MicroBatch
 from metrics_pipeline.delivery.delivery import Delivery
@@ -19,6 +18,7 @@ from metrics_pipeline.delivery.settling import Settling
 from metrics_pipeline.drain import takeover
 from metrics_pipeline.drain.fill import Fill
 from metrics_pipeline.drain.takeover import Takeover
+from metrics_pipeline.kafka.intents import Commit, OffsetRange, Owner
 from tests.simulation.clickhouse import ModelWarehouse
 from tests.simulation.kafka import Broker, ModelOffsets
 from tests.simulation.plan import Kind, Plan

@@ -20,7 +20,7 @@ from metrics_pipeline.audit.verdict import (
     unaccounted_tail,
 )
 from metrics_pipeline.core.minutes import COUNTS_SCHEMA, EVERYTHING, LedgerMinutes, MinuteDrift, Scope, Unnoted
-from metrics_pipeline.core.offsets import Commit, Intent, OffsetRange
+from metrics_pipeline.kafka.intents import Commit, Intent, OffsetRange
 
 START = 1_790_000_040
 """A whole minute."""

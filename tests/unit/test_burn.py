@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from metrics_pipeline.alerting.burn import FAST, MIN_LATE, RULES, SLOW, WINDOWS, Tallies, Tally, burn_rate, burning
 from metrics_pipeline.alerting.canary_rules import ENDPOINT, SERVICE, TIER, Canary, Sighting, plan_canaries
-from metrics_pipeline.core.offsets import Owner
 from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.messages import Messages
+from metrics_pipeline.kafka.intents import Owner
 
 shares = st.floats(min_value=0.95, max_value=0.9999)
 

@@ -4,7 +4,6 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics_pipeline.core.offsets import METADATA_LIMIT_BYTES, OffsetRange, decode_commit, encode_metadata
 from metrics_pipeline.delivery.chunk import (
     PLACE,
     POSITION,
@@ -17,6 +16,7 @@ from metrics_pipeline.delivery.chunk import (
 )
 from metrics_pipeline.event.contract import NO_EVENTS
 from metrics_pipeline.event.decode import EventLimits
+from metrics_pipeline.kafka.intents import METADATA_LIMIT_BYTES, OffsetRange, decode_commit, encode_metadata
 
 LIMITS = EventLimits(1, 2)
 _STEPS = st.lists(

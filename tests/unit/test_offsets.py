@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics_pipeline.core.offsets import (
+from metrics_pipeline.delivery.bisection import LARGEST_VERDICTS, Bisection
+from metrics_pipeline.kafka.intents import (
     METADATA_LIMIT_BYTES,
     Commit,
     Intent,
@@ -14,7 +15,6 @@ from metrics_pipeline.core.offsets import (
     open_batches,
     rivals,
 )
-from metrics_pipeline.delivery.bisection import LARGEST_VERDICTS, Bisection
 
 OFFSETS = st.integers(0, 2**63 - 1)
 

@@ -7,9 +7,9 @@ from itertools import combinations
 import pytest
 from greenlet import getcurrent, greenlet
 
-from metrics_pipeline.core.offsets import Commit, Owner
 from metrics_pipeline.delivery.ownership import Ownership
 from metrics_pipeline.errors import FencedError
+from metrics_pipeline.kafka.intents import Commit, Owner
 from metrics_pipeline.retry import Retry
 from tests.simulation.scheduler import Scheduler, VirtualClock
 

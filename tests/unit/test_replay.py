@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metrics_pipeline.core import replay as core
-from metrics_pipeline.core.offsets import Commit, OffsetRange, Watermarks
 from metrics_pipeline.core.owed import subtracted
 from metrics_pipeline.core.replay import (
     Found,
@@ -40,6 +39,7 @@ from metrics_pipeline.event.contract import IDENTITY
 from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.decode.frame import lineage_frame
 from metrics_pipeline.event.messages import Messages
+from metrics_pipeline.kafka.intents import Commit, OffsetRange, Watermarks
 from tests.integration.events import encode, event
 
 NOW_MS = 1_790_000_000_000

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from metrics_pipeline.core.offsets import Commit, Owner, decode_commit, encode_metadata
 from metrics_pipeline.errors import ConfigurationError, RetryableError, StuckClientError
 from metrics_pipeline.kafka.config import calling, client_config, translate, within, without_errors
+from metrics_pipeline.kafka.intents import Commit, Owner, decode_commit, encode_metadata
 from metrics_pipeline.settings import KafkaSettings
 
 REGISTRY_SUFFIX = ".shards"

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from metrics_pipeline.chaos.report import as_json as report_as_json
-from metrics_pipeline.chaos.report import as_markdown, command_of, rows_of, summary_of
-from metrics_pipeline.chaos.run import ChaosOptions, Outcome, Progress, Watcher, run_chaos
 from metrics_pipeline.cli.output import print_json
 from metrics_pipeline.cli.signals import stop_on_signal
+from metrics_pipeline.lab.chaos.report import as_json as report_as_json
+from metrics_pipeline.lab.chaos.report import as_markdown, command_of, rows_of, summary_of
+from metrics_pipeline.lab.chaos.run import ChaosOptions, Outcome, Progress, Watcher, run_chaos
 
 app = typer.Typer()
 

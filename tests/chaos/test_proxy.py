@@ -6,10 +6,10 @@ import pytest
 from clickhouse_connect.driver.client import Client
 from pydantic import SecretStr
 
-from metrics_pipeline.chaos.proxy import Answer, Exchange, Proxy, error_answer
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.errors import ClickHouseUnavailableError, ConfigurationError
+from metrics_pipeline.lab.chaos.proxy import Answer, Exchange, Proxy, error_answer
 from metrics_pipeline.settings import Settings, clickhouse_url
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from metrics_pipeline.chaos.journal import Result
-from metrics_pipeline.chaos.report import as_json, as_markdown, command_of, rows_of, totals
-from metrics_pipeline.chaos.run import ChaosOptions, Watcher, run_chaos
 from metrics_pipeline.errors import ConfigurationError
+from metrics_pipeline.lab.chaos.journal import Result
+from metrics_pipeline.lab.chaos.report import as_json, as_markdown, command_of, rows_of, totals
+from metrics_pipeline.lab.chaos.run import ChaosOptions, Watcher, run_chaos
 
 SECONDS = 100
 SEED = 14

@@ -13,7 +13,6 @@ import pytest
 from pydantic import SecretStr
 
 from metrics_pipeline.assembly import DrainRun, audit, prepare, run_drain, until_window_ends
-from metrics_pipeline.chaos.proxy import Answer, Exchange, Proxy, error_answer
 from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import storage_of
@@ -26,6 +25,7 @@ from metrics_pipeline.delivery.steps import ReplayStep, Step
 from metrics_pipeline.delivery.warehouse import ClickHouseWarehouse
 from metrics_pipeline.errors import FencedError, StopError
 from metrics_pipeline.event.contract import Reason
+from metrics_pipeline.lab.chaos.proxy import Answer, Exchange, Proxy, error_answer
 from metrics_pipeline.loadgen.plan import LoadPlan
 from metrics_pipeline.loadgen.run import produce
 from metrics_pipeline.settings import Settings, clickhouse_url, load_settings

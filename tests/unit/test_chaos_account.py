@@ -4,12 +4,12 @@ from collections import Counter
 
 import polars as pl
 
-from metrics_pipeline.chaos.compare import expected_events, merged
 from metrics_pipeline.chaos.faults.kafka import cleaned_until
-from metrics_pipeline.chaos.journal import Injected, Result
-from metrics_pipeline.chaos.load import Eaten, Sent
-from metrics_pipeline.chaos.plan import Injection
-from metrics_pipeline.chaos.report import AFTERMATH_SECONDS, Sight, put_down
+from metrics_pipeline.lab.chaos.compare import expected_events, merged
+from metrics_pipeline.lab.chaos.journal import Injected, Result
+from metrics_pipeline.lab.chaos.load import Eaten, Sent
+from metrics_pipeline.lab.chaos.plan import Injection
+from metrics_pipeline.lab.chaos.report import AFTERMATH_SECONDS, Sight, put_down
 from metrics_pipeline.loadgen.sent import SENT_SCHEMA
 
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics_pipeline.chaos.catalogue import faults
-from metrics_pipeline.chaos.plan import FIRST_SECONDS, INTERVAL_SECONDS, make_plan
+from metrics_pipeline.lab.chaos.catalogue import faults
+from metrics_pipeline.lab.chaos.plan import FIRST_SECONDS, INTERVAL_SECONDS, make_plan
 
 weights_ = st.dictionaries(st.text(min_size=1, max_size=8), st.floats(0.1, 10), min_size=1, max_size=50)
 seconds_ = st.floats(10, 3_600)

@@ -5,14 +5,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from random import Random
 
-from metrics_pipeline.chaos.drain_process import ClockStep, Order
-from metrics_pipeline.chaos.fleet import KILLED, DrainProcess
-from metrics_pipeline.chaos.journal import MissedError
-from metrics_pipeline.chaos.proxy import Answer, Exchange
-from metrics_pipeline.chaos.world import World
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.delivery.tables import RAW_EVENTS
 from metrics_pipeline.drain.ending import Reason
+from metrics_pipeline.lab.chaos.drain_process import ClockStep, Order
+from metrics_pipeline.lab.chaos.fleet import KILLED, DrainProcess
+from metrics_pipeline.lab.chaos.journal import MissedError
+from metrics_pipeline.lab.chaos.proxy import Answer, Exchange
+from metrics_pipeline.lab.chaos.world import World
 
 _REACH_SECONDS = 10.0
 """A running drain comes to any of its steps within that."""

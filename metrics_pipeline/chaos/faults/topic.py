@@ -5,13 +5,13 @@ from random import Random
 
 from metrics_pipeline.assembly import audit, prepare, reset_offsets
 from metrics_pipeline.chaos.faults.traffic import parcel_of
-from metrics_pipeline.chaos.fleet import Fleet
-from metrics_pipeline.chaos.load import SideSender
-from metrics_pipeline.chaos.staging import Staging
-from metrics_pipeline.chaos.world import World
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.drain.ending import Reason
 from metrics_pipeline.errors import LocalEngineError, TopicMismatchError
+from metrics_pipeline.lab.chaos.fleet import Fleet
+from metrics_pipeline.lab.chaos.load import SideSender
+from metrics_pipeline.lab.chaos.staging import Staging
+from metrics_pipeline.lab.chaos.world import World
 
 PREFIX = "recreated-"
 """What the names of these drains begin with: their ends say nothing about the pipeline under chaos."""

@@ -4,8 +4,8 @@ import signal
 from collections.abc import Callable
 from random import Random
 
-from metrics_pipeline.chaos.load import LoadProcess, Parcel, make_parcel
-from metrics_pipeline.chaos.world import World
+from metrics_pipeline.lab.chaos.load import LoadProcess, Parcel, make_parcel
+from metrics_pipeline.lab.chaos.world import World
 from metrics_pipeline.loadgen.plan import LoadPlan
 
 _BURST_SECONDS = 2.0

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from metrics_pipeline.chaos.faults.topic import PREFIX
-from metrics_pipeline.chaos.journal import Injected, Result
-from metrics_pipeline.chaos.run import Outcome
+from metrics_pipeline.lab.chaos.journal import Injected, Result
+from metrics_pipeline.lab.chaos.run import Outcome
 
 AFTERMATH_SECONDS = 2.0
 """What is seen so long after a fault is put down to it as well: a successor repeats a batch, say."""

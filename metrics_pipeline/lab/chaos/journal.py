@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from metrics_pipeline.chaos.plan import Injection
+from metrics_pipeline.lab.chaos.plan import Injection
 
 
 class Result(StrEnum):

@@ -6,8 +6,8 @@ from enum import StrEnum
 from random import Random
 
 from metrics_pipeline.chaos.faults import clickhouse, drains, kafka, topic, traffic
-from metrics_pipeline.chaos.world import World
 from metrics_pipeline.delivery.steps import Step
+from metrics_pipeline.lab.chaos.world import World
 
 
 class Hold(StrEnum):

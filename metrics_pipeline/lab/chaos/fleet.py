@@ -15,9 +15,9 @@ from pathlib import Path
 import psutil
 
 from metrics_pipeline.assembly import DrainRun
-from metrics_pipeline.chaos.drain_process import ClockStep, Farewell, Mission, Order, main
-from metrics_pipeline.chaos.journal import DrainEnd, Journal
 from metrics_pipeline.errors import PipelineError
+from metrics_pipeline.lab.chaos.drain_process import ClockStep, Farewell, Mission, Order, main
+from metrics_pipeline.lab.chaos.journal import DrainEnd, Journal
 from metrics_pipeline.settings import Settings
 
 KILLED = "killed"
@@ -318,7 +318,7 @@ class Fleet:
 def _warm_context() -> multiprocessing.context.ForkServerContext:
     """A server that has imported all that a drain needs, and has used none of it: no thread of a client is forked."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "metrics_pipeline.chaos.drain_process"])
+    context.set_forkserver_preload(["__main__", "metrics_pipeline.lab.chaos.drain_process"])
     # As the relay does: drains side by side would otherwise start a pool of threads each.
     before = os.environ.get("POLARS_MAX_THREADS")
     os.environ["POLARS_MAX_THREADS"] = "1"

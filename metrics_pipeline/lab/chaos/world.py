@@ -10,12 +10,12 @@ from random import Random
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.chaos.engines import OwnEngines
-from metrics_pipeline.chaos.fleet import DrainProcess, Fleet
-from metrics_pipeline.chaos.journal import Journal, MissedError
-from metrics_pipeline.chaos.load import Eaten, LoadProcess, SideSender
-from metrics_pipeline.chaos.proxy import Hits, Proxy
 from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.lab.chaos.engines import OwnEngines
+from metrics_pipeline.lab.chaos.fleet import DrainProcess, Fleet
+from metrics_pipeline.lab.chaos.journal import Journal, MissedError
+from metrics_pipeline.lab.chaos.load import Eaten, LoadProcess, SideSender
+from metrics_pipeline.lab.chaos.proxy import Hits, Proxy
 from metrics_pipeline.settings import Settings
 
 _CHECK_SECONDS = 0.02

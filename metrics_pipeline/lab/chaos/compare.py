@@ -9,9 +9,9 @@ import polars as pl
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.audit.verdict import Verdict
-from metrics_pipeline.chaos.load import Eaten, Sent
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.rollups.tables import TAKEN_ROWS
+from metrics_pipeline.lab.chaos.load import Eaten, Sent
 from metrics_pipeline.loadgen.sent import SENT_SCHEMA
 
 LONGEST_LIST = 5

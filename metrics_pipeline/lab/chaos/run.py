@@ -14,21 +14,21 @@ from random import Random
 from pydantic import SecretStr
 
 from metrics_pipeline.assembly import audit, prepare
-from metrics_pipeline.chaos.catalogue import Fault, Hold, faults
-from metrics_pipeline.chaos.compare import Comparison, compare
-from metrics_pipeline.chaos.drain_process import CRASHED
-from metrics_pipeline.chaos.engines import OwnEngines
-from metrics_pipeline.chaos.fleet import Fleet, FleetError
-from metrics_pipeline.chaos.journal import Injected, Journal, MissedError, Result
-from metrics_pipeline.chaos.load import LoadError, LoadProcess, SideSender
-from metrics_pipeline.chaos.plan import Injection, make_plan
-from metrics_pipeline.chaos.proxy import Proxy
-from metrics_pipeline.chaos.staging import NAME_PREFIX, Staging
-from metrics_pipeline.chaos.world import World
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.drain.ending import Reason
 from metrics_pipeline.errors import ConfigurationError, PipelineError
 from metrics_pipeline.kafka.lag import read_lag
+from metrics_pipeline.lab.chaos.catalogue import Fault, Hold, faults
+from metrics_pipeline.lab.chaos.compare import Comparison, compare
+from metrics_pipeline.lab.chaos.drain_process import CRASHED
+from metrics_pipeline.lab.chaos.engines import OwnEngines
+from metrics_pipeline.lab.chaos.fleet import Fleet, FleetError
+from metrics_pipeline.lab.chaos.journal import Injected, Journal, MissedError, Result
+from metrics_pipeline.lab.chaos.load import LoadError, LoadProcess, SideSender
+from metrics_pipeline.lab.chaos.plan import Injection, make_plan
+from metrics_pipeline.lab.chaos.proxy import Proxy
+from metrics_pipeline.lab.chaos.staging import NAME_PREFIX, Staging
+from metrics_pipeline.lab.chaos.world import World
 from metrics_pipeline.settings import Settings, kafka_address, load_settings
 
 logger = logging.getLogger("metrics_pipeline.chaos")

@@ -4,8 +4,8 @@ from collections import Counter
 
 import polars as pl
 
-from metrics_pipeline.chaos.faults.kafka import cleaned_until
 from metrics_pipeline.lab.chaos.compare import expected_events, merged
+from metrics_pipeline.lab.chaos.faults.kafka import cleaned_until
 from metrics_pipeline.lab.chaos.journal import Injected, Result
 from metrics_pipeline.lab.chaos.load import Eaten, Sent
 from metrics_pipeline.lab.chaos.plan import Injection

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 
-from metrics_pipeline.chaos.faults import clickhouse, drains, kafka, topic, traffic
 from metrics_pipeline.delivery.steps import Step
+from metrics_pipeline.lab.chaos.faults import clickhouse, drains, kafka, topic, traffic
 from metrics_pipeline.lab.chaos.world import World
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metrics_pipeline.chaos.faults.topic import PREFIX
+from metrics_pipeline.lab.chaos.faults.topic import PREFIX
 from metrics_pipeline.lab.chaos.journal import Injected, Result
 from metrics_pipeline.lab.chaos.run import Outcome
 

@@ -4,10 +4,10 @@ import uuid
 from random import Random
 
 from metrics_pipeline.assembly import audit, prepare, reset_offsets
-from metrics_pipeline.chaos.faults.traffic import parcel_of
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.drain.ending import Reason
 from metrics_pipeline.errors import LocalEngineError, TopicMismatchError
+from metrics_pipeline.lab.chaos.faults.traffic import parcel_of
 from metrics_pipeline.lab.chaos.fleet import Fleet
 from metrics_pipeline.lab.chaos.load import SideSender
 from metrics_pipeline.lab.chaos.staging import Staging

@@ -15,7 +15,6 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from metrics_pipeline.chaos.faults.traffic import parcel_of
 from metrics_pipeline.errors import RetryableError
 from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.messages import Messages
@@ -23,6 +22,7 @@ from metrics_pipeline.kafka.admin import describe_topic
 from metrics_pipeline.kafka.config import calling, client_config
 from metrics_pipeline.kafka.lag import PartitionLag, read_lag
 from metrics_pipeline.kafka.log import KafkaLog
+from metrics_pipeline.lab.chaos.faults.traffic import parcel_of
 from metrics_pipeline.lab.chaos.journal import MissedError
 from metrics_pipeline.lab.chaos.world import World
 from metrics_pipeline.settings import Settings, kafka_address

@@ -1,1 +1,0 @@
-"""The faults: each a function that injects, lasts and heals, and returns a phrase on what it did."""

@@ -24,8 +24,8 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.assembly import prepare
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.loadgen.plan import LoadPlan
-from metrics_pipeline.loadgen.run import produce
+from metrics_pipeline.lab.loadgen.plan import LoadPlan
+from metrics_pipeline.lab.loadgen.run import produce
 from metrics_pipeline.local import stack
 from metrics_pipeline.settings import load_settings
 

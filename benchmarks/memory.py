@@ -19,8 +19,8 @@ import psutil
 from confluent_kafka import Producer
 
 from metrics_pipeline.assembly import audit, prepare
-from metrics_pipeline.loadgen.plan import LoadPlan
-from metrics_pipeline.loadgen.run import produce
+from metrics_pipeline.lab.loadgen.plan import LoadPlan
+from metrics_pipeline.lab.loadgen.run import produce
 from metrics_pipeline.local import stack
 from metrics_pipeline.settings import Settings, kafka_address, load_settings
 

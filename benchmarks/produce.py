@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from metrics_pipeline.loadgen.block import BLOCK_MESSAGES
-from metrics_pipeline.loadgen.plan import LoadPlan
-from metrics_pipeline.loadgen.run import produce
-from metrics_pipeline.loadgen.stream import EventStream
+from metrics_pipeline.lab.loadgen.block import BLOCK_MESSAGES
+from metrics_pipeline.lab.loadgen.plan import LoadPlan
+from metrics_pipeline.lab.loadgen.run import produce
+from metrics_pipeline.lab.loadgen.stream import EventStream
 from metrics_pipeline.settings import kafka_address, load_settings
 
 MIXED = {"duplicates": 0.02, "late": 0.002, "malformed": 0.001}

@@ -14,7 +14,7 @@ from metrics_pipeline.core.grains import BUILT, LIVE
 from metrics_pipeline.dashboards.incident import SPAN_SECONDS as RAW_SPAN_SECONDS
 from metrics_pipeline.dashboards.panel import Panel, panel_query
 from metrics_pipeline.dashboards.panels import DASHBOARDS, PANELS
-from metrics_pipeline.loadgen.catalog import REGIONS, TIERS, endpoints
+from metrics_pipeline.lab.loadgen.catalog import REGIONS, TIERS, endpoints
 
 Query = tuple[str, dict[str, Any]]
 

@@ -4,7 +4,7 @@ from math import log
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.loadgen.catalog import endpoints
+from metrics_pipeline.lab.loadgen.catalog import endpoints
 
 _ROWS_PER_INSERT = 4_000_000
 _DRAWS = 1 << 15

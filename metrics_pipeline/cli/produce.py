@@ -10,10 +10,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from metrics_pipeline.cli.output import print_json
 from metrics_pipeline.cli.signals import stop_on_signal
-from metrics_pipeline.loadgen.plan import LoadPlan
-from metrics_pipeline.loadgen.run import LoadProgress
-from metrics_pipeline.loadgen.run import produce as run_load
-from metrics_pipeline.loadgen.summary import LoadSummary
+from metrics_pipeline.lab.loadgen.plan import LoadPlan
+from metrics_pipeline.lab.loadgen.run import LoadProgress
+from metrics_pipeline.lab.loadgen.run import produce as run_load
+from metrics_pipeline.lab.loadgen.summary import LoadSummary
 from metrics_pipeline.settings import load_settings
 
 app = typer.Typer()

@@ -17,8 +17,8 @@ import pytest
 from metrics_pipeline.assembly import prepare
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.definitions import defs
-from metrics_pipeline.loadgen.plan import LoadPlan
-from metrics_pipeline.loadgen.run import produce
+from metrics_pipeline.lab.loadgen.plan import LoadPlan
+from metrics_pipeline.lab.loadgen.run import produce
 from metrics_pipeline.local.clickhouse import ClickHouseServer
 from metrics_pipeline.local.dagster import start_dagster
 from metrics_pipeline.local.kafka import KafkaServer

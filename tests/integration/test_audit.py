@@ -19,8 +19,8 @@ from metrics_pipeline.clickhouse.cluster import storage_of
 from metrics_pipeline.core.minutes import Scope
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.kafka.intents import OffsetRange
-from metrics_pipeline.loadgen.plan import LoadPlan
-from metrics_pipeline.loadgen.run import produce
+from metrics_pipeline.lab.loadgen.plan import LoadPlan
+from metrics_pipeline.lab.loadgen.run import produce
 from metrics_pipeline.rollups import Span
 from metrics_pipeline.settings import Settings, load_settings
 from tests.integration.events import encode, event

@@ -5,9 +5,9 @@ from pathlib import Path
 import polars as pl
 
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.loadgen.plan import LoadPlan
-from metrics_pipeline.loadgen.run import produce
-from metrics_pipeline.loadgen.sent import read_sent
+from metrics_pipeline.lab.loadgen.plan import LoadPlan
+from metrics_pipeline.lab.loadgen.run import produce
+from metrics_pipeline.lab.loadgen.sent import read_sent
 from metrics_pipeline.settings import Settings
 from tests.integration.pipeline import assert_exact, drain_once
 

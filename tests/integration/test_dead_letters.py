@@ -26,8 +26,8 @@ from metrics_pipeline.delivery.warehouse import ClickHouseWarehouse
 from metrics_pipeline.errors import FencedError, StopError
 from metrics_pipeline.event.contract import Reason
 from metrics_pipeline.lab.chaos.proxy import Answer, Exchange, Proxy, error_answer
-from metrics_pipeline.loadgen.plan import LoadPlan
-from metrics_pipeline.loadgen.run import produce
+from metrics_pipeline.lab.loadgen.plan import LoadPlan
+from metrics_pipeline.lab.loadgen.run import produce
 from metrics_pipeline.settings import Settings, clickhouse_url, load_settings
 from tests.integration.events import encode, event
 from tests.integration.hours import command

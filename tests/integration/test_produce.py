@@ -21,9 +21,9 @@ from metrics_pipeline.errors import ConfigurationError, KafkaUnavailableError
 from metrics_pipeline.event.contract import IDENTITY
 from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.messages import Messages
-from metrics_pipeline.loadgen.plan import LoadPlan
-from metrics_pipeline.loadgen.run import LoadProgress, produce
-from metrics_pipeline.loadgen.sent import SENT_SCHEMA, read_sent
+from metrics_pipeline.lab.loadgen.plan import LoadPlan
+from metrics_pipeline.lab.loadgen.run import LoadProgress, produce
+from metrics_pipeline.lab.loadgen.sent import SENT_SCHEMA, read_sent
 from metrics_pipeline.local.kafka import KafkaServer
 from metrics_pipeline.settings import KafkaSettings, Settings
 

@@ -19,8 +19,8 @@ from metrics_pipeline.errors import FencedError
 from metrics_pipeline.event.contract import IDENTITY
 from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.messages import Messages
-from metrics_pipeline.loadgen.plan import LoadPlan
-from metrics_pipeline.loadgen.run import produce
+from metrics_pipeline.lab.loadgen.plan import LoadPlan
+from metrics_pipeline.lab.loadgen.run import produce
 from metrics_pipeline.owed_assembly import jump_to_head
 from metrics_pipeline.replay import HourReport
 from metrics_pipeline.settings import Settings

@@ -11,8 +11,8 @@ from metrics_pipeline.assembly import DrainRun, audit, run_drain, until_window_e
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.dashboards.panel import panel_query
 from metrics_pipeline.dashboards.panels import PANELS
-from metrics_pipeline.loadgen.plan import LoadPlan
-from metrics_pipeline.loadgen.run import produce
+from metrics_pipeline.lab.loadgen.plan import LoadPlan
+from metrics_pipeline.lab.loadgen.run import produce
 from metrics_pipeline.settings import Settings
 from tests.integration.pipeline import drain_once
 from tests.integration.schemas import next_version, rows

@@ -10,7 +10,7 @@ from metrics_pipeline.lab.chaos.journal import Injected, Result
 from metrics_pipeline.lab.chaos.load import Eaten, Sent
 from metrics_pipeline.lab.chaos.plan import Injection
 from metrics_pipeline.lab.chaos.report import AFTERMATH_SECONDS, Sight, put_down
-from metrics_pipeline.loadgen.sent import SENT_SCHEMA
+from metrics_pipeline.lab.loadgen.sent import SENT_SCHEMA
 
 
 def sent(**copies: int) -> Sent:

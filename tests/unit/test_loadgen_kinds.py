@@ -9,9 +9,9 @@ import pytest
 from metrics_pipeline.event.contract import Reason
 from metrics_pipeline.event.decode import Decoded, EventLimits, decode
 from metrics_pipeline.event.messages import Messages
-from metrics_pipeline.loadgen import malformed, odd
-from metrics_pipeline.loadgen.malformed import Payload, malform
-from metrics_pipeline.loadgen.traffic import traffic
+from metrics_pipeline.lab.loadgen import malformed, odd
+from metrics_pipeline.lab.loadgen.malformed import Payload, malform
+from metrics_pipeline.lab.loadgen.traffic import traffic
 
 NOW_MS = 1_793_700_930_123
 LIMITS = EventLimits(max_age_ms=10_000 * 86_400_000, max_future_ms=864_000_000)

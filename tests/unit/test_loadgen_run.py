@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 
 from metrics_pipeline.errors import ConfigurationError, StopError
-from metrics_pipeline.loadgen.pace import TICK_SECONDS, Pacer
-from metrics_pipeline.loadgen.plan import LoadPlan
-from metrics_pipeline.loadgen.sent import SENT_SCHEMA, open_sent, read_sent
+from metrics_pipeline.lab.loadgen.pace import TICK_SECONDS, Pacer
+from metrics_pipeline.lab.loadgen.plan import LoadPlan
+from metrics_pipeline.lab.loadgen.sent import SENT_SCHEMA, open_sent, read_sent
 
 ROW = {
     "event_id": "0191d3a5-28c0-7b77-9a41-2f5f8d0c7e13",

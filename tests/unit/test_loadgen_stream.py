@@ -9,11 +9,11 @@ import pytest
 from metrics_pipeline.event.contract import IDENTITY
 from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.messages import Messages
-from metrics_pipeline.loadgen.block import BLOCK_MESSAGES
-from metrics_pipeline.loadgen.malformed import KINDS
-from metrics_pipeline.loadgen.plan import LoadPlan
-from metrics_pipeline.loadgen.stream import EventStream, Outgoing
-from metrics_pipeline.loadgen.summary import LoadSummary
+from metrics_pipeline.lab.loadgen.block import BLOCK_MESSAGES
+from metrics_pipeline.lab.loadgen.malformed import KINDS
+from metrics_pipeline.lab.loadgen.plan import LoadPlan
+from metrics_pipeline.lab.loadgen.stream import EventStream, Outgoing
+from metrics_pipeline.lab.loadgen.summary import LoadSummary
 
 START_MS = 1_793_700_930_123
 PARTITIONS = 8

@@ -6,8 +6,8 @@ from uuid import UUID
 import polars as pl
 import pytest
 
-from metrics_pipeline.loadgen.catalog import SERVICES, SLOW_ENDPOINT, TIERS, TROUBLED_ENDPOINT, endpoints
-from metrics_pipeline.loadgen.traffic import Traffic, traffic
+from metrics_pipeline.lab.loadgen.catalog import SERVICES, SLOW_ENDPOINT, TIERS, TROUBLED_ENDPOINT, endpoints
+from metrics_pipeline.lab.loadgen.traffic import Traffic, traffic
 
 START_MS = 1_793_700_930_123
 PER_EVENT_MS = 0.025

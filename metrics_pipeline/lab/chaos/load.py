@@ -18,10 +18,10 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from metrics_pipeline.errors import PipelineError
 from metrics_pipeline.kafka.config import calling, client_config
-from metrics_pipeline.loadgen.plan import LoadPlan
-from metrics_pipeline.loadgen.sent import SENT_SCHEMA, read_sent
-from metrics_pipeline.loadgen.stream import EventStream, Outgoing
-from metrics_pipeline.loadgen.summary import LoadSummary
+from metrics_pipeline.lab.loadgen.plan import LoadPlan
+from metrics_pipeline.lab.loadgen.sent import SENT_SCHEMA, read_sent
+from metrics_pipeline.lab.loadgen.stream import EventStream, Outgoing
+from metrics_pipeline.lab.loadgen.summary import LoadSummary
 from metrics_pipeline.settings import ENVIRONMENT_PREFIX, Settings, kafka_address
 
 _STOP_SECONDS = 180

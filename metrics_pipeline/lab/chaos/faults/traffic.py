@@ -6,7 +6,7 @@ from random import Random
 
 from metrics_pipeline.lab.chaos.load import LoadProcess, Parcel, make_parcel
 from metrics_pipeline.lab.chaos.world import World
-from metrics_pipeline.loadgen.plan import LoadPlan
+from metrics_pipeline.lab.loadgen.plan import LoadPlan
 
 _BURST_SECONDS = 2.0
 _BURST_RATE = 8_000

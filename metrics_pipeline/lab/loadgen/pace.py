@@ -1,6 +1,6 @@
 """How many messages are due: evenly, and after a stall at no more than twice the rate."""
 
-from metrics_pipeline.loadgen.plan import LoadPlan
+from metrics_pipeline.lab.loadgen.plan import LoadPlan
 
 TICK_SECONDS = 0.05
 """Halving it doubles the requests that the broker has to serve, and its load with them."""

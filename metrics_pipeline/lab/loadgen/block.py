@@ -6,11 +6,11 @@ from zlib import crc32
 
 import polars as pl
 
-from metrics_pipeline.loadgen import odd
-from metrics_pipeline.loadgen.malformed import Payload
-from metrics_pipeline.loadgen.plan import LoadPlan
-from metrics_pipeline.loadgen.slots import draw_slots
-from metrics_pipeline.loadgen.traffic import traffic
+from metrics_pipeline.lab.loadgen import odd
+from metrics_pipeline.lab.loadgen.malformed import Payload
+from metrics_pipeline.lab.loadgen.plan import LoadPlan
+from metrics_pipeline.lab.loadgen.slots import draw_slots
+from metrics_pipeline.lab.loadgen.traffic import traffic
 
 BLOCK_MESSAGES = 16_384
 """Large enough that what a Polars call costs by itself doesn't count; a block takes 10-20 ms to make."""

@@ -9,7 +9,7 @@ from random import Random
 
 import polars as pl
 
-from metrics_pipeline.loadgen.tables import STATUS_DRAWS, TAILS, tables
+from metrics_pipeline.lab.loadgen.tables import STATUS_DRAWS, TAILS, tables
 
 _DRAWS_PER_EVENT = 9
 _DAY_SECONDS, _WAVE_SECONDS = 86_400.0, 180.0

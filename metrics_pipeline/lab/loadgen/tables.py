@@ -8,7 +8,7 @@ from statistics import NormalDist
 
 import polars as pl
 
-from metrics_pipeline.loadgen.catalog import (
+from metrics_pipeline.lab.loadgen.catalog import (
     CUSTOMERS,
     HOSTS,
     REGIONS,

@@ -8,7 +8,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from metrics_pipeline.kafka.admin import describe_topic
 from metrics_pipeline.kafka.config import client_config
-from metrics_pipeline.loadgen.stream import Outgoing
+from metrics_pipeline.lab.loadgen.stream import Outgoing
 from metrics_pipeline.settings import KafkaSettings
 
 QUEUE_MESSAGES = 200_000

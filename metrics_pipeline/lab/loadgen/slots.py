@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from math import floor
 from random import Random
 
-from metrics_pipeline.loadgen import malformed, odd
-from metrics_pipeline.loadgen.plan import LoadPlan
+from metrics_pipeline.lab.loadgen import malformed, odd
+from metrics_pipeline.lab.loadgen.plan import LoadPlan
 
 _EARLIEST_MS, _LATEST_MS = 1_000, 3 * 86_400_000
 """How late a late event is: as often seconds as minutes, hours or days."""

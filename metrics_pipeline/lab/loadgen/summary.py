@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from metrics_pipeline.loadgen.block import LATE, ODD
-from metrics_pipeline.loadgen.malformed import KINDS
+from metrics_pipeline.lab.loadgen.block import LATE, ODD
+from metrics_pipeline.lab.loadgen.malformed import KINDS
 
 
 @dataclass(slots=True)

@@ -11,10 +11,10 @@ from typing import Any
 
 import polars as pl
 
-from metrics_pipeline.loadgen import odd
-from metrics_pipeline.loadgen.block import BLOCK_MESSAGES, Block
-from metrics_pipeline.loadgen.malformed import Payload, malform
-from metrics_pipeline.loadgen.plan import LoadPlan
+from metrics_pipeline.lab.loadgen import odd
+from metrics_pipeline.lab.loadgen.block import BLOCK_MESSAGES, Block
+from metrics_pipeline.lab.loadgen.malformed import Payload, malform
+from metrics_pipeline.lab.loadgen.plan import LoadPlan
 
 RECENT_BLOCKS = 3
 """So many blocks before the present one can be repeated message by message."""

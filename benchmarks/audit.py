@@ -24,8 +24,8 @@ from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.core.minutes import EVERYTHING, Scope
 from metrics_pipeline.delivery.tables import RAW_EVENTS
 from metrics_pipeline.kafka.intents import Commit
-from metrics_pipeline.local.clickhouse import start_clickhouse
-from metrics_pipeline.local.fetch import cache_folder, clickhouse_program
+from metrics_pipeline.lab.local.clickhouse import start_clickhouse
+from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program
 from metrics_pipeline.settings import ClickHouseSettings, LocalSettings, Settings
 
 PARTITIONS = 8

@@ -26,7 +26,7 @@ from metrics_pipeline.assembly import prepare
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import produce
-from metrics_pipeline.local import stack
+from metrics_pipeline.lab.local import stack
 from metrics_pipeline.settings import load_settings
 
 FRESH_SECONDS = 2.0

@@ -21,7 +21,7 @@ from confluent_kafka import Producer
 from metrics_pipeline.assembly import audit, prepare
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import produce
-from metrics_pipeline.local import stack
+from metrics_pipeline.lab.local import stack
 from metrics_pipeline.settings import Settings, kafka_address, load_settings
 
 SAMPLE_SECONDS = 0.25

@@ -14,7 +14,7 @@ from typing import Any
 
 from aiosmtpd.controller import Controller
 
-from metrics_pipeline.local.process import choose_port
+from metrics_pipeline.lab.local.process import choose_port
 
 
 @dataclass

@@ -13,9 +13,9 @@ from pydantic import SecretStr
 
 from metrics_pipeline.assembly import prepare
 from metrics_pipeline.kafka.lag import read_lag
-from metrics_pipeline.local.clickhouse import ClickHouseServer
-from metrics_pipeline.local.fetch import cache_folder, kafka_program
-from metrics_pipeline.local.kafka import start_kafka
+from metrics_pipeline.lab.local.clickhouse import ClickHouseServer
+from metrics_pipeline.lab.local.fetch import cache_folder, kafka_program
+from metrics_pipeline.lab.local.kafka import start_kafka
 from metrics_pipeline.settings import ClickHouseSettings, KafkaSettings, LocalSettings, Settings
 
 _WINDOW_SECONDS = 3_600

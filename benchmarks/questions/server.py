@@ -12,8 +12,8 @@ from pydantic import SecretStr
 from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import storage_of
-from metrics_pipeline.local.clickhouse import ClickHouseServer, start_clickhouse
-from metrics_pipeline.local.fetch import cache_folder, clickhouse_program
+from metrics_pipeline.lab.local.clickhouse import ClickHouseServer, start_clickhouse
+from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program
 from metrics_pipeline.settings import ClickHouseSettings, LocalSettings, Settings
 
 _STATE = "filled.json"

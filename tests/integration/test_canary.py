@@ -21,7 +21,7 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.errors import ClickHouseUnavailableError, ConfigurationError, KafkaUnavailableError
 from metrics_pipeline.kafka.intents import Owner
 from metrics_pipeline.kafka.lag import read_lag
-from metrics_pipeline.local.process import choose_port
+from metrics_pipeline.lab.local.process import choose_port
 from metrics_pipeline.settings import Settings, kafka_address, load_settings
 from tests.integration.events import events
 from tests.integration.pipeline import assert_exact, drain_once, send

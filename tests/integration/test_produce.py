@@ -24,7 +24,7 @@ from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import LoadProgress, produce
 from metrics_pipeline.lab.loadgen.sent import SENT_SCHEMA, read_sent
-from metrics_pipeline.local.kafka import KafkaServer
+from metrics_pipeline.lab.local.kafka import KafkaServer
 from metrics_pipeline.settings import KafkaSettings, Settings
 
 LIMITS = EventLimits(max_age_ms=396 * 86_400_000, max_future_ms=3_600_000)

@@ -20,8 +20,8 @@ from metrics_pipeline.clickhouse.rollups.cubes import CUBES
 from metrics_pipeline.core.grains import BUILT, GRAINS
 from metrics_pipeline.core.sparkline import columns_of
 from metrics_pipeline.core.timerange import TimeRange, compared_range, later, named_range
-from metrics_pipeline.local.clickhouse import ClickHouseServer
-from metrics_pipeline.local.kafka import KafkaServer
+from metrics_pipeline.lab.local.clickhouse import ClickHouseServer
+from metrics_pipeline.lab.local.kafka import KafkaServer
 from metrics_pipeline.settings import load_settings
 from tests.integration.questions_world import (
     BERLIN,

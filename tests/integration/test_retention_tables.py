@@ -32,8 +32,8 @@ from metrics_pipeline.dead_letters_assembly import replay_dead_letters
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.event.contract import Reason
 from metrics_pipeline.kafka.intents import Owner
-from metrics_pipeline.local.clickhouse import ClickHouseServer, start_clickhouse
-from metrics_pipeline.local.fetch import cache_folder, clickhouse_program
+from metrics_pipeline.lab.local.clickhouse import ClickHouseServer, start_clickhouse
+from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program
 from metrics_pipeline.settings import LocalSettings, Settings, kafka_address
 from tests.integration.events import encode, event
 from tests.integration.hours import delete_records

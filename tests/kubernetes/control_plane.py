@@ -13,7 +13,7 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from metrics_pipeline.local.process import EngineProcess, await_answer, choose_port, spawn
+from metrics_pipeline.lab.local.process import EngineProcess, await_answer, choose_port, spawn
 
 _START_SECONDS = 60
 UNREACHABLE_SECONDS = 10

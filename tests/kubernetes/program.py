@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from metrics_pipeline.local.fetch import cache_folder
+from metrics_pipeline.lab.local.fetch import cache_folder
 from metrics_pipeline.settings import LocalSettings
 
 SOURCES = Path(__file__).parent / "kubelab"

@@ -16,7 +16,7 @@ from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus, RunsFil
 from kubernetes.client import V1Pod
 
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.local.dagster import start_dagster
+from metrics_pipeline.lab.local.dagster import start_dagster
 from metrics_pipeline.settings import Settings, clickhouse_url, kafka_address
 from tests.integration.events import encode, event
 from tests.integration.pipeline import assert_exact

@@ -27,9 +27,9 @@ from confluent_kafka.admin import (
 )
 from cryptography.hazmat.primitives import serialization
 
-from metrics_pipeline.local.fetch import cache_folder, kafka_program
-from metrics_pipeline.local.kafka import start_kafka
-from metrics_pipeline.local.process import choose_port
+from metrics_pipeline.lab.local.fetch import cache_folder, kafka_program
+from metrics_pipeline.lab.local.kafka import start_kafka
+from metrics_pipeline.lab.local.process import choose_port
 from metrics_pipeline.settings import LocalSettings
 
 USER, PASSWORD = "pipeline", "correct horse; battery=staple"

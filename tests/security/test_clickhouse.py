@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from metrics_pipeline.assembly import audit
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.errors import ConfigurationError
-from metrics_pipeline.local.clickhouse import ClickHouseServer
+from metrics_pipeline.lab.local.clickhouse import ClickHouseServer
 from metrics_pipeline.settings import ClickHouseSettings, Settings, clickhouse_url
 from tests.forwarding import Connect, tcp, tls_proxy
 from tests.integration.events import events

@@ -26,8 +26,8 @@ from metrics_pipeline.core.replay import Mode
 from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.delivery.tables import DEAD_LETTERS
 from metrics_pipeline.errors import PipelineError
-from metrics_pipeline.local.clickhouse import ClickHouseServer, start_clickhouse
-from metrics_pipeline.local.fetch import cache_folder, clickhouse_program
+from metrics_pipeline.lab.local.clickhouse import ClickHouseServer, start_clickhouse
+from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program
 from metrics_pipeline.replay_assembly import replay_hours
 from metrics_pipeline.rollups import Span
 from metrics_pipeline.settings import ClickHouseSettings, LocalSettings, Settings

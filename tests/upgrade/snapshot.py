@@ -22,9 +22,9 @@ from metrics_pipeline.assembly import DrainRun, prepare, run_drain, until_caught
 from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.delivery.steps import Step
-from metrics_pipeline.local.clickhouse import start_clickhouse
-from metrics_pipeline.local.fetch import cache_folder, clickhouse_program, kafka_program
-from metrics_pipeline.local.kafka import start_kafka
+from metrics_pipeline.lab.local.clickhouse import start_clickhouse
+from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program, kafka_program
+from metrics_pipeline.lab.local.kafka import start_kafka
 from metrics_pipeline.rollups import Span
 from metrics_pipeline.settings import LocalSettings, Settings
 

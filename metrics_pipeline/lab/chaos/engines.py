@@ -4,9 +4,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from metrics_pipeline.errors import LocalEngineError
-from metrics_pipeline.local.clickhouse import start_clickhouse
-from metrics_pipeline.local.fetch import cache_folder, clickhouse_program, kafka_program
-from metrics_pipeline.local.kafka import start_kafka
+from metrics_pipeline.lab.local.clickhouse import start_clickhouse
+from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program, kafka_program
+from metrics_pipeline.lab.local.kafka import start_kafka
 from metrics_pipeline.settings import LocalSettings
 
 _STOP_SECONDS = 20

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from metrics_pipeline.local.fetch import ClickHouseProgram
-from metrics_pipeline.local.process import EngineProcess, await_answer, choose_port, spawn
+from metrics_pipeline.lab.local.fetch import ClickHouseProgram
+from metrics_pipeline.lab.local.process import EngineProcess, await_answer, choose_port, spawn
 
 PREFERRED_HTTP_PORT = 8123
 _START_SECONDS = 60

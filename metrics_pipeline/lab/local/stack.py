@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, field
 from fcntl import LOCK_EX, flock
 from pathlib import Path
 
-from metrics_pipeline.local.clickhouse import PREFERRED_HTTP_PORT, start_clickhouse
-from metrics_pipeline.local.dagster import PREFERRED_PORT as PREFERRED_DAGSTER_PORT
-from metrics_pipeline.local.dagster import start_dagster
-from metrics_pipeline.local.fetch import cache_folder, clickhouse_program, kafka_program
-from metrics_pipeline.local.kafka import PREFERRED_PORT as PREFERRED_KAFKA_PORT
-from metrics_pipeline.local.kafka import start_kafka
-from metrics_pipeline.local.process import EngineProcess
+from metrics_pipeline.lab.local.clickhouse import PREFERRED_HTTP_PORT, start_clickhouse
+from metrics_pipeline.lab.local.dagster import PREFERRED_PORT as PREFERRED_DAGSTER_PORT
+from metrics_pipeline.lab.local.dagster import start_dagster
+from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program, kafka_program
+from metrics_pipeline.lab.local.kafka import PREFERRED_PORT as PREFERRED_KAFKA_PORT
+from metrics_pipeline.lab.local.kafka import start_kafka
+from metrics_pipeline.lab.local.process import EngineProcess
 from metrics_pipeline.settings import Settings, load_settings, local_home, local_state_file
 
 _DAGSTER_STOP_SECONDS = 40

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from metrics_pipeline.local.process import EngineProcess, await_answer, choose_port, spawn
+from metrics_pipeline.lab.local.process import EngineProcess, await_answer, choose_port, spawn
 
 PREFERRED_PORT = 3000
 _START_SECONDS = 120
 _CODE_LOCATION = "metrics_pipeline"
-_INSTANCE = Path(__file__).parents[2] / "dagster_home" / "dagster.yaml"
+_INSTANCE = Path(__file__).parents[3] / "dagster_home" / "dagster.yaml"
 _PACKAGED_INSTANCE = Path(__file__).with_name("dagster.yaml")
 """The wheel carries the checkout's file under this name."""
 

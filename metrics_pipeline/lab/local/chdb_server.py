@@ -1,4 +1,4 @@
-"""Runs ClickHouse's server from its library: `python -m metrics_pipeline.local.chdb_server LIBRARY OPTION...`."""
+"""Runs ClickHouse's server from its library: `python -m metrics_pipeline.lab.local.chdb_server LIBRARY OPTION...`."""
 
 import ctypes
 import sys

@@ -10,8 +10,8 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from metrics_pipeline.errors import LocalEngineError
-from metrics_pipeline.local.fetch import KafkaProgram
-from metrics_pipeline.local.process import EngineProcess, await_answer, choose_port, spawn
+from metrics_pipeline.lab.local.fetch import KafkaProgram
+from metrics_pipeline.lab.local.process import EngineProcess, await_answer, choose_port, spawn
 
 PREFERRED_PORT = 9092
 _START_SECONDS = 60

@@ -67,7 +67,7 @@ def clickhouse_program(cache: Path) -> ClickHouseProgram:
             if not library.is_file():
                 _fetch_clickhouse(cache, library.parent)
     return ClickHouseProgram(
-        (sys.executable, "-m", "metrics_pipeline.local.chdb_server", str(library)), is_library=True
+        (sys.executable, "-m", "metrics_pipeline.lab.local.chdb_server", str(library)), is_library=True
     )
 
 

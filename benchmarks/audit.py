@@ -21,11 +21,12 @@ from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import storage_of
 from metrics_pipeline.clock import SystemClock
-from metrics_pipeline.core.minutes import EVERYTHING, Scope
 from metrics_pipeline.delivery.tables import RAW_EVENTS
 from metrics_pipeline.kafka.intents import Commit
 from metrics_pipeline.lab.local.clickhouse import start_clickhouse
 from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program
+from metrics_pipeline.ledger.minutes import EVERYTHING, Scope
+from metrics_pipeline.ledger.tables import BATCHES
 from metrics_pipeline.settings import ClickHouseSettings, LocalSettings, Settings
 
 PARTITIONS = 8
@@ -127,7 +128,7 @@ def main() -> None:
                 before = time.perf_counter()
                 fill(client, rows, days)
                 print(f"filled in {time.perf_counter() - before:.0f} s")
-                for table in (RAW_EVENTS, schema.ROLLUP_1M, schema.BATCHES):
+                for table in (RAW_EVENTS, schema.ROLLUP_1M, BATCHES):
                     print(describe(client, table.name))
                 measure(client, rows, days)
         finally:

@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 
 from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
+from metrics_pipeline.ledger.tables import BATCHES, REPLAY_PLAN
 
 
 def promote() -> None:
@@ -38,7 +39,7 @@ def change_tables() -> None:
     from metrics_pipeline.clickhouse import schema
     from metrics_pipeline.ddl.objects import Column
 
-    raw, letters, plan = RAW_EVENTS, DEAD_LETTERS, schema.REPLAY_PLAN
+    raw, letters, plan = RAW_EVENTS, DEAD_LETTERS, REPLAY_PLAN
     columns = {
         "status": {"type": "UInt32"},
         "latency_ms": {"codec": "Gorilla, ZSTD(1)"},
@@ -61,7 +62,7 @@ def change_shapes() -> None:
 
     wanted = {
         DEAD_LETTERS.name: "toYYYYMMDD(kafka_timestamp)",
-        schema.BATCHES.name: "toYYYYMMDD(last_message)",
+        BATCHES.name: "toYYYYMMDD(last_message)",
     }
     schema.OBJECTS = tuple(
         replace(o, partition_by=wanted[o.name]) if o.name in wanted else o  # type: ignore[arg-type]

@@ -21,11 +21,8 @@ from metrics_pipeline.assembly import (
 )
 from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clickhouse.owed import ClickHouseOwed
 from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.core.grains import UNIT
-from metrics_pipeline.core.ledger import FILL, LedgerEntry, minutes_of
-from metrics_pipeline.core.owed import OwedEntry
 from metrics_pipeline.delivery.batch import BatchLimits
 from metrics_pipeline.delivery.chunk import SLOT, decode_chunk
 from metrics_pipeline.delivery.delivery import Delivery, Source
@@ -44,6 +41,9 @@ from metrics_pipeline.kafka.committed import CommittedOffsets, FencedOffsets
 from metrics_pipeline.kafka.intents import OffsetRange, Owner, open_batches
 from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.kafka.log import KafkaLog
+from metrics_pipeline.ledger.entry import FILL, LedgerEntry, minutes_of
+from metrics_pipeline.ledger.owed import OwedEntry
+from metrics_pipeline.ledger.reading_owed import ClickHouseOwed
 from metrics_pipeline.retry import Retry
 from metrics_pipeline.rollups import Span
 from metrics_pipeline.settings import Settings, kafka_address

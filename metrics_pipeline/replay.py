@@ -25,13 +25,11 @@ from dataclasses import dataclass, field, fields
 
 import polars as pl
 
-from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.replay import (
     SOURCE,
     Found,
     HourPlan,
     Mode,
-    PlanStep,
     inserts,
     minutes_of_plan,
     of_step,
@@ -60,6 +58,8 @@ from metrics_pipeline.event.decode import EventLimits
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.event.refusal import refused_dead_letters
 from metrics_pipeline.kafka.intents import OffsetRange
+from metrics_pipeline.ledger.entry import LedgerEntry
+from metrics_pipeline.ledger.tables import PlanStep
 from metrics_pipeline.retry import Retry
 from metrics_pipeline.survey import Read, Survey
 from metrics_pipeline.touched import Repaired, TouchedRollups

@@ -8,8 +8,6 @@ from typing import cast
 import polars as pl
 
 from metrics_pipeline.audit.ports import BookReader
-from metrics_pipeline.core.minutes import Look, Scope
-from metrics_pipeline.core.owed import HOUR_SECONDS
 from metrics_pipeline.core.replay import (
     Found,
     HourPlan,
@@ -41,6 +39,8 @@ from metrics_pipeline.event.decode.frame import lineage_frame
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.kafka.intents import Commit, OffsetRange, OpenBatch
 from metrics_pipeline.kafka.ports import Log
+from metrics_pipeline.ledger.minutes import Look, Scope
+from metrics_pipeline.ledger.owed import HOUR_SECONDS
 from metrics_pipeline.retry import Retry
 
 LOOKS = 5

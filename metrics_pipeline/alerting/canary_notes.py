@@ -8,9 +8,9 @@ from typing import Any
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.alerting.canary_rules import ENDPOINT, SERVICE, Canary, Sighting
-from metrics_pipeline.alerting.reading import LedgerScope
 from metrics_pipeline.alerting.tables import CANARIES
 from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.ledger.tables import LedgerScope
 
 _COLUMNS = tuple(column.name for column in CANARIES.columns)
 _NOT_SEEN = datetime.fromtimestamp(0, UTC)

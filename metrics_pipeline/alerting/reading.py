@@ -1,7 +1,6 @@
 """What the ledger and the server say for alerts. Each query reads a bounded stretch of recent rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from clickhouse_connect.driver.client import Client
@@ -9,8 +8,9 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.alerting.burn import WINDOWS, Tallies, Tally
 from metrics_pipeline.alerting.signals import BurnSignal, CanarySignal, DiskSignal, FlowSignal, StorageSignal
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.core.ledger import DRAIN
 from metrics_pipeline.ddl.stock import DISKS, PARTS
+from metrics_pipeline.ledger.entry import DRAIN
+from metrics_pipeline.ledger.tables import LedgerScope
 
 LOOK_BACK_SECONDS = 3_600
 """Whether a partition landed is looked up so far back."""
@@ -73,14 +73,6 @@ _GROWTH = f"""
         (SELECT sum(inserted) FROM batches FINAL WHERE visible_at > now64(3) - 86400) AS of_day
 """
 """All tables grow with the events, so a day's events at the present size of one tell a day's bytes."""
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerScope:
-    """Whose rows of the ledger."""
-
-    topic: str
-    group: str
 
 
 def read_landed(client: Client, scope: LedgerScope) -> Mapping[int, float]:

@@ -17,12 +17,13 @@ from metrics_pipeline.alerting.log import read_board, write_board
 from metrics_pipeline.alerting.message import Links, Message, compose
 from metrics_pipeline.alerting.notices import AlertState, Board, Notice, NoticePolicy, Phase, advance, due, told
 from metrics_pipeline.alerting.notify import Delivery, deliver
-from metrics_pipeline.alerting.reading import LedgerScope, read_burn, read_flow, read_landed, read_storage
+from metrics_pipeline.alerting.reading import read_burn, read_flow, read_landed, read_storage
 from metrics_pipeline.alerting.rules import Alert, AlertPolicy, Judgement, Severity, judge
 from metrics_pipeline.alerting.signals import CheckSignal, EngineSignal, PartitionSignal, RunSignal, Signals
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.errors import PipelineError, RetryableError
 from metrics_pipeline.kafka.lag import read_lag
+from metrics_pipeline.ledger.tables import LedgerScope
 from metrics_pipeline.settings import AlertSettings, Settings, destination_urls, kafka_address
 
 logger = logging.getLogger("metrics_pipeline.alerts")

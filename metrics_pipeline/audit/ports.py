@@ -6,8 +6,8 @@ from typing import Protocol
 import polars as pl
 
 from metrics_pipeline.audit.verdict import Ledger, PartitionKey, PartitionTotals
-from metrics_pipeline.core.minutes import LedgerMinutes, Scope
 from metrics_pipeline.kafka.intents import OffsetRange
+from metrics_pipeline.ledger.minutes import LedgerMinutes, Scope
 
 
 class BookReader(Protocol):

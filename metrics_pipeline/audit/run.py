@@ -4,7 +4,7 @@
 2. Dead letters, up to where the ledger ended: later ones belong to batches that it doesn't have yet.
 3. Minutes, in looks: the ledger, raw_events, rollup_1m, the open intents, the ledger again. Whatever touched a minute
    in between is in the later reading of the ledger, or its intent is open, or a replay of hours has planned it and not
-   settled yet; core/minutes.py judges the rest. Minutes that can't be judged are looked at again, a bounded number of
+   settled yet; ledger/minutes.py judges the rest. Minutes that can't be judged are looked at again, a bounded number of
    times.
 """
 
@@ -15,7 +15,9 @@ import polars as pl
 
 from metrics_pipeline.audit.ports import BookReader
 from metrics_pipeline.audit.verdict import Books, Verdict, judge, unaccounted_tail
-from metrics_pipeline.core.minutes import (
+from metrics_pipeline.delivery.ports import Clock
+from metrics_pipeline.kafka.intents import Commit, OffsetRange, OpenBatch, open_batches
+from metrics_pipeline.ledger.minutes import (
     Look,
     MinuteDrift,
     Scope,
@@ -27,8 +29,6 @@ from metrics_pipeline.core.minutes import (
     unnoted_drift,
     unsettled,
 )
-from metrics_pipeline.delivery.ports import Clock
-from metrics_pipeline.kafka.intents import Commit, OffsetRange, OpenBatch, open_batches
 
 LOOKS = 5
 """A minute that something touched during so many looks is reported as in flight."""

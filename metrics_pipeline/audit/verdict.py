@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from metrics_pipeline.core.grains import UNIT
-from metrics_pipeline.core.ledger import PartitionAccount
-from metrics_pipeline.core.minutes import MinuteDrift, UnnotedDrift
-from metrics_pipeline.core.owed import HOUR_SECONDS
 from metrics_pipeline.kafka.intents import OffsetRange, OpenBatch
+from metrics_pipeline.ledger.entry import PartitionAccount
+from metrics_pipeline.ledger.minutes import MinuteDrift, UnnotedDrift
+from metrics_pipeline.ledger.owed import HOUR_SECONDS
 
 
 @dataclass(frozen=True, slots=True, order=True)

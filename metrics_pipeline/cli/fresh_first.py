@@ -12,8 +12,8 @@ from rich.table import Table
 
 from metrics_pipeline.cli.output import print_json
 from metrics_pipeline.cli.signals import stop_on_signal
-from metrics_pipeline.core.owed import OwedEntry
 from metrics_pipeline.drain.fill import FillReport
+from metrics_pipeline.ledger.owed import OwedEntry
 from metrics_pipeline.owed_assembly import fill_owed, jump_to_head, owed_ranges, preview_jump, shards_of
 from metrics_pipeline.settings import load_settings
 

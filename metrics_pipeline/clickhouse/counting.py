@@ -12,10 +12,9 @@ from typing import Any
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.alerting.reading import LedgerScope
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.clickhouse.schema import IS_BATCH
-from metrics_pipeline.core.ledger import OWED
+from metrics_pipeline.ledger.entry import OWED
+from metrics_pipeline.ledger.tables import IS_BATCH, LedgerScope
 
 STEP_SECONDS = 86_400
 """So much of the ledger is read by one query at most."""

@@ -8,7 +8,7 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.insert import delete_rows
-from metrics_pipeline.clickhouse.schema import BATCHES
+from metrics_pipeline.ledger.tables import BATCHES
 
 _AT = "if(last_message = toDateTime64(0, 3, 'UTC'), started_at, last_message)"
 _HASHES = "sumIf(sipHash64(s), {0}) - sumIf(sipHash64(e), {0}) = sipHash64(minIf(s, {0})) - sipHash64(maxIf(e, {0}))"

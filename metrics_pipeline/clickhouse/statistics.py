@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.clickhouse.schema import IS_BATCH
+from metrics_pipeline.ledger.tables import IS_BATCH
 
 RATE_WINDOW_SECONDS = 10
 FRESHNESS_WINDOW_SECONDS = 60

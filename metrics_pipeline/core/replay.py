@@ -12,15 +12,16 @@ from itertools import groupby
 import polars as pl
 
 from metrics_pipeline.core.grains import SETTLE_SECONDS, UNIT
-from metrics_pipeline.core.ledger import EventMinutes
-from metrics_pipeline.core.minutes import Look, tabulate
-from metrics_pipeline.core.owed import HOUR_SECONDS, subtracted
 from metrics_pipeline.dead_letters.judge import Outcome
 from metrics_pipeline.delivery.chunk import ORIGIN, POSITION, own_rows
 from metrics_pipeline.delivery.stored import CONTENT, ROW_SCHEMA
 from metrics_pipeline.event.contract import EVENT_SCHEMA, IDENTITY, LINEAGE
 from metrics_pipeline.event.decode import Decoded
 from metrics_pipeline.kafka.intents import Commit, OffsetRange, Watermarks
+from metrics_pipeline.ledger.entry import EventMinutes
+from metrics_pipeline.ledger.minutes import Look, tabulate
+from metrics_pipeline.ledger.owed import HOUR_SECONDS, subtracted
+from metrics_pipeline.ledger.tables import PlanStep
 
 SOURCE = "replay"
 """Of ledger rows that a replay of hours writes."""
@@ -48,22 +49,6 @@ class Mode(StrEnum):
     """Leave them, and insert what is missing: what the ledger has accounted for, and raw_events lacks."""
     REPLACE = "replace"
     """Also remove those that aren't what today's rules make of their messages."""
-
-
-class PlanStep(StrEnum):
-    """What is done to a message, or to the row that stems from it."""
-
-    REMOVE = "remove"
-    INSERT = "insert"
-    """Insert an event that no entry of the ledger accounts for, or one for a row that is removed."""
-    RESTORE = "restore"
-    """Insert an event that the ledger has accounted for, and whose row is gone."""
-    LETTER = "letter"
-    """Make a dead letter of it."""
-    LOST_LETTER = "lost_letter"
-    """Make the dead letter again that the ledger has accounted for, and that is gone."""
-    SETTLED = "settled"
-    """No message: rollups count what all chunks up to this one did."""
 
 
 _INSERTS = (PlanStep.INSERT.value, PlanStep.RESTORE.value)

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from metrics_pipeline.clickhouse.rollups.cubes import SERVICES
 from metrics_pipeline.core.grains import BUILT
-from metrics_pipeline.core.ledger import DRAIN
 from metrics_pipeline.dashboards.names import named_query
 from metrics_pipeline.dashboards.panel import Kind, Panel, Unit
 from metrics_pipeline.dashboards.rollup_sql import source
 from metrics_pipeline.dashboards.steps import DAY, HOUR, Reach
 from metrics_pipeline.ddl.stock import BUCKETS, IS_STALE
+from metrics_pipeline.ledger.entry import DRAIN
 from metrics_pipeline.settings import AlertSettings
 
 _OBJECTIVES = AlertSettings()

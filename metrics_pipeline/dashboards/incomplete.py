@@ -14,9 +14,9 @@ from metrics_pipeline.clickhouse.questions.completeness import (
     LOST,
     OWED,
 )
-from metrics_pipeline.core.ledger import DRAIN
 from metrics_pipeline.dashboards.panel import Kind, Panel, Unit
 from metrics_pipeline.dashboards.steps import MONTH, Reach
+from metrics_pipeline.ledger.entry import DRAIN
 
 DEAD_LETTER_PERCENT = round(100 * DEAD_LETTER_SHARE)
 IDLE_SECONDS = 600

@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from metrics_pipeline.core.ledger import minutes_of
 from metrics_pipeline.dead_letters.judge import (
     NO_MARKS,
     SOURCE,
@@ -57,6 +56,7 @@ from metrics_pipeline.delivery.steps import ReplayStep
 from metrics_pipeline.event.contract import Reason
 from metrics_pipeline.event.decode import EventLimits
 from metrics_pipeline.event.refusal import UNKNOWN_ERROR
+from metrics_pipeline.ledger.entry import minutes_of
 from metrics_pipeline.retry import Retry
 
 logger = logging.getLogger("metrics_pipeline.dead_letters")

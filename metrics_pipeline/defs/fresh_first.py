@@ -14,12 +14,12 @@ from dagster import (
 )
 from pydantic import Field
 
-from metrics_pipeline.core.ledger import FILL
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, LIVE_ASSETS, RAW_EVENTS_ASSET
 from metrics_pipeline.defs.interruptible import in_thread
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
 from metrics_pipeline.drain.fill import FillReport
+from metrics_pipeline.ledger.entry import FILL
 from metrics_pipeline.owed_assembly import fill_owed, jump_to_head, preview_jump, shards_of
 from metrics_pipeline.settings import Settings
 

@@ -26,7 +26,6 @@ from dagster import (
 )
 from pydantic import Field
 
-from metrics_pipeline.core.owed import owed_hours as hours_of
 from metrics_pipeline.core.rebuilds import FIRST_DAY
 from metrics_pipeline.core.replay import Mode, hours_around
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, LIVE_ASSETS, RAW_EVENTS_ASSET, TOPIC
@@ -36,6 +35,7 @@ from metrics_pipeline.defs.relay import ACTIVE
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
 from metrics_pipeline.errors import RetryableError
+from metrics_pipeline.ledger.owed import owed_hours as hours_of
 from metrics_pipeline.owed_assembly import owed_ranges
 from metrics_pipeline.replay import HourReport
 from metrics_pipeline.replay_assembly import preview_hours, replay_hours

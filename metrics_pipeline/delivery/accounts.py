@@ -2,7 +2,9 @@
 
 import polars as pl
 
-from metrics_pipeline.core.ledger import (
+from metrics_pipeline.delivery.batch import MicroBatch
+from metrics_pipeline.delivery.chunk import Chunk
+from metrics_pipeline.ledger.entry import (
     NO_SHARD,
     EventMinutes,
     Freshness,
@@ -10,8 +12,6 @@ from metrics_pipeline.core.ledger import (
     PartitionAccount,
     rows_per_partition,
 )
-from metrics_pipeline.delivery.batch import MicroBatch
-from metrics_pipeline.delivery.chunk import Chunk
 
 
 def entry_of_chunk(

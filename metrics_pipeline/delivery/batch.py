@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from metrics_pipeline.core.owed import _NOTE, OwedEntry
 from metrics_pipeline.event.decode import Decoded
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.kafka.intents import OffsetRange
+from metrics_pipeline.ledger.owed import _NOTE, OwedEntry
 
 
 @dataclass(frozen=True, slots=True)

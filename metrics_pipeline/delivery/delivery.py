@@ -20,7 +20,6 @@ from typing import Generic, TypeVar
 
 import polars as pl
 
-from metrics_pipeline.core.ledger import DRAIN, NO_SHARD, OWED, Freshness, LedgerEntry, freshness_of, minutes_of
 from metrics_pipeline.delivery.accounts import accounts_of
 from metrics_pipeline.delivery.batch import MicroBatch
 from metrics_pipeline.delivery.bisection import Bisection, Slice
@@ -34,6 +33,7 @@ from metrics_pipeline.event.contract import IDENTITY, NO_DEAD_LETTERS, NO_EVENTS
 from metrics_pipeline.event.deduplicate import deduplicate
 from metrics_pipeline.event.refusal import refused_dead_letters
 from metrics_pipeline.kafka.intents import Commit, Intent, OpenBatch, batch_token
+from metrics_pipeline.ledger.entry import DRAIN, NO_SHARD, OWED, Freshness, LedgerEntry, freshness_of, minutes_of
 from metrics_pipeline.retry import Retry
 
 _T = TypeVar("_T")

@@ -17,10 +17,10 @@ from typing import TypeVar
 
 import polars as pl
 
-from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.delivery.ownership import Ownership
 from metrics_pipeline.delivery.ports import Warehouse
 from metrics_pipeline.errors import ClickHouseUnavailableError
+from metrics_pipeline.ledger.entry import LedgerEntry
 from metrics_pipeline.retry import Retry
 
 MAX_ROUNDS = 5

@@ -6,10 +6,10 @@ from typing import Protocol, TypeVar
 
 import polars as pl
 
-from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.core.replay import LostLetters
 from metrics_pipeline.delivery.chunk import Chunk
 from metrics_pipeline.kafka.intents import OffsetRange
+from metrics_pipeline.ledger.entry import LedgerEntry
 
 _T = TypeVar("_T")
 _T_co = TypeVar("_T_co", covariant=True)

@@ -11,14 +11,13 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.insert import external
-from metrics_pipeline.clickhouse.schema import REPLAY_PLAN
-from metrics_pipeline.core.replay import PlanStep
 from metrics_pipeline.delivery.chunk import ORIGIN, POSITION, Chunk
 from metrics_pipeline.delivery.tables import RAW_EVENTS
 from metrics_pipeline.delivery.warehouse import CANDIDATES, fresh_and_late
 from metrics_pipeline.errors import StopError
 from metrics_pipeline.event.contract import EVENT_SCHEMA, FIELDS, IDENTITY, RAW_COLUMNS
 from metrics_pipeline.kafka.intents import OffsetRange
+from metrics_pipeline.ledger.tables import REPLAY_PLAN, PlanStep
 
 CONTENT = "content"
 

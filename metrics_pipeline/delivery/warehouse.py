@@ -12,13 +12,13 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.insert import external, insert_once
-from metrics_pipeline.clickhouse.schema import BATCHES
 from metrics_pipeline.clickhouse.storage import Storage
-from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.delivery.chunk import POSITION
 from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
 from metrics_pipeline.event.contract import IDENTITY, LINEAGE
 from metrics_pipeline.kafka.intents import OffsetRange
+from metrics_pipeline.ledger.entry import LedgerEntry
+from metrics_pipeline.ledger.tables import BATCHES
 
 FRESH_SPAN_MS = 5_000
 """Events so near to the batch's median are looked up apart from stragglers: the parts that end before them are skipped

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from metrics_pipeline.core.ledger import OWED, LedgerEntry, weighted_quantile
 from metrics_pipeline.delivery.batch import BatchBuilder, BatchLimits
 from metrics_pipeline.delivery.delivery import Delivery
 from metrics_pipeline.delivery.ports import Clock, Job, Worker
@@ -23,6 +22,7 @@ from metrics_pipeline.drain.takeover import Takeover
 from metrics_pipeline.errors import FencedError, KafkaUnavailableError, OffsetOutOfRangeError
 from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.kafka.ports import Handover, Log
+from metrics_pipeline.ledger.entry import OWED, LedgerEntry, weighted_quantile
 
 logger = logging.getLogger("metrics_pipeline.drain")
 

@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from metrics_pipeline.core.ledger import LedgerEntry
-from metrics_pipeline.core.owed import OwedEntry, owed_within
 from metrics_pipeline.delivery.batch import BatchLimits, MicroBatch, lost_batch
 from metrics_pipeline.delivery.delivery import Delivery
 from metrics_pipeline.delivery.ports import Clock, Job, Worker
@@ -25,6 +23,8 @@ from metrics_pipeline.errors import OffsetOutOfRangeError
 from metrics_pipeline.event.decode import EventLimits
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.kafka.ports import Log
+from metrics_pipeline.ledger.entry import LedgerEntry
+from metrics_pipeline.ledger.owed import OwedEntry, owed_within
 from metrics_pipeline.retry import Retry
 
 logger = logging.getLogger("metrics_pipeline.fill")

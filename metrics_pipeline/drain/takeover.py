@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.delivery.batch import MicroBatch, lost_batch, noted_entry, owed_batch
 from metrics_pipeline.delivery.delivery import Delivery
 from metrics_pipeline.delivery.ownership import Ownership
@@ -24,6 +23,7 @@ from metrics_pipeline.event.deduplicate import deduplicate
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.kafka.intents import Commit, OffsetRange, OpenBatch, Watermarks, open_batches
 from metrics_pipeline.kafka.ports import Log
+from metrics_pipeline.ledger.entry import LedgerEntry
 from metrics_pipeline.retry import Retry
 
 logger = logging.getLogger("metrics_pipeline.takeover")

@@ -6,11 +6,11 @@ from functools import partial
 import polars as pl
 import pytest
 
-from metrics_pipeline.core.ledger import EventMinutes, Freshness, LedgerEntry, PartitionAccount
 from metrics_pipeline.errors import ForeignViewError, RejectedError
 from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.kafka.intents import OffsetRange
+from metrics_pipeline.ledger.entry import EventMinutes, Freshness, LedgerEntry, PartitionAccount
 from tests.contract.benches import Bench
 from tests.integration.events import encode, event
 

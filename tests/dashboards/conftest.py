@@ -14,7 +14,6 @@ from pydantic import SecretStr
 
 from metrics_pipeline.alerting.canary_notes import CanaryNotes
 from metrics_pipeline.alerting.canary_rules import Canary, Sighting
-from metrics_pipeline.alerting.reading import LedgerScope
 from metrics_pipeline.assembly import prepare
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.kafka.intents import Owner
@@ -22,6 +21,7 @@ from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import produce
 from metrics_pipeline.lab.local.clickhouse import ClickHouseServer
 from metrics_pipeline.lab.local.kafka import KafkaServer
+from metrics_pipeline.ledger.tables import LedgerScope
 from metrics_pipeline.settings import ClickHouseSettings, KafkaSettings, Settings, clickhouse_url
 from tests.integration.pipeline import drain_once
 

@@ -8,11 +8,12 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from typer.testing import CliRunner
 
-from metrics_pipeline.alerting.reading import LedgerScope, read_flow, read_landed, read_storage
+from metrics_pipeline.alerting.reading import read_flow, read_landed, read_storage
 from metrics_pipeline.alerting.run import Copy, evaluate, standing
 from metrics_pipeline.alerting.signals import RunSignal
 from metrics_pipeline.cli import app
 from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.ledger.tables import LedgerScope
 from metrics_pipeline.settings import Settings, kafka_address, load_settings
 from tests.integration.events import encode, event, events
 from tests.integration.pipeline import drain_once, send

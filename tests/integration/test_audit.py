@@ -16,11 +16,12 @@ from metrics_pipeline.audit.verdict import minute_name
 from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import storage_of
-from metrics_pipeline.core.minutes import Scope
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import produce
+from metrics_pipeline.ledger.minutes import Scope
+from metrics_pipeline.ledger.tables import BATCHES
 from metrics_pipeline.rollups import Span
 from metrics_pipeline.settings import Settings, load_settings
 from tests.integration.events import encode, event
@@ -253,7 +254,7 @@ def test_a_table_from_before_gets_the_columns_that_it_lacks(three: Settings) -> 
                 "database = currentDatabase() ORDER BY position"
             ).result_rows
         ]
-    assert columns == [c.name for c in schema.BATCHES.columns]
+    assert columns == [c.name for c in BATCHES.columns]
     drain_batches(three, at(3, 10))
     assert_exact(three, events=40, dead=2)
     assert audit(three).books.unnoted_rows == 3

@@ -14,7 +14,7 @@ from metrics_pipeline.alerting.burn import Tally
 from metrics_pipeline.alerting.canary import send_canaries
 from metrics_pipeline.alerting.canary_notes import CanaryNotes, count_landed
 from metrics_pipeline.alerting.canary_rules import Canary, Sighting
-from metrics_pipeline.alerting.reading import LedgerScope, read_burn
+from metrics_pipeline.alerting.reading import read_burn
 from metrics_pipeline.alerting.run import look
 from metrics_pipeline.cli import app
 from metrics_pipeline.clickhouse.client import connect
@@ -22,6 +22,7 @@ from metrics_pipeline.errors import ClickHouseUnavailableError, ConfigurationErr
 from metrics_pipeline.kafka.intents import Owner
 from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.lab.local.process import choose_port
+from metrics_pipeline.ledger.tables import LedgerScope
 from metrics_pipeline.settings import Settings, kafka_address, load_settings
 from tests.integration.events import events
 from tests.integration.pipeline import assert_exact, drain_once, send

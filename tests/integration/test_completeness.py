@@ -21,8 +21,8 @@ from metrics_pipeline.clickhouse.questions.completeness import (
     newest_landing,
 )
 from metrics_pipeline.clickhouse.questions.question import bounds
-from metrics_pipeline.core.ledger import NO_SHARD
 from metrics_pipeline.core.timerange import TimeRange
+from metrics_pipeline.ledger.entry import NO_SHARD
 from metrics_pipeline.settings import Settings
 from tests.integration.events import encode, event
 from tests.integration.pipeline import drain_once, send

@@ -12,7 +12,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from metrics_pipeline.alerting.canary import send_canaries
-from metrics_pipeline.alerting.reading import LedgerScope
 from metrics_pipeline.alerting.run import Copy, evaluate
 from metrics_pipeline.alerting.signals import RunSignal
 from metrics_pipeline.cli.exporter import serving
@@ -22,6 +21,7 @@ from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.exporter.catalogue import METRICS, PREFIX
 from metrics_pipeline.exporter.collector import PipelineCollector
 from metrics_pipeline.kafka.lag import read_lag
+from metrics_pipeline.ledger.tables import LedgerScope
 from metrics_pipeline.settings import Settings, kafka_address, load_settings
 from tests.integration.events import events
 from tests.integration.pipeline import drain_once, send

@@ -13,12 +13,11 @@ from confluent_kafka.admin import AdminClient
 from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
-from metrics_pipeline.alerting.reading import LedgerScope, read_flow, read_landed
+from metrics_pipeline.alerting.reading import read_flow, read_landed
 from metrics_pipeline.assembly import DrainRun, at_once, audit, run_drain, until_caught_up, until_window_ends
 from metrics_pipeline.cli import app
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.questions.completeness import incomplete_minutes
-from metrics_pipeline.core.owed import owed_hours
 from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.drain.drain import DrainReport
@@ -26,6 +25,8 @@ from metrics_pipeline.drain.fill import FillReport
 from metrics_pipeline.errors import FencedError, RetryableError
 from metrics_pipeline.exporter.collector import PipelineCollector
 from metrics_pipeline.kafka.intents import OffsetRange
+from metrics_pipeline.ledger.owed import owed_hours
+from metrics_pipeline.ledger.tables import LedgerScope
 from metrics_pipeline.observe import look
 from metrics_pipeline.owed_assembly import fill_owed, jump_to_head, owed_ranges
 from metrics_pipeline.settings import Settings, kafka_address

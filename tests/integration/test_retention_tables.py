@@ -16,7 +16,6 @@ from metrics_pipeline.alerting.canary_notes import CanaryNotes
 from metrics_pipeline.alerting.canary_rules import Canary, Sighting
 from metrics_pipeline.alerting.log import read_board, write_board
 from metrics_pipeline.alerting.notices import AlertState, Board, Phase
-from metrics_pipeline.alerting.reading import LedgerScope
 from metrics_pipeline.alerting.rules import Alert, Severity
 from metrics_pipeline.assembly import audit
 from metrics_pipeline.clickhouse.client import connect
@@ -34,6 +33,7 @@ from metrics_pipeline.event.contract import Reason
 from metrics_pipeline.kafka.intents import Owner
 from metrics_pipeline.lab.local.clickhouse import ClickHouseServer, start_clickhouse
 from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program
+from metrics_pipeline.ledger.tables import LedgerScope
 from metrics_pipeline.settings import LocalSettings, Settings, kafka_address
 from tests.integration.events import encode, event
 from tests.integration.hours import delete_records

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
-from metrics_pipeline.core.ledger import OWED, PartitionAccount
 from metrics_pipeline.drain.ending import Reason
 from metrics_pipeline.errors import (
     FencedError,
@@ -18,6 +17,7 @@ from metrics_pipeline.errors import (
 )
 from metrics_pipeline.event.contract import Reason as DeadReason
 from metrics_pipeline.kafka.intents import decode_commit
+from metrics_pipeline.ledger.entry import OWED, PartitionAccount
 from tests.simulation.clickhouse import MINUTE_MS, Identity
 from tests.simulation.plan import BAD_STATUSES, Kind
 from tests.simulation.world import World

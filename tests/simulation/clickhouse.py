@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from metrics_pipeline.core.ledger import LedgerEntry
 from metrics_pipeline.errors import ClickHouseUnavailableError, ForeignViewError, RejectedError
 from metrics_pipeline.event.contract import IDENTITY
 from metrics_pipeline.kafka.intents import OffsetRange
+from metrics_pipeline.ledger.entry import LedgerEntry
 from tests.simulation.network import Network
 from tests.simulation.scheduler import Scheduler, Task
 

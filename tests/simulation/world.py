@@ -4,8 +4,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from metrics_pipeline.core.ledger import FILL, OWED, LedgerEntry
-from metrics_pipeline.core.owed import OwedEntry, still_owed
 from metrics_pipeline.delivery.batch import BatchLimits
 from metrics_pipeline.delivery.delivery import Delivery, Source
 from metrics_pipeline.delivery.ownership import Ownership
@@ -19,6 +17,8 @@ from metrics_pipeline.drain.takeover import Takeover, closing_commits, reset_pos
 from metrics_pipeline.errors import FencedError, TopicMismatchError
 from metrics_pipeline.event.decode import EventLimits
 from metrics_pipeline.kafka.intents import Owner, decode_commit
+from metrics_pipeline.ledger.entry import FILL, OWED, LedgerEntry
+from metrics_pipeline.ledger.owed import OwedEntry, still_owed
 from metrics_pipeline.retry import Retry
 from tests.simulation.clickhouse import ModelWarehouse, Server
 from tests.simulation.kafka import Broker, ModelHandover, ModelLog, ModelOffsets, Partition, Record

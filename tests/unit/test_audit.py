@@ -19,8 +19,8 @@ from metrics_pipeline.audit.verdict import (
     minute_name,
     unaccounted_tail,
 )
-from metrics_pipeline.core.minutes import COUNTS_SCHEMA, EVERYTHING, LedgerMinutes, MinuteDrift, Scope, Unnoted
 from metrics_pipeline.kafka.intents import Commit, Intent, OffsetRange
+from metrics_pipeline.ledger.minutes import COUNTS_SCHEMA, EVERYTHING, LedgerMinutes, MinuteDrift, Scope, Unnoted
 
 START = 1_790_000_040
 """A whole minute."""

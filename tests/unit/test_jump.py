@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics_pipeline.clock import SystemClock
-from metrics_pipeline.core.owed import OwedEntry
 from metrics_pipeline.drain import jump
 from metrics_pipeline.drain.jump import skipped_hours
 from metrics_pipeline.kafka.intents import OffsetRange
+from metrics_pipeline.ledger.owed import OwedEntry
 from metrics_pipeline.retry import Retry
 from tests.simulation.kafka import Partition, Record
 

@@ -6,8 +6,8 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics_pipeline.core.ledger import EventMinutes, minutes_of
 from metrics_pipeline.event.contract import MAX_TIMESTAMP_MS, NO_EVENTS
+from metrics_pipeline.ledger.entry import EventMinutes, minutes_of
 
 INSTANT = NO_EVENTS.schema["timestamp"]
 

@@ -5,11 +5,19 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics_pipeline.core.owed import OwedEntry, intersected, merged, owed_hours, owed_within, still_owed, subtracted
 from metrics_pipeline.delivery.accounts import accounts_of
 from metrics_pipeline.delivery.batch import lost_batch, noted_entry, owed_batch
 from metrics_pipeline.event.contract import NO_DEAD_LETTERS, NO_EVENTS
 from metrics_pipeline.kafka.intents import Commit, Intent, OffsetRange, batch_token, open_batches
+from metrics_pipeline.ledger.owed import (
+    OwedEntry,
+    intersected,
+    merged,
+    owed_hours,
+    owed_within,
+    still_owed,
+    subtracted,
+)
 
 HOUR_MS = 3_600_000
 

@@ -9,12 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metrics_pipeline.core import replay as core
-from metrics_pipeline.core.owed import subtracted
 from metrics_pipeline.core.replay import (
     Found,
     LostLetters,
     Mode,
-    PlanStep,
     UnitAccount,
     Window,
     examine,
@@ -40,6 +38,8 @@ from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.decode.frame import lineage_frame
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.kafka.intents import Commit, OffsetRange, Watermarks
+from metrics_pipeline.ledger.owed import subtracted
+from metrics_pipeline.ledger.tables import PlanStep
 from tests.integration.events import encode, event
 
 NOW_MS = 1_790_000_000_000

@@ -14,12 +14,12 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.horizons import read_horizons
 from metrics_pipeline.clickhouse.questions.question import bounds
-from metrics_pipeline.clickhouse.schema import IS_BATCH
-from metrics_pipeline.core import ledger
 from metrics_pipeline.core.grains import BUILT
 from metrics_pipeline.core.horizons import RAW, Horizons, left_out
-from metrics_pipeline.core.ledger import DRAIN
 from metrics_pipeline.core.timerange import TimeRange
+from metrics_pipeline.ledger import entry as ledger
+from metrics_pipeline.ledger.entry import DRAIN
+from metrics_pipeline.ledger.tables import IS_BATCH
 
 DEAD_LETTER_SHARE = 0.01
 """Above this share of a minute's messages being no valid events, the minute is incomplete."""

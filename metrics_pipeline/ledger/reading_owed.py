@@ -5,12 +5,12 @@ from typing import Any
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.alerting.reading import LedgerScope
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.core.ledger import FILL, OWED
-from metrics_pipeline.core.owed import OwedEntry, still_owed
 from metrics_pipeline.errors import StopError
 from metrics_pipeline.kafka.intents import OffsetRange
+from metrics_pipeline.ledger.entry import FILL, OWED
+from metrics_pipeline.ledger.owed import OwedEntry, still_owed
+from metrics_pipeline.ledger.tables import LedgerScope
 
 MAX_ENTRIES = 20_000
 """So many entries are read at most, the oldest first: more than two years of hours."""

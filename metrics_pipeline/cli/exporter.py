@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from metrics_pipeline.cli.signals import stop_on_signal
 from metrics_pipeline.errors import ConfigurationError
-from metrics_pipeline.exporter.catalogue import markdown_table
-from metrics_pipeline.exporter.collector import PipelineCollector
+from metrics_pipeline.metrics.catalogue import markdown_table
+from metrics_pipeline.metrics.collector import PipelineCollector
 from metrics_pipeline.settings import Settings, load_settings
 
 PREFERRED_PORT = 9464

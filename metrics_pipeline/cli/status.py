@@ -11,7 +11,7 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters
 from metrics_pipeline.dead_letters_assembly import dead_letter_warnings
 from metrics_pipeline.lab.local import stack
-from metrics_pipeline.observe import Overview, drain_runs, look
+from metrics_pipeline.metrics.observe import Overview, drain_runs, look
 from metrics_pipeline.settings import load_settings
 
 app = typer.Typer()

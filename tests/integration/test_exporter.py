@@ -16,12 +16,12 @@ from metrics_pipeline.alerting.run import Copy, evaluate
 from metrics_pipeline.alerting.signals import RunSignal
 from metrics_pipeline.cli.exporter import serving
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clickhouse.counting import Bounds, MonthlyCounter
 from metrics_pipeline.errors import ConfigurationError
-from metrics_pipeline.exporter.catalogue import METRICS, PREFIX
-from metrics_pipeline.exporter.collector import PipelineCollector
 from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.ledger.tables import LedgerScope
+from metrics_pipeline.metrics.catalogue import METRICS, PREFIX
+from metrics_pipeline.metrics.collector import PipelineCollector
+from metrics_pipeline.metrics.counting import Bounds, MonthlyCounter
 from metrics_pipeline.settings import Settings, kafka_address, load_settings
 from tests.integration.events import events
 from tests.integration.pipeline import drain_once, send

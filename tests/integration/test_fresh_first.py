@@ -23,11 +23,11 @@ from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.drain.drain import DrainReport
 from metrics_pipeline.drain.fill import FillReport
 from metrics_pipeline.errors import FencedError, RetryableError
-from metrics_pipeline.exporter.collector import PipelineCollector
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.ledger.owed import owed_hours
 from metrics_pipeline.ledger.tables import LedgerScope
-from metrics_pipeline.observe import look
+from metrics_pipeline.metrics.collector import PipelineCollector
+from metrics_pipeline.metrics.observe import look
 from metrics_pipeline.owed_assembly import fill_owed, jump_to_head, owed_ranges
 from metrics_pipeline.settings import Settings, kafka_address
 from tests.integration.events import events

@@ -4,7 +4,7 @@ import threading
 import time
 
 from metrics_pipeline.errors import KafkaUnavailableError
-from metrics_pipeline.exporter.source import Source
+from metrics_pipeline.metrics.source import Source
 
 LONG_SECONDS = 60.0
 

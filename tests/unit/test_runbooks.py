@@ -10,8 +10,8 @@ import yaml
 
 from metrics_pipeline.alerting.rules import KINDS
 from metrics_pipeline.cli import app
-from metrics_pipeline.exporter.catalogue import METRICS, PREFIX, Type
-from metrics_pipeline.exporter.reference import reference
+from metrics_pipeline.metrics.catalogue import METRICS, PREFIX, Type
+from metrics_pipeline.metrics.reference import reference
 from metrics_pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -100,4 +100,4 @@ def test_metrics_follow_prometheus_conventions() -> None:
 
 def test_the_list_of_metrics_is_up_to_date() -> None:
     found = (ROOT / "docs" / "metrics.md").read_text()
-    assert found == reference(), "run: python -m metrics_pipeline.exporter.reference > docs/metrics.md"
+    assert found == reference(), "run: python -m metrics_pipeline.metrics.reference > docs/metrics.md"

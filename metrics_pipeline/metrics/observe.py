@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.clickhouse.statistics import Statistics, read_statistics
 from metrics_pipeline.kafka.intents import Owner
 from metrics_pipeline.kafka.lag import PartitionLag, read_lag
 from metrics_pipeline.ledger.reading_owed import read_owed
 from metrics_pipeline.ledger.tables import LedgerScope
+from metrics_pipeline.metrics.statistics import Statistics, read_statistics
 from metrics_pipeline.settings import Settings, kafka_address
 
 _DRAIN_RUNS = """{ runsOrError(filter: {pipelineName: "drain"}, limit: 100) {

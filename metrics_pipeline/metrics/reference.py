@@ -1,10 +1,10 @@
-"""docs/metrics.md, printed from the catalogue: `python -m metrics_pipeline.exporter.reference > docs/metrics.md`."""
+"""docs/metrics.md, printed from the catalogue: `python -m metrics_pipeline.metrics.reference > docs/metrics.md`."""
 
 import sys
 
-from metrics_pipeline.exporter.catalogue import METRICS, Type, markdown_table
+from metrics_pipeline.metrics.catalogue import METRICS, Type, markdown_table
 
-_HEAD = """<!-- Generated: python -m metrics_pipeline.exporter.reference > docs/metrics.md -->
+_HEAD = """<!-- Generated: python -m metrics_pipeline.metrics.reference > docs/metrics.md -->
 # Metrics
 
 ```sh

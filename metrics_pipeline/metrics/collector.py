@@ -17,16 +17,16 @@ from metrics_pipeline.alerting.notices import Board
 from metrics_pipeline.alerting.reading import read_burn, read_storage
 from metrics_pipeline.alerting.signals import BurnSignal, DiskSignal
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clickhouse.counting import Bounds, Distribution, MonthlyCounter, Totals
-from metrics_pipeline.clickhouse.statistics import FRESHNESS_WINDOW_SECONDS, Freshness, read_statistics
-from metrics_pipeline.clickhouse.tables import TableSize, read_stale_buckets, read_tables
 from metrics_pipeline.errors import RetryableError
-from metrics_pipeline.exporter import catalogue as m
-from metrics_pipeline.exporter.source import Reading, Source
 from metrics_pipeline.kafka.lag import PartitionLag, read_lag
 from metrics_pipeline.ledger.reading_owed import read_owed
 from metrics_pipeline.ledger.tables import LedgerScope
-from metrics_pipeline.observe import drain_runs
+from metrics_pipeline.metrics import catalogue as m
+from metrics_pipeline.metrics.counting import Bounds, Distribution, MonthlyCounter, Totals
+from metrics_pipeline.metrics.observe import drain_runs
+from metrics_pipeline.metrics.sizes import TableSize, read_stale_buckets, read_tables
+from metrics_pipeline.metrics.source import Reading, Source
+from metrics_pipeline.metrics.statistics import FRESHNESS_WINDOW_SECONDS, Freshness, read_statistics
 from metrics_pipeline.settings import Settings, kafka_address
 
 logger = logging.getLogger("metrics_pipeline.exporter")

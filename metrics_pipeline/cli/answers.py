@@ -7,8 +7,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from metrics_pipeline.cli.spans import short_span_text, span_text
-from metrics_pipeline.clickhouse.questions.latency import Answer, Point
-from metrics_pipeline.core.sparkline import Columns, sparkline
+from metrics_pipeline.questions.latency import Answer, Point
+from metrics_pipeline.questions.sparkline import Columns, sparkline
 
 _LATENCIES = (
     ("p50", "p50_ms"),

@@ -4,7 +4,7 @@ Retention sets a horizon before it drops anything older, and never where an even
 one is final: longer buckets stand for the rows that are gone, and nothing has to be counted again.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import pairwise
@@ -44,36 +44,6 @@ class Horizons:
 
 
 NO_HORIZONS = Horizons()
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """A part of a span that its answer lacks: `grain` is that of the bucket it lies in, None where nothing is left."""
-
-    span: TimeRange
-    grain: Grain | None
-
-
-def left_out(horizons: Horizons, asked: TimeRange) -> Iterator[LeftOut]:
-    """Parts of the span in buckets that reach beyond it and have no finer rows, and what is gone altogether.
-
-    Such a bucket is in no answer about the span, since nobody knows how many of its requests are.
-    """
-    start, end = int(asked.start.timestamp()), int(asked.end.timestamp())
-    gone = horizons.of(BUILT[-1].name)
-    if start < gone:
-        yield LeftOut(_part(asked, start, min(end, gone)), None)
-        start = min(end, gone)
-    if start >= end:
-        return
-    first = _standing(horizons, start)
-    if first is not None and first.floor(start) != start:
-        border = min(end, first.ceil(start))
-        yield LeftOut(_part(asked, start, border), first)
-        start = border
-    last = _standing(horizons, end - 1)
-    if start < end and last is not None and last.floor(end) != end:
-        yield LeftOut(_part(asked, max(start, last.floor(end)), end), last)
 
 
 def _standing(horizons: Horizons, moment_seconds: int) -> Grain | None:

@@ -3,10 +3,13 @@
 | reason | what the ledger says |
 |---|---|
 | unread | a shard has not read that far: the newest minutes, and everything behind a lag |
-| lost, owed, dead letters | as clickhouse/questions/completeness.py judges |
+| lost, owed, dead letters | as questions/completeness.py judges |
 """
 
-from metrics_pipeline.clickhouse.questions.completeness import (
+from metrics_pipeline.dashboards.panel import Kind, Panel, Unit
+from metrics_pipeline.dashboards.steps import MONTH, Reach
+from metrics_pipeline.ledger.entry import DRAIN
+from metrics_pipeline.questions.completeness import (
     DAMAGED_MINUTES,
     DEAD_LETTER_SHARE,
     DEAD_LETTERS,
@@ -14,9 +17,6 @@ from metrics_pipeline.clickhouse.questions.completeness import (
     LOST,
     OWED,
 )
-from metrics_pipeline.dashboards.panel import Kind, Panel, Unit
-from metrics_pipeline.dashboards.steps import MONTH, Reach
-from metrics_pipeline.ledger.entry import DRAIN
 
 DEAD_LETTER_PERCENT = round(100 * DEAD_LETTER_SHARE)
 IDLE_SECONDS = 600

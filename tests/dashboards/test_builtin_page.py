@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from metrics_pipeline.cli.dashboard import link
-from metrics_pipeline.clickhouse.questions.question import Names
 from metrics_pipeline.dashboards.builtin import LIVE, charts
 from metrics_pipeline.dashboards.links import Chart, dashboard_url
 from metrics_pipeline.dashboards.panel import Dashboard
 from metrics_pipeline.dashboards.panels import DASHBOARDS
+from metrics_pipeline.questions.question import Names
 from tests.browser import browser
 from tests.dashboards.conftest import Drained
 

@@ -15,9 +15,6 @@ from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import storage_of
 from metrics_pipeline.clickhouse.horizons import read_horizons
-from metrics_pipeline.clickhouse.questions.completeness import incomplete_minutes
-from metrics_pipeline.clickhouse.questions.latency import ask
-from metrics_pipeline.clickhouse.questions.question import Question
 from metrics_pipeline.clickhouse.rollups.views import ROLLUP_VIEWS
 from metrics_pipeline.core.grains import GRAINS
 from metrics_pipeline.core.policy import Policy
@@ -29,6 +26,9 @@ from metrics_pipeline.dead_letters_assembly import replay_dead_letters
 from metrics_pipeline.delivery.steps import RetentionStep
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.owed_assembly import fill_owed
+from metrics_pipeline.questions.completeness import incomplete_minutes
+from metrics_pipeline.questions.latency import ask
+from metrics_pipeline.questions.question import Question
 from metrics_pipeline.replay_assembly import preview_hours
 from metrics_pipeline.rollups import Span
 from metrics_pipeline.settings import Settings, load_settings

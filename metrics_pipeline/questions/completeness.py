@@ -6,6 +6,7 @@ dashboards/incomplete.py for charts, which must also tell of a drain that stands
 A message that could not be read, or was not read, has no event time: it counts for the minutes of its Kafka time.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -13,13 +14,13 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.horizons import read_horizons
-from metrics_pipeline.clickhouse.questions.question import bounds
-from metrics_pipeline.core.grains import BUILT
-from metrics_pipeline.core.horizons import RAW, Horizons, left_out
+from metrics_pipeline.core.grains import BUILT, Grain
+from metrics_pipeline.core.horizons import RAW, Horizons, _part, _standing
 from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.ledger import entry as ledger
 from metrics_pipeline.ledger.entry import DRAIN
 from metrics_pipeline.ledger.tables import IS_BATCH
+from metrics_pipeline.questions.question import bounds
 
 DEAD_LETTER_SHARE = 0.01
 """Above this share of a minute's messages being no valid events, the minute is incomplete."""
@@ -184,3 +185,33 @@ def newest_landing(client: Client) -> datetime | None:
     rows = calling("asking the ledger what landed last", lambda: client.query(sql).result_rows)
     newest_ms = int(rows[0][0])
     return datetime.fromtimestamp(newest_ms / 1_000, UTC) if newest_ms > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A part of a span that its answer lacks: `grain` is that of the bucket it lies in, None where nothing is left."""
+
+    span: TimeRange
+    grain: Grain | None
+
+
+def left_out(horizons: Horizons, asked: TimeRange) -> Iterator[LeftOut]:
+    """Parts of the span in buckets that reach beyond it and have no finer rows, and what is gone altogether.
+
+    Such a bucket is in no answer about the span, since nobody knows how many of its requests are.
+    """
+    start, end = int(asked.start.timestamp()), int(asked.end.timestamp())
+    gone = horizons.of(BUILT[-1].name)
+    if start < gone:
+        yield LeftOut(_part(asked, start, min(end, gone)), None)
+        start = min(end, gone)
+    if start >= end:
+        return
+    first = _standing(horizons, start)
+    if first is not None and first.floor(start) != start:
+        border = min(end, first.ceil(start))
+        yield LeftOut(_part(asked, start, border), first)
+        start = border
+    last = _standing(horizons, end - 1)
+    if start < end and last is not None and last.floor(end) != end:
+        yield LeftOut(_part(asked, max(start, last.floor(end)), end), last)

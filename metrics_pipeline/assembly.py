@@ -24,7 +24,6 @@ from metrics_pipeline.clickhouse.rollups.repair import RollupRepairer
 from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.core.drift import units_of
 from metrics_pipeline.core.horizons import DEAD_LETTERS
-from metrics_pipeline.core.replay import GROUP_SUFFIX as HOURS_SUFFIX
 from metrics_pipeline.dead_letters.judge import GROUP_SUFFIX as LETTERS_SUFFIX
 from metrics_pipeline.delivery.batch import BatchLimits
 from metrics_pipeline.delivery.chunk import SLOT, Chunk, decode_chunk
@@ -48,6 +47,7 @@ from metrics_pipeline.kafka.ports import Log
 from metrics_pipeline.ledger.entry import LedgerEntry
 from metrics_pipeline.ledger.minutes import EVERYTHING, Scope
 from metrics_pipeline.ledger.owed import GROUP_SUFFIX as OWED_GROUP_SUFFIX
+from metrics_pipeline.replay.plan import GROUP_SUFFIX as HOURS_SUFFIX
 from metrics_pipeline.retry import Retry
 from metrics_pipeline.rollups import Rollups
 from metrics_pipeline.rollups_of_shards import AnyRollups, RollupsOfShards

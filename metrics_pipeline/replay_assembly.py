@@ -13,15 +13,12 @@ from metrics_pipeline.audit.verdict import minute_name
 from metrics_pipeline.clickhouse.client import connect, database_name
 from metrics_pipeline.clickhouse.cluster import connect_shards
 from metrics_pipeline.clickhouse.horizons import read_horizons
-from metrics_pipeline.clickhouse.replays import ClickHouseReplayBooks
 from metrics_pipeline.clock import SystemClock
-from metrics_pipeline.core.replay import MAX_HOURS, Mode
 from metrics_pipeline.dead_letters.judge import GROUP_SUFFIX as LETTERS_SUFFIX
 from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters
 from metrics_pipeline.delivery.chunk import SLOT
 from metrics_pipeline.delivery.ownership import Ownership
 from metrics_pipeline.delivery.ports import Clock
-from metrics_pipeline.delivery.steps import HourStep
 from metrics_pipeline.delivery.stored import ClickHouseEvents
 from metrics_pipeline.drain.owner import event_limits
 from metrics_pipeline.errors import ConfigurationError
@@ -30,11 +27,14 @@ from metrics_pipeline.kafka.committed import FencedOffsets, committed_offsets
 from metrics_pipeline.kafka.intents import OffsetRange, Owner
 from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.owed_assembly import fill_owed, owed_ranges
-from metrics_pipeline.replay import HourReplay, HourReport, Progress, preview
+from metrics_pipeline.replay.books import ClickHouseReplayBooks
+from metrics_pipeline.replay.plan import MAX_HOURS, Mode
+from metrics_pipeline.replay.run import HourReplay, HourReport, Progress, preview
+from metrics_pipeline.replay.steps import HourStep
+from metrics_pipeline.replay.survey import Survey
+from metrics_pipeline.replay.touched import TouchedRollups
 from metrics_pipeline.retry import Retry
 from metrics_pipeline.settings import Settings, kafka_address
-from metrics_pipeline.survey import Survey
-from metrics_pipeline.touched import TouchedRollups
 
 REPLAY_OWNER = Owner(1, 0)
 """Of the side group of replays: one at a time."""

@@ -13,9 +13,9 @@ from rich.progress import Progress
 from metrics_pipeline.cli.output import counting_progress, print_json
 from metrics_pipeline.cli.signals import stop_on_signal
 from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, now_in
-from metrics_pipeline.core.replay import Mode, hours_around
 from metrics_pipeline.ledger.owed import HOUR_SECONDS
-from metrics_pipeline.replay import HourReport
+from metrics_pipeline.replay.plan import Mode, hours_around
+from metrics_pipeline.replay.run import HourReport
 from metrics_pipeline.replay_assembly import preview_hours, replay_hours
 from metrics_pipeline.settings import load_settings
 

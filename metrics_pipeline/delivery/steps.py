@@ -38,23 +38,6 @@ class ReplayStep(StrEnum):
     CLOSE = "close"
 
 
-class HourStep(StrEnum):
-    """In the order of a replay of hours that finishes a chunk, settles, and goes on with the next ones."""
-
-    FENCE = "fence"
-    RECOVER = "recover"
-    SETTLE = "settle"
-    READ = "read"
-    INTENT = "intent"
-    PLAN = "plan"
-    REMOVE = "remove"
-    EVENTS = "events"
-    VERDICT = "verdict"
-    DEAD = "dead letters"
-    LEDGER = "ledger"
-    CLOSE = "close"
-
-
 class RetentionStep(StrEnum):
     """In this order, the last three as often as there are partitions."""
 

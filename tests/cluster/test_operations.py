@@ -17,12 +17,12 @@ from metrics_pipeline.cli import app
 from metrics_pipeline.clickhouse.client import SHARD_SUFFIX, connect
 from metrics_pipeline.clickhouse.cluster import connect_shards
 from metrics_pipeline.clickhouse.roles import roles
-from metrics_pipeline.core.replay import Mode
 from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.dashboards.panel import panel_query
 from metrics_pipeline.dashboards.panels import PANELS
 from metrics_pipeline.questions.latency import ask
 from metrics_pipeline.questions.question import Question
+from metrics_pipeline.replay.plan import Mode
 from metrics_pipeline.retention_assembly import retention
 from metrics_pipeline.rollups import Span
 from metrics_pipeline.settings import Settings

@@ -18,13 +18,14 @@ from metrics_pipeline.assembly import DrainRun, audit, prepare, run_drain, until
 from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clock import SystemClock
-from metrics_pipeline.delivery.steps import HourStep, Step
+from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.drain.drain import DrainReport
 from metrics_pipeline.errors import ClickHouseUnavailableError, KafkaUnavailableError, StuckClientError
 from metrics_pipeline.lab.local.clickhouse import ClickHouseServer, start_clickhouse
 from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program, kafka_program
 from metrics_pipeline.lab.local.kafka import KafkaServer, start_kafka
 from metrics_pipeline.lab.local.process import choose_port
+from metrics_pipeline.replay.steps import HourStep
 from metrics_pipeline.rollups import Span
 from metrics_pipeline.settings import LocalSettings, Settings, load_settings
 from tests.integration.events import events

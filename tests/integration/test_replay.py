@@ -12,8 +12,7 @@ import pytest
 
 from metrics_pipeline.assembly import DrainRun, audit, run_drain, until_window_ends
 from metrics_pipeline.clock import SystemClock
-from metrics_pipeline.core.replay import Mode
-from metrics_pipeline.delivery.steps import HourStep, Step
+from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.delivery.warehouse import ClickHouseWarehouse
 from metrics_pipeline.errors import FencedError
 from metrics_pipeline.event.contract import IDENTITY
@@ -22,7 +21,9 @@ from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import produce
 from metrics_pipeline.owed_assembly import jump_to_head
-from metrics_pipeline.replay import HourReport
+from metrics_pipeline.replay.plan import Mode
+from metrics_pipeline.replay.run import HourReport
+from metrics_pipeline.replay.steps import HourStep
 from metrics_pipeline.settings import Settings
 from tests.integration.events import encode, event, events
 from tests.integration.hours import (
@@ -51,7 +52,7 @@ def with_limits(settings: Settings, **changes: Any) -> Settings:
 
 @pytest.fixture
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metrics_pipeline.core.replay.MAX_WINDOW_MESSAGES", 400)
+    monkeypatch.setattr("metrics_pipeline.replay.plan.MAX_WINDOW_MESSAGES", 400)
 
 
 def test_nothing_changes_where_nothing_is_missing(settings: Settings) -> None:
@@ -321,7 +322,7 @@ def test_a_message_that_counted_as_a_duplicate_of_a_wrong_row_comes_into_its_own
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the wrong rules the first event was the second one; and the second one's window comes first."""
-    monkeypatch.setattr("metrics_pipeline.core.replay.MAX_WINDOW_PARTITIONS", 1)
+    monkeypatch.setattr("metrics_pipeline.replay.plan.MAX_WINDOW_PARTITIONS", 1)
     first, second = past_events(2)
     (truth,) = decode(Messages([1], [0], [0], [second]), EventLimits(1 << 60, 1 << 60)).events.rows(named=True)
 

@@ -18,7 +18,6 @@ from metrics_pipeline.clickhouse.horizons import read_horizons
 from metrics_pipeline.clickhouse.rollups.views import ROLLUP_VIEWS
 from metrics_pipeline.core.grains import GRAINS
 from metrics_pipeline.core.policy import Policy
-from metrics_pipeline.core.replay import Mode
 from metrics_pipeline.core.retention_report import Report
 from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.dead_letters.judge import LetterFilter
@@ -29,6 +28,7 @@ from metrics_pipeline.owed_assembly import fill_owed
 from metrics_pipeline.questions.completeness import incomplete_minutes
 from metrics_pipeline.questions.latency import ask
 from metrics_pipeline.questions.question import Question
+from metrics_pipeline.replay.plan import Mode
 from metrics_pipeline.replay_assembly import preview_hours
 from metrics_pipeline.rollups import Span
 from metrics_pipeline.settings import Settings, load_settings

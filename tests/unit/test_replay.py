@@ -8,8 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics_pipeline.core import replay as core
-from metrics_pipeline.core.replay import (
+from metrics_pipeline.dead_letters.judge import LETTERS_SCHEMA
+from metrics_pipeline.delivery.chunk import ORIGIN, POSITION
+from metrics_pipeline.delivery.stored import CONTENT, ROW_SCHEMA
+from metrics_pipeline.event.contract import IDENTITY
+from metrics_pipeline.event.decode import EventLimits, decode
+from metrics_pipeline.event.decode.frame import lineage_frame
+from metrics_pipeline.event.messages import Messages
+from metrics_pipeline.kafka.intents import Commit, OffsetRange, Watermarks
+from metrics_pipeline.ledger.owed import subtracted
+from metrics_pipeline.ledger.tables import PlanStep
+from metrics_pipeline.replay import plan as core
+from metrics_pipeline.replay.plan import (
     Found,
     LostLetters,
     Mode,
@@ -30,16 +40,6 @@ from metrics_pipeline.core.replay import (
     without_letters,
     wrong_rows,
 )
-from metrics_pipeline.dead_letters.judge import LETTERS_SCHEMA
-from metrics_pipeline.delivery.chunk import ORIGIN, POSITION
-from metrics_pipeline.delivery.stored import CONTENT, ROW_SCHEMA
-from metrics_pipeline.event.contract import IDENTITY
-from metrics_pipeline.event.decode import EventLimits, decode
-from metrics_pipeline.event.decode.frame import lineage_frame
-from metrics_pipeline.event.messages import Messages
-from metrics_pipeline.kafka.intents import Commit, OffsetRange, Watermarks
-from metrics_pipeline.ledger.owed import subtracted
-from metrics_pipeline.ledger.tables import PlanStep
 from tests.integration.events import encode, event
 
 NOW_MS = 1_790_000_000_000

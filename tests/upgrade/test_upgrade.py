@@ -13,7 +13,7 @@ from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import storage_of
-from metrics_pipeline.core.replay import Mode
+from metrics_pipeline.replay.plan import Mode
 from metrics_pipeline.replay_assembly import replay_hours
 from metrics_pipeline.rollups import Span
 from metrics_pipeline.settings import Settings

@@ -25,17 +25,6 @@ from dataclasses import dataclass, field, fields
 
 import polars as pl
 
-from metrics_pipeline.core.replay import (
-    SOURCE,
-    Found,
-    HourPlan,
-    Mode,
-    inserts,
-    minutes_of_plan,
-    of_step,
-    planned_letters,
-    windows,
-)
 from metrics_pipeline.dead_letters.ports import LetterStore
 from metrics_pipeline.delivery.accounts import entry_of_chunk
 from metrics_pipeline.delivery.chunk import (
@@ -52,17 +41,29 @@ from metrics_pipeline.delivery.chunk import (
 )
 from metrics_pipeline.delivery.landing import DOUBLED, Landing, Refused
 from metrics_pipeline.delivery.ownership import Ownership
-from metrics_pipeline.delivery.ports import Clock, ReplayBooks, StoredEvents, Warehouse
-from metrics_pipeline.delivery.steps import HourStep
+from metrics_pipeline.delivery.ports import Clock, StoredEvents, Warehouse
 from metrics_pipeline.event.decode import EventLimits
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.event.refusal import refused_dead_letters
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.ledger.entry import LedgerEntry
 from metrics_pipeline.ledger.tables import PlanStep
+from metrics_pipeline.replay.plan import (
+    SOURCE,
+    Found,
+    HourPlan,
+    Mode,
+    inserts,
+    minutes_of_plan,
+    of_step,
+    planned_letters,
+    windows,
+)
+from metrics_pipeline.replay.ports import ReplayBooks
+from metrics_pipeline.replay.steps import HourStep
+from metrics_pipeline.replay.survey import Read, Survey
+from metrics_pipeline.replay.touched import Repaired, TouchedRollups
 from metrics_pipeline.retry import Retry
-from metrics_pipeline.survey import Read, Survey
-from metrics_pipeline.touched import Repaired, TouchedRollups
 
 logger = logging.getLogger("metrics_pipeline.replay")
 

@@ -8,7 +8,20 @@ from typing import cast
 import polars as pl
 
 from metrics_pipeline.audit.ports import BookReader
-from metrics_pipeline.core.replay import (
+from metrics_pipeline.dead_letters.ports import LetterStore
+from metrics_pipeline.delivery.chunk import ORIGIN
+from metrics_pipeline.delivery.ports import Clock, StoredEvents
+from metrics_pipeline.delivery.stored import ROW_SCHEMA
+from metrics_pipeline.drain.ranges import UNLIMITED, RangeReader
+from metrics_pipeline.event.contract import IDENTITY, NO_DEAD_LETTERS, NO_EVENTS
+from metrics_pipeline.event.decode import Decoded, EventLimits
+from metrics_pipeline.event.decode.frame import lineage_frame
+from metrics_pipeline.event.messages import Messages
+from metrics_pipeline.kafka.intents import Commit, OffsetRange, OpenBatch
+from metrics_pipeline.kafka.ports import Log
+from metrics_pipeline.ledger.minutes import Look, Scope
+from metrics_pipeline.ledger.owed import HOUR_SECONDS
+from metrics_pipeline.replay.plan import (
     Found,
     HourPlan,
     LostLetters,
@@ -28,19 +41,7 @@ from metrics_pipeline.core.replay import (
     without_right_row,
     wrong_rows,
 )
-from metrics_pipeline.dead_letters.ports import LetterStore
-from metrics_pipeline.delivery.chunk import ORIGIN
-from metrics_pipeline.delivery.ports import Clock, ReplayBooks, StoredEvents
-from metrics_pipeline.delivery.stored import ROW_SCHEMA
-from metrics_pipeline.drain.ranges import UNLIMITED, RangeReader
-from metrics_pipeline.event.contract import IDENTITY, NO_DEAD_LETTERS, NO_EVENTS
-from metrics_pipeline.event.decode import Decoded, EventLimits
-from metrics_pipeline.event.decode.frame import lineage_frame
-from metrics_pipeline.event.messages import Messages
-from metrics_pipeline.kafka.intents import Commit, OffsetRange, OpenBatch
-from metrics_pipeline.kafka.ports import Log
-from metrics_pipeline.ledger.minutes import Look, Scope
-from metrics_pipeline.ledger.owed import HOUR_SECONDS
+from metrics_pipeline.replay.ports import ReplayBooks
 from metrics_pipeline.retry import Retry
 
 LOOKS = 5

@@ -13,7 +13,6 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.audit.books import UNSETTLED
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.insert import insert_once
-from metrics_pipeline.core.replay import PLAN_SCHEMA, LostLetters
 from metrics_pipeline.delivery.chunk import Chunk
 from metrics_pipeline.delivery.stored import IN_RANGES, ranges_parameters
 from metrics_pipeline.delivery.tables import DEAD_LETTERS
@@ -21,6 +20,7 @@ from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.ledger.entry import OWED
 from metrics_pipeline.ledger.minutes import MINUTE_SECONDS
 from metrics_pipeline.ledger.tables import BATCHES, REPLAY_PLAN, PlanStep
+from metrics_pipeline.replay.plan import PLAN_SCHEMA, LostLetters
 
 _OF_GROUP = "topic = {topic:String} AND topic_id = {topic_id:String} AND consumer_group = {group:String}"
 _OVERLAPS = """arrayExists((p_, s_, e_) -> p = p_ AND s < e_ AND e > s_,

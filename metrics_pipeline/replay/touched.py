@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from metrics_pipeline.audit.ports import BookReader
 from metrics_pipeline.core.grains import UNIT
-from metrics_pipeline.core.replay import UnitAccount, spans_of, unit_accounts
-from metrics_pipeline.delivery.ports import ReplayBooks
 from metrics_pipeline.ledger.minutes import Scope
+from metrics_pipeline.replay.plan import UnitAccount, spans_of, unit_accounts
+from metrics_pipeline.replay.ports import ReplayBooks
 from metrics_pipeline.retry import Retry
 from metrics_pipeline.rollups import Checked, Span
 from metrics_pipeline.rollups_of_shards import AnyRollups

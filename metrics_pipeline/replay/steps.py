@@ -1,0 +1,20 @@
+"""The steps of a replay of hours, for tests that end it there."""
+
+from enum import StrEnum
+
+
+class HourStep(StrEnum):
+    """In the order of a replay of hours that finishes a chunk, settles, and goes on with the next ones."""
+
+    FENCE = "fence"
+    RECOVER = "recover"
+    SETTLE = "settle"
+    READ = "read"
+    INTENT = "intent"
+    PLAN = "plan"
+    REMOVE = "remove"
+    EVENTS = "events"
+    VERDICT = "verdict"
+    DEAD = "dead letters"
+    LEDGER = "ledger"
+    CLOSE = "close"

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from metrics_pipeline.cli.output import print_json, share_of, share_progress
-from metrics_pipeline.core.retention import Costs
-from metrics_pipeline.core.retention_report import MOVE, Report
+from metrics_pipeline.retention.plan import Costs
+from metrics_pipeline.retention.report import MOVE, Report
+from metrics_pipeline.retention.shards import AnyRetention
 from metrics_pipeline.retention_assembly import load_policy, retention, values_from_file
-from metrics_pipeline.retention_of_shards import AnyRetention
 from metrics_pipeline.settings import load_settings
 
 app = typer.Typer()

@@ -31,14 +31,14 @@ from dagster import (
 )
 from pydantic import Field
 
-from metrics_pipeline.core.policy import RunsPolicy
-from metrics_pipeline.core.retention import Costs
-from metrics_pipeline.core.retention_report import Report
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, RAW_EVENTS_ASSET
 from metrics_pipeline.defs.replay import GROUP
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
 from metrics_pipeline.defs.rollups import POOL, TAGS
+from metrics_pipeline.retention.plan import Costs
+from metrics_pipeline.retention.policy import RunsPolicy
+from metrics_pipeline.retention.report import Report
 from metrics_pipeline.retention_assembly import load_policy, retention
 
 RETENTION = AssetKey("retention")

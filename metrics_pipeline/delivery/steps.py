@@ -36,13 +36,3 @@ class ReplayStep(StrEnum):
     LEDGER = "ledger"
     MARK = "mark"
     CLOSE = "close"
-
-
-class RetentionStep(StrEnum):
-    """In this order, the last three as often as there are partitions."""
-
-    HORIZON = "horizon"
-    VIEWS = "views"
-    DROP = "drop"
-    THIN = "thin"
-    MOVE = "move"

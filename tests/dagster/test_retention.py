@@ -16,10 +16,10 @@ from dagster import (
 )
 from dagster._core.storage.runs.schema import RunsTable
 
-from metrics_pipeline.core.policy import RunsPolicy
 from metrics_pipeline.definitions import defs
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retention import NOTHING_STUCK, RETENTION, RetentionConfig, prune_runs, retention_schedule
+from metrics_pipeline.retention.policy import RunsPolicy
 from metrics_pipeline.settings import Settings
 
 

@@ -13,13 +13,13 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.clickhouse.rollups import building
 from metrics_pipeline.clock import SystemClock
-from metrics_pipeline.core.policy import Policy
-from metrics_pipeline.core.retention_report import Report
 from metrics_pipeline.core.timerange import TimeRange
-from metrics_pipeline.delivery.steps import RetentionStep
 from metrics_pipeline.questions.latency import ask
 from metrics_pipeline.questions.question import Names, Question
-from metrics_pipeline.retention import Retention
+from metrics_pipeline.retention.policy import Policy
+from metrics_pipeline.retention.report import Report
+from metrics_pipeline.retention.run import Retention
+from metrics_pipeline.retention.steps import RetentionStep
 from metrics_pipeline.rollups import Span
 from metrics_pipeline.settings import Settings
 from tests.integration.events import encode

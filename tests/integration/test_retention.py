@@ -17,12 +17,9 @@ from metrics_pipeline.clickhouse.cluster import storage_of
 from metrics_pipeline.clickhouse.horizons import read_horizons
 from metrics_pipeline.clickhouse.rollups.views import ROLLUP_VIEWS
 from metrics_pipeline.core.grains import GRAINS
-from metrics_pipeline.core.policy import Policy
-from metrics_pipeline.core.retention_report import Report
 from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.dead_letters.judge import LetterFilter
 from metrics_pipeline.dead_letters_assembly import replay_dead_letters
-from metrics_pipeline.delivery.steps import RetentionStep
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.owed_assembly import fill_owed
 from metrics_pipeline.questions.completeness import incomplete_minutes
@@ -30,6 +27,9 @@ from metrics_pipeline.questions.latency import ask
 from metrics_pipeline.questions.question import Question
 from metrics_pipeline.replay.plan import Mode
 from metrics_pipeline.replay_assembly import preview_hours
+from metrics_pipeline.retention.policy import Policy
+from metrics_pipeline.retention.report import Report
+from metrics_pipeline.retention.steps import RetentionStep
 from metrics_pipeline.rollups import Span
 from metrics_pipeline.settings import Settings, load_settings
 from tests.integration.events import encode

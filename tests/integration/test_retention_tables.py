@@ -23,9 +23,6 @@ from metrics_pipeline.clickhouse.horizons import note_horizons, read_horizons
 from metrics_pipeline.clickhouse.rollups import building
 from metrics_pipeline.core.grains import GRAINS
 from metrics_pipeline.core.horizons import DEAD_LETTERS, LEDGER, RAW
-from metrics_pipeline.core.policy import Policy
-from metrics_pipeline.core.retention import CANARIES
-from metrics_pipeline.core.retention_report import DROP, MOVE, Report
 from metrics_pipeline.dead_letters.judge import LetterFilter
 from metrics_pipeline.dead_letters_assembly import replay_dead_letters
 from metrics_pipeline.errors import ConfigurationError
@@ -34,6 +31,9 @@ from metrics_pipeline.kafka.intents import Owner
 from metrics_pipeline.lab.local.clickhouse import ClickHouseServer, start_clickhouse
 from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program
 from metrics_pipeline.ledger.tables import LedgerScope
+from metrics_pipeline.retention.plan import CANARIES
+from metrics_pipeline.retention.policy import Policy
+from metrics_pipeline.retention.report import DROP, MOVE, Report
 from metrics_pipeline.settings import LocalSettings, Settings, kafka_address
 from tests.integration.events import encode, event
 from tests.integration.hours import delete_records

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from metrics_pipeline.core.grains import GRAINS, LIVE
 from metrics_pipeline.core.horizons import DEAD_LETTERS, LEDGER, NO_HORIZONS, RAW, Horizons
-from metrics_pipeline.core.policy import LEDGER_MARGIN_DAYS, Policy
-from metrics_pipeline.core.retention import (
+from metrics_pipeline.core.timerange import TimeRange
+from metrics_pipeline.questions.completeness import left_out
+from metrics_pipeline.retention.plan import (
     CANARIES,
     DAY_SECONDS,
     MARGIN_DAYS,
@@ -27,8 +28,7 @@ from metrics_pipeline.core.retention import (
     reach_days,
     thinned,
 )
-from metrics_pipeline.core.timerange import TimeRange
-from metrics_pipeline.questions.completeness import left_out
+from metrics_pipeline.retention.policy import LEDGER_MARGIN_DAYS, Policy
 
 EPOCH_DAY = 45 * 448
 """Days since 1970 at which partitions of every grain begin."""

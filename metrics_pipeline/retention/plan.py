@@ -12,7 +12,7 @@ from math import fsum
 
 from metrics_pipeline.core.grains import GRAINS, LIVE, Grain
 from metrics_pipeline.core.horizons import DEAD_LETTERS, LEDGER, NO_HORIZONS, RAW, Horizons
-from metrics_pipeline.core.policy import Policy, RawPolicy
+from metrics_pipeline.retention.policy import Policy, RawPolicy
 
 DAY_SECONDS = 86_400
 CANARIES = "canaries"

@@ -6,8 +6,8 @@ Views of rollups go by their own shard's horizons, and audits compare from where
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from metrics_pipeline.core.retention_report import Report, joined
-from metrics_pipeline.retention import Retention
+from metrics_pipeline.retention.report import Report, joined
+from metrics_pipeline.retention.run import Retention
 from metrics_pipeline.rollups import Progress
 
 

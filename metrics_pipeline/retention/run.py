@@ -5,7 +5,7 @@
     VIEWS    have readers take longer buckets before it
     DROP     whole partitions, oldest first; of others, delete what no override keeps
 
-Nothing can land before a horizon (core/retention.py plans none where something may), so what was verified stays so. A
+Nothing can land before a horizon (retention/plan.py plans none where something may), so what was verified stays so. A
 run that ends anywhere is resumed by the next one: what lies before a horizon was verified, and is dropped. Any number
 may run at once.
 """
@@ -16,13 +16,12 @@ from dataclasses import replace
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.horizons import note_horizons, read_horizons
-from metrics_pipeline.clickhouse.ledger_border import forget_losses, objection
-from metrics_pipeline.clickhouse.retention import RetentionStore
 from metrics_pipeline.clickhouse.rollups.borders import refresh_views
 from metrics_pipeline.core.grains import LIVE, UNIT, Grain, grain_named
 from metrics_pipeline.core.horizons import DEAD_LETTERS, LEDGER, RAW, STANDS_FOR, Horizons
-from metrics_pipeline.core.policy import LEDGER_MARGIN_DAYS, Policy
-from metrics_pipeline.core.retention import (
+from metrics_pipeline.delivery.ports import Clock
+from metrics_pipeline.retention.ledger_border import forget_losses, objection
+from metrics_pipeline.retention.plan import (
     DAY_SECONDS,
     FULL_DAYS,
     Costs,
@@ -35,9 +34,10 @@ from metrics_pipeline.core.retention import (
     plan_retention,
     thinned,
 )
-from metrics_pipeline.core.retention_report import DROP, MOVE, THIN, Refused, Report, from_to, not_built
-from metrics_pipeline.delivery.ports import Clock
-from metrics_pipeline.delivery.steps import RetentionStep
+from metrics_pipeline.retention.policy import LEDGER_MARGIN_DAYS, Policy
+from metrics_pipeline.retention.report import DROP, MOVE, THIN, Refused, Report, from_to, not_built
+from metrics_pipeline.retention.steps import RetentionStep
+from metrics_pipeline.retention.store import RetentionStore
 from metrics_pipeline.rollups import Progress, Rollups, Span
 
 MUTATION_SECONDS = 3_600

@@ -1,0 +1,13 @@
+"""The steps of retention, for tests that end it there."""
+
+from enum import StrEnum
+
+
+class RetentionStep(StrEnum):
+    """In this order, the last three as often as there are partitions."""
+
+    HORIZON = "horizon"
+    VIEWS = "views"
+    DROP = "drop"
+    THIN = "thin"
+    MOVE = "move"

@@ -21,7 +21,7 @@ def promote() -> None:
 
 
 def add_dimension() -> None:
-    from metrics_pipeline.clickhouse.rollups import cubes
+    from metrics_pipeline.rollups import cubes
 
     wider = replace(cubes.ENDPOINTS, dimensions=(*cubes.ENDPOINTS.dimensions, "region"), added=("region",))
     cubes.CUBES = (wider, *cubes.CUBES[1:])
@@ -29,7 +29,7 @@ def add_dimension() -> None:
 
 
 def add_grain() -> None:
-    from metrics_pipeline.core import grains
+    from metrics_pipeline.rollups import grains
 
     grains.BUILT = (*grains.BUILT, grains.Grain("28d", 28 * 86_400, partition_days=448))
     grains.GRAINS = (grains.LIVE, *grains.BUILT)

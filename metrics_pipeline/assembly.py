@@ -16,14 +16,8 @@ from metrics_pipeline.audit.verdict import Verdict, minute_name
 from metrics_pipeline.clickhouse import schema, spread
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import connect_shards, shard_database, storage_of
-from metrics_pipeline.clickhouse.horizons import read_horizons
 from metrics_pipeline.clickhouse.places import apply_everywhere
-from metrics_pipeline.clickhouse.rollups.building import RollupBuilder
-from metrics_pipeline.clickhouse.rollups.observing import RollupObserver
-from metrics_pipeline.clickhouse.rollups.repair import RollupRepairer
 from metrics_pipeline.clock import SystemClock
-from metrics_pipeline.core.drift import units_of
-from metrics_pipeline.core.horizons import DEAD_LETTERS
 from metrics_pipeline.dead_letters.judge import GROUP_SUFFIX as LETTERS_SUFFIX
 from metrics_pipeline.delivery.batch import BatchLimits
 from metrics_pipeline.delivery.chunk import SLOT, Chunk, decode_chunk
@@ -49,8 +43,14 @@ from metrics_pipeline.ledger.minutes import EVERYTHING, Scope
 from metrics_pipeline.ledger.owed import GROUP_SUFFIX as OWED_GROUP_SUFFIX
 from metrics_pipeline.replay.plan import GROUP_SUFFIX as HOURS_SUFFIX
 from metrics_pipeline.retry import Retry
-from metrics_pipeline.rollups import Rollups
-from metrics_pipeline.rollups_of_shards import AnyRollups, RollupsOfShards
+from metrics_pipeline.rollups.building import RollupBuilder
+from metrics_pipeline.rollups.drift import units_of
+from metrics_pipeline.rollups.horizon_store import read_horizons
+from metrics_pipeline.rollups.horizons import DEAD_LETTERS
+from metrics_pipeline.rollups.observing import RollupObserver
+from metrics_pipeline.rollups.operate import Rollups
+from metrics_pipeline.rollups.repair import RollupRepairer
+from metrics_pipeline.rollups.shards import AnyRollups, RollupsOfShards
 from metrics_pipeline.settings import KafkaSettings, Settings, kafka_address
 from metrics_pipeline.worker import ThreadWorker
 

@@ -9,7 +9,6 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.assembly import batches_under_way, check_schema, replay_group, say_waiting, warehouse_of
 from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clickhouse.horizons import read_horizons
 from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.dead_letters.expiry import expiry_warning, warning_end_ms
 from metrics_pipeline.dead_letters.judge import LetterFilter
@@ -28,6 +27,7 @@ from metrics_pipeline.kafka.intents import Owner
 from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.retention_assembly import load_policy
 from metrics_pipeline.retry import Retry
+from metrics_pipeline.rollups.horizon_store import read_horizons
 from metrics_pipeline.settings import Settings, kafka_address
 
 logger = logging.getLogger("metrics_pipeline.dead_letters")

@@ -22,7 +22,6 @@ from metrics_pipeline.assembly import (
 from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clock import SystemClock
-from metrics_pipeline.core.grains import UNIT
 from metrics_pipeline.delivery.batch import BatchLimits
 from metrics_pipeline.delivery.chunk import SLOT, decode_chunk
 from metrics_pipeline.delivery.delivery import Delivery, Source
@@ -45,7 +44,8 @@ from metrics_pipeline.ledger.entry import FILL, LedgerEntry, minutes_of
 from metrics_pipeline.ledger.owed import OwedEntry
 from metrics_pipeline.ledger.reading_owed import ClickHouseOwed
 from metrics_pipeline.retry import Retry
-from metrics_pipeline.rollups import Span
+from metrics_pipeline.rollups.grains import UNIT
+from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.settings import Settings, kafka_address
 from metrics_pipeline.worker import ThreadWorker
 

@@ -12,7 +12,6 @@ from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.audit.verdict import minute_name
 from metrics_pipeline.clickhouse.client import connect, database_name
 from metrics_pipeline.clickhouse.cluster import connect_shards
-from metrics_pipeline.clickhouse.horizons import read_horizons
 from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.dead_letters.judge import GROUP_SUFFIX as LETTERS_SUFFIX
 from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters
@@ -34,6 +33,7 @@ from metrics_pipeline.replay.steps import HourStep
 from metrics_pipeline.replay.survey import Survey
 from metrics_pipeline.replay.touched import TouchedRollups
 from metrics_pipeline.retry import Retry
+from metrics_pipeline.rollups.horizon_store import read_horizons
 from metrics_pipeline.settings import Settings, kafka_address
 
 REPLAY_OWNER = Owner(1, 0)

@@ -8,15 +8,15 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.assembly import rollups_of_shard
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.clickhouse.horizons import read_horizons
 from metrics_pipeline.clickhouse.places import apply_everywhere
-from metrics_pipeline.core.grains import UNIT
 from metrics_pipeline.ddl.change import Plan
 from metrics_pipeline.ddl.migrating import Progress
 from metrics_pipeline.ddl.objects import NOT_FILLED, quoted
 from metrics_pipeline.ddl.work import Work
 from metrics_pipeline.delivery.tables import RAW_EVENTS
-from metrics_pipeline.rollups import Span
+from metrics_pipeline.rollups.grains import UNIT
+from metrics_pipeline.rollups.horizon_store import read_horizons
+from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.settings import Settings
 
 _DAY_SECONDS = 86_400

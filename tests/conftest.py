@@ -42,8 +42,8 @@ def dead_address() -> Iterator[str]:
 def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing lands and nobody reads while books and rollups are checked and repaired: there is nothing to wait out."""
     monkeypatch.setattr("metrics_pipeline.audit.run.PAUSE_SECONDS", 0.02)
-    monkeypatch.setattr("metrics_pipeline.rollups.PAUSE_SECONDS", 0.02)
-    monkeypatch.setattr("metrics_pipeline.rollups.GRACE_SECONDS", 0.02)
+    monkeypatch.setattr("metrics_pipeline.rollups.operate.PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr("metrics_pipeline.rollups.operate.GRACE_SECONDS", 0.02)
 
 
 @pytest.fixture(scope="session")

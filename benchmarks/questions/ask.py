@@ -8,13 +8,13 @@ from random import Random
 from typing import Any
 
 from benchmarks.questions.fill import DAY, HOUR, RANGES_SECONDS
-from metrics_pipeline.clickhouse.rollups.cubes import CUBES, ENDPOINTS, LATENCY_MERGE_FUNCTION, METRICS
-from metrics_pipeline.clickhouse.rollups.views import source_of
-from metrics_pipeline.core.grains import BUILT, LIVE
 from metrics_pipeline.dashboards.incident import SPAN_SECONDS as RAW_SPAN_SECONDS
 from metrics_pipeline.dashboards.panel import Panel, panel_query
 from metrics_pipeline.dashboards.panels import DASHBOARDS, PANELS
 from metrics_pipeline.lab.loadgen.catalog import REGIONS, TIERS, endpoints
+from metrics_pipeline.rollups.cubes import CUBES, ENDPOINTS, LATENCY_MERGE_FUNCTION, METRICS
+from metrics_pipeline.rollups.grains import BUILT, LIVE
+from metrics_pipeline.rollups.views import source_of
 
 Query = tuple[str, dict[str, Any]]
 

@@ -22,9 +22,9 @@ from benchmarks.questions.ledger import fill_ledger
 from benchmarks.questions.raw import fill_raw
 from benchmarks.questions.series import EVENTS_PER_SECOND, make_series
 from benchmarks.questions.server import client_of, filled_until, note_filled, running
-from metrics_pipeline.clickhouse.rollups.cubes import CUBES, LATENCY_STATE, Cube
-from metrics_pipeline.clickhouse.rollups.tables import BOOKS
-from metrics_pipeline.core.grains import BUILT, GRAINS, LIVE, UNIT, Grain
+from metrics_pipeline.rollups.cubes import CUBES, LATENCY_STATE, Cube
+from metrics_pipeline.rollups.grains import BUILT, GRAINS, LIVE, UNIT, Grain
+from metrics_pipeline.rollups.tables import BOOKS
 
 HOUR, DAY = 3_600, 86_400
 MONTHS_13 = 396 * DAY

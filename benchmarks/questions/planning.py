@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 from clickhouse_connect.driver.client import Client
 
 from benchmarks.questions.server import client_of, running
-from metrics_pipeline.clickhouse.rollups.cubes import ENDPOINTS, LATENCY_MERGE_FUNCTION
-from metrics_pipeline.clickhouse.rollups.views import cover, rollup_views, source_of
-from metrics_pipeline.core.grains import BUILT, LIVE
+from metrics_pipeline.rollups.cubes import ENDPOINTS, LATENCY_MERGE_FUNCTION
+from metrics_pipeline.rollups.grains import BUILT, LIVE
+from metrics_pipeline.rollups.views import cover, rollup_views, source_of
 
 _REPETITIONS = 100
 _START = 1_762_732_800

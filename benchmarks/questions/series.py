@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from math import log, sqrt
 from statistics import fmean
 
-from metrics_pipeline.clickhouse.rollups.cubes import CUBES, ENDPOINTS, Cube
 from metrics_pipeline.lab.loadgen.catalog import REGIONS, SERVICES, TIERS, Endpoint, endpoints
+from metrics_pipeline.rollups.cubes import CUBES, ENDPOINTS, Cube
 
 EVENTS_PER_SECOND = 40_000
 _TIER_FACTORS = {"free": 1.1, "pro": 1.0, "enterprise": 0.85}

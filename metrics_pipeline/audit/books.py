@@ -15,13 +15,13 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.audit.verdict import BrokenAccount, BrokenRow, Ledger, PartitionKey, PartitionTotals
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.clickhouse.rollups.tables import TAKEN_ROWS
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.ledger.entry import FILL, OWED, PartitionAccount
 from metrics_pipeline.ledger.minutes import COUNTS_SCHEMA, MINUTE_SECONDS, LedgerMinutes, Scope, Unnoted
 from metrics_pipeline.ledger.owed import subtracted
 from metrics_pipeline.ledger.reading_owed import ClickHouseOwed
 from metrics_pipeline.ledger.tables import REPLAY_PLAN, PlanStep
+from metrics_pipeline.rollups.tables import TAKEN_ROWS
 
 LONGEST_LIST = 1_000
 """So many gaps, overlaps or broken rows are listed at most."""

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from metrics_pipeline.core.grains import UNIT
 from metrics_pipeline.kafka.intents import OffsetRange, OpenBatch
 from metrics_pipeline.ledger.entry import PartitionAccount
 from metrics_pipeline.ledger.minutes import MinuteDrift, UnnotedDrift
 from metrics_pipeline.ledger.owed import HOUR_SECONDS
+from metrics_pipeline.rollups.grains import UNIT
 
 
 @dataclass(frozen=True, slots=True, order=True)

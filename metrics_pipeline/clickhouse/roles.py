@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from metrics_pipeline.alerting.tables import ALERT_LOG, CANARIES
-from metrics_pipeline.clickhouse.rollups.tables import ROLLUP_TABLES, ROLLUP_UNIONS
 from metrics_pipeline.ddl.shadow import CLAIM, NEXT
 from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
 from metrics_pipeline.ledger.tables import BATCHES, REPLAY_PLAN
+from metrics_pipeline.rollups.tables import ROLLUP_TABLES, ROLLUP_UNIONS
 
 _SYSTEM = (
     "columns",

@@ -11,14 +11,7 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.alerting.tables import ALERT_LOG, CANARIES
 from metrics_pipeline.audit.verdict import minute_name
-from metrics_pipeline.clickhouse.horizons import HORIZONS, read_horizons
-from metrics_pipeline.clickhouse.rollups.borders import refresh_views
-from metrics_pipeline.clickhouse.rollups.cubes import CUBES
-from metrics_pipeline.clickhouse.rollups.new_grains import count_buckets
-from metrics_pipeline.clickhouse.rollups.tables import BOOKS, ROLLUP_FEEDS, ROLLUP_TABLES, ROLLUP_UNIONS
-from metrics_pipeline.clickhouse.rollups.views import ROLLUP_VIEWS, rollup_views
 from metrics_pipeline.clickhouse.storage import Storage
-from metrics_pipeline.core.horizons import STANDS_FOR, Horizons
 from metrics_pipeline.ddl.change import Phase, Plan, hash_of
 from metrics_pipeline.ddl.found import Found
 from metrics_pipeline.ddl.live import LiveSchema
@@ -30,6 +23,13 @@ from metrics_pipeline.ddl.work import Work
 from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.ledger.tables import BATCHES, REPLAY_PLAN
+from metrics_pipeline.rollups.borders import refresh_views
+from metrics_pipeline.rollups.cubes import CUBES
+from metrics_pipeline.rollups.horizon_store import HORIZONS, read_horizons
+from metrics_pipeline.rollups.horizons import STANDS_FOR, Horizons
+from metrics_pipeline.rollups.new_grains import count_buckets
+from metrics_pipeline.rollups.tables import BOOKS, ROLLUP_FEEDS, ROLLUP_TABLES, ROLLUP_UNIONS
+from metrics_pipeline.rollups.views import ROLLUP_VIEWS, rollup_views
 
 OBJECTS: tuple[SchemaObject, ...] = (
     RAW_EVENTS,

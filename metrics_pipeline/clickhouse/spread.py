@@ -12,18 +12,18 @@ proves itself in one query is on one server.
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.alerting.tables import ALERT_LOG, CANARIES
-from metrics_pipeline.clickhouse.horizons import HORIZONS
-from metrics_pipeline.clickhouse.rollups.tables import BOOKS, ROLLUP_TABLES
-from metrics_pipeline.clickhouse.rollups.views import ARGUMENTS, ROLLUP_VIEWS
 from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.ddl.change import Plan
 from metrics_pipeline.ddl.live import LiveSchema
 from metrics_pipeline.ddl.migrating import Migration, Progress
 from metrics_pipeline.ddl.objects import SchemaObject, Spread, View
 from metrics_pipeline.ddl.planner import plan as compare
-from metrics_pipeline.ddl.stock import BUCKETS, disks_view, parts_view
+from metrics_pipeline.ddl.stock import disks_view, parts_view
 from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
 from metrics_pipeline.ledger.tables import BATCHES, REPLAY_PLAN
+from metrics_pipeline.rollups.horizon_store import HORIZONS
+from metrics_pipeline.rollups.tables import BOOKS, BUCKETS, ROLLUP_TABLES
+from metrics_pipeline.rollups.views import ARGUMENTS, ROLLUP_VIEWS
 
 _BY_EVENT = "cityHash64(event_id)"
 _FIRST_SHARD = "0"

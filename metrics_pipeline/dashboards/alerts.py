@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from metrics_pipeline.clickhouse.rollups.cubes import SERVICES
-from metrics_pipeline.core.grains import BUILT
 from metrics_pipeline.dashboards.names import named_query
 from metrics_pipeline.dashboards.panel import Kind, Panel, Unit
 from metrics_pipeline.dashboards.rollup_sql import source
 from metrics_pipeline.dashboards.steps import DAY, HOUR, Reach
-from metrics_pipeline.ddl.stock import BUCKETS, IS_STALE
 from metrics_pipeline.ledger.entry import DRAIN
+from metrics_pipeline.rollups.cubes import SERVICES
+from metrics_pipeline.rollups.grains import BUILT
+from metrics_pipeline.rollups.tables import BUCKETS, IS_STALE
 from metrics_pipeline.settings import AlertSettings
 
 _OBJECTIVES = AlertSettings()

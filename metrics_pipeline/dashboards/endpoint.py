@@ -1,6 +1,5 @@
 """Endpoint detail: one endpoint of a service by tier, and all endpoints of the service beside each other."""
 
-from metrics_pipeline.clickhouse.rollups.cubes import ENDPOINTS
 from metrics_pipeline.dashboards.panel import Dashboard, Kind, Panel, Unit
 from metrics_pipeline.dashboards.rollup_sql import (
     APDEX,
@@ -17,6 +16,7 @@ from metrics_pipeline.dashboards.rollup_sql import (
     whole,
 )
 from metrics_pipeline.dashboards.steps import Reach
+from metrics_pipeline.rollups.cubes import ENDPOINTS
 
 _ONE = f"service = @service AND endpoint = @endpoint AND {optional('tier')}"
 _FIGURES = f"n AS requests, {ERROR_PERCENT} AS error_percent, {quantile(0.5)} AS p50_ms, {quantile(0.99)} AS p99_ms"

@@ -1,13 +1,14 @@
 """Pipeline health: what the ledger, the dead letters, the books of rollups and the server say about the pipeline."""
 
 from metrics_pipeline.alerting.burn import WINDOWS
-from metrics_pipeline.clickhouse.rollups.cubes import ENDPOINTS
-from metrics_pipeline.core.grains import BUILT, SETTLE_SECONDS
 from metrics_pipeline.dashboards.panel import Dashboard, Kind, Panel, Unit
 from metrics_pipeline.dashboards.rollup_sql import FILL, SECONDS, source
 from metrics_pipeline.dashboards.steps import DAY, WEEK, Reach
-from metrics_pipeline.ddl.stock import BUCKETS, IS_STALE, PARTS
+from metrics_pipeline.ddl.stock import PARTS
 from metrics_pipeline.ledger.tables import IS_BATCH
+from metrics_pipeline.rollups.cubes import ENDPOINTS
+from metrics_pipeline.rollups.grains import BUILT, SETTLE_SECONDS
+from metrics_pipeline.rollups.tables import BUCKETS, IS_STALE
 from metrics_pipeline.settings import AlertSettings
 
 LEDGER_SPAN_SECONDS = WEEK

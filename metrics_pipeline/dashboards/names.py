@@ -3,9 +3,9 @@
 import re
 from collections.abc import Mapping
 
-from metrics_pipeline.core.grains import COARSEST_SECONDS
 from metrics_pipeline.dashboards.panel import Panel, render
 from metrics_pipeline.dashboards.steps import Reach, bucket_sql
+from metrics_pipeline.rollups.grains import COARSEST_SECONDS
 
 _PREFIX = "p_"
 """Of the names in front of the query, which no column has."""

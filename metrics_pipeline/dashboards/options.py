@@ -1,9 +1,9 @@
 """What readers may choose for each variable: the values of the span, those with the most requests first."""
 
-from metrics_pipeline.clickhouse.rollups.cubes import ENDPOINTS, SERVICES, TOTALS, Cube
 from metrics_pipeline.dashboards.panel import Kind, Panel, Unit
 from metrics_pipeline.dashboards.rollup_sql import source
 from metrics_pipeline.dashboards.steps import Reach
+from metrics_pipeline.rollups.cubes import ENDPOINTS, SERVICES, TOTALS, Cube
 
 MAX_OPTIONS = 1_000
 

@@ -1,6 +1,6 @@
 """Queries over rollups: one call of a cube's view each, since the call itself costs."""
 
-from metrics_pipeline.clickhouse.rollups.cubes import (
+from metrics_pipeline.rollups.cubes import (
     APDEX_THRESHOLD_MS,
     LATENCY_MERGE_FUNCTION,
     LATENCY_QUANTILES,

@@ -1,6 +1,5 @@
 """Service overview: one service from the cube by region, all services from the cubes without endpoints."""
 
-from metrics_pipeline.clickhouse.rollups.cubes import REGIONS, SERVICES, TOTALS, Cube
 from metrics_pipeline.dashboards.panel import Dashboard, Kind, Panel, Unit
 from metrics_pipeline.dashboards.rollup_sql import (
     APDEX,
@@ -19,6 +18,7 @@ from metrics_pipeline.dashboards.rollup_sql import (
     whole,
 )
 from metrics_pipeline.dashboards.steps import Reach
+from metrics_pipeline.rollups.cubes import REGIONS, SERVICES, TOTALS, Cube
 
 _ONE = f"service = @service AND {optional('region', 'tier')}"
 _ALL = optional("region", "tier")

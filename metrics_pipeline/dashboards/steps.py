@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from metrics_pipeline.core.grains import COARSEST_SECONDS
+from metrics_pipeline.rollups.grains import COARSEST_SECONDS
 
 HOUR, DAY, WEEK = 3_600, 86_400, 604_800
 MONTH = 31 * DAY

@@ -5,17 +5,8 @@ stored_parts     active parts of our tables
 disks            those that they are on
 """
 
-from metrics_pipeline.clickhouse.rollups.tables import BOOKS
 from metrics_pipeline.ddl.objects import View
-
-BUCKETS = View(
-    "rollup_buckets",
-    f"""SELECT grain, minute, sum(events) AS events, max(built) AS built, max(repaired) AS repaired
-FROM {BOOKS.name} GROUP BY grain, minute""",
-    "Buckets of rollups: events that there are, newest build, newest repair; of a cluster, one row for each shard.",
-)
-IS_STALE = "built.2 != events"
-"""Of a bucket with events: it has no build, or one that doesn't count them all."""
+from metrics_pipeline.rollups.tables import BUCKETS
 
 
 def parts_view(database: str) -> View:

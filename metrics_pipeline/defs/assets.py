@@ -4,11 +4,11 @@ from datetime import timedelta
 
 from dagster import AssetKey, AssetSpec, FreshnessPolicy, TableColumn, TableSchema
 
-from metrics_pipeline.clickhouse.rollups.cubes import CUBES, ENDPOINTS
-from metrics_pipeline.clickhouse.rollups.tables import table_of
-from metrics_pipeline.core.grains import LIVE, Grain
 from metrics_pipeline.ddl.objects import Table
 from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
+from metrics_pipeline.rollups.cubes import CUBES, ENDPOINTS
+from metrics_pipeline.rollups.grains import LIVE, Grain
+from metrics_pipeline.rollups.tables import table_of
 
 GROUP = "events"
 ROLLUPS_GROUP = "rollups"

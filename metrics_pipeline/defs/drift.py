@@ -19,15 +19,15 @@ from pydantic import Field
 
 from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.audit.verdict import minute_name
-from metrics_pipeline.clickhouse.rollups.cubes import CUBES, ENDPOINTS, Cube
-from metrics_pipeline.clickhouse.rollups.tables import BOOKS
-from metrics_pipeline.core.drift import Drift, State
-from metrics_pipeline.core.grains import GRAINS
 from metrics_pipeline.defs.assets import LIVE_ASSETS
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
 from metrics_pipeline.defs.rollups import TAGS
-from metrics_pipeline.rollups import Checked, Span
+from metrics_pipeline.rollups.cubes import CUBES, ENDPOINTS, Cube
+from metrics_pipeline.rollups.drift import Drift, State
+from metrics_pipeline.rollups.grains import GRAINS
+from metrics_pipeline.rollups.operate import Checked, Span
+from metrics_pipeline.rollups.tables import BOOKS
 
 CHECK_NAME = "drift"
 LAST_HOURS = 3

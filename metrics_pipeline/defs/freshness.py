@@ -23,16 +23,16 @@ from metrics_pipeline.alerting.rules import FRESH, FRESHNESS_KINDS, Severity
 from metrics_pipeline.alerting.run import look
 from metrics_pipeline.alerting.signals import FlowSignal, PartitionSignal
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clickhouse.rollups.cubes import ENDPOINTS
-from metrics_pipeline.clickhouse.rollups.state import GrainState, read_state
-from metrics_pipeline.clickhouse.rollups.tables import table_of
-from metrics_pipeline.core.grains import BUILT, SETTLE_SECONDS, Grain, grain_named
 from metrics_pipeline.defs.assets import LIVE_ASSETS, RAW_EVENTS_ASSET
 from metrics_pipeline.defs.canary import rates_metadata
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.errors import PipelineError
 from metrics_pipeline.ledger.reading_owed import read_owed
 from metrics_pipeline.ledger.tables import LedgerScope
+from metrics_pipeline.rollups.cubes import ENDPOINTS
+from metrics_pipeline.rollups.grains import BUILT, SETTLE_SECONDS, Grain, grain_named
+from metrics_pipeline.rollups.state import GrainState, read_state
+from metrics_pipeline.rollups.tables import table_of
 from metrics_pipeline.settings import AlertSettings, Settings
 
 EVERY_MINUTES = 5

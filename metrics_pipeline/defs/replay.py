@@ -26,7 +26,6 @@ from dagster import (
 )
 from pydantic import Field
 
-from metrics_pipeline.core.rebuilds import FIRST_DAY
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, LIVE_ASSETS, RAW_EVENTS_ASSET, TOPIC
 from metrics_pipeline.defs.fresh_first import fill_owed_job
 from metrics_pipeline.defs.interruptible import in_thread
@@ -39,6 +38,7 @@ from metrics_pipeline.owed_assembly import owed_ranges
 from metrics_pipeline.replay.plan import Mode, hours_around
 from metrics_pipeline.replay.run import HourReport
 from metrics_pipeline.replay_assembly import preview_hours, replay_hours
+from metrics_pipeline.rollups.rebuilds import FIRST_DAY
 from metrics_pipeline.settings import Settings
 
 GROUP = "operations"

@@ -32,11 +32,15 @@ from pydantic import Field
 
 from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clickhouse.rollups.cubes import CUBES, Cube
-from metrics_pipeline.clickhouse.rollups.state import read_stale
-from metrics_pipeline.clickhouse.rollups.tables import table_of
-from metrics_pipeline.core.grains import BUILT, SETTLE_SECONDS, Grain, grain_named
-from metrics_pipeline.core.rebuilds import (
+from metrics_pipeline.defs.assets import LIVE_ASSETS, ROLLUPS_GROUP, built_policy, table_spec
+from metrics_pipeline.defs.relay import ACTIVE
+from metrics_pipeline.defs.resources import PipelineResource
+from metrics_pipeline.defs.retries import retried
+from metrics_pipeline.errors import RetryableError
+from metrics_pipeline.rollups.cubes import CUBES, Cube
+from metrics_pipeline.rollups.grains import BUILT, SETTLE_SECONDS, Grain, grain_named
+from metrics_pipeline.rollups.operate import Span
+from metrics_pipeline.rollups.rebuilds import (
     DAY_SECONDS,
     FIRST_DAY,
     FIRST_WEEK,
@@ -46,13 +50,9 @@ from metrics_pipeline.core.rebuilds import (
     partition_seconds,
     plan_rebuilds,
 )
-from metrics_pipeline.defs.assets import LIVE_ASSETS, ROLLUPS_GROUP, built_policy, table_spec
-from metrics_pipeline.defs.relay import ACTIVE
-from metrics_pipeline.defs.resources import PipelineResource
-from metrics_pipeline.defs.retries import retried
-from metrics_pipeline.errors import RetryableError
-from metrics_pipeline.rollups import Span
-from metrics_pipeline.rollups_of_shards import AnyRollups
+from metrics_pipeline.rollups.shards import AnyRollups
+from metrics_pipeline.rollups.state import read_stale
+from metrics_pipeline.rollups.tables import table_of
 
 TICK_SECONDS = 120
 MAX_STALE = 10_000

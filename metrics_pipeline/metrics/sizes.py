@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.core.grains import BUILT, SETTLE_SECONDS
-from metrics_pipeline.ddl.stock import BUCKETS, IS_STALE, PARTS
+from metrics_pipeline.ddl.stock import PARTS
+from metrics_pipeline.rollups.grains import BUILT, SETTLE_SECONDS
+from metrics_pipeline.rollups.tables import BUCKETS, IS_STALE
 
 _TABLES = f"""
     SELECT table, sum(parts), max(parts), sum(n), sum(bytes) FROM (

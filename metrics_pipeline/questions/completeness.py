@@ -13,14 +13,14 @@ from datetime import UTC, datetime, timedelta
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.clickhouse.horizons import read_horizons
-from metrics_pipeline.core.grains import BUILT, Grain
-from metrics_pipeline.core.horizons import RAW, Horizons, _part, _standing
 from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.ledger import entry as ledger
 from metrics_pipeline.ledger.entry import DRAIN
 from metrics_pipeline.ledger.tables import IS_BATCH
 from metrics_pipeline.questions.question import bounds
+from metrics_pipeline.rollups.grains import BUILT, Grain
+from metrics_pipeline.rollups.horizon_store import read_horizons
+from metrics_pipeline.rollups.horizons import RAW, Horizons, _part, _standing
 
 DEAD_LETTER_SHARE = 0.01
 """Above this share of a minute's messages being no valid events, the minute is incomplete."""
@@ -33,7 +33,7 @@ be at the head, and no fill has landed yet; a drain that is behind right now; th
 
 DROPPED = "dropped by retention"
 COARSE = {grain: f"kept in buckets of {grain.name}" for grain in BUILT}
-"""Minutes of a bucket that reaches beyond the span, while retention left no finer rows: see core/horizons.py."""
+"""Minutes of a bucket that reaches beyond the span, while retention left no finer rows: see rollups/horizons.py."""
 
 LONGEST_BATCH_DAYS = 7
 """A batch is looked for up to so long after the span, as one may hold messages of days after an outage."""

@@ -11,7 +11,6 @@ from itertools import groupby
 
 import polars as pl
 
-from metrics_pipeline.core.grains import SETTLE_SECONDS, UNIT
 from metrics_pipeline.dead_letters.judge import Outcome
 from metrics_pipeline.delivery.chunk import ORIGIN, POSITION, own_rows
 from metrics_pipeline.delivery.stored import CONTENT, ROW_SCHEMA
@@ -22,6 +21,7 @@ from metrics_pipeline.ledger.entry import EventMinutes
 from metrics_pipeline.ledger.minutes import Look, tabulate
 from metrics_pipeline.ledger.owed import HOUR_SECONDS, subtracted
 from metrics_pipeline.ledger.tables import PlanStep
+from metrics_pipeline.rollups.grains import SETTLE_SECONDS, UNIT
 
 SOURCE = "replay"
 """Of ledger rows that a replay of hours writes."""

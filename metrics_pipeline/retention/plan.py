@@ -10,9 +10,9 @@ from hashlib import sha256
 from itertools import groupby
 from math import fsum
 
-from metrics_pipeline.core.grains import GRAINS, LIVE, Grain
-from metrics_pipeline.core.horizons import DEAD_LETTERS, LEDGER, NO_HORIZONS, RAW, Horizons
 from metrics_pipeline.retention.policy import Policy, RawPolicy
+from metrics_pipeline.rollups.grains import GRAINS, LIVE, Grain
+from metrics_pipeline.rollups.horizons import DEAD_LETTERS, LEDGER, NO_HORIZONS, RAW, Horizons
 
 DAY_SECONDS = 86_400
 CANARIES = "canaries"

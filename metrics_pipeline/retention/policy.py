@@ -11,8 +11,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from metrics_pipeline.core.grains import GRAINS, LIVE
 from metrics_pipeline.errors import ConfigurationError
+from metrics_pipeline.rollups.grains import GRAINS, LIVE
 
 LEDGER_MARGIN_DAYS = 11
 """The ledger outlives the events that it accounts for by so much: events may be ten days ahead of their messages."""

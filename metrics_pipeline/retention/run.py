@@ -15,10 +15,6 @@ from dataclasses import replace
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.clickhouse.horizons import note_horizons, read_horizons
-from metrics_pipeline.clickhouse.rollups.borders import refresh_views
-from metrics_pipeline.core.grains import LIVE, UNIT, Grain, grain_named
-from metrics_pipeline.core.horizons import DEAD_LETTERS, LEDGER, RAW, STANDS_FOR, Horizons
 from metrics_pipeline.delivery.ports import Clock
 from metrics_pipeline.retention.ledger_border import forget_losses, objection
 from metrics_pipeline.retention.plan import (
@@ -38,7 +34,11 @@ from metrics_pipeline.retention.policy import LEDGER_MARGIN_DAYS, Policy
 from metrics_pipeline.retention.report import DROP, MOVE, THIN, Refused, Report, from_to, not_built
 from metrics_pipeline.retention.steps import RetentionStep
 from metrics_pipeline.retention.store import RetentionStore
-from metrics_pipeline.rollups import Progress, Rollups, Span
+from metrics_pipeline.rollups.borders import refresh_views
+from metrics_pipeline.rollups.grains import LIVE, UNIT, Grain, grain_named
+from metrics_pipeline.rollups.horizon_store import note_horizons, read_horizons
+from metrics_pipeline.rollups.horizons import DEAD_LETTERS, LEDGER, RAW, STANDS_FOR, Horizons
+from metrics_pipeline.rollups.operate import Progress, Rollups, Span
 
 MUTATION_SECONDS = 3_600
 """A delete that takes longer goes on in the server."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from metrics_pipeline.retention.report import Report, joined
 from metrics_pipeline.retention.run import Retention
-from metrics_pipeline.rollups import Progress
+from metrics_pipeline.rollups.operate import Progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,16 +10,16 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.alerting.tables import ALERT_LOG, CANARIES
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.clickhouse.rollups.cubes import CUBES, SERVICES
-from metrics_pipeline.clickhouse.rollups.tables import BOOKS, ROLLUP_TABLES
-from metrics_pipeline.clickhouse.rollups.views import source_of
-from metrics_pipeline.core.grains import GRAINS, UNIT
 from metrics_pipeline.ddl.live import time_to_live_days
 from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.ledger.tables import BATCHES
 from metrics_pipeline.retention.plan import DAY_SECONDS, Partition, Thinning
 from metrics_pipeline.retention.policy import RawPolicy
+from metrics_pipeline.rollups.cubes import CUBES, SERVICES
+from metrics_pipeline.rollups.grains import GRAINS, UNIT
+from metrics_pipeline.rollups.tables import BOOKS, ROLLUP_TABLES
+from metrics_pipeline.rollups.views import source_of
 
 MAX_PARTITIONS = 100_000
 GRAIN_OF = {cube.table(grain): grain for cube in CUBES for grain in GRAINS}

@@ -10,7 +10,7 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import connect_shards
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.errors import PipelineError, StopError
-from metrics_pipeline.rollups import Span
+from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.settings import Settings
 from tests.integration.events import encode, event
 from tests.integration.hours import past_events, query

@@ -24,7 +24,7 @@ from metrics_pipeline.questions.latency import ask
 from metrics_pipeline.questions.question import Question
 from metrics_pipeline.replay.plan import Mode
 from metrics_pipeline.retention_assembly import retention
-from metrics_pipeline.rollups import Span
+from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.settings import Settings
 from tests.cluster.conftest import OF_ROLES, Shard, databases
 from tests.integration.hours import assert_exact, command, fingerprint, past_events, query, replay, with_wrong_rules

@@ -23,12 +23,12 @@ from dagster import (
 
 from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.core.grains import BUILT
 from metrics_pipeline.definitions import defs
 from metrics_pipeline.defs.drift import DriftConfig
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.rollups import BUILT_ASSETS, BuildConfig, stale_rollups
-from metrics_pipeline.rollups import Span
+from metrics_pipeline.rollups.grains import BUILT
+from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.settings import Settings
 from tests.integration.rollups import DAY, HOUR, NOON, assert_answers_are_raws, insert, number
 

@@ -14,9 +14,9 @@ import polars as pl
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clickhouse.rollups.building import RollupBuilder
-from metrics_pipeline.core.grains import BUILT, GRAINS
 from metrics_pipeline.questions.question import Question
+from metrics_pipeline.rollups.building import RollupBuilder
+from metrics_pipeline.rollups.grains import BUILT, GRAINS
 from metrics_pipeline.settings import Settings
 from tests.integration.events import encode
 from tests.integration.pipeline import drain_once, send

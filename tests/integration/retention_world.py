@@ -11,7 +11,6 @@ import pytest
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.assembly import rollups as open_rollups
-from metrics_pipeline.clickhouse.rollups import building
 from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.questions.latency import ask
@@ -20,7 +19,8 @@ from metrics_pipeline.retention.policy import Policy
 from metrics_pipeline.retention.report import Report
 from metrics_pipeline.retention.run import Retention
 from metrics_pipeline.retention.steps import RetentionStep
-from metrics_pipeline.rollups import Span
+from metrics_pipeline.rollups import building
+from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.settings import Settings
 from tests.integration.events import encode
 from tests.integration.pipeline import drain_once, send

@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.clickhouse.rollups.cubes import CUBES
-from metrics_pipeline.clickhouse.rollups.views import source_of
-from metrics_pipeline.core.grains import BUILT, LIVE
+from metrics_pipeline.rollups.cubes import CUBES
+from metrics_pipeline.rollups.grains import BUILT, LIVE
+from metrics_pipeline.rollups.views import source_of
 
 DAY = 86_400
 HOUR = 3_600

@@ -22,7 +22,7 @@ from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import produce
 from metrics_pipeline.ledger.minutes import Scope
 from metrics_pipeline.ledger.tables import BATCHES
-from metrics_pipeline.rollups import Span
+from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.settings import Settings, load_settings
 from tests.integration.events import encode, event
 from tests.integration.hours import command

@@ -26,7 +26,7 @@ from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program, k
 from metrics_pipeline.lab.local.kafka import KafkaServer, start_kafka
 from metrics_pipeline.lab.local.process import choose_port
 from metrics_pipeline.replay.steps import HourStep
-from metrics_pipeline.rollups import Span
+from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.settings import LocalSettings, Settings, load_settings
 from tests.integration.events import events
 from tests.integration.hours import command, crash, past_events, replay

@@ -14,9 +14,6 @@ from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import storage_of
-from metrics_pipeline.clickhouse.horizons import read_horizons
-from metrics_pipeline.clickhouse.rollups.views import ROLLUP_VIEWS
-from metrics_pipeline.core.grains import GRAINS
 from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.dead_letters.judge import LetterFilter
 from metrics_pipeline.dead_letters_assembly import replay_dead_letters
@@ -30,7 +27,10 @@ from metrics_pipeline.replay_assembly import preview_hours
 from metrics_pipeline.retention.policy import Policy
 from metrics_pipeline.retention.report import Report
 from metrics_pipeline.retention.steps import RetentionStep
-from metrics_pipeline.rollups import Span
+from metrics_pipeline.rollups.grains import GRAINS
+from metrics_pipeline.rollups.horizon_store import read_horizons
+from metrics_pipeline.rollups.operate import Span
+from metrics_pipeline.rollups.views import ROLLUP_VIEWS
 from metrics_pipeline.settings import Settings, load_settings
 from tests.integration.events import encode
 from tests.integration.pipeline import CrashError, crash_at, drain_once, send

@@ -19,10 +19,6 @@ from metrics_pipeline.alerting.notices import AlertState, Board, Phase
 from metrics_pipeline.alerting.rules import Alert, Severity
 from metrics_pipeline.assembly import audit
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clickhouse.horizons import note_horizons, read_horizons
-from metrics_pipeline.clickhouse.rollups import building
-from metrics_pipeline.core.grains import GRAINS
-from metrics_pipeline.core.horizons import DEAD_LETTERS, LEDGER, RAW
 from metrics_pipeline.dead_letters.judge import LetterFilter
 from metrics_pipeline.dead_letters_assembly import replay_dead_letters
 from metrics_pipeline.errors import ConfigurationError
@@ -34,6 +30,10 @@ from metrics_pipeline.ledger.tables import LedgerScope
 from metrics_pipeline.retention.plan import CANARIES
 from metrics_pipeline.retention.policy import Policy
 from metrics_pipeline.retention.report import DROP, MOVE, Report
+from metrics_pipeline.rollups import building
+from metrics_pipeline.rollups.grains import GRAINS
+from metrics_pipeline.rollups.horizon_store import note_horizons, read_horizons
+from metrics_pipeline.rollups.horizons import DEAD_LETTERS, LEDGER, RAW
 from metrics_pipeline.settings import LocalSettings, Settings, kafka_address
 from tests.integration.events import encode, event
 from tests.integration.hours import delete_records

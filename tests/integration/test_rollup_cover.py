@@ -6,10 +6,10 @@ from random import Random
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clickhouse.rollups.building import RollupBuilder
-from metrics_pipeline.clickhouse.rollups.cubes import CUBES
-from metrics_pipeline.clickhouse.rollups.views import source_of
-from metrics_pipeline.core.grains import BUILT, GRAINS
+from metrics_pipeline.rollups.building import RollupBuilder
+from metrics_pipeline.rollups.cubes import CUBES
+from metrics_pipeline.rollups.grains import BUILT, GRAINS
+from metrics_pipeline.rollups.views import source_of
 from metrics_pipeline.settings import Settings
 
 START = 1_790_208_000 - 1_790_208_000 % 604_800

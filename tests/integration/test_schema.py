@@ -24,7 +24,7 @@ from metrics_pipeline.ddl.migrating import Migration
 from metrics_pipeline.ddl.objects import Column, SchemaObject, Table
 from metrics_pipeline.errors import ConfigurationError, SchemaMismatchError
 from metrics_pipeline.retention.store import RetentionStore
-from metrics_pipeline.rollups import Span
+from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.settings import load_settings
 from tests.integration.rollups import NOON, assert_answers_are_raws, insert_evenly
 from tests.integration.schemas import (

@@ -4,12 +4,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from metrics_pipeline.clickhouse.rollups.cubes import CUBES, ENDPOINTS, REGIONS, SERVICES, TOTALS, Cube
-from metrics_pipeline.core.grains import GRAINS, LIVE, SETTLE_SECONDS
 from metrics_pipeline.dashboards.panel import TOKEN, Kind, Panel, panel_query
 from metrics_pipeline.dashboards.panels import DASHBOARDS, PANELS
 from metrics_pipeline.dashboards.steps import DAY, HOUR, MONTH, WEEK, Reach, step_of
 from metrics_pipeline.errors import ConfigurationError
+from metrics_pipeline.rollups.cubes import CUBES, ENDPOINTS, REGIONS, SERVICES, TOTALS, Cube
+from metrics_pipeline.rollups.grains import GRAINS, LIVE, SETTLE_SECONDS
 
 NOW = datetime(2026, 11, 24, 13, 37, 41, tzinfo=UTC)
 MAX_STATES = 20_000

@@ -6,8 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics_pipeline.core.drift import Build, BuiltFigures, Count, CubeRows, Observation, UnitFigures, chunks, judge
-from metrics_pipeline.core.grains import UNIT
+from metrics_pipeline.rollups.drift import (
+    Build,
+    BuiltFigures,
+    Count,
+    CubeRows,
+    Observation,
+    UnitFigures,
+    chunks,
+    judge,
+)
+from metrics_pipeline.rollups.grains import UNIT
 
 START = 20_700 * 86_400
 NAMES = ("rollup_1m", "rollup_totals_1m")

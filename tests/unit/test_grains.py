@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics_pipeline.core.grains import BUILT, GRAINS, LIVE, UNIT, Grain, grain_named
+from metrics_pipeline.rollups.grains import BUILT, GRAINS, LIVE, UNIT, Grain, grain_named
 
 moments = st.integers(min_value=0, max_value=4_291_747_199)
 grains = st.sampled_from(GRAINS)

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics_pipeline.cli.retention import policy_text
-from metrics_pipeline.core.grains import GRAINS
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.retention.policy import LEDGER_MARGIN_DAYS, Policy, given_values, parse_policy
+from metrics_pipeline.rollups.grains import GRAINS
 
 NAMES = [grain.name for grain in GRAINS]
 DAYS = st.integers(1, 2_000)

@@ -25,7 +25,7 @@ from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.lab.local.clickhouse import start_clickhouse
 from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program, kafka_program
 from metrics_pipeline.lab.local.kafka import start_kafka
-from metrics_pipeline.rollups import Span
+from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.settings import LocalSettings, Settings
 
 HOURS, PER_HOUR, OPEN, UNREAD, BROKEN = 5, 200, 150, 100, 3

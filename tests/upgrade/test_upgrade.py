@@ -15,7 +15,7 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import storage_of
 from metrics_pipeline.replay.plan import Mode
 from metrics_pipeline.replay_assembly import replay_hours
-from metrics_pipeline.rollups import Span
+from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.settings import Settings
 from tests.integration.pipeline import Brisk, Counts, counts, drain_once
 from tests.integration.rollups import assert_answers_are_raws

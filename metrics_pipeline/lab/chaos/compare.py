@@ -10,9 +10,9 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.audit.verdict import Verdict
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.clickhouse.rollups.tables import TAKEN_ROWS
 from metrics_pipeline.lab.chaos.load import Eaten, Sent
 from metrics_pipeline.lab.loadgen.sent import SENT_SCHEMA
+from metrics_pipeline.rollups.tables import TAKEN_ROWS
 
 LONGEST_LIST = 5
 """So many examples of a difference are named."""

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from random import Random
 
-from metrics_pipeline.clickhouse.rollups.tables import ROLLUP_1M
 from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
 from metrics_pipeline.lab.chaos.engines import OwnEngines
 from metrics_pipeline.lab.chaos.proxy import Answer, Exchange, Request, error_answer
 from metrics_pipeline.lab.chaos.world import World
 from metrics_pipeline.ledger.tables import BATCHES
+from metrics_pipeline.rollups.tables import ROLLUP_1M
 
 _HIT_SECONDS = 10.0
 """A request of the wanted kind comes within that."""

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.clickhouse.horizons import BORDERS
-from metrics_pipeline.clickhouse.rollups.cubes import CUBES
-from metrics_pipeline.core.grains import BUILT, GRAINS, LIVE, UNIT, Grain
-from metrics_pipeline.core.rebuilds import Stale
-from metrics_pipeline.ddl.stock import BUCKETS, PARTS
+from metrics_pipeline.ddl.stock import PARTS
+from metrics_pipeline.rollups.cubes import CUBES
+from metrics_pipeline.rollups.grains import BUILT, GRAINS, LIVE, UNIT, Grain
+from metrics_pipeline.rollups.horizon_store import BORDERS
+from metrics_pipeline.rollups.rebuilds import Stale
+from metrics_pipeline.rollups.tables import BUCKETS
 
 _BUCKETS = f"""SELECT grain AS length, toUnixTimestamp(minute) AS start, events AS n, built AS newest,
         repaired AS repair, start + length <= {{closed:UInt32}} AS is_closed,

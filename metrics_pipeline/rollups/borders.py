@@ -5,9 +5,9 @@ from functools import partial
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.clickhouse.horizons import read_horizons
-from metrics_pipeline.clickhouse.rollups.views import rollup_views
 from metrics_pipeline.errors import RetryableError
+from metrics_pipeline.rollups.horizon_store import read_horizons
+from metrics_pipeline.rollups.views import rollup_views
 
 _ROUNDS = 10
 

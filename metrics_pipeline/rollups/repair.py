@@ -20,10 +20,10 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.insert import delete_rows
-from metrics_pipeline.clickhouse.rollups.cubes import CUBES, METRICS, Cube
-from metrics_pipeline.clickhouse.rollups.observing import FINAL_SETTINGS, RAW_SPAN, RAW_UNIT, RollupObserver, UnitBooks
-from metrics_pipeline.clickhouse.rollups.tables import BOOKS, select_from_events
-from metrics_pipeline.core.grains import BUILT, LIVE, UNIT, Grain
+from metrics_pipeline.rollups.cubes import CUBES, METRICS, Cube
+from metrics_pipeline.rollups.grains import BUILT, LIVE, UNIT, Grain
+from metrics_pipeline.rollups.observing import FINAL_SETTINGS, RAW_SPAN, RAW_UNIT, RollupObserver, UnitBooks
+from metrics_pipeline.rollups.tables import BOOKS, select_from_events
 
 MAX_UNITS = 144
 MAX_EVENTS = 4_000_000

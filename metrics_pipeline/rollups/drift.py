@@ -10,7 +10,7 @@ from enum import StrEnum
 from itertools import groupby
 
 from metrics_pipeline.audit.verdict import minute_name
-from metrics_pipeline.core.grains import LIVE, UNIT
+from metrics_pipeline.rollups.grains import LIVE, UNIT
 
 RAW, BOOKS = "raw_events", "rollup_books"
 _DAY_SECONDS = 86_400

@@ -1,4 +1,4 @@
-"""Reading what raw_events, the cubes and the books say of each unit, for core/drift.py to judge."""
+"""Reading what raw_events, the cubes and the books say of each unit, for rollups/drift.py to judge."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
@@ -8,10 +8,10 @@ from typing import Any
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.clickhouse.rollups.cubes import CUBES
-from metrics_pipeline.clickhouse.rollups.tables import BOOKS
-from metrics_pipeline.core.drift import Build, BuiltFigures, Count, CubeRows, Observation, UnitFigures
-from metrics_pipeline.core.grains import BUILT, GRAINS, LIVE, UNIT, Grain
+from metrics_pipeline.rollups.cubes import CUBES
+from metrics_pipeline.rollups.drift import Build, BuiltFigures, Count, CubeRows, Observation, UnitFigures
+from metrics_pipeline.rollups.grains import BUILT, GRAINS, LIVE, UNIT, Grain
+from metrics_pipeline.rollups.tables import BOOKS
 
 FINAL_SETTINGS: Mapping[str, Any] = {
     # Rows with the same key are in the same partition: one that is a single merged part needs no merging.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from metrics_pipeline.core.grains import BUILT, LIVE, UNIT, Grain, grain_named
+from metrics_pipeline.rollups.grains import BUILT, LIVE, UNIT, Grain, grain_named
 
 DAY_SECONDS, WEEK_SECONDS = 86_400, 604_800
 FIRST_DAY = "2024-01-01"

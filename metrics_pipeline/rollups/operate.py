@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from metrics_pipeline.audit.verdict import minute_name
-from metrics_pipeline.clickhouse.rollups.building import Bucket, Built, RollupBuilder
-from metrics_pipeline.clickhouse.rollups.observing import RollupObserver
-from metrics_pipeline.clickhouse.rollups.repair import MAX_EVENTS, MAX_UNITS, RollupRepairer
-from metrics_pipeline.core.drift import BuiltFigures, Drift, Judged, Observation, State, UnitFigures, chunks, judge
-from metrics_pipeline.core.grains import BUILT, SETTLE_SECONDS, UNIT, Grain, grain_named
-from metrics_pipeline.core.horizons import NO_HORIZONS, Horizons
 from metrics_pipeline.delivery.ports import Clock
 from metrics_pipeline.errors import ConfigurationError
+from metrics_pipeline.rollups.building import Bucket, Built, RollupBuilder
+from metrics_pipeline.rollups.drift import BuiltFigures, Drift, Judged, Observation, State, UnitFigures, chunks, judge
+from metrics_pipeline.rollups.grains import BUILT, SETTLE_SECONDS, UNIT, Grain, grain_named
+from metrics_pipeline.rollups.horizons import NO_HORIZONS, Horizons
+from metrics_pipeline.rollups.observing import RollupObserver
+from metrics_pipeline.rollups.repair import MAX_EVENTS, MAX_UNITS, RollupRepairer
 
 LONGEST_SPAN_DAYS = 4_000
 """Worked through at once at most."""

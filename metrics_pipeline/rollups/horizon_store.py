@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.core.horizons import DEAD_LETTERS, RAW, STANDS_FOR, Horizons
 from metrics_pipeline.ddl.live import IS_OWN, time_to_live_days
 from metrics_pipeline.ddl.objects import Column, Table
+from metrics_pipeline.rollups.horizons import DEAD_LETTERS, RAW, STANDS_FOR, Horizons
 
 HORIZONS = Table(
     name="horizons",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from metrics_pipeline.core.grains import Grain
+from metrics_pipeline.rollups.grains import Grain
 
 QUANTILE_RELATIVE_ERROR = 0.01
 LATENCY_QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)

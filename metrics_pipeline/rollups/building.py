@@ -14,10 +14,10 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.insert import delete_rows
-from metrics_pipeline.clickhouse.rollups.cubes import CUBES, METRICS, Cube
-from metrics_pipeline.clickhouse.rollups.tables import BOOKS, IS_STALE
-from metrics_pipeline.clickhouse.rollups.views import source_of
-from metrics_pipeline.core.grains import GRAINS, Grain
+from metrics_pipeline.rollups.cubes import CUBES, METRICS, Cube
+from metrics_pipeline.rollups.grains import GRAINS, Grain
+from metrics_pipeline.rollups.tables import BOOKS, IS_STALE
+from metrics_pipeline.rollups.views import source_of
 
 MAX_BUCKETS = 36
 """Built by one statement at most: some 100,000 states of a large company, a fraction of a GB."""

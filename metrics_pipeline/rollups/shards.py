@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from metrics_pipeline.clickhouse.rollups.building import Bucket
-from metrics_pipeline.core.grains import BUILT, Grain
-from metrics_pipeline.rollups import Checked, Progress, Rebuilt, Rollups, Span
+from metrics_pipeline.rollups.building import Bucket
+from metrics_pipeline.rollups.grains import BUILT, Grain
+from metrics_pipeline.rollups.operate import Checked, Progress, Rebuilt, Rollups, Span
 
 
 @dataclass(frozen=True, slots=True)

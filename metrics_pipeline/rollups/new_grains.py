@@ -3,8 +3,8 @@
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.clickhouse.rollups.tables import BOOKS
-from metrics_pipeline.core.grains import BUILT, UNIT
+from metrics_pipeline.rollups.grains import BUILT, UNIT
+from metrics_pipeline.rollups.tables import BOOKS
 
 _UNITS = f"grain = {UNIT.seconds}"
 

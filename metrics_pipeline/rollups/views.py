@@ -7,16 +7,16 @@ as built if it lies within the span and its build counts every event that raw_ev
 read, down to those that each insert writes. So an answer never depends on what was built when, only its cost does.
 
 Before a horizon retention dropped the finer rows, and nothing comes any more: the shortest bucket that is left is read
-there, whatever `step` says. One that reaches beyond the span is not: core/horizons.py says what that leaves out. The
+there, whatever `step` says. One that reaches beyond the span is not: rollups/horizons.py says what that leaves out. The
 horizons are figures in the views' queries, which borders.py keeps up to date: a subquery would be planned at each use.
 """
 
 from collections.abc import Mapping
 
-from metrics_pipeline.clickhouse.rollups.cubes import CUBES, METRICS, Cube
-from metrics_pipeline.clickhouse.rollups.tables import BOOKS, INSTANT
-from metrics_pipeline.core.grains import BUILT, GRAINS, LIVE, UNIT
 from metrics_pipeline.ddl.objects import View
+from metrics_pipeline.rollups.cubes import CUBES, METRICS, Cube
+from metrics_pipeline.rollups.grains import BUILT, GRAINS, LIVE, UNIT
+from metrics_pipeline.rollups.tables import BOOKS, INSTANT
 
 ARGUMENTS = {"start": INSTANT, "end": INSTANT, "step": "UInt32"}
 """Of each view, with their types."""

@@ -1,9 +1,9 @@
 """The tables of rollups, the views that feed the finest grain, and the books of what was built."""
 
-from metrics_pipeline.clickhouse.rollups.cubes import CUBES, METRICS, Cube
-from metrics_pipeline.core.grains import BUILT, GRAINS, LIVE, UNIT, Grain
-from metrics_pipeline.ddl.objects import Column, MaterializedView, Table, Union
+from metrics_pipeline.ddl.objects import Column, MaterializedView, Table, Union, View
 from metrics_pipeline.ddl.work import Work
+from metrics_pipeline.rollups.cubes import CUBES, METRICS, Cube
+from metrics_pipeline.rollups.grains import BUILT, GRAINS, LIVE, UNIT, Grain
 
 INSTANT = "DateTime('UTC')"
 _INDEX_GRANULARITY = 256
@@ -110,3 +110,15 @@ ROLLUP_1M = table_of(CUBES[0], LIVE)
 ROLLUP_TABLES = tuple(table_of(cube, grain) for cube in CUBES for grain in GRAINS)
 ROLLUP_UNIONS = tuple(_all_grains(cube) for cube in CUBES)
 ROLLUP_FEEDS = (*(_feed(cube) for cube in CUBES), BOOKS_VIEW)
+
+
+BUCKETS = View(
+    "rollup_buckets",
+    f"""SELECT grain, minute, sum(events) AS events, max(built) AS built, max(repaired) AS repaired
+FROM {BOOKS.name} GROUP BY grain, minute""",
+    "Buckets of rollups: events that there are, newest build, newest repair; of a cluster, one row for each shard.",
+)
+
+
+IS_STALE = "built.2 != events"
+"""Of a bucket with events: it has no build, or one that doesn't count them all."""

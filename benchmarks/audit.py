@@ -20,13 +20,13 @@ from metrics_pipeline.audit.verdict import Verdict
 from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import storage_of
-from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.delivery.tables import RAW_EVENTS
 from metrics_pipeline.kafka.intents import Commit
 from metrics_pipeline.lab.local.clickhouse import start_clickhouse
 from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program
 from metrics_pipeline.ledger.minutes import EVERYTHING, Scope
 from metrics_pipeline.ledger.tables import BATCHES
+from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.settings import ClickHouseSettings, LocalSettings, Settings
 
 PARTITIONS = 8

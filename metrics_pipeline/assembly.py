@@ -12,18 +12,16 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.audit.run import Audit
-from metrics_pipeline.audit.verdict import Verdict, minute_name
+from metrics_pipeline.audit.verdict import Verdict
 from metrics_pipeline.clickhouse import schema, spread
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import connect_shards, shard_database, storage_of
 from metrics_pipeline.clickhouse.places import apply_everywhere
-from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.dead_letters.judge import GROUP_SUFFIX as LETTERS_SUFFIX
 from metrics_pipeline.delivery.batch import BatchLimits
 from metrics_pipeline.delivery.chunk import SLOT, Chunk, decode_chunk
 from metrics_pipeline.delivery.delivery import Delivery, Source
 from metrics_pipeline.delivery.ownership import Ownership
-from metrics_pipeline.delivery.ports import Clock
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.delivery.warehouse import ClickHouseWarehouse
 from metrics_pipeline.drain.drain import Drain, DrainReport
@@ -31,7 +29,7 @@ from metrics_pipeline.drain.ending import AtOffsets, AtWindowEnd, Ending
 from metrics_pipeline.drain.jump import Jump
 from metrics_pipeline.drain.owner import event_limits, shard_owner
 from metrics_pipeline.drain.takeover import Takeover, closing_commits, reset_positions
-from metrics_pipeline.errors import ConfigurationError, RetryableError, SchemaMismatchError
+from metrics_pipeline.errors import ConfigurationError, SchemaMismatchError
 from metrics_pipeline.kafka.admin import TopicDescription, describe_topic, ensure_topic
 from metrics_pipeline.kafka.committed import FencedOffsets, committed_offsets
 from metrics_pipeline.kafka.handover import KafkaHandover
@@ -42,7 +40,6 @@ from metrics_pipeline.ledger.entry import LedgerEntry
 from metrics_pipeline.ledger.minutes import EVERYTHING, Scope
 from metrics_pipeline.ledger.owed import GROUP_SUFFIX as OWED_GROUP_SUFFIX
 from metrics_pipeline.replay.plan import GROUP_SUFFIX as HOURS_SUFFIX
-from metrics_pipeline.retry import Retry
 from metrics_pipeline.rollups.building import RollupBuilder
 from metrics_pipeline.rollups.drift import units_of
 from metrics_pipeline.rollups.horizon_store import read_horizons
@@ -51,8 +48,12 @@ from metrics_pipeline.rollups.observing import RollupObserver
 from metrics_pipeline.rollups.operate import Rollups
 from metrics_pipeline.rollups.repair import RollupRepairer
 from metrics_pipeline.rollups.shards import AnyRollups, RollupsOfShards
+from metrics_pipeline.runtime.clock import SystemClock
+from metrics_pipeline.runtime.ports import Clock
+from metrics_pipeline.runtime.retry import Retry, say_waiting
+from metrics_pipeline.runtime.timerange import minute_name
+from metrics_pipeline.runtime.worker import ThreadWorker
 from metrics_pipeline.settings import KafkaSettings, Settings, kafka_address
-from metrics_pipeline.worker import ThreadWorker
 
 logger = logging.getLogger("metrics_pipeline.drain")
 
@@ -187,11 +188,6 @@ def check_age(client: Client, settings: Settings, clock: Clock) -> None:
             f"METRICS_EVENTS__MAX_AGE_DAYS is {max_age_days}, but events before {minute_name(horizon)} may be dropped, "
             f"and a second copy of one would not be recognised: set it to {max(days, 1)} or less"
         )
-
-
-def say_waiting(error: RetryableError, wait_seconds: float) -> None:
-    """What `Retry` is to tell."""
-    logger.warning("%s; trying again in %.1f s", error, wait_seconds)
 
 
 def audit(settings: Settings, scope: Scope = EVERYTHING, *, deep: bool = False) -> Verdict:

@@ -6,17 +6,15 @@ from contextlib import ExitStack
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.assembly import batches_under_way, check_schema, replay_group, say_waiting, warehouse_of
+from metrics_pipeline.assembly import batches_under_way, check_schema, replay_group, warehouse_of
 from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.dead_letters.expiry import expiry_warning, warning_end_ms
 from metrics_pipeline.dead_letters.judge import LetterFilter
 from metrics_pipeline.dead_letters.replay import Reading, Replay, ReplayReport, preview
 from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters
 from metrics_pipeline.delivery.chunk import SLOT
 from metrics_pipeline.delivery.ownership import Ownership
-from metrics_pipeline.delivery.ports import Clock
 from metrics_pipeline.delivery.steps import ReplayStep
 from metrics_pipeline.delivery.stored import ClickHouseEvents
 from metrics_pipeline.drain.owner import event_limits
@@ -26,8 +24,10 @@ from metrics_pipeline.kafka.committed import FencedOffsets
 from metrics_pipeline.kafka.intents import Owner
 from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.retention_assembly import load_policy
-from metrics_pipeline.retry import Retry
 from metrics_pipeline.rollups.horizon_store import read_horizons
+from metrics_pipeline.runtime.clock import SystemClock
+from metrics_pipeline.runtime.ports import Clock
+from metrics_pipeline.runtime.retry import Retry, say_waiting
 from metrics_pipeline.settings import Settings, kafka_address
 
 logger = logging.getLogger("metrics_pipeline.dead_letters")

@@ -16,17 +16,14 @@ from metrics_pipeline.assembly import (
     replay_group,
     rollups,
     run_drain,
-    say_waiting,
     warehouse_of,
 )
 from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.delivery.batch import BatchLimits
 from metrics_pipeline.delivery.chunk import SLOT, decode_chunk
 from metrics_pipeline.delivery.delivery import Delivery, Source
 from metrics_pipeline.delivery.ownership import Ownership
-from metrics_pipeline.delivery.ports import Clock
 from metrics_pipeline.delivery.settling import Settling
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.drain.ending import Reason
@@ -43,11 +40,13 @@ from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.ledger.entry import FILL, LedgerEntry, minutes_of
 from metrics_pipeline.ledger.owed import OwedEntry
 from metrics_pipeline.ledger.reading_owed import ClickHouseOwed
-from metrics_pipeline.retry import Retry
 from metrics_pipeline.rollups.grains import UNIT
 from metrics_pipeline.rollups.operate import Span
+from metrics_pipeline.runtime.clock import SystemClock
+from metrics_pipeline.runtime.ports import Clock
+from metrics_pipeline.runtime.retry import Retry, say_waiting
+from metrics_pipeline.runtime.worker import ThreadWorker
 from metrics_pipeline.settings import Settings, kafka_address
-from metrics_pipeline.worker import ThreadWorker
 
 logger = logging.getLogger("metrics_pipeline.fill")
 

@@ -6,18 +6,15 @@ from dataclasses import dataclass
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.assembly import batches_under_way, check_schema, hours_group, say_waiting, warehouse_of
+from metrics_pipeline.assembly import batches_under_way, check_schema, hours_group, warehouse_of
 from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.audit.books import ClickHouseBooks
-from metrics_pipeline.audit.verdict import minute_name
 from metrics_pipeline.clickhouse.client import connect, database_name
 from metrics_pipeline.clickhouse.cluster import connect_shards
-from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.dead_letters.judge import GROUP_SUFFIX as LETTERS_SUFFIX
 from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters
 from metrics_pipeline.delivery.chunk import SLOT
 from metrics_pipeline.delivery.ownership import Ownership
-from metrics_pipeline.delivery.ports import Clock
 from metrics_pipeline.delivery.stored import ClickHouseEvents
 from metrics_pipeline.drain.owner import event_limits
 from metrics_pipeline.errors import ConfigurationError
@@ -32,8 +29,11 @@ from metrics_pipeline.replay.run import HourReplay, HourReport, Progress, previe
 from metrics_pipeline.replay.steps import HourStep
 from metrics_pipeline.replay.survey import Survey
 from metrics_pipeline.replay.touched import TouchedRollups
-from metrics_pipeline.retry import Retry
 from metrics_pipeline.rollups.horizon_store import read_horizons
+from metrics_pipeline.runtime.clock import SystemClock
+from metrics_pipeline.runtime.ports import Clock
+from metrics_pipeline.runtime.retry import Retry, say_waiting
+from metrics_pipeline.runtime.timerange import minute_name
 from metrics_pipeline.settings import Settings, kafka_address
 
 REPLAY_OWNER = Owner(1, 0)

@@ -7,8 +7,6 @@ from pathlib import Path
 from metrics_pipeline.assembly import check_schema, rollups_of_shard
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import connect_shards
-from metrics_pipeline.clock import SystemClock
-from metrics_pipeline.delivery.ports import Clock
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.kafka.admin import topic_retention_ms
 from metrics_pipeline.retention.plan import reach_days
@@ -16,6 +14,8 @@ from metrics_pipeline.retention.policy import Policy, given_values, parse_policy
 from metrics_pipeline.retention.run import Retention
 from metrics_pipeline.retention.shards import AnyRetention, RetentionOfShards
 from metrics_pipeline.retention.steps import RetentionStep
+from metrics_pipeline.runtime.clock import SystemClock
+from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.settings import Settings, kafka_address
 
 MAX_POLICY_BYTES = 1 << 20

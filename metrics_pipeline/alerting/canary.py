@@ -16,16 +16,15 @@ from metrics_pipeline.alerting.canary_notes import CanaryNotes, find
 from metrics_pipeline.alerting.canary_rules import Canary, Sighting, plan_canaries
 from metrics_pipeline.alerting.reading import read_burn
 from metrics_pipeline.alerting.signals import BurnSignal
-from metrics_pipeline.assembly import say_waiting
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clock import SystemClock
-from metrics_pipeline.delivery.ports import Clock
 from metrics_pipeline.drain.owner import shard_owner
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.kafka.admin import describe_topic
 from metrics_pipeline.kafka.producer import Outgoing, TopicProducer
 from metrics_pipeline.ledger.tables import LedgerScope
-from metrics_pipeline.retry import Retry
+from metrics_pipeline.runtime.clock import SystemClock
+from metrics_pipeline.runtime.ports import Clock
+from metrics_pipeline.runtime.retry import Retry, say_waiting
 from metrics_pipeline.settings import Settings, kafka_address
 
 POLL_SECONDS = 0.1

@@ -15,7 +15,6 @@ import polars as pl
 
 from metrics_pipeline.audit.ports import BookReader
 from metrics_pipeline.audit.verdict import Books, Verdict, judge, unaccounted_tail
-from metrics_pipeline.delivery.ports import Clock
 from metrics_pipeline.kafka.intents import Commit, OffsetRange, OpenBatch, open_batches
 from metrics_pipeline.ledger.minutes import (
     Look,
@@ -29,6 +28,7 @@ from metrics_pipeline.ledger.minutes import (
     unnoted_drift,
     unsettled,
 )
+from metrics_pipeline.runtime.ports import Clock
 
 LOOKS = 5
 """A minute that something touched during so many looks is reported as in flight."""

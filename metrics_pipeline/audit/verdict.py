@@ -9,6 +9,7 @@ from metrics_pipeline.ledger.entry import PartitionAccount
 from metrics_pipeline.ledger.minutes import MinuteDrift, UnnotedDrift
 from metrics_pipeline.ledger.owed import HOUR_SECONDS
 from metrics_pipeline.rollups.grains import UNIT
+from metrics_pipeline.runtime.timerange import minute_name
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -211,11 +212,6 @@ def judge(books: Books) -> Verdict:
     if books.unnoted_drift is not None:
         problems.append(_unnoted(books.unnoted_drift))
     return Verdict(books, tuple(problems), rollup_problems)
-
-
-def minute_name(seconds: int) -> str:
-    """A minute as people and `--range` write it."""
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M}Z"
 
 
 def _broken_account(broken: BrokenAccount) -> str:

@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 import typer
 
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.dashboards.builtin import (
     DEFAULT_SECONDS,
     LIVE,
@@ -23,6 +22,7 @@ from metrics_pipeline.dashboards.panels import DASHBOARDS
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.questions.names import busiest
 from metrics_pipeline.questions.question import Names, Question
+from metrics_pipeline.runtime.timerange import TimeRange
 from metrics_pipeline.settings import Settings, clickhouse_url, load_settings
 
 app = typer.Typer()

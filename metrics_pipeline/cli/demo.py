@@ -17,7 +17,6 @@ from metrics_pipeline.assembly import prepare
 from metrics_pipeline.cli import dashboard
 from metrics_pipeline.cli.answers import print_answer
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.dashboards.builtin import LIVE
 from metrics_pipeline.dashboards.links import play_url
 from metrics_pipeline.lab.local import stack
@@ -25,6 +24,7 @@ from metrics_pipeline.lab.local.demo import Demo, Frame, Load, Outcome
 from metrics_pipeline.questions.latency import ask
 from metrics_pipeline.questions.names import busiest
 from metrics_pipeline.questions.question import Names, Question
+from metrics_pipeline.runtime.timerange import TimeRange
 from metrics_pipeline.settings import Settings, clickhouse_url, load_settings
 
 app = typer.Typer()

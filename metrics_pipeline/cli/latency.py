@@ -14,7 +14,6 @@ from metrics_pipeline.cli.answers import console, print_comparison, print_figure
 from metrics_pipeline.cli.output import print_json
 from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, elapsed, now_in, span_text
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.core.timerange import TimeRange, compared_range, whole_minutes
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.questions.completeness import (
     COARSE,
@@ -33,6 +32,7 @@ from metrics_pipeline.questions.latency import Answer, Point, ask, history
 from metrics_pipeline.questions.names import unknown_names
 from metrics_pipeline.questions.question import RAW, Names, Question
 from metrics_pipeline.questions.sparkline import Columns, columns_of
+from metrics_pipeline.runtime.timerange import TimeRange, compared_range, whole_minutes
 from metrics_pipeline.settings import load_settings
 
 app = typer.Typer()

@@ -5,8 +5,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
 
-from metrics_pipeline.core.timerange import TimeRange, given_range, midnight, spelled_range
 from metrics_pipeline.errors import ConfigurationError
+from metrics_pipeline.runtime.timerange import TimeRange, given_range, midnight, spelled_range
 
 WHEN = typer.Option(
     None,

@@ -14,10 +14,10 @@ from metrics_pipeline.cli.latency import check_names
 from metrics_pipeline.cli.output import print_json
 from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, elapsed, now_in, span_text
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.core.timerange import TimeRange, compared_range, whole_minutes
 from metrics_pipeline.questions.question import Names, Question
 from metrics_pipeline.questions.top import MAX_ROWS, Ranking, TopRow
 from metrics_pipeline.questions.top import top as find_top
+from metrics_pipeline.runtime.timerange import TimeRange, compared_range, whole_minutes
 from metrics_pipeline.settings import load_settings
 
 app = typer.Typer()

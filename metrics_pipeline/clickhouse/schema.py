@@ -10,7 +10,6 @@ from functools import partial
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.alerting.tables import ALERT_LOG, CANARIES
-from metrics_pipeline.audit.verdict import minute_name
 from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.ddl.change import Phase, Plan, hash_of
 from metrics_pipeline.ddl.found import Found
@@ -30,6 +29,7 @@ from metrics_pipeline.rollups.horizons import STANDS_FOR, Horizons
 from metrics_pipeline.rollups.new_grains import count_buckets
 from metrics_pipeline.rollups.tables import BOOKS, ROLLUP_FEEDS, ROLLUP_TABLES, ROLLUP_UNIONS
 from metrics_pipeline.rollups.views import ROLLUP_VIEWS, rollup_views
+from metrics_pipeline.runtime.timerange import minute_name
 
 OBJECTS: tuple[SchemaObject, ...] = (
     RAW_EVENTS,

@@ -6,7 +6,6 @@ from enum import StrEnum
 
 import polars as pl
 
-from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.delivery.chunk import ORIGIN, POSITION, Chunk, cuts, open_chunk, own_rows, ranges_of
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.event.contract import (
@@ -20,6 +19,7 @@ from metrics_pipeline.event.contract import (
 from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.decode.exact import DeadLetter, decode_exact
 from metrics_pipeline.event.messages import Messages
+from metrics_pipeline.runtime.timerange import TimeRange
 
 LETTERS_SCHEMA = pl.Schema({name: EVENT_SCHEMA[name] for name in POSITION} | {"outcome": pl.String()})
 

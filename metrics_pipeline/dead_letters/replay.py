@@ -51,13 +51,14 @@ from metrics_pipeline.delivery.chunk import (
 )
 from metrics_pipeline.delivery.landing import DOUBLED, Landing, Refused, refused_before
 from metrics_pipeline.delivery.ownership import Ownership
-from metrics_pipeline.delivery.ports import Clock, StoredEvents, Warehouse
+from metrics_pipeline.delivery.ports import StoredEvents, Warehouse
 from metrics_pipeline.delivery.steps import ReplayStep
 from metrics_pipeline.event.contract import Reason
 from metrics_pipeline.event.decode import EventLimits
 from metrics_pipeline.event.refusal import UNKNOWN_ERROR
 from metrics_pipeline.ledger.entry import minutes_of
-from metrics_pipeline.retry import Retry
+from metrics_pipeline.runtime.ports import Clock
+from metrics_pipeline.runtime.retry import Retry
 
 logger = logging.getLogger("metrics_pipeline.dead_letters")
 

@@ -24,7 +24,6 @@ from pydantic import Field
 
 from metrics_pipeline.alerting.rules import REPLAYED_IN_TIME
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.core.timerange import spelled_range
 from metrics_pipeline.dead_letters.judge import LetterFilter, letter_filter
 from metrics_pipeline.dead_letters.replay import ReplayReport
 from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters
@@ -34,6 +33,7 @@ from metrics_pipeline.defs.interruptible import in_thread
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
 from metrics_pipeline.errors import PipelineError
+from metrics_pipeline.runtime.timerange import spelled_range
 from metrics_pipeline.settings import Settings
 
 CHECK_NAME = REPLAYED_IN_TIME

@@ -25,7 +25,7 @@ from metrics_pipeline.delivery.batch import MicroBatch
 from metrics_pipeline.delivery.bisection import Bisection, Slice
 from metrics_pipeline.delivery.inserting import Inserting
 from metrics_pipeline.delivery.ownership import Ownership
-from metrics_pipeline.delivery.ports import Clock, Warehouse
+from metrics_pipeline.delivery.ports import Warehouse
 from metrics_pipeline.delivery.settling import Settling
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.errors import RejectedError, StopError
@@ -34,7 +34,8 @@ from metrics_pipeline.event.deduplicate import deduplicate
 from metrics_pipeline.event.refusal import refused_dead_letters
 from metrics_pipeline.kafka.intents import Commit, Intent, OpenBatch, batch_token
 from metrics_pipeline.ledger.entry import DRAIN, NO_SHARD, OWED, Freshness, LedgerEntry, freshness_of, minutes_of
-from metrics_pipeline.retry import Retry
+from metrics_pipeline.runtime.ports import Clock
+from metrics_pipeline.runtime.retry import Retry
 
 _T = TypeVar("_T")
 

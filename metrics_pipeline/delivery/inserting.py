@@ -21,7 +21,7 @@ from metrics_pipeline.delivery.ownership import Ownership
 from metrics_pipeline.delivery.ports import Warehouse
 from metrics_pipeline.errors import ClickHouseUnavailableError
 from metrics_pipeline.ledger.entry import LedgerEntry
-from metrics_pipeline.retry import Retry
+from metrics_pipeline.runtime.retry import Retry
 
 MAX_ROUNDS = 5
 """A server that fails in the same moment so many times in a row has another problem."""

@@ -18,7 +18,7 @@ from metrics_pipeline.delivery.ports import StoredEvents, Warehouse
 from metrics_pipeline.delivery.steps import ReplayStep
 from metrics_pipeline.errors import RejectedError, StopError
 from metrics_pipeline.event.contract import IDENTITY
-from metrics_pipeline.retry import Retry
+from metrics_pipeline.runtime.retry import Retry
 
 DOUBLED = (
     "%d events landed from other messages in the same moment and are stored twice: a sender repeated what is being "

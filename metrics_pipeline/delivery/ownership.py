@@ -16,11 +16,11 @@ Source: the doorway of Lamport's bakery algorithm (1974).
 
 from collections.abc import Callable, Mapping, Sequence
 
-from metrics_pipeline.delivery.ports import Clock
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.kafka.intents import Commit, Owner, rivals
 from metrics_pipeline.kafka.ports import OffsetStore
-from metrics_pipeline.retry import Retry
+from metrics_pipeline.runtime.ports import Clock
+from metrics_pipeline.runtime.retry import Retry
 
 
 class Ownership:

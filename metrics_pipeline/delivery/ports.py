@@ -1,6 +1,6 @@
 """What drain and audit need of Kafka, ClickHouse and a clock. Adapters implement these; models in tests do, too."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Protocol, TypeVar
 
@@ -86,35 +86,3 @@ class StoredEvents(Protocol):
     def remove(self, chunk: Chunk) -> bool:
         """Have the rows removed that the chunk's plan says; False when none of them is left. To be called again."""
         ...
-
-
-class Clock(Protocol):
-    """Time, so that a simulation can own it."""
-
-    def monotonic_seconds(self) -> float: ...
-
-    def now_ms(self) -> int:
-        """Wall clock, epoch milliseconds."""
-        ...
-
-    def sleep(self, seconds: float) -> None: ...
-
-
-class Job(Protocol[_T_co]):
-    """Work under way beside the caller."""
-
-    def is_done(self) -> bool: ...
-
-    def wait(self, timeout_seconds: float | None = None) -> None:
-        """Return when it is done, however it ended, or after the timeout."""
-        ...
-
-    def result(self) -> _T_co:
-        """What it returned; raises what it raised. To be called when it is done."""
-        ...
-
-
-class Worker(Protocol):
-    """Does one piece of work beside the caller."""
-
-    def start(self, work: Callable[[], _T]) -> Job[_T]: ...

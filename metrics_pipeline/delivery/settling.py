@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 import polars as pl
 
 from metrics_pipeline.delivery.ownership import Ownership
-from metrics_pipeline.delivery.ports import Clock, Warehouse
+from metrics_pipeline.delivery.ports import Warehouse
 from metrics_pipeline.errors import RetryableError
 from metrics_pipeline.event.contract import IDENTITY
 from metrics_pipeline.kafka.intents import OffsetRange
-from metrics_pipeline.retry import Retry
+from metrics_pipeline.runtime.ports import Clock
+from metrics_pipeline.runtime.retry import Retry
 
 logger = logging.getLogger("metrics_pipeline.fill")
 

@@ -14,7 +14,6 @@ from functools import partial
 
 from metrics_pipeline.delivery.batch import BatchBuilder, BatchLimits
 from metrics_pipeline.delivery.delivery import Delivery
-from metrics_pipeline.delivery.ports import Clock, Job, Worker
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.drain.ending import Ending, Reason, Situation
 from metrics_pipeline.drain.jump import Jump
@@ -23,6 +22,7 @@ from metrics_pipeline.errors import FencedError, KafkaUnavailableError, OffsetOu
 from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.kafka.ports import Handover, Log
 from metrics_pipeline.ledger.entry import OWED, LedgerEntry, weighted_quantile
+from metrics_pipeline.runtime.ports import Clock, Job, Worker
 
 logger = logging.getLogger("metrics_pipeline.drain")
 

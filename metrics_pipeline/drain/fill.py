@@ -16,7 +16,6 @@ from functools import partial
 
 from metrics_pipeline.delivery.batch import BatchLimits, MicroBatch, lost_batch
 from metrics_pipeline.delivery.delivery import Delivery
-from metrics_pipeline.delivery.ports import Clock, Job, Worker
 from metrics_pipeline.drain.ranges import RangeReader, already_lost
 from metrics_pipeline.drain.takeover import Takeover
 from metrics_pipeline.errors import OffsetOutOfRangeError
@@ -25,7 +24,8 @@ from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.kafka.ports import Log
 from metrics_pipeline.ledger.entry import LedgerEntry
 from metrics_pipeline.ledger.owed import OwedEntry, owed_within
-from metrics_pipeline.retry import Retry
+from metrics_pipeline.runtime.ports import Clock, Job, Worker
+from metrics_pipeline.runtime.retry import Retry
 
 logger = logging.getLogger("metrics_pipeline.fill")
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from metrics_pipeline.delivery.batch import owed_batch
 from metrics_pipeline.delivery.delivery import Delivery
-from metrics_pipeline.delivery.ports import Clock
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.kafka.ports import Log
 from metrics_pipeline.ledger.entry import LedgerEntry
 from metrics_pipeline.ledger.owed import HOUR_SECONDS, OwedEntry
-from metrics_pipeline.retry import Retry
+from metrics_pipeline.runtime.ports import Clock
+from metrics_pipeline.runtime.retry import Retry
 
 logger = logging.getLogger("metrics_pipeline.jump")
 

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 from metrics_pipeline.delivery.batch import BatchBuilder, BatchLimits, MicroBatch
-from metrics_pipeline.delivery.ports import Clock
 from metrics_pipeline.errors import KafkaUnavailableError
 from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.kafka.intents import OffsetRange, Watermarks
 from metrics_pipeline.kafka.ports import Log
-from metrics_pipeline.retry import Retry
+from metrics_pipeline.runtime.ports import Clock
+from metrics_pipeline.runtime.retry import Retry
 
 UNLIMITED = BatchLimits(events=1 << 62, size_bytes=1 << 62, age_seconds=float("inf"))
 _POLL_SECONDS = 0.1

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from metrics_pipeline.delivery.batch import MicroBatch, lost_batch, noted_entry, owed_batch
 from metrics_pipeline.delivery.delivery import Delivery
 from metrics_pipeline.delivery.ownership import Ownership
-from metrics_pipeline.delivery.ports import Clock, Warehouse
+from metrics_pipeline.delivery.ports import Warehouse
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.drain.ranges import UNLIMITED, RangeReader, already_lost
 from metrics_pipeline.errors import StopError, TopicMismatchError
@@ -24,7 +24,8 @@ from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.kafka.intents import Commit, OffsetRange, OpenBatch, Watermarks, open_batches
 from metrics_pipeline.kafka.ports import Log
 from metrics_pipeline.ledger.entry import LedgerEntry
-from metrics_pipeline.retry import Retry
+from metrics_pipeline.runtime.ports import Clock
+from metrics_pipeline.runtime.retry import Retry
 
 logger = logging.getLogger("metrics_pipeline.takeover")
 

@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.ledger import entry as ledger
 from metrics_pipeline.ledger.entry import DRAIN
 from metrics_pipeline.ledger.tables import IS_BATCH
@@ -21,6 +20,7 @@ from metrics_pipeline.questions.question import bounds
 from metrics_pipeline.rollups.grains import BUILT, Grain
 from metrics_pipeline.rollups.horizon_store import read_horizons
 from metrics_pipeline.rollups.horizons import RAW, Horizons, _part, _standing
+from metrics_pipeline.runtime.timerange import TimeRange
 
 DEAD_LETTER_SHARE = 0.01
 """Above this share of a minute's messages being no valid events, the minute is incomplete."""

@@ -8,7 +8,6 @@ from typing import Any
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.questions.question import RAW, Names, Question
 from metrics_pipeline.questions.sparkline import Columns
 from metrics_pipeline.rollups.cubes import (
@@ -19,6 +18,7 @@ from metrics_pipeline.rollups.cubes import (
     Cube,
 )
 from metrics_pipeline.rollups.views import source_of
+from metrics_pipeline.runtime.timerange import TimeRange
 
 _RAW_SOURCE = f"{RAW} FINAL"
 _RAW_QUANTILES = f"quantilesExact({', '.join(map(str, LATENCY_QUANTILES))})({RAW}.latency_ms)"

@@ -8,10 +8,10 @@ from difflib import get_close_matches
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.core.timerange import TimeRange, later
 from metrics_pipeline.questions.question import Names, Question
 from metrics_pipeline.rollups.cubes import Cube
 from metrics_pipeline.rollups.views import source_of
+from metrics_pipeline.runtime.timerange import TimeRange, later
 
 RECENT_DAYS = 30
 """Names are looked for in the asked span, and in so many days up to now."""

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
-from metrics_pipeline.core.timerange import TimeRange, whole_minutes
 from metrics_pipeline.rollups.cubes import ENDPOINTS, REGIONS, SERVICES, TOTALS, Cube
 from metrics_pipeline.rollups.grains import COARSEST_SECONDS
+from metrics_pipeline.runtime.timerange import TimeRange, whole_minutes
 
 RAW = "raw_events"
 _SMALLEST_FIRST = (TOTALS, SERVICES, REGIONS, ENDPOINTS)

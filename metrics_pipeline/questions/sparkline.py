@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from metrics_pipeline.core.timerange import TimeRange, later, midnight
 from metrics_pipeline.rollups.grains import GRAINS, UNIT
+from metrics_pipeline.runtime.timerange import TimeRange, later, midnight
 
 MAX_COLUMNS = 60
 """Fits a terminal of 80 characters with a label beside it."""

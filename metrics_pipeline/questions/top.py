@@ -8,10 +8,10 @@ from typing import Any
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.core.timerange import TimeRange, whole_minutes
 from metrics_pipeline.questions.question import Question, bounds
 from metrics_pipeline.rollups.cubes import ENDPOINTS, LATENCY_MERGE_FUNCTION, LATENCY_QUANTILES
 from metrics_pipeline.rollups.views import source_of
+from metrics_pipeline.runtime.timerange import TimeRange, whole_minutes
 
 MAX_ROWS = 1_000
 SMOOTHING_ERRORS = 5

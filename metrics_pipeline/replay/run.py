@@ -41,7 +41,7 @@ from metrics_pipeline.delivery.chunk import (
 )
 from metrics_pipeline.delivery.landing import DOUBLED, Landing, Refused
 from metrics_pipeline.delivery.ownership import Ownership
-from metrics_pipeline.delivery.ports import Clock, StoredEvents, Warehouse
+from metrics_pipeline.delivery.ports import StoredEvents, Warehouse
 from metrics_pipeline.event.decode import EventLimits
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.event.refusal import refused_dead_letters
@@ -63,7 +63,8 @@ from metrics_pipeline.replay.ports import ReplayBooks
 from metrics_pipeline.replay.steps import HourStep
 from metrics_pipeline.replay.survey import Read, Survey
 from metrics_pipeline.replay.touched import Repaired, TouchedRollups
-from metrics_pipeline.retry import Retry
+from metrics_pipeline.runtime.ports import Clock
+from metrics_pipeline.runtime.retry import Retry
 
 logger = logging.getLogger("metrics_pipeline.replay")
 

@@ -10,7 +10,7 @@ import polars as pl
 from metrics_pipeline.audit.ports import BookReader
 from metrics_pipeline.dead_letters.ports import LetterStore
 from metrics_pipeline.delivery.chunk import ORIGIN
-from metrics_pipeline.delivery.ports import Clock, StoredEvents
+from metrics_pipeline.delivery.ports import StoredEvents
 from metrics_pipeline.delivery.stored import ROW_SCHEMA
 from metrics_pipeline.drain.ranges import UNLIMITED, RangeReader
 from metrics_pipeline.event.contract import IDENTITY, NO_DEAD_LETTERS, NO_EVENTS
@@ -42,7 +42,8 @@ from metrics_pipeline.replay.plan import (
     wrong_rows,
 )
 from metrics_pipeline.replay.ports import ReplayBooks
-from metrics_pipeline.retry import Retry
+from metrics_pipeline.runtime.ports import Clock
+from metrics_pipeline.runtime.retry import Retry
 
 LOOKS = 5
 PAUSE_SECONDS = 0.5

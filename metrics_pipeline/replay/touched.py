@@ -11,10 +11,10 @@ from metrics_pipeline.audit.ports import BookReader
 from metrics_pipeline.ledger.minutes import Scope
 from metrics_pipeline.replay.plan import UnitAccount, spans_of, unit_accounts
 from metrics_pipeline.replay.ports import ReplayBooks
-from metrics_pipeline.retry import Retry
 from metrics_pipeline.rollups.grains import UNIT
 from metrics_pipeline.rollups.operate import Checked, Span
 from metrics_pipeline.rollups.shards import AnyRollups
+from metrics_pipeline.runtime.retry import Retry
 
 ROUNDS = 3
 """A unit that events land in all the time is left to the next replay after so many tries."""

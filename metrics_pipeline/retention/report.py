@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from metrics_pipeline.audit.verdict import minute_name
 from metrics_pipeline.retention.plan import Costs, Partition, sum_of_costs
 from metrics_pipeline.rollups.grains import Grain
+from metrics_pipeline.runtime.timerange import minute_name
 
 DROP, THIN, MOVE = "drop", "thin", "move"
 """What is done to a partition: all of it goes; what no override keeps goes; it moves to another volume."""

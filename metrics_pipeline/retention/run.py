@@ -15,7 +15,6 @@ from dataclasses import replace
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.delivery.ports import Clock
 from metrics_pipeline.retention.ledger_border import forget_losses, objection
 from metrics_pipeline.retention.plan import (
     DAY_SECONDS,
@@ -39,6 +38,7 @@ from metrics_pipeline.rollups.grains import LIVE, UNIT, Grain, grain_named
 from metrics_pipeline.rollups.horizon_store import note_horizons, read_horizons
 from metrics_pipeline.rollups.horizons import DEAD_LETTERS, LEDGER, RAW, STANDS_FOR, Horizons
 from metrics_pipeline.rollups.operate import Progress, Rollups, Span
+from metrics_pipeline.runtime.ports import Clock
 
 MUTATION_SECONDS = 3_600
 """A delete that takes longer goes on in the server."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import groupby
 
-from metrics_pipeline.audit.verdict import minute_name
 from metrics_pipeline.rollups.grains import LIVE, UNIT
+from metrics_pipeline.runtime.timerange import minute_name
 
 RAW, BOOKS = "raw_events", "rollup_books"
 _DAY_SECONDS = 86_400

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import pairwise
 
-from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.rollups.grains import BUILT, GRAINS, LIVE, Grain
+from metrics_pipeline.runtime.timerange import TimeRange
 
 RAW, DEAD_LETTERS, LEDGER = "raw_events", "dead_letters", "batches"
 

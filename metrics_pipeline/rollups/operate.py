@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
-from metrics_pipeline.audit.verdict import minute_name
-from metrics_pipeline.delivery.ports import Clock
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.rollups.building import Bucket, Built, RollupBuilder
 from metrics_pipeline.rollups.drift import BuiltFigures, Drift, Judged, Observation, State, UnitFigures, chunks, judge
@@ -17,6 +15,8 @@ from metrics_pipeline.rollups.grains import BUILT, SETTLE_SECONDS, UNIT, Grain, 
 from metrics_pipeline.rollups.horizons import NO_HORIZONS, Horizons
 from metrics_pipeline.rollups.observing import RollupObserver
 from metrics_pipeline.rollups.repair import MAX_EVENTS, MAX_UNITS, RollupRepairer
+from metrics_pipeline.runtime.ports import Clock
+from metrics_pipeline.runtime.timerange import minute_name
 
 LONGEST_SPAN_DAYS = 4_000
 """Worked through at once at most."""

@@ -10,9 +10,9 @@ from confluent_kafka import Producer
 
 from metrics_pipeline.assembly import DrainRun, audit, run_drain, until_caught_up
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.drain.drain import DrainReport
+from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.settings import Settings, kafka_address
 
 StepT = TypeVar("StepT", bound=StrEnum)

@@ -11,8 +11,6 @@ import pytest
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.assembly import rollups as open_rollups
-from metrics_pipeline.clock import SystemClock
-from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.questions.latency import ask
 from metrics_pipeline.questions.question import Names, Question
 from metrics_pipeline.retention.policy import Policy
@@ -21,6 +19,8 @@ from metrics_pipeline.retention.run import Retention
 from metrics_pipeline.retention.steps import RetentionStep
 from metrics_pipeline.rollups import building
 from metrics_pipeline.rollups.operate import Span
+from metrics_pipeline.runtime.clock import SystemClock
+from metrics_pipeline.runtime.timerange import TimeRange
 from metrics_pipeline.settings import Settings
 from tests.integration.events import encode
 from tests.integration.pipeline import drain_once, send

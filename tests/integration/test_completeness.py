@@ -10,7 +10,6 @@ import pytest
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.ledger.entry import NO_SHARD
 from metrics_pipeline.questions.completeness import (
     DEAD_LETTERS,
@@ -23,6 +22,7 @@ from metrics_pipeline.questions.completeness import (
     newest_landing,
 )
 from metrics_pipeline.questions.question import bounds
+from metrics_pipeline.runtime.timerange import TimeRange
 from metrics_pipeline.settings import Settings
 from tests.integration.events import encode, event
 from tests.integration.pipeline import drain_once, send

@@ -17,7 +17,6 @@ import pytest
 from metrics_pipeline.assembly import DrainRun, audit, prepare, run_drain, until_caught_up
 from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.drain.drain import DrainReport
 from metrics_pipeline.errors import ClickHouseUnavailableError, KafkaUnavailableError, StuckClientError
@@ -27,6 +26,7 @@ from metrics_pipeline.lab.local.kafka import KafkaServer, start_kafka
 from metrics_pipeline.lab.local.process import choose_port
 from metrics_pipeline.replay.steps import HourStep
 from metrics_pipeline.rollups.operate import Span
+from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.settings import LocalSettings, Settings, load_settings
 from tests.integration.events import events
 from tests.integration.hours import command, crash, past_events, replay

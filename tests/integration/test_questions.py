@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from metrics_pipeline.assembly import prepare
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.core.timerange import TimeRange, compared_range, later, named_range
 from metrics_pipeline.lab.local.clickhouse import ClickHouseServer
 from metrics_pipeline.lab.local.kafka import KafkaServer
 from metrics_pipeline.questions.latency import Answer, ask, history
@@ -22,6 +21,7 @@ from metrics_pipeline.questions.sparkline import columns_of
 from metrics_pipeline.questions.top import SMOOTHING_ERRORS, Ranking, TopRow, top
 from metrics_pipeline.rollups.cubes import CUBES
 from metrics_pipeline.rollups.grains import BUILT, GRAINS
+from metrics_pipeline.runtime.timerange import TimeRange, compared_range, later, named_range
 from metrics_pipeline.settings import load_settings
 from tests.integration.questions_world import (
     BERLIN,

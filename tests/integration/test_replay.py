@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 
 from metrics_pipeline.assembly import DrainRun, audit, run_drain, until_window_ends
-from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.delivery.warehouse import ClickHouseWarehouse
 from metrics_pipeline.errors import FencedError
@@ -24,6 +23,7 @@ from metrics_pipeline.owed_assembly import jump_to_head
 from metrics_pipeline.replay.plan import Mode
 from metrics_pipeline.replay.run import HourReport
 from metrics_pipeline.replay.steps import HourStep
+from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.settings import Settings
 from tests.integration.events import encode, event, events
 from tests.integration.hours import (

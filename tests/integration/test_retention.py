@@ -14,7 +14,6 @@ from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import storage_of
-from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.dead_letters.judge import LetterFilter
 from metrics_pipeline.dead_letters_assembly import replay_dead_letters
 from metrics_pipeline.errors import ConfigurationError
@@ -31,6 +30,7 @@ from metrics_pipeline.rollups.grains import GRAINS
 from metrics_pipeline.rollups.horizon_store import read_horizons
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.rollups.views import ROLLUP_VIEWS
+from metrics_pipeline.runtime.timerange import TimeRange
 from metrics_pipeline.settings import Settings, load_settings
 from tests.integration.events import encode
 from tests.integration.pipeline import CrashError, crash_at, drain_once, send

@@ -11,7 +11,6 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.assembly import prepare
 from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.rollups.building import Built, RollupBuilder
 from metrics_pipeline.rollups.cubes import CUBES, ENDPOINTS
@@ -21,6 +20,7 @@ from metrics_pipeline.rollups.grains import UNIT as UNIT_GRAIN
 from metrics_pipeline.rollups.operate import Checked, Rollups, Span
 from metrics_pipeline.rollups.repair import RollupRepairer
 from metrics_pipeline.rollups.state import read_stale, read_state
+from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.settings import Settings
 from tests.integration.rollups import DAY, HOUR, NOON, UNIT, assert_answers_are_raws, insert, insert_evenly, number
 

@@ -9,10 +9,10 @@ import pytest
 from clickhouse_connect.driver.client import Client
 from typer.testing import CliRunner
 
-from metrics_pipeline.audit.verdict import minute_name
 from metrics_pipeline.cli import app
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.errors import ConfigurationError
+from metrics_pipeline.runtime.timerange import minute_name
 from metrics_pipeline.settings import Settings
 from tests.integration.rollups import HOUR, NOON, assert_answers_are_raws, insert, number
 

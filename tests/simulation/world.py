@@ -19,7 +19,7 @@ from metrics_pipeline.event.decode import EventLimits
 from metrics_pipeline.kafka.intents import Owner, decode_commit
 from metrics_pipeline.ledger.entry import FILL, OWED, LedgerEntry
 from metrics_pipeline.ledger.owed import OwedEntry, still_owed
-from metrics_pipeline.retry import Retry
+from metrics_pipeline.runtime.retry import Retry
 from tests.simulation.clickhouse import ModelWarehouse, Server
 from tests.simulation.kafka import Broker, ModelHandover, ModelLog, ModelOffsets, Partition, Record
 from tests.simulation.network import Faults, Network

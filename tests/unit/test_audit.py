@@ -16,11 +16,11 @@ from metrics_pipeline.audit.verdict import (
     PartitionTotals,
     Verdict,
     judge,
-    minute_name,
     unaccounted_tail,
 )
 from metrics_pipeline.kafka.intents import Commit, Intent, OffsetRange
 from metrics_pipeline.ledger.minutes import COUNTS_SCHEMA, EVERYTHING, LedgerMinutes, MinuteDrift, Scope, Unnoted
+from metrics_pipeline.runtime.timerange import minute_name
 
 START = 1_790_000_040
 """A whole minute."""

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.dead_letters import judge as dead_letters
 from metrics_pipeline.dead_letters.expiry import expiry_warning, warning_end_ms
 from metrics_pipeline.dead_letters.judge import (
@@ -42,6 +41,7 @@ from metrics_pipeline.event.contract import IDENTITY, MAX_PAYLOAD_BYTES, NO_EVEN
 from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.kafka.intents import METADATA_LIMIT_BYTES, decode_commit, encode_metadata
+from metrics_pipeline.runtime.timerange import TimeRange
 from tests.integration.events import encode, event
 
 NOW_MS = 1_790_000_000_000

@@ -6,11 +6,11 @@ from typing import cast
 import polars as pl
 import pytest
 
-from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.delivery.inserting import MAX_ROUNDS, Inserting
 from metrics_pipeline.delivery.ownership import Ownership
 from metrics_pipeline.errors import ClickHouseUnavailableError
-from metrics_pipeline.retry import Retry
+from metrics_pipeline.runtime.clock import SystemClock
+from metrics_pipeline.runtime.retry import Retry
 
 ROWS = pl.DataFrame({"row": [1, 2, 3]})
 

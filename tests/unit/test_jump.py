@@ -7,12 +7,12 @@ from unittest.mock import patch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics_pipeline.clock import SystemClock
 from metrics_pipeline.drain import jump
 from metrics_pipeline.drain.jump import skipped_hours
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.ledger.owed import OwedEntry
-from metrics_pipeline.retry import Retry
+from metrics_pipeline.runtime.clock import SystemClock
+from metrics_pipeline.runtime.retry import Retry
 from tests.simulation.kafka import Partition, Record
 
 HOUR_MS = 3_600_000

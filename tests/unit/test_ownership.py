@@ -10,7 +10,7 @@ from greenlet import getcurrent, greenlet
 from metrics_pipeline.delivery.ownership import Ownership
 from metrics_pipeline.errors import FencedError
 from metrics_pipeline.kafka.intents import Commit, Owner
-from metrics_pipeline.retry import Retry
+from metrics_pipeline.runtime.retry import Retry
 from tests.simulation.scheduler import Scheduler, VirtualClock
 
 PARTITIONS = (0, 1)

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metrics_pipeline.core.timerange import TimeRange
 from metrics_pipeline.questions.completeness import left_out
 from metrics_pipeline.retention.plan import (
     CANARIES,
@@ -29,6 +28,7 @@ from metrics_pipeline.retention.plan import (
 from metrics_pipeline.retention.policy import LEDGER_MARGIN_DAYS, Policy
 from metrics_pipeline.rollups.grains import GRAINS, LIVE
 from metrics_pipeline.rollups.horizons import DEAD_LETTERS, LEDGER, NO_HORIZONS, RAW, Horizons
+from metrics_pipeline.runtime.timerange import TimeRange
 
 EPOCH_DAY = 45 * 448
 """Days since 1970 at which partitions of every grain begin."""

@@ -3,9 +3,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from metrics_pipeline.core.timerange import TimeRange, later
 from metrics_pipeline.questions.sparkline import MAX_COLUMNS, columns_of, sparkline
 from metrics_pipeline.rollups.grains import GRAINS
+from metrics_pipeline.runtime.timerange import TimeRange, later
 
 BERLIN = ZoneInfo("Europe/Berlin")
 KATHMANDU = ZoneInfo("Asia/Kathmandu")

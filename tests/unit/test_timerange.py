@@ -3,7 +3,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from metrics_pipeline.core.timerange import (
+from metrics_pipeline.errors import ConfigurationError
+from metrics_pipeline.runtime.timerange import (
     TimeRange,
     compared_range,
     given_range,
@@ -11,7 +12,6 @@ from metrics_pipeline.core.timerange import (
     spelled_range,
     whole_minutes,
 )
-from metrics_pipeline.errors import ConfigurationError
 
 BERLIN = ZoneInfo("Europe/Berlin")
 NOW = datetime(2026, 11, 24, 10, 30, 15, tzinfo=BERLIN)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import polars as pl
 
-from metrics_pipeline.clock import SystemClock
-from metrics_pipeline.delivery.ports import Clock
 from metrics_pipeline.lab.loadgen.pace import TICK_SECONDS, Pacer
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.sender import DELIVERY_SECONDS, EventSender
 from metrics_pipeline.lab.loadgen.sent import SentFile, open_sent
 from metrics_pipeline.lab.loadgen.stream import EventStream
 from metrics_pipeline.lab.loadgen.summary import LoadSummary
+from metrics_pipeline.runtime.clock import SystemClock
+from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.settings import Settings, kafka_address
 
 SETTLE_SECONDS = 5.0

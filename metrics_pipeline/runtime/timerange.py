@@ -150,3 +150,8 @@ def _parse(words: str, now: datetime) -> datetime | None:
     if moment is None:
         return None
     return moment if moment.tzinfo else moment.replace(tzinfo=now.tzinfo)
+
+
+def minute_name(seconds: int) -> str:
+    """A minute as people and `--range` write it."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M}Z"

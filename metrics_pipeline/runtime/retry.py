@@ -1,11 +1,14 @@
 """Waiting out what passes by itself."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from metrics_pipeline.delivery.ports import Clock
 from metrics_pipeline.errors import RetryableError
+from metrics_pipeline.runtime.ports import Clock
+
+logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -38,3 +41,8 @@ class Retry:
                 self.on_wait(error, wait_seconds)
                 self.clock.sleep(wait_seconds)
                 wait_seconds = min(2 * wait_seconds, LONGEST_WAIT_SECONDS)
+
+
+def say_waiting(error: RetryableError, wait_seconds: float) -> None:
+    """What `Retry` is to tell."""
+    logger.warning("%s; trying again in %.1f s", error, wait_seconds)

@@ -17,7 +17,6 @@ from pydantic import SecretStr
 from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.audit.run import Audit
 from metrics_pipeline.audit.verdict import Verdict
-from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import storage_of
 from metrics_pipeline.delivery.tables import RAW_EVENTS
@@ -27,6 +26,7 @@ from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program
 from metrics_pipeline.ledger.minutes import EVERYTHING, Scope
 from metrics_pipeline.ledger.tables import BATCHES
 from metrics_pipeline.runtime.clock import SystemClock
+from metrics_pipeline.schema import all as schema
 from metrics_pipeline.settings import ClickHouseSettings, LocalSettings, Settings
 
 PARTITIONS = 8

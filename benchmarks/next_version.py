@@ -36,8 +36,8 @@ def add_grain() -> None:
 
 
 def change_tables() -> None:
-    from metrics_pipeline.clickhouse import schema
     from metrics_pipeline.ddl.objects import Column
+    from metrics_pipeline.schema import all as schema
 
     raw, letters, plan = RAW_EVENTS, DEAD_LETTERS, REPLAY_PLAN
     columns = {
@@ -58,7 +58,7 @@ def change_tables() -> None:
 
 
 def change_shapes() -> None:
-    from metrics_pipeline.clickhouse import schema
+    from metrics_pipeline.schema import all as schema
 
     wanted = {
         DEAD_LETTERS.name: "toYYYYMMDD(kafka_timestamp)",

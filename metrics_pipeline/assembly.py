@@ -13,10 +13,8 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.audit.run import Audit
 from metrics_pipeline.audit.verdict import Verdict
-from metrics_pipeline.clickhouse import schema, spread
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import connect_shards, shard_database, storage_of
-from metrics_pipeline.clickhouse.places import apply_everywhere
 from metrics_pipeline.dead_letters.judge import GROUP_SUFFIX as LETTERS_SUFFIX
 from metrics_pipeline.delivery.batch import BatchLimits
 from metrics_pipeline.delivery.chunk import SLOT, Chunk, decode_chunk
@@ -53,6 +51,9 @@ from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.retry import Retry, say_waiting
 from metrics_pipeline.runtime.timerange import minute_name
 from metrics_pipeline.runtime.worker import ThreadWorker
+from metrics_pipeline.schema import all as schema
+from metrics_pipeline.schema import spread
+from metrics_pipeline.schema.places import apply_everywhere
 from metrics_pipeline.settings import KafkaSettings, Settings, kafka_address
 
 logger = logging.getLogger("metrics_pipeline.drain")

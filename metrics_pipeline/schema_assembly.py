@@ -8,7 +8,6 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.assembly import rollups_of_shard
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.clickhouse.places import apply_everywhere
 from metrics_pipeline.ddl.change import Plan
 from metrics_pipeline.ddl.migrating import Progress
 from metrics_pipeline.ddl.objects import NOT_FILLED, quoted
@@ -17,6 +16,7 @@ from metrics_pipeline.delivery.tables import RAW_EVENTS
 from metrics_pipeline.rollups.grains import UNIT
 from metrics_pipeline.rollups.horizon_store import read_horizons
 from metrics_pipeline.rollups.operate import Span
+from metrics_pipeline.schema.places import apply_everywhere
 from metrics_pipeline.settings import Settings
 
 _DAY_SECONDS = 86_400

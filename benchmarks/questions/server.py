@@ -9,11 +9,11 @@ from typing import Any
 from clickhouse_connect.driver.client import Client
 from pydantic import SecretStr
 
-from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import storage_of
 from metrics_pipeline.lab.local.clickhouse import ClickHouseServer, start_clickhouse
 from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program
+from metrics_pipeline.schema import all as schema
 from metrics_pipeline.settings import ClickHouseSettings, LocalSettings, Settings
 
 _STATE = "filled.json"

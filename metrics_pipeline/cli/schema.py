@@ -5,15 +5,15 @@ from importlib.metadata import version
 import typer
 
 from metrics_pipeline.cli.output import print_json
-from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import database_name
 from metrics_pipeline.clickhouse.cluster import shard_database, storage_of
-from metrics_pipeline.clickhouse.places import plan_everywhere
-from metrics_pipeline.clickhouse.roles import statements
 from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.ddl.change import Plan
 from metrics_pipeline.ddl.words import plan_lines
 from metrics_pipeline.kafka.admin import ensure_topic
+from metrics_pipeline.schema import all as schema
+from metrics_pipeline.schema.places import plan_everywhere
+from metrics_pipeline.schema.roles import statements
 from metrics_pipeline.schema_assembly import apply_schema
 from metrics_pipeline.settings import kafka_address, load_settings
 

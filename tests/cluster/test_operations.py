@@ -16,7 +16,6 @@ from metrics_pipeline.assembly import audit, prepare, rollups
 from metrics_pipeline.cli import app
 from metrics_pipeline.clickhouse.client import SHARD_SUFFIX, connect
 from metrics_pipeline.clickhouse.cluster import connect_shards
-from metrics_pipeline.clickhouse.roles import roles
 from metrics_pipeline.dashboards.panel import panel_query
 from metrics_pipeline.dashboards.panels import PANELS
 from metrics_pipeline.questions.latency import ask
@@ -25,6 +24,7 @@ from metrics_pipeline.replay.plan import Mode
 from metrics_pipeline.retention_assembly import retention
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.runtime.timerange import TimeRange
+from metrics_pipeline.schema.roles import roles
 from metrics_pipeline.settings import Settings
 from tests.cluster.conftest import OF_ROLES, Shard, databases
 from tests.integration.hours import assert_exact, command, fingerprint, past_events, query, replay, with_wrong_rules

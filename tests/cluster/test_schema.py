@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 from metrics_pipeline.cli import app
 from metrics_pipeline.clickhouse.client import SHARD_SUFFIX, connect, connect_to
 from metrics_pipeline.clickhouse.cluster import connect_shards, read_servers
-from metrics_pipeline.clickhouse.places import apply_everywhere, plan_everywhere
 from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.delivery.tables import DEAD_LETTERS
 from metrics_pipeline.delivery.warehouse import ClickHouseWarehouse
 from metrics_pipeline.errors import ClickHouseUnavailableError, ConfigurationError
+from metrics_pipeline.schema.places import apply_everywhere, plan_everywhere
 from metrics_pipeline.settings import Settings
 from tests.integration.hours import past_events
 from tests.integration.pipeline import assert_exact, drain_once, send

@@ -13,7 +13,6 @@ import polars as pl
 import pytest
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.delivery.warehouse import ClickHouseWarehouse
@@ -21,6 +20,7 @@ from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.lab.local.clickhouse import ClickHouseServer, start_clickhouse
 from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program
+from metrics_pipeline.schema import all as schema
 from metrics_pipeline.settings import LocalSettings, load_settings
 from tests.integration.events import encode, event
 from tests.simulation.clickhouse import Row, Server

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.ddl.objects import Column, SchemaObject, Table
 from metrics_pipeline.delivery.tables import event_column
 from metrics_pipeline.event.contract import promoted
+from metrics_pipeline.schema import all as schema
 
 _ROOT = Path(__file__).parents[2]
 STORAGE = Storage(10_000)

@@ -12,7 +12,6 @@ import pytest
 
 from metrics_pipeline.assembly import DrainRun, audit, prepare, rollups, run_drain, until_window_ends
 from metrics_pipeline.audit.books import ClickHouseBooks
-from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import storage_of
 from metrics_pipeline.delivery.steps import Step
@@ -23,6 +22,7 @@ from metrics_pipeline.ledger.minutes import Scope
 from metrics_pipeline.ledger.tables import BATCHES
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.runtime.timerange import minute_name
+from metrics_pipeline.schema import all as schema
 from metrics_pipeline.settings import Settings, load_settings
 from tests.integration.events import encode, event
 from tests.integration.hours import command

@@ -13,7 +13,6 @@ import pytest
 from pydantic import SecretStr
 
 from metrics_pipeline.assembly import DrainRun, audit, prepare, run_drain, until_window_ends
-from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import storage_of
 from metrics_pipeline.dead_letters import judge as core
@@ -28,6 +27,7 @@ from metrics_pipeline.event.contract import Reason
 from metrics_pipeline.lab.chaos.proxy import Answer, Exchange, Proxy, error_answer
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import produce
+from metrics_pipeline.schema import all as schema
 from metrics_pipeline.settings import Settings, clickhouse_url, load_settings
 from tests.integration.events import encode, event
 from tests.integration.hours import command

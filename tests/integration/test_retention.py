@@ -11,7 +11,6 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.assembly import audit
 from metrics_pipeline.assembly import rollups as open_rollups
-from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import storage_of
 from metrics_pipeline.dead_letters.judge import LetterFilter
@@ -31,6 +30,7 @@ from metrics_pipeline.rollups.horizon_store import read_horizons
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.rollups.views import ROLLUP_VIEWS
 from metrics_pipeline.runtime.timerange import TimeRange
+from metrics_pipeline.schema import all as schema
 from metrics_pipeline.settings import Settings, load_settings
 from tests.integration.events import encode
 from tests.integration.pipeline import CrashError, crash_at, drain_once, send

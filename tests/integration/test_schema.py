@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 
 from metrics_pipeline.assembly import check_schema, rollups
 from metrics_pipeline.cli import app
-from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.ddl.change import Phase, Way
@@ -25,6 +24,7 @@ from metrics_pipeline.ddl.objects import Column, SchemaObject, Table
 from metrics_pipeline.errors import ConfigurationError, SchemaMismatchError
 from metrics_pipeline.retention.store import RetentionStore
 from metrics_pipeline.rollups.operate import Span
+from metrics_pipeline.schema import all as schema
 from metrics_pipeline.settings import load_settings
 from tests.integration.rollups import NOON, assert_answers_are_raws, insert_evenly
 from tests.integration.schemas import (

@@ -14,10 +14,8 @@ from pydantic import SecretStr
 
 from metrics_pipeline.assembly import audit, prepare
 from metrics_pipeline.assembly import rollups as open_rollups
-from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import storage_of
-from metrics_pipeline.clickhouse.roles import Role, roles, statements
 from metrics_pipeline.delivery.tables import DEAD_LETTERS
 from metrics_pipeline.errors import PipelineError
 from metrics_pipeline.lab.local.clickhouse import ClickHouseServer, start_clickhouse
@@ -30,6 +28,8 @@ from metrics_pipeline.retention.policy import Policy
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.rollups.tables import ROLLUP_UNIONS
 from metrics_pipeline.runtime.timerange import TimeRange
+from metrics_pipeline.schema import all as schema
+from metrics_pipeline.schema.roles import Role, roles, statements
 from metrics_pipeline.settings import ClickHouseSettings, LocalSettings, Settings
 from tests.integration.pipeline import drain_once
 from tests.integration.retention_world import DAY, TODAY, Impatient, events_of, land, midnight, retain

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics_pipeline.clickhouse import schema
 from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.ddl.change import Change, Phase, Way
 from metrics_pipeline.ddl.found import Found, FoundColumn, FoundTable, Size
@@ -17,6 +16,7 @@ from metrics_pipeline.ddl.same import canonical, is_wider, same_codec, same_engi
 from metrics_pipeline.ddl.words import plan_lines
 from metrics_pipeline.ddl.work import Work
 from metrics_pipeline.delivery.tables import RAW_EVENTS
+from metrics_pipeline.schema import all as schema
 
 STORAGE = Storage(100)
 SIZE = Size(3, 1_000, 2_500_000)

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.clickhouse import schema, spread
 from metrics_pipeline.clickhouse.client import connect, connect_to, database_name
 from metrics_pipeline.clickhouse.cluster import Server, read_servers, shard_database, storage_of
 from metrics_pipeline.ddl.change import Plan
 from metrics_pipeline.ddl.migrating import Progress, Works
 from metrics_pipeline.errors import ConfigurationError
+from metrics_pipeline.schema import all as schema
+from metrics_pipeline.schema import spread
 from metrics_pipeline.settings import Settings
 
 

@@ -22,12 +22,12 @@ from typing import Any
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.assembly import prepare
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import produce
 from metrics_pipeline.lab.local import stack
 from metrics_pipeline.settings import load_settings
+from metrics_pipeline.wiring.drain import prepare
 
 FRESH_SECONDS = 2.0
 LOOK_BACK_SECONDS = 2

@@ -17,11 +17,11 @@ from pathlib import Path
 from clickhouse_connect.driver.client import Client
 
 from benchmarks.fresh_first import command, drains, engines, live, run
-from metrics_pipeline.assembly import prepare
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import produce
 from metrics_pipeline.settings import load_settings
+from metrics_pipeline.wiring.drain import prepare
 
 LATE_SHARE = 0.05
 WARM_UP_SECONDS = 10

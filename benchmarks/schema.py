@@ -22,13 +22,13 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import Error
 
 from benchmarks.fresh_first import command, drains, engines, freshness, live, run
-from metrics_pipeline.assembly import prepare
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.dashboards.panel import panel_query
 from metrics_pipeline.dashboards.panels import PANELS
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import produce
 from metrics_pipeline.settings import Settings, load_settings
+from metrics_pipeline.wiring.drain import prepare
 
 VERSIONS = (
     "tables",

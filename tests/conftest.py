@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.assembly import prepare
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.lab.local.clickhouse import ClickHouseServer, start_clickhouse
 from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program, kafka_program
 from metrics_pipeline.lab.local.kafka import KafkaServer, start_kafka
 from metrics_pipeline.settings import LocalSettings, Settings, load_settings
+from metrics_pipeline.wiring.drain import prepare
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -11,12 +11,12 @@ from threading import Event, Thread
 
 from pydantic import SecretStr
 
-from metrics_pipeline.assembly import prepare
 from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.lab.local.clickhouse import ClickHouseServer
 from metrics_pipeline.lab.local.fetch import cache_folder, kafka_program
 from metrics_pipeline.lab.local.kafka import start_kafka
 from metrics_pipeline.settings import ClickHouseSettings, KafkaSettings, LocalSettings, Settings
+from metrics_pipeline.wiring.drain import prepare
 
 _WINDOW_SECONDS = 3_600
 _LAG_EVERY_SECONDS = 10

@@ -6,13 +6,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from metrics_pipeline.assembly import audit as run_audit
 from metrics_pipeline.audit.verdict import Verdict
 from metrics_pipeline.cli.output import print_json
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.ledger.minutes import EVERYTHING, MinuteDrift, Scope
 from metrics_pipeline.runtime.timerange import minute_name, spelled_range, whole_minutes
 from metrics_pipeline.settings import load_settings
+from metrics_pipeline.wiring.drain import audit as run_audit
 
 app = typer.Typer()
 

@@ -19,10 +19,10 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.dead_letters.judge import LetterFilter, Verdict, letter_filter, position_of, verdict_on
 from metrics_pipeline.dead_letters.replay import ReplayReport
 from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters, Group, Letter
-from metrics_pipeline.dead_letters_assembly import dead_letter_warnings, preview_dead_letters, replay_dead_letters
 from metrics_pipeline.drain.owner import event_limits
 from metrics_pipeline.errors import RetryableError
 from metrics_pipeline.settings import Settings, load_settings
+from metrics_pipeline.wiring.dead_letters import dead_letter_warnings, preview_dead_letters, replay_dead_letters
 
 app = typer.Typer(help="Look at messages that are no valid event, and replay them by today's rules.")
 

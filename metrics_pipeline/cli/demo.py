@@ -13,7 +13,6 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from metrics_pipeline.assembly import prepare
 from metrics_pipeline.cli import dashboard
 from metrics_pipeline.cli.answers import print_answer
 from metrics_pipeline.clickhouse.client import connect
@@ -26,6 +25,7 @@ from metrics_pipeline.questions.names import busiest
 from metrics_pipeline.questions.question import Names, Question
 from metrics_pipeline.runtime.timerange import TimeRange
 from metrics_pipeline.settings import Settings, clickhouse_url, load_settings
+from metrics_pipeline.wiring.drain import prepare
 
 app = typer.Typer()
 

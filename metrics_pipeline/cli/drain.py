@@ -5,12 +5,12 @@ from enum import StrEnum
 
 import typer
 
-from metrics_pipeline.assembly import DrainRun, reset_offsets, run_drain, until_caught_up, until_window_ends
 from metrics_pipeline.cli.output import counting_progress, print_json
 from metrics_pipeline.cli.signals import stop_on_signal
 from metrics_pipeline.drain.drain import DrainReport
 from metrics_pipeline.ledger.entry import LedgerEntry
 from metrics_pipeline.settings import load_settings
+from metrics_pipeline.wiring.drain import DrainRun, reset_offsets, run_drain, until_caught_up, until_window_ends
 
 app = typer.Typer()
 

@@ -14,8 +14,8 @@ from metrics_pipeline.cli.output import print_json
 from metrics_pipeline.cli.signals import stop_on_signal
 from metrics_pipeline.drain.fill import FillReport
 from metrics_pipeline.ledger.owed import OwedEntry
-from metrics_pipeline.owed_assembly import fill_owed, jump_to_head, owed_ranges, preview_jump, shards_of
 from metrics_pipeline.settings import load_settings
+from metrics_pipeline.wiring.fill import fill_owed, jump_to_head, owed_ranges, preview_jump, shards_of
 
 app = typer.Typer()
 

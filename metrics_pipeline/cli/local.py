@@ -4,9 +4,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from metrics_pipeline.assembly import prepare
 from metrics_pipeline.cli.output import print_json
 from metrics_pipeline.lab.local import stack
+from metrics_pipeline.wiring.drain import prepare
 
 app = typer.Typer()
 

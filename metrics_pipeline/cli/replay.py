@@ -16,8 +16,8 @@ from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, n
 from metrics_pipeline.ledger.owed import HOUR_SECONDS
 from metrics_pipeline.replay.plan import Mode, hours_around
 from metrics_pipeline.replay.run import HourReport
-from metrics_pipeline.replay_assembly import preview_hours, replay_hours
 from metrics_pipeline.settings import load_settings
+from metrics_pipeline.wiring.replay import preview_hours, replay_hours
 
 app = typer.Typer()
 

@@ -14,8 +14,8 @@ from metrics_pipeline.cli.output import print_json, share_of, share_progress
 from metrics_pipeline.retention.plan import Costs
 from metrics_pipeline.retention.report import MOVE, Report
 from metrics_pipeline.retention.shards import AnyRetention
-from metrics_pipeline.retention_assembly import load_policy, retention, values_from_file
 from metrics_pipeline.settings import load_settings
+from metrics_pipeline.wiring.retention import load_policy, retention, values_from_file
 
 app = typer.Typer()
 

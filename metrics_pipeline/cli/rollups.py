@@ -7,7 +7,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.cli.output import print_json, share_of, share_progress
 from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, now_in
 from metrics_pipeline.clickhouse.client import connect
@@ -17,6 +16,7 @@ from metrics_pipeline.rollups.operate import Checked, Rebuilt, Span
 from metrics_pipeline.rollups.state import GrainState, read_state
 from metrics_pipeline.runtime.timerange import minute_name
 from metrics_pipeline.settings import load_settings
+from metrics_pipeline.wiring.drain import rollups as open_rollups
 
 app = typer.Typer(no_args_is_help=True, help="Rollups: what is built, rebuilding, comparing with raw_events.")
 

@@ -14,8 +14,8 @@ from metrics_pipeline.kafka.admin import ensure_topic
 from metrics_pipeline.schema import all as schema
 from metrics_pipeline.schema.places import plan_everywhere
 from metrics_pipeline.schema.roles import statements
-from metrics_pipeline.schema_assembly import apply_schema
 from metrics_pipeline.settings import kafka_address, load_settings
+from metrics_pipeline.wiring.schema import apply_schema
 
 app = typer.Typer(help="Compare the server's tables with the wanted ones, and bring them there.")
 

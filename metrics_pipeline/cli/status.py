@@ -9,10 +9,10 @@ from rich.table import Table
 from metrics_pipeline.cli.output import print_json
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters
-from metrics_pipeline.dead_letters_assembly import dead_letter_warnings
 from metrics_pipeline.lab.local import stack
 from metrics_pipeline.metrics.observe import Overview, drain_runs, look
 from metrics_pipeline.settings import load_settings
+from metrics_pipeline.wiring.dead_letters import dead_letter_warnings
 
 app = typer.Typer()
 

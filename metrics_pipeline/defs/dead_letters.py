@@ -27,7 +27,6 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.dead_letters.judge import LetterFilter, letter_filter
 from metrics_pipeline.dead_letters.replay import ReplayReport
 from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters
-from metrics_pipeline.dead_letters_assembly import dead_letter_warnings, preview_dead_letters, replay_dead_letters
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, RAW_EVENTS_ASSET, ROLLUP_1M_ASSET
 from metrics_pipeline.defs.interruptible import in_thread
 from metrics_pipeline.defs.resources import PipelineResource
@@ -35,6 +34,7 @@ from metrics_pipeline.defs.retries import retried
 from metrics_pipeline.errors import PipelineError
 from metrics_pipeline.runtime.timerange import spelled_range
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.wiring.dead_letters import dead_letter_warnings, preview_dead_letters, replay_dead_letters
 
 CHECK_NAME = REPLAYED_IN_TIME
 

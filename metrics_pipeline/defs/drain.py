@@ -12,13 +12,13 @@ from dagster import (
 )
 from pydantic import Field
 
-from metrics_pipeline.assembly import DrainRun, run_drain, until_window_ends
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, LIVE_ASSETS, RAW_EVENTS_ASSET
 from metrics_pipeline.defs.interruptible import in_thread
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
 from metrics_pipeline.drain.drain import DrainReport
 from metrics_pipeline.errors import StuckClientError
+from metrics_pipeline.wiring.drain import DrainRun, run_drain, until_window_ends
 
 
 class DrainConfig(Config):

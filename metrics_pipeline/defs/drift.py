@@ -17,7 +17,6 @@ from dagster import (
 )
 from pydantic import Field
 
-from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.defs.assets import LIVE_ASSETS
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
@@ -28,6 +27,7 @@ from metrics_pipeline.rollups.grains import GRAINS
 from metrics_pipeline.rollups.operate import Checked, Span
 from metrics_pipeline.rollups.tables import BOOKS
 from metrics_pipeline.runtime.timerange import minute_name
+from metrics_pipeline.wiring.drain import rollups as open_rollups
 
 CHECK_NAME = "drift"
 LAST_HOURS = 3

@@ -20,8 +20,8 @@ from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
 from metrics_pipeline.drain.fill import FillReport
 from metrics_pipeline.ledger.entry import FILL
-from metrics_pipeline.owed_assembly import fill_owed, jump_to_head, preview_jump, shards_of
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.wiring.fill import fill_owed, jump_to_head, preview_jump, shards_of
 
 _T = TypeVar("_T")
 

@@ -34,12 +34,12 @@ from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
 from metrics_pipeline.errors import RetryableError
 from metrics_pipeline.ledger.owed import owed_hours as hours_of
-from metrics_pipeline.owed_assembly import owed_ranges
 from metrics_pipeline.replay.plan import Mode, hours_around
 from metrics_pipeline.replay.run import HourReport
-from metrics_pipeline.replay_assembly import preview_hours, replay_hours
 from metrics_pipeline.rollups.rebuilds import FIRST_DAY
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.wiring.fill import owed_ranges
+from metrics_pipeline.wiring.replay import preview_hours, replay_hours
 
 GROUP = "operations"
 MAX_HOURS_PER_RUN = 6

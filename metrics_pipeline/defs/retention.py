@@ -39,7 +39,7 @@ from metrics_pipeline.defs.rollups import POOL, TAGS
 from metrics_pipeline.retention.plan import Costs
 from metrics_pipeline.retention.policy import RunsPolicy
 from metrics_pipeline.retention.report import Report
-from metrics_pipeline.retention_assembly import load_policy, retention
+from metrics_pipeline.wiring.retention import load_policy, retention
 
 RETENTION = AssetKey("retention")
 NOTHING_STUCK = "nothing_stuck"

@@ -30,7 +30,6 @@ from dagster import (
 )
 from pydantic import Field
 
-from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.defs.assets import LIVE_ASSETS, ROLLUPS_GROUP, built_policy, table_spec
 from metrics_pipeline.defs.relay import ACTIVE
@@ -53,6 +52,7 @@ from metrics_pipeline.rollups.rebuilds import (
 from metrics_pipeline.rollups.shards import AnyRollups
 from metrics_pipeline.rollups.state import read_stale
 from metrics_pipeline.rollups.tables import table_of
+from metrics_pipeline.wiring.drain import rollups as open_rollups
 
 TICK_SECONDS = 120
 MAX_STALE = 10_000

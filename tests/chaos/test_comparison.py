@@ -4,12 +4,12 @@ from random import Random
 
 import pytest
 
-from metrics_pipeline.assembly import audit
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.lab.chaos.compare import Comparison, compare
 from metrics_pipeline.lab.chaos.faults.traffic import parcel_of
 from metrics_pipeline.lab.chaos.load import Eaten, SideSender
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.wiring.drain import audit
 from tests.integration.pipeline import drain_once
 
 

@@ -10,7 +10,6 @@ from random import SystemRandom
 
 import pytest
 
-from metrics_pipeline.assembly import prepare
 from metrics_pipeline.clickhouse.client import SHARD_SUFFIX, connect_to
 from metrics_pipeline.lab.local.clickhouse import ClickHouseServer, start_clickhouse
 from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program
@@ -18,6 +17,7 @@ from metrics_pipeline.lab.local.kafka import KafkaServer
 from metrics_pipeline.lab.local.process import choose_port
 from metrics_pipeline.schema.roles import roles
 from metrics_pipeline.settings import LocalSettings, Settings, load_settings
+from metrics_pipeline.wiring.drain import prepare
 from tests.security.test_roles import users_xml
 
 CLUSTER = "lab"

@@ -5,13 +5,13 @@ from contextlib import suppress
 
 import pytest
 
-from metrics_pipeline.assembly import audit, rollups
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import connect_shards
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.errors import PipelineError, StopError
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.wiring.drain import audit, rollups
 from tests.integration.events import encode, event
 from tests.integration.hours import past_events, query
 from tests.integration.pipeline import CrashError, assert_exact, crash_at, drain_once, send

@@ -12,7 +12,6 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
-from metrics_pipeline.assembly import audit, prepare, rollups
 from metrics_pipeline.cli import app
 from metrics_pipeline.clickhouse.client import SHARD_SUFFIX, connect
 from metrics_pipeline.clickhouse.cluster import connect_shards
@@ -21,11 +20,12 @@ from metrics_pipeline.dashboards.panels import PANELS
 from metrics_pipeline.questions.latency import ask
 from metrics_pipeline.questions.question import Question
 from metrics_pipeline.replay.plan import Mode
-from metrics_pipeline.retention_assembly import retention
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.runtime.timerange import TimeRange
 from metrics_pipeline.schema.roles import roles
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.wiring.drain import audit, prepare, rollups
+from metrics_pipeline.wiring.retention import retention
 from tests.cluster.conftest import OF_ROLES, Shard, databases
 from tests.integration.hours import assert_exact, command, fingerprint, past_events, query, replay, with_wrong_rules
 from tests.integration.pipeline import drain_once, send

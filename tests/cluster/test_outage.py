@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError
 
-from metrics_pipeline.assembly import audit, rollups
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.errors import ClickHouseUnavailableError, PipelineError
 from metrics_pipeline.lab.local.clickhouse import ClickHouseServer
 from metrics_pipeline.lab.local.kafka import KafkaServer
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.wiring.drain import audit, rollups
 from tests.cluster.conftest import Shard, cluster, spread_over
 from tests.integration.hours import assert_exact, past_events, query
 from tests.integration.pipeline import drain_once, send

@@ -8,8 +8,8 @@ from dagster import DagsterInstance, ExecuteInProcessResult, RunConfig
 
 from metrics_pipeline.definitions import defs
 from metrics_pipeline.defs.fresh_first import FreshFirstConfig
-from metrics_pipeline.owed_assembly import owed_ranges
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.wiring.fill import owed_ranges
 from tests.integration.events import events
 from tests.integration.pipeline import assert_exact, drain_once, send
 

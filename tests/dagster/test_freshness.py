@@ -26,9 +26,9 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.definitions import defs
 from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.lab.local.dagster import start_dagster
-from metrics_pipeline.owed_assembly import fill_owed, jump_to_head
 from metrics_pipeline.rollups.grains import BUILT
 from metrics_pipeline.settings import Settings, kafka_address
+from metrics_pipeline.wiring.fill import fill_owed, jump_to_head
 from tests.integration.events import events
 from tests.integration.pipeline import drain_once, send
 from tests.integration.rollups import DAY, NOON, insert

@@ -18,8 +18,8 @@ from dagster import (
 from metrics_pipeline.definitions import defs
 from metrics_pipeline.defs.replay import POOL, ReplayConfig, owed_hours
 from metrics_pipeline.defs.resources import PipelineResource
-from metrics_pipeline.owed_assembly import jump_to_head, owed_ranges
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.wiring.fill import jump_to_head, owed_ranges
 from tests.integration.hours import assert_exact, command, past_events, these_hours
 from tests.integration.pipeline import drain_once, send
 

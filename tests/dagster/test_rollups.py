@@ -21,7 +21,6 @@ from dagster import (
     materialize,
 )
 
-from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.definitions import defs
 from metrics_pipeline.defs.drift import DriftConfig
@@ -30,6 +29,7 @@ from metrics_pipeline.defs.rollups import BUILT_ASSETS, BuildConfig, stale_rollu
 from metrics_pipeline.rollups.grains import BUILT
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.wiring.drain import rollups as open_rollups
 from tests.integration.rollups import DAY, HOUR, NOON, assert_answers_are_raws, insert, number
 
 CUBES = ("rollup", "rollup_regions", "rollup_services", "rollup_totals")

@@ -14,7 +14,6 @@ from pydantic import SecretStr
 
 from metrics_pipeline.alerting.canary_notes import CanaryNotes
 from metrics_pipeline.alerting.canary_rules import Canary, Sighting
-from metrics_pipeline.assembly import prepare
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.kafka.intents import Owner
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
@@ -23,6 +22,7 @@ from metrics_pipeline.lab.local.clickhouse import ClickHouseServer
 from metrics_pipeline.lab.local.kafka import KafkaServer
 from metrics_pipeline.ledger.tables import LedgerScope
 from metrics_pipeline.settings import ClickHouseSettings, KafkaSettings, Settings, clickhouse_url
+from metrics_pipeline.wiring.drain import prepare
 from tests.integration.pipeline import drain_once
 
 LOAD = LoadPlan(rate=0, events=40_000, duplicates=0.02, late=0.02, malformed=0.05, seed=5)

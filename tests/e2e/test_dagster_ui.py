@@ -14,7 +14,6 @@ from urllib.parse import quote
 
 import pytest
 
-from metrics_pipeline.assembly import prepare
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.definitions import defs
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
@@ -24,6 +23,7 @@ from metrics_pipeline.lab.local.dagster import start_dagster
 from metrics_pipeline.lab.local.kafka import KafkaServer
 from metrics_pipeline.lab.local.process import choose_port
 from metrics_pipeline.settings import Settings, load_settings
+from metrics_pipeline.wiring.drain import prepare
 from tests.browser import Page, browser, opened_browser
 from tests.receivers import HttpReceiver, http_receiver
 

@@ -15,7 +15,6 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from metrics_pipeline.assembly import audit
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import connect_shards
 from metrics_pipeline.event.decode import Decoded, EventLimits, decode
@@ -23,9 +22,10 @@ from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.replay.plan import Mode, hours_around
 from metrics_pipeline.replay.run import HourReport
 from metrics_pipeline.replay.steps import HourStep
-from metrics_pipeline.replay_assembly import preview_hours, replay_hours
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.settings import Settings, kafka_address
+from metrics_pipeline.wiring.drain import audit
+from metrics_pipeline.wiring.replay import preview_hours, replay_hours
 from tests.integration.events import encode, event
 from tests.integration.pipeline import Brisk, crash_at, drain_once
 

@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.questions.latency import ask
 from metrics_pipeline.questions.question import Names, Question
 from metrics_pipeline.retention.policy import Policy
@@ -22,6 +21,7 @@ from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.runtime.timerange import TimeRange
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.wiring.drain import rollups as open_rollups
 from tests.integration.events import encode
 from tests.integration.pipeline import drain_once, send
 

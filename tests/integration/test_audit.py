@@ -10,7 +10,6 @@ from typing import Any
 import polars as pl
 import pytest
 
-from metrics_pipeline.assembly import DrainRun, audit, prepare, rollups, run_drain, until_window_ends
 from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import storage_of
@@ -24,6 +23,7 @@ from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.runtime.timerange import minute_name
 from metrics_pipeline.schema import all as schema
 from metrics_pipeline.settings import Settings, load_settings
+from metrics_pipeline.wiring.drain import DrainRun, audit, prepare, rollups, run_drain, until_window_ends
 from tests.integration.events import encode, event
 from tests.integration.hours import command
 from tests.integration.pipeline import CrashError, assert_exact, crash_at, drain_once, send

@@ -12,14 +12,12 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from metrics_pipeline.assembly import DrainRun, audit, prepare, run_drain, until_window_ends
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import storage_of
 from metrics_pipeline.dead_letters import judge as core
 from metrics_pipeline.dead_letters.judge import LetterFilter
 from metrics_pipeline.dead_letters.replay import ReplayReport
 from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters
-from metrics_pipeline.dead_letters_assembly import dead_letter_warnings, preview_dead_letters, replay_dead_letters
 from metrics_pipeline.delivery.steps import ReplayStep, Step
 from metrics_pipeline.delivery.warehouse import ClickHouseWarehouse
 from metrics_pipeline.errors import FencedError, StopError
@@ -29,6 +27,8 @@ from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import produce
 from metrics_pipeline.schema import all as schema
 from metrics_pipeline.settings import Settings, clickhouse_url, load_settings
+from metrics_pipeline.wiring.dead_letters import dead_letter_warnings, preview_dead_letters, replay_dead_letters
+from metrics_pipeline.wiring.drain import DrainRun, audit, prepare, run_drain, until_window_ends
 from tests.integration.events import encode, event
 from tests.integration.hours import command
 from tests.integration.pipeline import CrashError, crash_at, drain_once, send

@@ -10,7 +10,13 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from metrics_pipeline.assembly import (
+from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.delivery.steps import Step
+from metrics_pipeline.drain.drain import DrainReport
+from metrics_pipeline.drain.ending import Reason
+from metrics_pipeline.errors import ConfigurationError, TopicMismatchError
+from metrics_pipeline.settings import Settings, kafka_address
+from metrics_pipeline.wiring.drain import (
     DrainRun,
     audit,
     prepare,
@@ -19,12 +25,6 @@ from metrics_pipeline.assembly import (
     until_caught_up,
     until_window_ends,
 )
-from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.delivery.steps import Step
-from metrics_pipeline.drain.drain import DrainReport
-from metrics_pipeline.drain.ending import Reason
-from metrics_pipeline.errors import ConfigurationError, TopicMismatchError
-from metrics_pipeline.settings import Settings, kafka_address
 from tests.integration.events import encode, event, events
 from tests.integration.pipeline import CrashError, assert_exact, counts, crash_at, drain_once, send
 

@@ -14,7 +14,6 @@ from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
 from metrics_pipeline.alerting.reading import read_flow, read_landed
-from metrics_pipeline.assembly import DrainRun, at_once, audit, run_drain, until_caught_up, until_window_ends
 from metrics_pipeline.cli import app
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.delivery.steps import Step
@@ -26,10 +25,11 @@ from metrics_pipeline.ledger.owed import owed_hours
 from metrics_pipeline.ledger.tables import LedgerScope
 from metrics_pipeline.metrics.collector import PipelineCollector
 from metrics_pipeline.metrics.observe import look
-from metrics_pipeline.owed_assembly import fill_owed, jump_to_head, owed_ranges
 from metrics_pipeline.questions.completeness import incomplete_minutes
 from metrics_pipeline.runtime.timerange import TimeRange
 from metrics_pipeline.settings import Settings, kafka_address
+from metrics_pipeline.wiring.drain import DrainRun, at_once, audit, run_drain, until_caught_up, until_window_ends
+from metrics_pipeline.wiring.fill import fill_owed, jump_to_head, owed_ranges
 from tests.integration.events import events
 from tests.integration.pipeline import CrashError, assert_exact, counts, crash_at, drain_once, send
 

@@ -14,8 +14,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from metrics_pipeline.assembly import DrainRun, audit, prepare, run_drain, until_caught_up
-from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.drain.drain import DrainReport
@@ -28,6 +26,8 @@ from metrics_pipeline.replay.steps import HourStep
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.settings import LocalSettings, Settings, load_settings
+from metrics_pipeline.wiring.drain import DrainRun, audit, prepare, run_drain, until_caught_up
+from metrics_pipeline.wiring.drain import rollups as open_rollups
 from tests.integration.events import events
 from tests.integration.hours import command, crash, past_events, replay
 from tests.integration.pipeline import CrashError, assert_exact, counts, crash_at, drain_once, send

@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, Phase, example, given
 from hypothesis import settings as checking
 from hypothesis import strategies as st
 
-from metrics_pipeline.assembly import prepare
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.lab.local.clickhouse import ClickHouseServer
 from metrics_pipeline.lab.local.kafka import KafkaServer
@@ -23,6 +22,7 @@ from metrics_pipeline.rollups.cubes import CUBES
 from metrics_pipeline.rollups.grains import BUILT, GRAINS
 from metrics_pipeline.runtime.timerange import TimeRange, compared_range, later, named_range
 from metrics_pipeline.settings import load_settings
+from metrics_pipeline.wiring.drain import prepare
 from tests.integration.questions_world import (
     BERLIN,
     CHANGES,

@@ -8,9 +8,9 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from metrics_pipeline.assembly import audit, reset_offsets
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.settings import Settings, kafka_address
+from metrics_pipeline.wiring.drain import audit, reset_offsets
 from tests.integration.events import events
 from tests.integration.pipeline import CrashError, assert_exact, counts, crash_at, drain_once, send
 

@@ -6,11 +6,11 @@ from contextlib import suppress
 
 import pytest
 
-from metrics_pipeline.assembly import audit
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.errors import ForeignViewError, PipelineError, StopError
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.wiring.drain import audit
 from tests.integration.events import encode, event, events
 from tests.integration.pipeline import CrashError, assert_exact, crash_at, drain_once, send
 

@@ -10,7 +10,6 @@ from typing import Any
 import polars as pl
 import pytest
 
-from metrics_pipeline.assembly import DrainRun, audit, run_drain, until_window_ends
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.delivery.warehouse import ClickHouseWarehouse
 from metrics_pipeline.errors import FencedError
@@ -19,12 +18,13 @@ from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import produce
-from metrics_pipeline.owed_assembly import jump_to_head
 from metrics_pipeline.replay.plan import Mode
 from metrics_pipeline.replay.run import HourReport
 from metrics_pipeline.replay.steps import HourStep
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.wiring.drain import DrainRun, audit, run_drain, until_window_ends
+from metrics_pipeline.wiring.fill import jump_to_head
 from tests.integration.events import encode, event, events
 from tests.integration.hours import (
     HOUR_MS,

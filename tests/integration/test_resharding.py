@@ -7,12 +7,12 @@ from contextlib import suppress
 
 import pytest
 
-from metrics_pipeline.assembly import DrainRun, run_drain, until_caught_up
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.drain.drain import DrainReport
 from metrics_pipeline.drain.ending import Reason
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.wiring.drain import DrainRun, run_drain, until_caught_up
 from tests.integration.events import events
 from tests.integration.pipeline import CrashError, assert_exact, crash_at, send
 

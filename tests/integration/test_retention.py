@@ -9,19 +9,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.assembly import audit
-from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import storage_of
 from metrics_pipeline.dead_letters.judge import LetterFilter
-from metrics_pipeline.dead_letters_assembly import replay_dead_letters
 from metrics_pipeline.errors import ConfigurationError
-from metrics_pipeline.owed_assembly import fill_owed
 from metrics_pipeline.questions.completeness import incomplete_minutes
 from metrics_pipeline.questions.latency import ask
 from metrics_pipeline.questions.question import Question
 from metrics_pipeline.replay.plan import Mode
-from metrics_pipeline.replay_assembly import preview_hours
 from metrics_pipeline.retention.policy import Policy
 from metrics_pipeline.retention.report import Report
 from metrics_pipeline.retention.steps import RetentionStep
@@ -32,6 +27,11 @@ from metrics_pipeline.rollups.views import ROLLUP_VIEWS
 from metrics_pipeline.runtime.timerange import TimeRange
 from metrics_pipeline.schema import all as schema
 from metrics_pipeline.settings import Settings, load_settings
+from metrics_pipeline.wiring.dead_letters import replay_dead_letters
+from metrics_pipeline.wiring.drain import audit
+from metrics_pipeline.wiring.drain import rollups as open_rollups
+from metrics_pipeline.wiring.fill import fill_owed
+from metrics_pipeline.wiring.replay import preview_hours
 from tests.integration.events import encode
 from tests.integration.pipeline import CrashError, crash_at, drain_once, send
 from tests.integration.retention_world import (

@@ -17,10 +17,8 @@ from metrics_pipeline.alerting.canary_rules import Canary, Sighting
 from metrics_pipeline.alerting.log import read_board, write_board
 from metrics_pipeline.alerting.notices import AlertState, Board, Phase
 from metrics_pipeline.alerting.rules import Alert, Severity
-from metrics_pipeline.assembly import audit
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.dead_letters.judge import LetterFilter
-from metrics_pipeline.dead_letters_assembly import replay_dead_letters
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.event.contract import Reason
 from metrics_pipeline.kafka.intents import Owner
@@ -35,6 +33,8 @@ from metrics_pipeline.rollups.grains import GRAINS
 from metrics_pipeline.rollups.horizon_store import note_horizons, read_horizons
 from metrics_pipeline.rollups.horizons import DEAD_LETTERS, LEDGER, RAW
 from metrics_pipeline.settings import LocalSettings, Settings, kafka_address
+from metrics_pipeline.wiring.dead_letters import replay_dead_letters
+from metrics_pipeline.wiring.drain import audit
 from tests.integration.events import encode, event
 from tests.integration.hours import delete_records
 from tests.integration.pipeline import drain_once, send

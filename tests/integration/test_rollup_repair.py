@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.assembly import prepare
-from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.rollups.building import Built, RollupBuilder
@@ -22,6 +20,8 @@ from metrics_pipeline.rollups.repair import RollupRepairer
 from metrics_pipeline.rollups.state import read_stale, read_state
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.wiring.drain import prepare
+from metrics_pipeline.wiring.drain import rollups as open_rollups
 from tests.integration.rollups import DAY, HOUR, NOON, UNIT, assert_answers_are_raws, insert, insert_evenly, number
 
 LIVE_TABLES = ("rollup_1m", "rollup_regions_1m", "rollup_services_1m", "rollup_totals_1m")

@@ -14,7 +14,6 @@ import pytest
 from clickhouse_connect.driver.client import Client
 from typer.testing import CliRunner
 
-from metrics_pipeline.assembly import check_schema, rollups
 from metrics_pipeline.cli import app
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.storage import Storage
@@ -26,6 +25,7 @@ from metrics_pipeline.retention.store import RetentionStore
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.schema import all as schema
 from metrics_pipeline.settings import load_settings
+from metrics_pipeline.wiring.drain import check_schema, rollups
 from tests.integration.rollups import NOON, assert_answers_are_raws, insert_evenly
 from tests.integration.schemas import (
     STORAGE,

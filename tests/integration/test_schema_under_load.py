@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from metrics_pipeline.assembly import DrainRun, audit, run_drain, until_window_ends
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.dashboards.panel import panel_query
 from metrics_pipeline.dashboards.panels import PANELS
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import produce
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.wiring.drain import DrainRun, audit, run_drain, until_window_ends
 from tests.integration.pipeline import drain_once
 from tests.integration.schemas import next_version, rows
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from metrics_pipeline.assembly import audit
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.lab.local.clickhouse import ClickHouseServer
 from metrics_pipeline.settings import ClickHouseSettings, Settings, clickhouse_url
+from metrics_pipeline.wiring.drain import audit
 from tests.forwarding import Connect, tcp, tls_proxy
 from tests.integration.events import events
 from tests.integration.pipeline import drain_once, send

@@ -9,7 +9,6 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AclOperation, NewTopic, ResourceType
 from pydantic import SecretStr, ValidationError
 
-from metrics_pipeline.assembly import audit
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.errors import ConfigurationError, KafkaUnavailableError
@@ -17,6 +16,7 @@ from metrics_pipeline.kafka.admin import describe_topic
 from metrics_pipeline.lab.local.clickhouse import ClickHouseServer
 from metrics_pipeline.schema import all as schema
 from metrics_pipeline.settings import ClickHouseSettings, KafkaSettings, Settings
+from metrics_pipeline.wiring.drain import audit
 from tests.integration.events import events
 from tests.integration.pipeline import drain_once
 from tests.security.conftest import CLIENT_ID, CLIENT_SECRET, PASSWORD, USER, Pems, SecuredKafka, grant

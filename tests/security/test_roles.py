@@ -12,8 +12,6 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError
 from pydantic import SecretStr
 
-from metrics_pipeline.assembly import audit, prepare
-from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import storage_of
 from metrics_pipeline.delivery.tables import DEAD_LETTERS
@@ -23,7 +21,6 @@ from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program
 from metrics_pipeline.questions.latency import ask
 from metrics_pipeline.questions.question import Question
 from metrics_pipeline.replay.plan import Mode
-from metrics_pipeline.replay_assembly import replay_hours
 from metrics_pipeline.retention.policy import Policy
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.rollups.tables import ROLLUP_UNIONS
@@ -31,6 +28,9 @@ from metrics_pipeline.runtime.timerange import TimeRange
 from metrics_pipeline.schema import all as schema
 from metrics_pipeline.schema.roles import Role, roles, statements
 from metrics_pipeline.settings import ClickHouseSettings, LocalSettings, Settings
+from metrics_pipeline.wiring.drain import audit, prepare
+from metrics_pipeline.wiring.drain import rollups as open_rollups
+from metrics_pipeline.wiring.replay import replay_hours
 from tests.integration.pipeline import drain_once
 from tests.integration.retention_world import DAY, TODAY, Impatient, events_of, land, midnight, retain
 from tests.integration.schemas import insert, with_version

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.assembly import audit
-from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import storage_of
 from metrics_pipeline.replay.plan import Mode
-from metrics_pipeline.replay_assembly import replay_hours
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.schema import all as schema
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.wiring.drain import audit
+from metrics_pipeline.wiring.drain import rollups as open_rollups
+from metrics_pipeline.wiring.replay import replay_hours
 from tests.integration.pipeline import Brisk, Counts, counts, drain_once
 from tests.integration.rollups import assert_answers_are_raws
 from tests.upgrade.snapshot import BROKEN, EVENTS, HOURS, PER_HOUR, engines_in

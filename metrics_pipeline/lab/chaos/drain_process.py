@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from metrics_pipeline.assembly import DrainRun, run_drain, until_caught_up, until_window_ends
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.errors import PipelineError
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.wiring.drain import DrainRun, run_drain, until_caught_up, until_window_ends
 
 LOG_FORMAT = "%(created).3f %(asctime)s %(levelname)s %(name)s %(message)s"
 CRASHED = "crashed"

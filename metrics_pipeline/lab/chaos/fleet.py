@@ -14,11 +14,11 @@ from pathlib import Path
 
 import psutil
 
-from metrics_pipeline.assembly import DrainRun
 from metrics_pipeline.errors import PipelineError
 from metrics_pipeline.lab.chaos.drain_process import ClockStep, Farewell, Mission, Order, main
 from metrics_pipeline.lab.chaos.journal import DrainEnd, Journal
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.wiring.drain import DrainRun
 
 KILLED = "killed"
 _ENDINGS: Mapping[int | None, str] = {

@@ -13,7 +13,6 @@ from random import Random
 
 from pydantic import SecretStr
 
-from metrics_pipeline.assembly import audit, prepare
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.drain.ending import Reason
 from metrics_pipeline.errors import ConfigurationError, PipelineError
@@ -30,6 +29,7 @@ from metrics_pipeline.lab.chaos.proxy import Proxy
 from metrics_pipeline.lab.chaos.staging import NAME_PREFIX, Staging
 from metrics_pipeline.lab.chaos.world import World
 from metrics_pipeline.settings import Settings, kafka_address, load_settings
+from metrics_pipeline.wiring.drain import audit, prepare
 
 logger = logging.getLogger("metrics_pipeline.chaos")
 

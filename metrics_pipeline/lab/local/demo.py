@@ -13,13 +13,13 @@ from pathlib import Path
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.alerting.canary_notes import count_landed
-from metrics_pipeline.assembly import audit
 from metrics_pipeline.audit.verdict import Verdict
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.errors import LocalEngineError, RetryableError
 from metrics_pipeline.metrics.observe import Overview, look
 from metrics_pipeline.metrics.statistics import Statistics
 from metrics_pipeline.settings import Settings, local_home
+from metrics_pipeline.wiring.drain import audit
 
 WARM_UP_EVENTS = 100
 FIRST_RUN_SECONDS = 120

@@ -3,7 +3,6 @@
 import uuid
 from random import Random
 
-from metrics_pipeline.assembly import audit, prepare, reset_offsets
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.drain.ending import Reason
 from metrics_pipeline.errors import LocalEngineError, TopicMismatchError
@@ -12,6 +11,7 @@ from metrics_pipeline.lab.chaos.fleet import Fleet
 from metrics_pipeline.lab.chaos.load import SideSender
 from metrics_pipeline.lab.chaos.staging import Staging
 from metrics_pipeline.lab.chaos.world import World
+from metrics_pipeline.wiring.drain import audit, prepare, reset_offsets
 
 PREFIX = "recreated-"
 """What the names of these drains begin with: their ends say nothing about the pipeline under chaos."""

@@ -7,17 +7,6 @@ from itertools import groupby
 
 import polars as pl
 
-from metrics_pipeline.assembly import (
-    DrainRun,
-    at_once,
-    check_age,
-    check_schema,
-    owed_group,
-    replay_group,
-    rollups,
-    run_drain,
-    warehouse_of,
-)
 from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.delivery.batch import BatchLimits
@@ -47,6 +36,17 @@ from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.retry import Retry, say_waiting
 from metrics_pipeline.runtime.worker import ThreadWorker
 from metrics_pipeline.settings import Settings, kafka_address
+from metrics_pipeline.wiring.drain import (
+    DrainRun,
+    at_once,
+    check_age,
+    check_schema,
+    owed_group,
+    replay_group,
+    rollups,
+    run_drain,
+    warehouse_of,
+)
 
 logger = logging.getLogger("metrics_pipeline.fill")
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.assembly import batches_under_way, check_schema, hours_group, warehouse_of
-from metrics_pipeline.assembly import rollups as open_rollups
 from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect, database_name
 from metrics_pipeline.clickhouse.cluster import connect_shards
@@ -22,7 +20,6 @@ from metrics_pipeline.kafka.admin import TopicDescription
 from metrics_pipeline.kafka.committed import FencedOffsets, committed_offsets
 from metrics_pipeline.kafka.intents import OffsetRange, Owner
 from metrics_pipeline.kafka.log import KafkaLog
-from metrics_pipeline.owed_assembly import fill_owed, owed_ranges
 from metrics_pipeline.replay.books import ClickHouseReplayBooks
 from metrics_pipeline.replay.plan import MAX_HOURS, Mode
 from metrics_pipeline.replay.run import HourReplay, HourReport, Progress, preview
@@ -35,6 +32,9 @@ from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.retry import Retry, say_waiting
 from metrics_pipeline.runtime.timerange import minute_name
 from metrics_pipeline.settings import Settings, kafka_address
+from metrics_pipeline.wiring.drain import batches_under_way, check_schema, hours_group, warehouse_of
+from metrics_pipeline.wiring.drain import rollups as open_rollups
+from metrics_pipeline.wiring.fill import fill_owed, owed_ranges
 
 REPLAY_OWNER = Owner(1, 0)
 """Of the side group of replays: one at a time."""

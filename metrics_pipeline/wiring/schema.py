@@ -6,7 +6,6 @@ from functools import partial
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.assembly import rollups_of_shard
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.ddl.change import Plan
 from metrics_pipeline.ddl.migrating import Progress
@@ -18,6 +17,7 @@ from metrics_pipeline.rollups.horizon_store import read_horizons
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.schema.places import apply_everywhere
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.wiring.drain import rollups_of_shard
 
 _DAY_SECONDS = 86_400
 _SINCE = re.compile(r" Made anew since (\d+)\.$")

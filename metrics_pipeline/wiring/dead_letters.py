@@ -6,7 +6,6 @@ from contextlib import ExitStack
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.assembly import batches_under_way, check_schema, replay_group, warehouse_of
 from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.dead_letters.expiry import expiry_warning, warning_end_ms
@@ -23,12 +22,13 @@ from metrics_pipeline.kafka.admin import TopicDescription, describe_topic, topic
 from metrics_pipeline.kafka.committed import FencedOffsets
 from metrics_pipeline.kafka.intents import Owner
 from metrics_pipeline.kafka.lag import read_lag
-from metrics_pipeline.retention_assembly import load_policy
 from metrics_pipeline.rollups.horizon_store import read_horizons
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.retry import Retry, say_waiting
 from metrics_pipeline.settings import Settings, kafka_address
+from metrics_pipeline.wiring.drain import batches_under_way, check_schema, replay_group, warehouse_of
+from metrics_pipeline.wiring.retention import load_policy
 
 logger = logging.getLogger("metrics_pipeline.dead_letters")
 

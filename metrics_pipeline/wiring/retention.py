@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from metrics_pipeline.assembly import check_schema, rollups_of_shard
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import connect_shards
 from metrics_pipeline.errors import ConfigurationError
@@ -17,6 +16,7 @@ from metrics_pipeline.retention.steps import RetentionStep
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.settings import Settings, kafka_address
+from metrics_pipeline.wiring.drain import check_schema, rollups_of_shard
 
 MAX_POLICY_BYTES = 1 << 20
 

@@ -1,12 +1,10 @@
-"""Views of what is stored and what is built: the same questions, answered by one server or by all shards of a cluster.
+"""Views of what is stored: the same questions, answered by one server or by all shards of a cluster.
 
-rollup_buckets   each bucket of the books, on each shard
 stored_parts     active parts of our tables
 disks            those that they are on
 """
 
 from metrics_pipeline.ddl.objects import View
-from metrics_pipeline.rollups.tables import BUCKETS
 
 
 def parts_view(database: str) -> View:
@@ -33,4 +31,3 @@ WHERE total_space > 0 AND (name = 'default' OR name IN (
 OWN = "currentDatabase()"
 PARTS = parts_view(OWN)
 DISKS = disks_view(OWN)
-STOCK_VIEWS = (BUCKETS, PARTS, DISKS)

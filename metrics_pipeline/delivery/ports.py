@@ -2,16 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import polars as pl
 
 from metrics_pipeline.delivery.chunk import Chunk
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.ledger.entry import LedgerEntry
-
-_T = TypeVar("_T")
-_T_co = TypeVar("_T_co", covariant=True)
 
 
 class Warehouse(Protocol):

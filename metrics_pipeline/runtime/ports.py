@@ -1,9 +1,10 @@
 """Time, and work of another thread, as the pipeline sees them."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from metrics_pipeline.delivery.ports import _T, _T_co
+_T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
 
 
 class Clock(Protocol):

@@ -17,7 +17,7 @@ from metrics_pipeline.ddl.live import LiveSchema
 from metrics_pipeline.ddl.migrating import Migration, Progress, Works
 from metrics_pipeline.ddl.objects import SchemaObject, Table
 from metrics_pipeline.ddl.planner import plan as compare
-from metrics_pipeline.ddl.stock import STOCK_VIEWS
+from metrics_pipeline.ddl.stock import DISKS, PARTS
 from metrics_pipeline.ddl.work import Work
 from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
 from metrics_pipeline.errors import ConfigurationError
@@ -27,7 +27,7 @@ from metrics_pipeline.rollups.cubes import CUBES
 from metrics_pipeline.rollups.horizon_store import HORIZONS, read_horizons
 from metrics_pipeline.rollups.horizons import STANDS_FOR, Horizons
 from metrics_pipeline.rollups.new_grains import count_buckets
-from metrics_pipeline.rollups.tables import BOOKS, ROLLUP_FEEDS, ROLLUP_TABLES, ROLLUP_UNIONS
+from metrics_pipeline.rollups.tables import BOOKS, BUCKETS, ROLLUP_FEEDS, ROLLUP_TABLES, ROLLUP_UNIONS
 from metrics_pipeline.rollups.views import ROLLUP_VIEWS, rollup_views
 from metrics_pipeline.runtime.timerange import minute_name
 
@@ -39,7 +39,9 @@ OBJECTS: tuple[SchemaObject, ...] = (
     *ROLLUP_FEEDS,
     *ROLLUP_UNIONS,
     *ROLLUP_VIEWS,
-    *STOCK_VIEWS,
+    BUCKETS,
+    PARTS,
+    DISKS,
     DEAD_LETTERS,
     BATCHES,
     REPLAY_PLAN,

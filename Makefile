@@ -40,7 +40,7 @@ dashboards: setup ## write deploy/grafana from metrics_pipeline/dashboards
 
 .PHONY: screenshots
 screenshots: setup ## take the pictures of docs/operations.md anew: needs Chromium
-	$(BIN)/python -m pytest tests/e2e/test_dagster_ui.py -s --screenshots docs/images
+	$(BIN)/python -m pytest tests/system/e2e/test_dagster_ui.py -s --screenshots docs/images
 
 RATE ?= 5000
 DURATION ?=
@@ -55,16 +55,16 @@ WORKERS ?= 2
 test: check ## lint, types, and all tests against real engines: WORKERS=2, each with engines of its own
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-# The chart that is rendered: see tests/kubernetes/test_chart.py.
+# The chart that is rendered: see tests/system/kubernetes/test_chart.py.
 export DAGSTER_CHART ?=
 
 .PHONY: control-plane
 control-plane: setup ## build the control plane that the tests of Kubernetes run, once, for minutes: needs Go
-	@$(BIN)/python -m tests.kubernetes.program
+	@$(BIN)/python -m tests.system.kubernetes.program
 
 .PHONY: test-deploy
 test-deploy: control-plane ## the tests of image, Postgres, Terraform and Kubernetes
-	$(BIN)/python -m pytest tests/deploy tests/kubernetes
+	$(BIN)/python -m pytest tests/system/deploy tests/system/kubernetes
 
 SECONDS ?= 600
 SEED ?= 1

@@ -23,7 +23,7 @@ from metrics_pipeline.lab.local.kafka import KafkaServer
 from metrics_pipeline.ledger.tables import LedgerScope
 from metrics_pipeline.settings import ClickHouseSettings, KafkaSettings, Settings, clickhouse_url
 from metrics_pipeline.wiring.drain import prepare
-from tests.integration.pipeline import drain_once
+from tests.worlds.pipeline import drain_once
 
 LOAD = LoadPlan(rate=0, events=40_000, duplicates=0.02, late=0.02, malformed=0.05, seed=5)
 

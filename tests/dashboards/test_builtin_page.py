@@ -13,8 +13,8 @@ from metrics_pipeline.dashboards.links import Chart, dashboard_url
 from metrics_pipeline.dashboards.panel import Dashboard
 from metrics_pipeline.dashboards.panels import DASHBOARDS
 from metrics_pipeline.questions.question import Names
-from tests.browser import browser
 from tests.dashboards.conftest import Drained
+from tests.worlds.browser import browser
 
 ATTEMPTS = 3
 _ERROR = re.compile(r'<div class="query-error"[^>]*>(.*?)</div>', re.DOTALL)

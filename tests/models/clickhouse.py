@@ -1,0 +1,319 @@
+"""A server as the protocol sees it: parts, tokens, a view, refusals, kills in the middle of an insert.
+
+An insert is a chain of parts: one per partition of each table that it reaches. Each lands or not by itself, and each
+remembers the insert's token by itself. A server that is killed in between leaves any of them
+undone, and may know the token of one that is not there.
+"""
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from metrics_pipeline.errors import ClickHouseUnavailableError, ForeignViewError, RejectedError
+from metrics_pipeline.event.contract import IDENTITY
+from metrics_pipeline.kafka.intents import OffsetRange
+from metrics_pipeline.ledger.entry import LedgerEntry
+from tests.models.network import Network
+from tests.models.scheduler import Scheduler, Task
+
+DAY_MS = 86_400_000
+MONTH_MS = 31 * DAY_MS
+MINUTE_MS = 60_000
+REQUEST_TIMEOUT_SECONDS = 5.0
+TOKEN_OUTLIVES_PART = 0.5
+"""How often a kill hits the moment between a token and its part, which nobody else sees: the parts are locked."""
+
+Identity = tuple[str, str, int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of raw_events, as far as the protocol cares."""
+
+    identity: Identity
+    partition: int
+    offset: int
+    status: int
+    message_ms: int
+
+    @property
+    def timestamp_ms(self) -> int:
+        return self.identity[2]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadRow:
+    """A row of dead_letters."""
+
+    topic_id: str
+    partition: int
+    offset: int
+    reason: str
+    timestamp_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one partition of one table gets of an insert."""
+
+    table: str
+    partition: int
+    apply: Callable[[], None]
+    minutes: Collection[int] = ()
+    """Of events that it counts."""
+
+
+@dataclass(slots=True)
+class Server:
+    """The tables. `window` is how many tokens each table remembers; a rule refuses rows of the `refused` statuses."""
+
+    scheduler: Scheduler
+    window: int
+    refused: set[int] = field(default_factory=set)
+    failing_in_view: set[int] = field(default_factory=set)
+    """A view that throws on rows of these statuses: the insert lands, and fails all the same."""
+    raw: dict[Identity, list[Row]] = field(default_factory=dict)
+    rollup: Counter[int] = field(default_factory=Counter)
+    dead: list[DeadRow] = field(default_factory=list)
+    ledger: list[LedgerEntry] = field(default_factory=list)
+    repaired_minutes: set[int] = field(default_factory=set)
+    """Of events that were taken back, or that a killed server forgot: the check of drift makes their rollup anew."""
+    life: int = 0
+    """Grows by one when the server is killed; what was under way then ends as it is."""
+    _tokens: dict[str, OrderedDict[tuple[int, str], None]] = field(default_factory=dict)
+
+    def kill(self) -> None:
+        self.scheduler.say("clickhouse", "is killed")
+        self.life += 1
+
+    def insert_raw(self, rows: Sequence[Row], token: str) -> None:
+        bad = [row for row in rows if row.status in self.refused]
+        if bad:
+            raise RejectedError(f"status {bad[0].status} violates a constraint")
+        days: dict[int, list[Row]] = {}
+        months: dict[int, list[Row]] = {}
+        for row in rows:
+            days.setdefault(row.timestamp_ms // DAY_MS, []).append(row)
+            months.setdefault(row.timestamp_ms // MONTH_MS, []).append(row)
+        parts = [
+            Part("raw_events", day, lambda rows=found: self._add_raw(rows), _minutes(found))  # type: ignore[misc]
+            for day, found in days.items()
+        ]
+        parts += [
+            Part("rollup_1m", month, lambda rows=found: self._add_rollup(rows), _minutes(found))  # type: ignore[misc]
+            for month, found in months.items()
+        ]
+        self._land(parts, token)
+        if any(row.status in self.failing_in_view for row in rows):
+            raise ForeignViewError("a view throws")
+
+    def remove(self, rows: Collection[Row]) -> None:
+        for row in rows:
+            self.raw[row.identity].remove(row)
+            self.repaired_minutes.add(row.timestamp_ms // MINUTE_MS)
+
+    def repair(self) -> None:
+        """What the check of drift does in the end, when nothing is on its way."""
+        for minute in self.repaired_minutes:
+            rows = (row for found in self.raw.values() for row in found if row.timestamp_ms // MINUTE_MS == minute)
+            self.rollup[minute] = sum(1 for _ in rows)
+
+    def insert_dead(self, rows: Sequence[DeadRow], token: str) -> None:
+        months: dict[int, list[DeadRow]] = {}
+        for row in rows:
+            months.setdefault(row.timestamp_ms // MONTH_MS, []).append(row)
+        parts = [
+            Part("dead_letters", m, lambda rows=found: self.dead.extend(rows))  # type: ignore[misc]
+            for m, found in months.items()
+        ]
+        self._land(parts, token)
+
+    def insert_ledger(self, entry: LedgerEntry, token: str) -> None:
+        part = Part("batches", entry.last_message_ms // MONTH_MS, lambda: self.ledger.append(entry))
+        self._land([part], token)
+
+    def _add_raw(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self.raw.setdefault(row.identity, []).append(row)
+
+    def _add_rollup(self, rows: Sequence[Row]) -> None:
+        self.rollup.update(row.timestamp_ms // MINUTE_MS for row in rows)
+
+    def _land(self, parts: list[Part], token: str) -> None:
+        """In any order, with time in between; a kill ends it."""
+        life = self.life
+        if len(parts) > 1:
+            self.scheduler.random.shuffle(parts)
+        for part in parts:
+            self.scheduler.pause(self.scheduler.random.random() * 0.02)
+            if self.life != life:
+                self._die_at(part, token)
+                raise ClickHouseUnavailableError("the server was killed in the middle of an insert")
+            place = f"{part.table}/{part.partition}"
+            if (part.partition, token) in self._tokens.get(part.table, ()):
+                self.scheduler.say("clickhouse", f"{place} knows {token[:4]}{token[32:]}")
+            else:
+                self.scheduler.say("clickhouse", f"{place} gets {token[:4]}{token[32:]}")
+                self._note(part, token)
+                part.apply()
+
+    def _die_at(self, part: Part, token: str) -> None:
+        is_known = (part.partition, token) in self._tokens.get(part.table, ())
+        if is_known or self.scheduler.random.random() > TOKEN_OUTLIVES_PART:
+            return
+        self.scheduler.say("clickhouse", f"{part.table}/{part.partition} lacks what it knows")
+        self._note(part, token)
+        self.repaired_minutes.update(part.minutes)
+
+    def _note(self, part: Part, token: str) -> None:
+        known = self._tokens.setdefault(part.table, OrderedDict())
+        known[part.partition, token] = None
+        if len(known) > self.window:
+            known.popitem(last=False)
+
+
+class ModelWarehouse:
+    """A `Warehouse`."""
+
+    def __init__(self, server: Server, network: Network, topic_id: str) -> None:
+        self._server = server
+        self._network = network
+        self._topic_id = topic_id
+
+    def existing(self, events: pl.DataFrame, batch: Sequence[OffsetRange]) -> pl.DataFrame:
+        rows = list(zip(*(events[name].to_list() for name in _IDENTITY_TEXT), _ms(events, "timestamp"), strict=True))
+        messages_ms = _ms(events, "kafka_timestamp")
+        first_ms, last_ms = min(messages_ms, default=0), max(messages_ms, default=0)
+
+        def is_own(row: Row) -> bool:
+            return first_ms <= row.message_ms <= last_ms and _is_within(row, batch)
+
+        def look_up() -> list[bool]:
+            return [
+                any(not is_own(row) for row in self._server.raw.get((service, endpoint, time_ms, event_id), ()))
+                for service, endpoint, event_id, time_ms in rows
+            ]
+
+        found = self._network.clickhouse(f"look {len(rows)} events up, without {_said(batch)}", look_up)
+        return events.select(IDENTITY).filter(pl.Series(found, dtype=pl.Boolean))
+
+    def own(self, events: pl.DataFrame) -> pl.DataFrame:
+        rows = _rows(events)
+
+        def look_up() -> list[bool]:
+            return [row in self._server.raw.get(row.identity, ()) for row in rows]
+
+        found = self._network.clickhouse(f"look {len(rows)} own events up", look_up)
+        return events.filter(pl.Series(found, dtype=pl.Boolean))
+
+    def remove_events(self, events: pl.DataFrame) -> None:
+        rows = _rows(events)
+
+        def remove() -> None:
+            self._server.remove([row for row in rows if row in self._server.raw.get(row.identity, ())])
+
+        self._send(f"remove {len(rows)} events", remove)
+
+    def insert_events(self, events: pl.DataFrame, token: str) -> None:
+        rows = _rows(events)
+        self._send(
+            f"insert {len(rows)} events as {token[:4]}{token[32:]}", lambda: self._server.insert_raw(rows, token)
+        )
+
+    def insert_dead_letters(self, dead_letters: pl.DataFrame, token: str) -> None:
+        columns = ("kafka_partition", "kafka_offset", "reason")
+        lists = [dead_letters[name].to_list() for name in columns]
+        rows = [
+            DeadRow(self._topic_id, *values)
+            for values in zip(*lists, _ms(dead_letters, "kafka_timestamp"), strict=True)
+        ]
+        self._send(f"insert {len(rows)} dead letters", lambda: self._server.insert_dead(rows, token))
+
+    def missing_dead_letters(self, dead_letters: pl.DataFrame) -> pl.DataFrame:
+        def look_up() -> set[tuple[int, int]]:
+            return {(d.partition, d.offset) for d in self._server.dead if d.topic_id == self._topic_id}
+
+        stored = self._network.clickhouse(f"look for {len(dead_letters)} dead letters", look_up)
+        places = dead_letters.select("kafka_partition", "kafka_offset").iter_rows()
+        return dead_letters.filter(pl.Series([place not in stored for place in places], dtype=pl.Boolean))
+
+    def insert_ledger_entry(self, entry: LedgerEntry, token: str) -> None:
+        self._send(f"insert the account of {entry.token[:4]}", lambda: self._server.insert_ledger(entry, token))
+
+    def has_ledger_entry(self, token: str) -> bool:
+        return self._network.clickhouse(
+            f"look for the account of {token[:4]}", lambda: any(e.token == token for e in self._server.ledger)
+        )
+
+    def remembers(self, since_ms: int) -> bool:
+        def count() -> int:
+            return sum(
+                e.last_event_ms // DAY_MS - e.first_event_ms // DAY_MS + 1
+                for e in self._server.ledger
+                if e.inserted and e.visible_ms >= since_ms
+            )
+
+        return self._network.clickhouse("count the blocks since", count) < self._server.window / 2
+
+    def ledger_ends(self, partitions: Sequence[int]) -> Mapping[str, Mapping[int, int]]:
+        def read() -> dict[str, dict[int, int]]:
+            ends: dict[str, dict[int, int]] = {}
+            for entry in self._server.ledger:
+                for account in entry.accounts:
+                    p, end = account.range.partition, account.range.end
+                    if p in partitions:
+                        known = ends.setdefault(entry.topic_id, {})
+                        known[p] = max(end, known.get(p, 0))
+            return ends
+
+        return self._network.clickhouse("read the ends of the ledger", read)
+
+    def _send(self, what: str, insert: Callable[[], None]) -> None:
+        """The server does it beside us, and to its end, whatever becomes of us."""
+        network, scheduler = self._network, self._network.scheduler
+        scheduler.step(what, may_pause=network.faults.delays_inserts)
+        if network.happens(network.faults.clickhouse_fails):
+            network.travel()
+            raise ClickHouseUnavailableError(f"{what}: did not arrive")
+        delay_seconds = network.latency_seconds()
+        if network.happens(network.faults.insert_hangs):
+            delay_seconds = scheduler.random.random() * network.faults.hang_seconds
+        request: Task = scheduler.spawn(what, insert, after_seconds=delay_seconds)
+        scheduler.wait(request, REQUEST_TIMEOUT_SECONDS)
+        if not request.is_done:
+            raise ClickHouseUnavailableError(f"{what}: no answer in {REQUEST_TIMEOUT_SECONDS:.0f} s")
+        request.result()
+        if network.happens(network.faults.clickhouse_answer_lost):
+            raise ClickHouseUnavailableError(f"{what}: the answer is lost")
+
+
+_IDENTITY_TEXT = ("service", "endpoint", "event_id")
+
+
+def _rows(events: pl.DataFrame) -> list[Row]:
+    columns = ("service", "endpoint", "event_id", "kafka_partition", "kafka_offset", "status")
+    lists = [events[name].to_list() for name in columns]
+    return [
+        Row((service, endpoint, time_ms, event_id), partition, offset, status, message_ms)
+        for service, endpoint, event_id, partition, offset, status, time_ms, message_ms in zip(
+            *lists, _ms(events, "timestamp"), _ms(events, "kafka_timestamp"), strict=True
+        )
+    ]
+
+
+def _minutes(rows: Sequence[Row]) -> set[int]:
+    return {row.timestamp_ms // MINUTE_MS for row in rows}
+
+
+def _ms(frame: pl.DataFrame, column: str) -> list[int]:
+    return frame[column].cast(pl.Int64).to_list()
+
+
+def _is_within(row: Row, batch: Sequence[OffsetRange]) -> bool:
+    return any(r.partition == row.partition and r.start <= row.offset < r.end for r in batch)
+
+
+def _said(batch: Sequence[OffsetRange]) -> str:
+    return " ".join(f"{r.partition}:{r.start}-{r.end}" for r in batch) or "exceptions"

@@ -1,0 +1,71 @@
+"""What lies between a process and an engine: time, errors before the call arrived, errors after it took effect."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from metrics_pipeline.errors import ClickHouseUnavailableError, KafkaUnavailableError
+from tests.models.scheduler import Scheduler
+
+_T = TypeVar("_T")
+
+
+@dataclass(slots=True)
+class Faults:
+    """Probabilities per call; seconds are virtual."""
+
+    kafka_fails: float = 0.0
+    """The call did not arrive."""
+    kafka_answer_lost: float = 0.0
+    """The call took effect, the caller hears of an error."""
+    kafka_hangs: float = 0.0
+    """A commit hangs in the client; it arrives much later, or never."""
+    clickhouse_fails: float = 0.0
+    clickhouse_answer_lost: float = 0.0
+    insert_hangs: float = 0.0
+    """An insert is on its way for so long that its sender gives up; then it arrives."""
+    hang_seconds: float = 40.0
+    delays_inserts: bool = True
+    """A process may stand still right before it sends an insert, after it proved that it may."""
+
+    def heal(self) -> None:
+        self.kafka_fails = self.kafka_answer_lost = self.kafka_hangs = 0.0
+        self.clickhouse_fails = self.clickhouse_answer_lost = self.insert_hangs = 0.0
+
+
+@dataclass(slots=True)
+class Network:
+    """Calls of one process."""
+
+    scheduler: Scheduler
+    faults: Faults
+
+    def kafka(self, what: str, action: Callable[[], _T]) -> _T:
+        faults = self.faults
+        return self._call(what, action, faults.kafka_fails, faults.kafka_answer_lost, KafkaUnavailableError)
+
+    def clickhouse(self, what: str, action: Callable[[], _T]) -> _T:
+        return self._call(what, action, self.faults.clickhouse_fails, 0.0, ClickHouseUnavailableError)
+
+    def travel(self) -> None:
+        self.scheduler.pause(self.latency_seconds())
+
+    def latency_seconds(self) -> float:
+        random_ = self.scheduler.random
+        return random_.random() * (0.3 if random_.random() < 0.2 else 0.02)
+
+    def happens(self, probability: float) -> bool:
+        return probability > 0 and self.scheduler.random.random() < probability
+
+    def _call(
+        self, what: str, action: Callable[[], _T], fails: float, answer_lost: float, error: type[Exception]
+    ) -> _T:
+        self.scheduler.step(what)
+        self.travel()
+        if self.happens(fails):
+            raise error(f"{what}: did not arrive")
+        result = action()
+        if self.happens(answer_lost):
+            self.travel()
+            raise error(f"{what}: the answer is lost")
+        return result

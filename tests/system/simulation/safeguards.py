@@ -1,0 +1,160 @@
+"""Each safeguard of the protocol, switched off: what the simulation would miss if it did not look for it."""
+
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import polars as pl
+
+from metrics_pipeline.delivery import ownership
+from metrics_pipeline.delivery.batch import MicroBatch
+from metrics_pipeline.delivery.delivery import Delivery
+from metrics_pipeline.delivery.inserting import Inserting
+from metrics_pipeline.delivery.ownership import Ownership
+from metrics_pipeline.delivery.settling import Settling
+from metrics_pipeline.drain import takeover
+from metrics_pipeline.drain.fill import Fill
+from metrics_pipeline.drain.takeover import Takeover
+from metrics_pipeline.kafka.intents import Commit, OffsetRange, Owner
+from tests.models.clickhouse import ModelWarehouse
+from tests.models.kafka import Broker, ModelOffsets
+from tests.system.simulation.plan import Kind, Plan
+
+Off = Callable[[], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Safeguard:
+    """`off` switches it off for as long as the context lasts; `kinds` of schedules are the ones that need it.
+
+    `has_jumps`: those that hold jumps and fills.
+    """
+
+    name: str
+    off: Off
+    kinds: Collection[Kind] = frozenset(Kind)
+    has_jumps: bool = False
+    first_seed: int = 0
+    """None before it needs the safeguard."""
+
+    def is_needed_by(self, plan: Plan) -> bool:
+        return plan.kind in self.kinds and (bool(plan.fills) or not self.has_jumps)
+
+
+def _replaced(target: object, name: str, value: object) -> Off:
+    return lambda: patch.object(target, name, value)
+
+
+def _fence_nothing(self: Broker, owner: Owner) -> int:
+    return self.epochs.setdefault(owner, 1)
+
+
+def _commit_unchecked(self: Broker, owner: Owner, epoch: int, commits: Mapping[int, tuple[int, str]]) -> None:
+    self.committed |= commits
+
+
+_take_over = Ownership.take_over
+
+
+def _read_before_fencing(self: Ownership, partitions: Sequence[int]) -> Mapping[int, Commit]:
+    before = self.committed(partitions)
+    _take_over(self, partitions)
+    return before
+
+
+def _fence_rivals_first(self: Ownership, partitions: Sequence[int]) -> Mapping[int, Commit]:
+    """`take_over` with its steps in another order."""
+    for rival in ownership.rivals(self.owner, self.owner.partitions(partitions), self._store.registered()):
+        self._fence(rival)
+    self._retry.call(lambda: self._store.register(self.owner.shards))
+    self._retry.call(lambda: self._store.fence(self.owner))
+    commits = self.committed(partitions)
+    self._last_commit = {p: commit for p, commit in commits.items() if self.owns(p)}
+    self._proved_at_seconds = self._clock.monotonic_seconds()
+    return commits
+
+
+_insert_events = ModelWarehouse.insert_events
+
+
+def _insert_without_token(self: ModelWarehouse, events: pl.DataFrame, token: str) -> None:
+    _insert_events(self, events, uuid.UUID(int=self._network.scheduler.random.getrandbits(128)).hex)
+
+
+def _insert_and_believe(
+    self: Inserting, rows: Any, token: str, write: Callable[[Any, str], None], missing: object, *, is_repeat: bool
+) -> None:
+    del missing, is_repeat
+    self.as_owner(lambda: write(rows, token))
+
+
+def _find_nothing(self: ModelWarehouse, events: pl.DataFrame, batch: Sequence[OffsetRange]) -> pl.DataFrame:
+    return _existing(self, events, batch).clear()
+
+
+_existing = ModelWarehouse.existing
+
+
+def _find_own_rows_too(self: ModelWarehouse, events: pl.DataFrame, batch: Sequence[OffsetRange]) -> pl.DataFrame:
+    return _existing(self, events, ())
+
+
+_committed = ModelOffsets.committed
+
+
+def _forget_topic_ids(self: ModelOffsets, partitions: Sequence[int]) -> Mapping[int, Commit]:
+    found = _committed(self, partitions)
+    return {p: Commit(c.offset, c.intent, self._broker.topic_id) for p, c in found.items()}
+
+
+_run_fill = Fill.run
+
+
+def _read_owed_before_fencing(self: Fill, ranges: Sequence[OffsetRange] | None) -> None:
+    found = [self._owed(), ()]
+    self._owed = lambda: found.pop(0) if found else ()
+    _run_fill(self, ranges)
+
+
+SAFEGUARDS = (
+    Safeguard("fencing earlier runs", _replaced(Broker, "fence", _fence_nothing)),
+    Safeguard("commits are checked for the epoch", _replaced(Broker, "commit", _commit_unchecked)),
+    Safeguard("rivals under other numbers of shards are fenced", _replaced(ownership, "rivals", lambda *_: ())),
+    Safeguard("numbers of shards are registered", _replaced(ModelOffsets, "register", lambda *_: None)),
+    Safeguard("own fence first, rivals second", _replaced(Ownership, "take_over", _fence_rivals_first)),
+    Safeguard("fence first, read second", _replaced(Ownership, "take_over", _read_before_fencing)),
+    Safeguard("open batches are recovered", _replaced(takeover, "open_batches", lambda _: ())),
+    Safeguard("inserts carry the batch's token", _replaced(ModelWarehouse, "insert_events", _insert_without_token)),
+    Safeguard("rows are looked for after a repeat", _replaced(Inserting, "insert", _insert_and_believe)),
+    Safeguard(
+        "an account that lacks messages waits for whoever was fenced",
+        _replaced(Ownership, "await_predecessors", lambda _: None),
+        {Kind.RETENTION},
+        first_seed=19_000,
+    ),
+    Safeguard("the look-up", _replaced(ModelWarehouse, "existing", _find_nothing)),
+    Safeguard("the look-up leaves own rows out", _replaced(ModelWarehouse, "existing", _find_own_rows_too)),
+    Safeguard("a batch in the ledger is not repeated", _replaced(Takeover, "_has_landed", lambda *_: False)),
+    Safeguard("a batch not in the ledger is repeated", _replaced(Takeover, "_has_landed", lambda *_: True)),
+    Safeguard("a run proves that it is no zombie", _replaced(Ownership, "prove", lambda _: None)),
+    Safeguard("tokens are checked for being remembered", _replaced(ModelWarehouse, "remembers", lambda *_: True)),
+    Safeguard("verdicts are written down", _replaced(Delivery, "_note_verdicts", lambda *_: None)),
+    Safeguard("what landed is not cut", _replaced(Delivery, "_assure_nothing_landed", lambda *_: None)),
+    Safeguard("the topic's id is checked", _replaced(ModelOffsets, "committed", _forget_topic_ids)),
+    Safeguard("an open jump is not fetched", _replaced(takeover, "noted_entry", lambda *_: None), has_jumps=True),
+    Safeguard("a jump's ranges cover nothing", _replaced(MicroBatch, "is_owed", False), has_jumps=True),
+    Safeguard(
+        "what is owed is read when earlier fills are done",
+        _replaced(Fill, "run", _read_owed_before_fencing),
+        has_jumps=True,
+    ),
+    Safeguard(
+        "a fill settles what others store",
+        _replaced(Settling, "settle", lambda _self, _suspects, landed, _ranges: landed),
+        has_jumps=True,
+    ),
+    Safeguard("... when those are done", _replaced(Settling, "_await_landed", lambda _: None), has_jumps=True),
+)

@@ -1,0 +1,313 @@
+"""Runs a plan: engines, drain runs, incidents; then heals everything and drains until caught up."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from metrics_pipeline.delivery.batch import BatchLimits
+from metrics_pipeline.delivery.delivery import Delivery, Source
+from metrics_pipeline.delivery.ownership import Ownership
+from metrics_pipeline.delivery.settling import Settling
+from metrics_pipeline.delivery.steps import Step
+from metrics_pipeline.drain.drain import Drain
+from metrics_pipeline.drain.ending import AtOffsets, AtWindowEnd, Ending, Reason
+from metrics_pipeline.drain.fill import Fill, FillReport
+from metrics_pipeline.drain.jump import Jump
+from metrics_pipeline.drain.takeover import Takeover, closing_commits, reset_positions
+from metrics_pipeline.errors import FencedError, TopicMismatchError
+from metrics_pipeline.event.decode import EventLimits
+from metrics_pipeline.kafka.intents import Owner, decode_commit
+from metrics_pipeline.ledger.entry import FILL, OWED, LedgerEntry
+from metrics_pipeline.ledger.owed import OwedEntry, still_owed
+from metrics_pipeline.runtime.retry import Retry
+from tests.models.clickhouse import ModelWarehouse, Server
+from tests.models.kafka import Broker, ModelHandover, ModelLog, ModelOffsets, Partition, Record
+from tests.models.network import Faults, Network
+from tests.models.scheduler import KilledError, Process, Scheduler, VirtualClock, VirtualWorker
+from tests.system.simulation.plan import EPOCH_MS, FillPlan, Kind, Message, Plan, RunPlan
+
+GROUP = "group"
+LIMITS = EventLimits(max_age_ms=10 * 86_400_000, max_future_ms=3_600_000)
+ZOMBIE_SECONDS = 2.0
+RETRY_SECONDS = 12.0
+HEAL_AT_SECONDS = 12.0
+FINAL_ROUNDS = 6
+FILL_OWNER = Owner(1, 0)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a run ended: a reason, an error, or neither if it was killed."""
+
+    run: str
+    reason: Reason | None = None
+    error: BaseException | None = None
+
+
+@dataclass(slots=True)
+class Produced:
+    """What the topic of one id was given: (partition, offset) -> value, holes left out."""
+
+    topic_id: str
+    values: dict[tuple[int, int], bytes | None] = field(default_factory=dict)
+
+
+class World:
+    """One schedule. `run` it, then look at what is in it."""
+
+    def __init__(self, plan: Plan, trace: Callable[[str], None] | None = None) -> None:
+        self.plan = plan
+        self.scheduler = Scheduler(plan.seed)
+        self.scheduler.trace = trace
+        self.clock = VirtualClock(self.scheduler, EPOCH_MS)
+        self.broker = Broker("topic-1", {p: Partition() for p in range(plan.partitions)})
+        self.server = Server(self.scheduler, plan.window)
+        self.produced = [Produced("topic-1")]
+        self.outcomes: list[Outcome] = []
+        self.final_outcomes: list[Outcome] = []
+        self.had_open_intent_when_cut = False
+        self.side = Broker("side", {})
+        """What the side group of fills has committed."""
+
+    def run(self) -> None:
+        plan = self.plan
+        for message in plan.messages:
+            self._at(message.at_seconds, "producer", lambda m=message: self.produce(m))  # type: ignore[misc]
+        for seconds, rules in plan.rules:
+            self._at(seconds, "rules", lambda r=rules: self._set_rules(r))  # type: ignore[misc]
+        for seconds, partition, offset in plan.retention:
+            self._at(seconds, "retention", lambda p=partition, o=offset: self._retain(p, o))  # type: ignore[misc]
+        for seconds in plan.kills_at_seconds:
+            self._at(seconds, "killer", self.server.kill)
+        if plan.recreated_at_seconds is not None:
+            self._at(plan.recreated_at_seconds, "recreation", self._recreate)
+        if plan.new_partition_at_seconds is not None:
+            self._at(plan.new_partition_at_seconds, "new partition", self._add_partition)
+        for run in plan.runs:
+            self.scheduler.spawn(run.name, lambda r=run: self._process(r), after_seconds=run.at_seconds)  # type: ignore[misc]
+        for fill in plan.fills:
+            self.scheduler.spawn(fill.name, lambda f=fill: self._fill_process(f), after_seconds=fill.at_seconds)  # type: ignore[misc]
+        self._at(HEAL_AT_SECONDS, "healing", self._heal)
+        self.scheduler.run()
+        for number in range(FINAL_ROUNDS):
+            self.final_outcomes = self._finish(number)
+            if all(outcome.reason is Reason.CAUGHT_UP for outcome in self.final_outcomes):
+                break
+        self.server.repair()
+
+    def may_have_cut_rollup(self) -> bool:
+        """Where the log dropped a batch that had landed in part, nobody can complete its rollup."""
+        return self.had_open_intent_when_cut
+
+    def produce(self, message: Message) -> None:
+        partition = self.broker.partitions[message.partition]
+        if not message.is_hole:
+            self.produced[-1].values[message.partition, partition.high] = message.value
+        timestamp_ms = self.clock.now_ms()
+        partition.records.append(None if message.is_hole else Record(timestamp_ms, message.value))
+
+    def drain(self, run: RunPlan, process: Process, faults: Faults) -> Reason:
+        """What `assembly.run_drain` does, of models."""
+        network = Network(self.scheduler, faults)
+        log = ModelLog(self.broker, network)
+        store = self.store(network, run.owner)
+        warehouse = self.warehouse(network, log.topic_id)
+        handover = ModelHandover(self.broker, network, run.owner.shard, run.name)
+        retry = Retry(self.clock, RETRY_SECONDS, lambda: False, lambda error, _: self._say(process, f"waits: {error}"))
+
+        def observe(step: Step) -> None:
+            self.scheduler.step(f"[{step}]")
+
+        ownership = Ownership(run.owner, store, self.clock, retry, zombie_seconds=ZOMBIE_SECONDS, observe=observe)
+        delivery = Delivery(
+            Source(GROUP, log.topic_id, run.name), ownership, warehouse, self.clock, retry, observe=observe
+        )
+
+        def land(entry: LedgerEntry) -> None:
+            self._say(process, f"landed {entry.token[:4]}")
+
+        drain = Drain(
+            log,
+            delivery,
+            Takeover(log, ownership, delivery, warehouse, self.clock, retry, LIMITS, land, observe),
+            handover,
+            self.clock,
+            VirtualWorker(self.scheduler, process),
+            BatchLimits(self.plan.flush_events, 1 << 20, 0.3),
+            LIMITS,
+            stall_seconds=RETRY_SECONDS,
+            stop=lambda: False,
+            on_entry=land,
+            observe=observe,
+            jump=Jump(log, delivery, retry, self.clock, 0, land, lambda: False) if run.is_jumping else None,
+        )
+        partitions = run.owner.partitions(log.partitions())
+        ending: Ending = AtWindowEnd(window_seconds=4.0, idle_seconds=1.5, handover_seconds=1.0)
+        if run.ends_caught_up:
+            marks = retry.call(lambda: log.watermarks(partitions))
+            ending = AtOffsets({p: m.high for p, m in marks.items()})
+        return drain.run(partitions, ending, has_predecessor=run.has_predecessor)
+
+    def fill(self, name: str, process: Process, faults: Faults) -> Reason:
+        """What `owed_assembly.fill_owed` does, of models."""
+        network = Network(self.scheduler, faults)
+        log = ModelLog(self.broker, network)
+        warehouse = self.warehouse(network, log.topic_id)
+        retry = Retry(self.clock, RETRY_SECONDS, lambda: False, lambda error, _: self._say(process, f"waits: {error}"))
+
+        def observe(step: Step) -> None:
+            self.scheduler.step(f"[{step}]")
+
+        store = ModelOffsets(self.side, network, FILL_OWNER)
+        ownership = Ownership(FILL_OWNER, store, self.clock, retry, zombie_seconds=ZOMBIE_SECONDS, observe=observe)
+        settling = Settling(
+            warehouse,
+            ownership,
+            self.clock,
+            retry,
+            lambda: self._under_way(network),
+            lambda events: self._say(process, f"took {len(events)} events back"),
+        )
+        source = Source(f"{GROUP}.owed", log.topic_id, name, FILL)
+        delivery = Delivery(source, ownership, warehouse, self.clock, retry, observe=observe, settling=settling)
+        report = FillReport()
+        takeover = Takeover(log, ownership, delivery, warehouse, self.clock, retry, LIMITS, report.add, observe)
+        worker = VirtualWorker(self.scheduler, process)
+        limits = BatchLimits(self.plan.flush_events, 1 << 20, float("inf"))
+        try:
+            Fill(
+                log, delivery, takeover, lambda: self._owed(network), self.clock, worker, retry, limits, LIMITS, report,
+                stop=lambda: False, on_progress=lambda _report: None,
+            ).run(None)  # fmt: skip
+        except FencedError:
+            return Reason.FENCED
+        return Reason.STOPPED if report.left else Reason.CAUGHT_UP
+
+    def _under_way(self, network: Network) -> frozenset[str]:
+        found = network.kafka("read what drains have open", lambda: dict(self.broker.committed))
+        opened = {i.token for place in found.values() if (i := decode_commit(*place).intent) is not None}
+        landed = network.clickhouse("look for their accounts", lambda: {e.token for e in self.server.ledger})
+        return frozenset(opened - landed)
+
+    def _owed(self, network: Network) -> tuple[OwedEntry, ...]:
+        ledger = network.clickhouse("read what is owed", lambda: list(self.server.ledger))
+        skipped = [
+            OwedEntry(tuple(a.range for a in e.accounts), e.first_message_ms, e.last_message_ms)
+            for e in ledger
+            if e.source == OWED
+        ]
+        return still_owed(skipped, [a.range for e in ledger if e.source != OWED for a in e.accounts])
+
+    def store(self, network: Network, owner: Owner) -> ModelOffsets:
+        return ModelOffsets(self.broker, network, owner)
+
+    def warehouse(self, network: Network, topic_id: str) -> ModelWarehouse:
+        return ModelWarehouse(self.server, network, topic_id)
+
+    def _process(self, run: RunPlan, *, is_final: bool = False) -> Outcome:
+        process = Process(run.name, dict(run.incidents))
+        return self._outcome(process, lambda: self.drain(run, process, self.plan.faults), is_final=is_final)
+
+    def _fill_process(self, fill: FillPlan, *, is_final: bool = False) -> Outcome:
+        process = Process(fill.name, dict(fill.incidents))
+        return self._outcome(process, lambda: self.fill(fill.name, process, self.plan.faults), is_final=is_final)
+
+    def _outcome(self, process: Process, run: Callable[[], Reason], *, is_final: bool) -> Outcome:
+        outcome = Outcome(process.name)
+        if not is_final:
+            self.outcomes.append(outcome)
+
+        def work() -> None:
+            outcome.reason = run()
+
+        task = self.scheduler.spawn(process.name, work, process=process)
+        self.scheduler.wait(task, None)
+        try:
+            task.result()
+            self._say(process, f"ends: {outcome.reason}")
+        except KilledError:
+            pass
+        except BaseException as error:  # noqa: BLE001 - judged at the end
+            self._say(process, f"ends: {type(error).__name__}: {error}")
+            outcome.error = error
+        return outcome
+
+    def _finish(self, number: int) -> list[Outcome]:
+        """A plain drain of every shard, one after the other, of everything there is."""
+        self.plan.faults.heal()
+        outcomes: list[Outcome] = []
+
+        def work() -> None:
+            for shard in range(self.plan.shards_at_end):
+                owner = Owner(self.plan.shards_at_end, shard)
+                name = f"final{number}.{shard}"
+                run = RunPlan(name, owner, 0, has_predecessor=False, ends_caught_up=True, incidents={})
+                outcomes.append(self._process(run, is_final=True))
+                if isinstance(outcomes[-1].error, TopicMismatchError) and self.plan.kind is Kind.RECREATED:
+                    self._reset_offsets()
+            if self.plan.fills:
+                outcomes.append(self._fill_process(FillPlan(f"final{number}.fill", 0, {}), is_final=True))
+
+        self.scheduler.spawn("final", work)
+        self.scheduler.run()
+        return outcomes
+
+    def _reset_offsets(self) -> None:
+        """What `assembly.reset_offsets` does."""
+        network = Network(self.scheduler, Faults())
+        log = ModelLog(self.broker, network)
+        retry = Retry(self.clock, RETRY_SECONDS, lambda: False, lambda *_: None)
+        for shard in range(self.plan.shards_at_end):
+            owner = Owner(self.plan.shards_at_end, shard)
+            ownership = Ownership(
+                owner, self.store(network, owner), self.clock, retry, zombie_seconds=1e9, observe=lambda _: None
+            )
+            commits = ownership.take_over(log.partitions())
+            partitions = owner.partitions(log.partitions())
+            landed = self.warehouse(network, log.topic_id).ledger_ends(partitions).get(log.topic_id, {})
+            starts = reset_positions(log.watermarks(partitions), commits, landed, log.topic_id, to_latest=False)
+            ownership.commit(closing_commits(starts, log.topic_id))
+
+    def _heal(self) -> None:
+        self.scheduler.say("world", "heals")
+        self.plan.faults.heal()
+        if self.plan.kind is Kind.CHANGING_RULES:
+            self._set_rules(frozenset())
+
+    def _set_rules(self, refused: frozenset[int]) -> None:
+        self.scheduler.say("clickhouse", f"refuses {sorted(refused)}")
+        if self.plan.are_views:
+            self.server.failing_in_view = set(refused)
+        else:
+            self.server.refused = set(refused)
+
+    def _retain(self, partition: int, offset: int) -> None:
+        self._note_open_intents()
+        self.broker.delete_records(partition, offset)
+        self.scheduler.say("broker", f"partition {partition} begins at {self.broker.partitions[partition].low}")
+
+    def _recreate(self) -> None:
+        self.scheduler.say("broker", "the topic is deleted and recreated")
+        self._note_open_intents()
+        self.broker.recreate_topic("topic-2", forgets_offsets=self.plan.forgets_offsets)
+        self.produced.append(Produced("topic-2"))
+
+    def _note_open_intents(self) -> None:
+        commits = (decode_commit(*found) for found in self.broker.committed.values())
+        self.had_open_intent_when_cut |= any(commit.intent is not None for commit in commits)
+
+    def _add_partition(self) -> None:
+        partition = len(self.broker.partitions)
+        self.scheduler.say("broker", f"partition {partition} is new")
+        self.broker.partitions[partition] = Partition()
+
+    def _at(self, seconds: float, name: str, action: Callable[[], None]) -> None:
+        self.scheduler.spawn(name, lambda: _guarded(action), after_seconds=seconds)
+
+    def _say(self, process: Process, what: str) -> None:
+        self.scheduler.say(process.name, what)
+
+
+def _guarded(action: Callable[[], None]) -> None:
+    with suppress(KilledError):
+        action()

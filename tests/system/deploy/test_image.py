@@ -5,6 +5,8 @@ import re
 import shlex
 import subprocess
 import sys
+import tarfile
+import zipfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,22 @@ def test_the_wheel_gives_the_command_line_as_a_tool(tmp_path: Path, monkeypatch:
         subprocess.run(command, check=True, timeout=250)
     done = subprocess.run([tmp_path / "bin" / "metrics-pipeline", "--version"], capture_output=True, check=True)
     assert done.stdout.decode().strip() == version("metrics-pipeline")
+
+
+def test_wheel_and_source_archive_hold_the_licence_and_name_it(tmp_path: Path) -> None:
+    uv = Path(sys.executable).with_name("uv")
+    build = [uv, "build", "--quiet", "--no-build-isolation", "--python", sys.executable, "-o", tmp_path, ROOT]
+    subprocess.run(build, check=True, timeout=250)
+    text = (ROOT / "LICENSE").read_bytes()
+    (wheel,), (source,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
+    with zipfile.ZipFile(wheel) as files:
+        (metadata,) = (name for name in files.namelist() if name.endswith(".dist-info/METADATA"))
+        assert files.read(metadata.replace("METADATA", "licenses/LICENSE")) == text
+        assert b"\nLicense-Expression: Apache-2.0\n" in files.read(metadata)
+    with tarfile.open(source) as archive:
+        held = archive.extractfile(f"{source.name.removesuffix('.tar.gz')}/LICENSE")
+        assert held is not None
+        assert held.read() == text
 
 
 @pytest.mark.parametrize("name", OURS)

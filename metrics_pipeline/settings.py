@@ -8,6 +8,8 @@ Where an address is not set, the one of the engines that `metrics-pipeline up` s
 
 import json
 import os
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -24,6 +26,7 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     NestedSecretsSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
@@ -32,9 +35,7 @@ from pydantic_settings import (
 )
 
 from metrics_pipeline.errors import ConfigurationError
-
-ENVIRONMENT_PREFIX = "METRICS_"
-SECRETS_FOLDER = f"{ENVIRONMENT_PREFIX}SECRETS_DIR"
+from metrics_pipeline.runtime.variables import PREFIX, SECRETS_FOLDER, SEPARATOR, is_setting, misspelt, no_setting
 
 _Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=64)]
 _TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=249)]
@@ -282,12 +283,19 @@ class LocalSettings(_Part):
     dagster_home: Path | None = Field(None, description="Dagster's instance; unset: dagster_home/ of the checkout")
 
 
+class _Environment(EnvSettingsSource):
+    """The variables that are settings: the library takes METRICS_LOCAL=1 of another program for a part, and fails."""
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {
+            name: value for name, value in super()._load_env_vars().items() if is_setting(name, value or "", _names())
+        }
+
+
 class Settings(BaseSettings):
     """The whole configuration. Build it with `load_settings`, which names wrong values one by one."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
-    )
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter=SEPARATOR, extra="forbid", frozen=True)
 
     kafka: KafkaSettings = Field(default_factory=KafkaSettings)
     clickhouse: ClickHouseSettings = Field(default_factory=ClickHouseSettings)
@@ -301,9 +309,9 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is the library's
+        settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is the library's
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
@@ -311,7 +319,7 @@ class Settings(BaseSettings):
         files = NestedSecretsSettingsSource(
             file_secret_settings, folder, secrets_dir_missing="error", secrets_prefix=""
         )
-        return init_settings, env_settings, files
+        return init_settings, _Environment(settings_cls), files
 
 
 def load_settings(*, with_local_engines: bool = True) -> Settings:
@@ -319,7 +327,7 @@ def load_settings(*, with_local_engines: bool = True) -> Settings:
 
     Raises ConfigurationError that names every wrong setting, its value (unless secret) and the reason.
     """
-    _refuse_unknown_names()
+    _refuse_misspelt_names()
     try:
         settings = Settings()
     except ValidationError as error:
@@ -366,8 +374,7 @@ def clickhouse_url(settings: Settings) -> str:
 
 def _no_engine(name: str, example: str) -> str:
     return (
-        f"no address for {name}: start a local one with `metrics-pipeline up --engines-only`, "
-        f"or set {ENVIRONMENT_PREFIX}{example}"
+        f"no address for {name}: start a local one with `metrics-pipeline up --engines-only`, or set {PREFIX}{example}"
     )
 
 
@@ -387,26 +394,38 @@ def _with_local_addresses(settings: Settings) -> Settings:
     return settings.model_copy(update={"kafka": kafka, "clickhouse": clickhouse, "alerts": alerts})
 
 
-def _refuse_unknown_names() -> None:
-    known = {name.upper() for name in Settings.model_fields}
-    for variable in os.environ:
-        if variable.upper().startswith(ENVIRONMENT_PREFIX) and variable.upper() != SECRETS_FOLDER:
-            part = variable[len(ENVIRONMENT_PREFIX) :].upper().partition("__")[0]
-            if part not in known:
-                raise ConfigurationError(
-                    f"{variable} is no setting; settings start with "
-                    + ", ".join(f"{ENVIRONMENT_PREFIX}{name}__" for name in sorted(known))
-                )
+def _refuse_misspelt_names() -> None:
+    if lines := misspelt(os.environ, _names()):
+        raise ConfigurationError(_wrong(lines))
+
+
+@cache
+def _names() -> frozenset[str]:
+    """Of all settings, as the environment has them."""
+    return frozenset(
+        f"{PREFIX}{part}{SEPARATOR}{name}".upper()
+        for part, field in Settings.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, _Part)
+        for name in field.annotation.model_fields
+    )
 
 
 def _explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors(include_url=False):
-        name = ENVIRONMENT_PREFIX + "__".join(str(step).upper() for step in problem["loc"])
+        name = PREFIX + SEPARATOR.join(str(step).upper() for step in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            # Of a file, or in a part that is given as JSON. Its value may be a secret, whatever it is called.
+            lines.append(f"{name} {no_setting(name, _names())}")
+            continue
         secret = any(word in name for word in ("URL", "OPTIONS", "DESTINATIONS", "PASSWORD", "CLICKHOUSE__SERVERS"))
         if isinstance(problem["input"], dict):
             # Of a whole part: it may hold secrets.
             secret = True
         shown = "" if secret or problem["type"] == "missing" else f" (got {problem['input']!r:.80})"
         lines.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}{shown}")
+    return _wrong(lines)
+
+
+def _wrong(lines: list[str]) -> str:
     return "wrong settings:\n  " + "\n  ".join(lines)

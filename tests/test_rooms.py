@@ -31,8 +31,8 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("clickhouse",),
     ("kafka",),
     ("event",),
-    ("runtime",),
     ("settings",),
+    ("runtime",),
     ("errors",),
 )
 """From top to bottom; rooms of one line don't know each other. docs/architecture.md has the picture."""

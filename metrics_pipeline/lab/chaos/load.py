@@ -22,7 +22,8 @@ from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.sent import SENT_SCHEMA, read_sent
 from metrics_pipeline.lab.loadgen.stream import EventStream, Outgoing
 from metrics_pipeline.lab.loadgen.summary import LoadSummary
-from metrics_pipeline.settings import ENVIRONMENT_PREFIX, Settings, kafka_address
+from metrics_pipeline.settings import Settings, kafka_address
+from metrics_pipeline.runtime.variables import PREFIX
 
 _STOP_SECONDS = 180
 _FLUSH_SECONDS = 30
@@ -49,7 +50,7 @@ class LoadProcess:
         self._file = file
         options = [word for name, value in plan.items() for word in (f"--{name}", str(value))]
         command = [sys.executable, "-m", "metrics_pipeline", "produce", "--json", "--sent", str(file), *options]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(ENVIRONMENT_PREFIX)}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
         with file.with_suffix(".log").open("wb") as log:
             # A session of its own: Ctrl-C is for us, who end the producer in order.
             self._process = subprocess.Popen(
@@ -89,9 +90,9 @@ class LoadProcess:
 def _environment(settings: Settings) -> dict[str, str]:
     kafka = settings.kafka
     return {
-        f"{ENVIRONMENT_PREFIX}KAFKA__BOOTSTRAP_SERVERS": kafka_address(settings),
-        f"{ENVIRONMENT_PREFIX}KAFKA__TOPIC": kafka.topic,
-        f"{ENVIRONMENT_PREFIX}KAFKA__OPTIONS": json.dumps(kafka.options),
+        f"{PREFIX}KAFKA__BOOTSTRAP_SERVERS": kafka_address(settings),
+        f"{PREFIX}KAFKA__TOPIC": kafka.topic,
+        f"{PREFIX}KAFKA__OPTIONS": json.dumps(kafka.options),
     }
 
 

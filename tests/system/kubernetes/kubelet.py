@@ -1,9 +1,9 @@
 """A stand-in for the kubelet: a node whose pods are processes of this machine.
 
-It runs the first container of each pod that the scheduler bound to the node, with its environment, secrets and
-folders, reports what became of it, and ends it as a kubelet would: SIGTERM, the grace period, SIGKILL. It knows no
-images, users, limits, probes or networks: what it tests is the way between Dagster and the control plane. It needs
-root, to mount. A lost node says nothing any more, and its pods are gone with it.
+It runs the first container of each pod that the scheduler bound to the node, with its environment, the variables of
+Services, secrets and folders, reports what became of it, and ends it as a kubelet would: SIGTERM, the grace period,
+SIGKILL. It knows no images, users, limits, probes or networks: what it tests is the way between Dagster and the control
+plane. It needs root, to mount. A lost node says nothing any more, and its pods are gone with it.
 """
 
 import base64
@@ -18,6 +18,8 @@ from typing import Any
 
 from kubernetes import client, config, watch
 from kubernetes.client.rest import ApiException
+
+from tests.system.kubernetes.links import service_links
 
 _WATCH_SECONDS = 30
 _REPORT_SECONDS = 10
@@ -208,7 +210,7 @@ class Kubelet:
 
     def _environment(self, pod: Pod, container: dict[str, Any]) -> dict[str, str]:
         namespace = pod["metadata"]["namespace"]
-        found: dict[str, str] = {}
+        found = self._links(pod)
         for source in container.get("envFrom", []):
             if "configMapRef" in source:
                 read = self._core.read_namespaced_config_map(source["configMapRef"]["name"], namespace)
@@ -221,6 +223,18 @@ class Kubelet:
                 found[variable["name"]] = variable.get("value", "")
             else:
                 found[variable["name"]] = self._secret(origin["name"], namespace)[origin["key"]].decode()
+        return found
+
+    def _links(self, pod: Pod) -> dict[str, str]:
+        """The API's own Service in each pod, those of its namespace unless the pod says otherwise."""
+        services = [self._core.read_namespaced_service("kubernetes", "default")]
+        if pod["spec"].get("enableServiceLinks", True):
+            services += self._core.list_namespaced_service(pod["metadata"]["namespace"]).items
+        found: dict[str, str] = {}
+        for service in services:
+            if service.spec.cluster_ip not in (None, "", "None"):
+                ports = [(port.name, port.port, port.protocol) for port in service.spec.ports]
+                found |= service_links(service.metadata.name, service.spec.cluster_ip, ports)
         return found
 
     def _volume(self, pod: Pod, volume: dict[str, Any], folder: Path) -> Path:

@@ -30,29 +30,11 @@ LIMIT_SECONDS = 90
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """Not where pods have their own /tmp."""
-    made = Path(tempfile.mkdtemp(dir="/var/tmp"))
-    yield made
-    shutil.rmtree(made, ignore_errors=True)
-
-
-@pytest.fixture
 def hidden() -> Iterator[Path]:
     """A folder that no pod sees."""
     made = Path(tempfile.mkdtemp(dir="/run"))
     yield made
     shutil.rmtree(made)
-
-
-@pytest.fixture
-def nodes(cluster: Cluster, folder: Path, _mounts: None) -> Iterator[dict[str, Kubelet]]:
-    made = {name: Kubelet(cluster.plane.kubeconfig, folder / "nodes", name) for name in ("node-a", "node-b")}
-    for node in made.values():
-        node.start()
-    yield made
-    for node in made.values():
-        node.stop()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The values and manifests against what they repeat or rest on, without a cluster."""
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,12 @@ from tests.system.kubernetes.control_plane import ControlPlane
 from tests.system.kubernetes.instance import CODE, KUBERNETES, LAUNCHER, VALUES, instance, is_within, launcher
 
 ROOT = Path(__file__).parents[3]
-PODS = [(name, document) for name in ("schema.yaml", "exporter.yaml") for document in manifests_of(name)]
-WORKLOADS = [document["spec"]["template"]["spec"] for _, document in PODS if "template" in document["spec"]]
+WORKLOADS = [
+    document["spec"]["template"]["spec"]
+    for file in sorted(KUBERNETES.glob("*.yaml"))
+    for document in manifests_of(file.name)
+    if "template" in document.get("spec", {})
+]
 
 
 def test_the_instance_is_that_of_the_other_deployments() -> None:
@@ -108,6 +113,16 @@ def test_all_pods_of_ours_run_the_same_image_as_the_same_user_with_the_same_secr
         assert container["securityContext"] == run["containerConfig"]["securityContext"]
         assert pod["securityContext"] == run["podSpecConfig"]["securityContext"]
         assert pod["automountServiceAccountToken"] is False
+
+
+def test_no_pod_of_ours_gets_variables_of_services(job: dict[str, Any]) -> None:
+    assert [pod["enableServiceLinks"] for pod in (*WORKLOADS, job["spec"]["template"]["spec"])] == [False, False, False]
+
+
+def test_the_images_are_those_of_this_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    tags = {pod["containers"][0]["image"].rpartition(":")[2] for pod in WORKLOADS}
+    assert tags | {CODE["image"]["tag"]} == {version}
 
 
 @pytest.mark.parametrize("part", ["dagsterWebserver", "dagsterDaemon"])

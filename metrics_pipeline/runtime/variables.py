@@ -1,0 +1,79 @@
+"""Which variables of the environment are settings, which are settings misspelt, and which belong to somebody else.
+
+A setting is METRICS_<PART>__<NAME>. In Kubernetes each pod also gets variables for each Service of its namespace, and
+a Service `metrics` or `metrics-pipeline-exporter` makes some that begin with METRICS_; other programs have such names,
+too.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
+
+PREFIX = "METRICS_"
+SECRETS_FOLDER = f"{PREFIX}SECRETS_DIR"
+SEPARATOR = "__"
+_SAME_WITHOUT_SEPARATOR = 0.9
+"""One or two letters differ. Lower, and names of other programs, METRICS_COLLECTOR_URL say, would come too close."""
+
+# A Service's name never ends with a hyphen, so METRICS_CLICKHOUSE__PORT is of none.
+_SERVICE = rf"{PREFIX.rstrip('_')}(_[A-Z0-9_]*[A-Z0-9])?"
+_ADDRESS = r"[0-9A-Fa-f.:]+"
+_SERVICE_LINKS = [
+    (re.compile(f"{_SERVICE}{name}"), re.compile(value))
+    for name, value in (
+        ("_SERVICE_HOST", _ADDRESS),
+        (r"_SERVICE_PORT(_[A-Z0-9_]+)?", r"\d+"),
+        (r"_PORT(_\d+_(TCP|UDP|SCTP))?", r"(tcp|udp|sctp)://.+:\d+"),
+        (r"_PORT_\d+_(TCP|UDP|SCTP)_PROTO", r"tcp|udp|sctp"),
+        (r"_PORT_\d+_(TCP|UDP|SCTP)_PORT", r"\d+"),
+        (r"_PORT_\d+_(TCP|UDP|SCTP)_ADDR", _ADDRESS),
+    )
+]
+
+
+def is_setting(variable: str, value: str, known: Collection[str]) -> bool:
+    """Whether its value is read. `known` are the names of all settings, in capitals."""
+    name = variable.upper()
+    if any(name == setting or name.startswith(setting + SEPARATOR) for setting in known):
+        return True
+    # A whole part. Only as JSON: METRICS_LOCAL=1 and METRICS_EVENTS=on are of other programs.
+    return value.lstrip().startswith("{") and any(setting.startswith(name + SEPARATOR) for setting in known)
+
+
+def misspelt(environment: Mapping[str, str], known: Collection[str]) -> list[str]:
+    """A line for each variable that is meant to be a setting and is none."""
+    lines = []
+    for variable, value in sorted(environment.items()):
+        name = variable.upper()
+        if not name.startswith(PREFIX) or name == SECRETS_FOLDER:
+            continue
+        if is_setting(name, value, known) or _is_service_link(name, value):
+            continue
+        if SEPARATOR in name or _without_separator(name, known):
+            lines.append(f"{variable} {no_setting(name, known)}")
+    return lines
+
+
+def no_setting(name: str, known: Collection[str]) -> str:
+    """What is said of a name that is none: which is meant, or else how names begin."""
+    if meant := _without_separator(name, known) or _nearest(name, known):
+        return f"is no setting: {meant} is; rename it, or unset it"
+    parts = sorted({setting.partition(SEPARATOR)[0] for setting in known})
+    return f"is no setting: unset it; settings begin with {', '.join(part + SEPARATOR for part in parts)}"
+
+
+def _nearest(name: str, known: Collection[str]) -> str | None:
+    """Compared without what all have in common."""
+    short = {setting.removeprefix(PREFIX): setting for setting in known}
+    return next((short[near] for near in get_close_matches(name.removeprefix(PREFIX), short, n=1, cutoff=0.75)), None)
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    return any(of_name.fullmatch(name) and of_value.fullmatch(value) for of_name, of_value in _SERVICE_LINKS)
+
+
+def _without_separator(name: str, known: Collection[str]) -> str | None:
+    """The setting whose name this is but for the underscores, and a letter or two."""
+    flat = {setting.removeprefix(PREFIX).replace(SEPARATOR, "_"): setting for setting in (*known, SECRETS_FOLDER)}
+    short = re.sub("_+", "_", name.removeprefix(PREFIX)).strip("_")
+    return next((flat[near] for near in get_close_matches(short, flat, n=1, cutoff=_SAME_WITHOUT_SEPARATOR)), None)

@@ -13,15 +13,16 @@ from dagster import (
     DagsterRunStatus,
     DefaultSensorStatus,
     RunRecord,
-    RunsFilter,
     SensorEvaluationContext,
     SkipReason,
     sensor,
 )
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
 from pydantic import TypeAdapter, ValidationError
 
 from metrics_pipeline.alerting.run import Copy, Evaluation, evaluate
 from metrics_pipeline.alerting.signals import CheckSignal, RunSignal
+from metrics_pipeline.defs.own_runs import OwnRuns
 from metrics_pipeline.defs.relay import SHARD_TAG
 from metrics_pipeline.defs.resources import PipelineResource
 
@@ -29,6 +30,7 @@ TICK_SECONDS = 30
 RUNS_WINDOW = timedelta(hours=1)
 """Runs that ended within it are looked at; what failed before is on the board already."""
 MAX_RUNS = 500
+_CHECKS_LOOKED_AT = 100
 _PARTITION_TAG = "dagster/partition"
 _ENDED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE]
 _COPY = TypeAdapter(Copy)
@@ -41,8 +43,9 @@ _COPY = TypeAdapter(Copy)
 )
 def alerts(context: SensorEvaluationContext, pipeline: PipelineResource) -> SkipReason:
     """The cursor is a copy of the board, for while ClickHouse is away."""
-    runs = read_runs(context.instance, datetime.now(UTC))
-    checks = read_checks(context.instance, _check_keys(context))
+    own = OwnRuns.of_sensor(context)
+    runs = read_runs(own, datetime.now(UTC))
+    checks = read_checks(own, _check_keys(context))
     found = evaluate(pipeline.settings(), runs, checks, _copy(context.cursor))
     context.update_cursor(_COPY.dump_json(found.copy).decode())
     for line in _lines(found):
@@ -50,23 +53,26 @@ def alerts(context: SensorEvaluationContext, pipeline: PipelineResource) -> Skip
     return SkipReason(_summary(found))
 
 
-def read_runs(instance: DagsterInstance, now: datetime) -> tuple[RunSignal, ...]:
+def read_runs(own: OwnRuns, now: datetime) -> tuple[RunSignal, ...]:
     """How the newest runs of each job (and shard, or partition) ended; those under way say nothing."""
-    ended = instance.get_run_records(RunsFilter(statuses=_ENDED, updated_after=now - RUNS_WINDOW), limit=MAX_RUNS)
+    ended = own.records(statuses=_ENDED, updated_after=now - RUNS_WINDOW, limit=MAX_RUNS)
     # Sorting is stable: the one that ended last comes first within its group.
     ordered = sorted(sorted(ended, key=lambda record: record.end_time or 0, reverse=True), key=_group)
-    return tuple(_run_signal(instance, group, list(records)) for group, records in groupby(ordered, key=_group))
+    return tuple(_run_signal(own.instance, group, list(records)) for group, records in groupby(ordered, key=_group))
 
 
-def read_checks(instance: DagsterInstance, keys: Sequence[AssetCheckKey]) -> tuple[CheckSignal, ...]:
+def read_checks(own: OwnRuns, keys: Sequence[AssetCheckKey]) -> tuple[CheckSignal, ...]:
     """The newest result of each check; one that is being evaluated, or never was, says nothing."""
     if not keys:
         return ()
-    records = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+    storage = own.instance.event_log_storage
+    latest = storage.get_latest_asset_check_execution_by_key(keys)
+    ours = own.among({record.run_id for record in latest.values()})
     found = []
-    for key, record in records.items():
-        evaluation = record.evaluation
-        if isinstance(evaluation, AssetCheckEvaluation):
+    for key, newest in latest.items():
+        record = newest if newest.run_id in ours else _newest_of_ours(own, key)
+        evaluation = record.evaluation if record else None
+        if record and isinstance(evaluation, AssetCheckEvaluation):
             found.append(
                 CheckSignal(
                     name=f"{key.asset_key.path[-1]} {key.name}",
@@ -77,6 +83,13 @@ def read_checks(instance: DagsterInstance, keys: Sequence[AssetCheckKey]) -> tup
                 )
             )
     return tuple(found)
+
+
+def _newest_of_ours(own: OwnRuns, key: AssetCheckKey) -> AssetCheckExecutionRecord | None:
+    """Another code location may have a check of the same key."""
+    records = own.instance.event_log_storage.get_asset_check_execution_history(key, limit=_CHECKS_LOOKED_AT)
+    ours = own.among({record.run_id for record in records})
+    return next((record for record in records if record.run_id in ours), None)
 
 
 def _check_keys(context: SensorEvaluationContext) -> list[AssetCheckKey]:

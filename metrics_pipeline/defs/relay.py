@@ -4,13 +4,11 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from dagster import (
-    DagsterInstance,
     DagsterRunStatus,
     DefaultSensorStatus,
     RunConfig,
     RunRecord,
     RunRequest,
-    RunsFilter,
     SensorEvaluationContext,
     SensorResult,
     SkipReason,
@@ -18,6 +16,7 @@ from dagster import (
 )
 
 from metrics_pipeline.defs.drain import DrainConfig, drain
+from metrics_pipeline.defs.own_runs import OwnRuns
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.drain.owner import shard_owner
 from metrics_pipeline.drain.relay import ActiveRun, Launch, RelayPolicy, ShardState, plan_launches
@@ -55,7 +54,8 @@ def relay(context: SensorEvaluationContext, pipeline: PipelineResource) -> Senso
     except RetryableError as error:
         return SkipReason(f"{error}; the next tick tries again")
     owners = [shard_owner(settings, shard, tuple(lags)) for shard in range(settings.drain.shards)]
-    states = [_state_of(context.instance, owner, [lags[p] for p in owner.partitions(lags)]) for owner in owners]
+    own = OwnRuns.of_sensor(context)
+    states = [_state_of(own, owner, [lags[p] for p in owner.partitions(lags)]) for owner in owners]
     launches = plan_launches(states, _policy(settings.drain))
     if not launches:
         return SkipReason(_summary(states))
@@ -84,11 +84,9 @@ def _request(launch: Launch, shards: int) -> RunRequest:
     )
 
 
-def _state_of(instance: DagsterInstance, owner: Owner, lags: Sequence[PartitionLag]) -> ShardState:
+def _state_of(own: OwnRuns, owner: Owner, lags: Sequence[PartitionLag]) -> ShardState:
     now_seconds = datetime.now(UTC).timestamp()
-    records = instance.get_run_records(
-        RunsFilter(job_name=drain.name, tags={SHARD_TAG: str(owner)}), limit=_RUNS_LOOKED_AT
-    )
+    records = own.records(job_name=drain.name, tags={SHARD_TAG: str(owner)}, limit=_RUNS_LOOKED_AT)
     failed = list(_last_failures(records))
     return ShardState(
         shard=owner.shard,

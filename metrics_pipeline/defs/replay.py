@@ -10,13 +10,11 @@ from dagster import (
     AssetSelection,
     BackfillPolicy,
     Config,
-    DagsterInstance,
     DagsterRunStatus,
     DefaultSensorStatus,
     HourlyPartitionsDefinition,
     MaterializeResult,
     RunRequest,
-    RunsFilter,
     SensorEvaluationContext,
     SkipReason,
     asset,
@@ -29,6 +27,7 @@ from pydantic import Field
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, LIVE_ASSETS, RAW_EVENTS_ASSET, TOPIC
 from metrics_pipeline.defs.fresh_first import fill_owed_job
 from metrics_pipeline.defs.interruptible import in_thread
+from metrics_pipeline.defs.own_runs import OwnRuns
 from metrics_pipeline.defs.relay import ACTIVE
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
@@ -110,16 +109,16 @@ def owed_hours(context: SensorEvaluationContext, pipeline: PipelineResource) -> 
         return SkipReason(f"{error}; the next tick tries again")
     if not hours:
         return SkipReason("nothing is owed")
-    if job := _busy(context.instance):
+    if job := _busy(OwnRuns.of_sensor(context)):
         return SkipReason(f"{len(hours)} hours are owed; a run of {job} is at it, or failed just now")
     key = f"{datetime.fromtimestamp(hours[-1], UTC):%Y-%m-%d-%H:%M}"
     return RunRequest(partition_key=key, tags=TAGS)
 
 
-def _busy(instance: DagsterInstance) -> str | None:
+def _busy(own: OwnRuns) -> str | None:
     """The job whose run lands owed ranges right now; fills fence each other. Or has failed a moment ago."""
     for job in (replay_job.name, fill_owed_job.name):
-        for record in instance.get_run_records(RunsFilter(job_name=job), limit=1):
+        for record in own.records(job_name=job, limit=1):
             ended_seconds = record.end_time or 0.0
             has_failed = record.dagster_run.status == DagsterRunStatus.FAILURE
             if record.dagster_run.status in ACTIVE or (

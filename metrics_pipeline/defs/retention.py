@@ -1,4 +1,4 @@
-"""Retention as a daily asset: the tables by the policy, and Dagster's own runs and logs."""
+"""Retention as a daily asset: the tables by the policy, and Dagster's runs and logs of this code location."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,6 @@ from dagster import (
     MaterializeResult,
     MetadataValue,
     RunRecord,
-    RunsFilter,
     ScheduleDefinition,
     TableColumn,
     TableRecord,
@@ -32,6 +31,7 @@ from dagster import (
 from pydantic import Field
 
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, RAW_EVENTS_ASSET
+from metrics_pipeline.defs.own_runs import OwnRuns
 from metrics_pipeline.defs.replay import GROUP
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
@@ -70,7 +70,7 @@ class RetentionConfig(Config):
             description="Whether all that the policy keeps no longer could go; docs/runbooks/retention.md helps.",
         )
     ],
-    description="Drops what the policy keeps no longer, as `metrics-pipeline retention`, and old runs of Dagster.",
+    description="Drops what the policy keeps no longer, as `metrics-pipeline retention`, and old runs of its own.",
 )
 def retain(context: AssetExecutionContext, config: RetentionConfig, pipeline: PipelineResource) -> MaterializeResult:  # type: ignore[type-arg]
     """A run that ends anywhere is resumed by the next one."""
@@ -78,7 +78,8 @@ def retain(context: AssetExecutionContext, config: RetentionConfig, pipeline: Pi
         settings = pipeline.settings()
         with retention(settings) as work:
             report = work.run(dry_run=config.dry_run)
-        pruned = prune_runs(context.instance, load_policy(settings).runs, context.run.run_id, dry_run=config.dry_run)
+        own = OwnRuns.of_run(context.instance, context.run)
+        pruned = prune_runs(own, load_policy(settings).runs, context.run.run_id, dry_run=config.dry_run)
     for warning in report.warnings:
         context.log.warning(warning)
     for refused in report.refused:
@@ -114,28 +115,26 @@ def _check(report: Report) -> AssetCheckResult:
     )
 
 
-def prune_runs(
-    instance: DagsterInstance, policy: RunsPolicy, own_run_id: str, *, dry_run: bool = False
-) -> Counter[str]:
-    """Delete runs that ended and are older than the policy keeps those of their job; job -> how many."""
+def prune_runs(own: OwnRuns, policy: RunsPolicy, this_run_id: str, *, dry_run: bool = False) -> Counter[str]:
+    """Delete runs of ours that ended and are older than the policy keeps those of their job; job -> how many."""
     # First all of them: a page begins behind a run that must still be there.
-    old = list(islice(_old_runs(instance, policy, own_run_id), policy.most))
+    old = list(islice(_old_runs(own, policy, this_run_id), policy.most))
     for record in [] if dry_run else old:
-        _forget(instance, record.dagster_run.run_id)
+        _forget(own.instance, record.dagster_run.run_id)
     return Counter(record.dagster_run.job_name for record in old)
 
 
-def _old_runs(instance: DagsterInstance, policy: RunsPolicy, own_run_id: str) -> Iterator[RunRecord]:
+def _old_runs(own: OwnRuns, policy: RunsPolicy, this_run_id: str) -> Iterator[RunRecord]:
     now = datetime.now(UTC)
     shortest = min((policy.days, *policy.jobs.values()))
-    wanted = RunsFilter(statuses=_ENDED, created_before=now - timedelta(days=shortest))
+    before = now - timedelta(days=shortest)
     cursor = None
     for _ in range(_MAX_PAGES):
-        page = instance.get_run_records(wanted, limit=_PAGE, ascending=True, cursor=cursor)
+        page = own.records(statuses=_ENDED, created_before=before, limit=_PAGE, ascending=True, cursor=cursor)
         for record in page:
             run = record.dagster_run
             is_old = record.create_timestamp < now - timedelta(days=policy.days_of(run.job_name))
-            if is_old and run.run_id != own_run_id:
+            if is_old and run.run_id != this_run_id:
                 yield record
         if len(page) < _PAGE:
             return

@@ -11,14 +11,12 @@ from dagster import (
     AssetSpec,
     BackfillPolicy,
     Config,
-    DagsterInstance,
     DagsterRunStatus,
     DailyPartitionsDefinition,
     DefaultSensorStatus,
     MaterializeResult,
     RunConfig,
     RunRequest,
-    RunsFilter,
     SensorEvaluationContext,
     SensorResult,
     SkipReason,
@@ -32,6 +30,7 @@ from pydantic import Field
 
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.defs.assets import LIVE_ASSETS, ROLLUPS_GROUP, built_policy, table_spec
+from metrics_pipeline.defs.own_runs import OwnRuns
 from metrics_pipeline.defs.relay import ACTIVE
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
@@ -176,7 +175,8 @@ def stale_rollups(context: SensorEvaluationContext, pipeline: PipelineResource) 
             stale = read_stale(client, int(now_seconds) - SETTLE_SECONDS, MAX_STALE)
     except RetryableError as error:
         return SkipReason(f"{error}; the next tick tries again")
-    rebuilds = plan_rebuilds(stale, lambda rebuild: _runs_of(context.instance, rebuild, now_seconds), now_seconds)
+    own = OwnRuns.of_sensor(context)
+    rebuilds = plan_rebuilds(stale, lambda rebuild: _runs_of(own, rebuild, now_seconds), now_seconds)
     if not rebuilds:
         return SkipReason(f"{len(stale)} buckets to build, none of them due" if stale else "everything is built")
     return SensorResult(run_requests=[_request(rebuild) for rebuild in rebuilds])
@@ -193,7 +193,7 @@ def _request(rebuild: Rebuild) -> RunRequest:
     )
 
 
-def _runs_of(instance: DagsterInstance, rebuild: Rebuild, now_seconds: float) -> list[RecentRun]:
+def _runs_of(own: OwnRuns, rebuild: Rebuild, now_seconds: float) -> list[RecentRun]:
     """The last runs of the partition, whoever launched them: a day and a week may have the same key."""
     keys = {
         key
@@ -201,9 +201,7 @@ def _runs_of(instance: DagsterInstance, rebuild: Rebuild, now_seconds: float) ->
         if partition_seconds(grain_named(name)) == rebuild.partition.seconds
         for key in assets.keys
     }
-    records = instance.get_run_records(
-        RunsFilter(tags={"dagster/partition": rebuild.partition.key}), limit=_RUNS_LOOKED_AT
-    )
+    records = own.records(tags={"dagster/partition": rebuild.partition.key}, limit=_RUNS_LOOKED_AT)
     return [
         RecentRun(
             is_active=record.dagster_run.status in ACTIVE,

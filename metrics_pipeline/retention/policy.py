@@ -53,7 +53,7 @@ class KeptPolicy(_Part):
 
 
 class RunsPolicy(_Part):
-    """Runs of Dagster that ended, with their logs; some jobs otherwise than the rest.
+    """Runs of this code location in Dagster that ended, with their logs; some jobs otherwise than the rest.
 
     There is a drain each minute. What a rebuild of a partition said is what Dagster knows of that partition.
     """

@@ -1,6 +1,7 @@
 """The alert sensor on a real instance, broker, server and receiver."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,6 @@ from dagster import (
     Failure,
     JobDefinition,
     asset_check,
-    build_sensor_context,
     in_process_executor,
     job,
     op,
@@ -26,11 +26,11 @@ from metrics_pipeline.alerting.log import evaluated_at, read_board
 from metrics_pipeline.alerting.notices import Phase
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.definitions import defs
-from metrics_pipeline.defs.alerts import alerts, read_checks
+from metrics_pipeline.defs.alerts import alerts, read_checks, read_runs
 from metrics_pipeline.defs.assets import RAW_EVENTS_ASSET
 from metrics_pipeline.defs.relay import SHARD_TAG
-from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.settings import Settings
+from tests.defs.located import HERE, located, own_runs, sensor_context
 from tests.worlds.receivers import HttpReceiver, http_receiver
 
 TAGS = {SHARD_TAG: "0-of-1"}
@@ -62,7 +62,8 @@ def flaky(*, fails: bool) -> JobDefinition:
     return nightly
 
 
-def run(instance: DagsterInstance, *, fails: bool, tags: dict[str, str] = TAGS) -> None:
+def run(instance: DagsterInstance, *, fails: bool, tags: dict[str, str] = TAGS, location: str = HERE) -> None:
+    tags = located(location, **tags)
     result = flaky(fails=fails).execute_in_process(instance=instance, raise_on_error=False, tags=tags)
     assert result.success is not fails
 
@@ -76,12 +77,7 @@ class Ticks:
         self.cursor: str | None = None
 
     def tick(self) -> str:
-        context = build_sensor_context(
-            instance=self._instance,
-            cursor=self.cursor,
-            resources={"pipeline": PipelineResource()},
-            repository_def=self._repository,
-        )
+        context = sensor_context(self._instance, cursor=self.cursor, repository=self._repository)
         evaluated = alerts.evaluate_tick(context)
         assert not evaluated.run_requests
         self.cursor = evaluated.cursor
@@ -111,6 +107,20 @@ def test_a_failed_run_is_told_once_its_retries_are_not_and_its_recovery_is(
     assert receiver.titles[1:] == ["metrics-pipeline resolved: runs fail (nightly shard 0-of-1)"]
     ticks.tick()
     assert len(receiver.received) == 2
+
+
+def test_runs_of_other_code_locations_are_not_told_and_push_none_of_ours_aside(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metrics_pipeline.defs.alerts.MAX_RUNS", 2)
+    run(instance, fails=True)
+    for _ in range(3):
+        run(instance, fails=False, location="elsewhere")
+        run(instance, fails=True, tags={}, location="elsewhere")
+    flaky(fails=True).execute_in_process(instance=instance, raise_on_error=False)
+    (told,) = read_runs(own_runs(instance), datetime.now(UTC))
+    assert (told.job, told.failures) == ("nightly", 1)
+    assert len(read_runs(own_runs(instance, "elsewhere"), datetime.now(UTC))) == 2
 
 
 def test_another_process_goes_on_from_the_table(
@@ -181,8 +191,9 @@ def test_a_failed_check_is_told_and_resolved(
     made = Definitions(assets=[RAW_EVENTS_ASSET], asset_checks=[exact])
     ticks = Ticks(instance, made)
 
-    def check() -> None:
-        assert made.resolve_implicit_global_asset_job_def().execute_in_process(instance=instance).success
+    def check(location: str = HERE) -> None:
+        job = made.resolve_implicit_global_asset_job_def()
+        assert job.execute_in_process(instance=instance, tags=located(location)).success
 
     check()
     ticks.tick()
@@ -191,6 +202,8 @@ def test_a_failed_check_is_told_and_resolved(
     (told,) = receiver.received
     assert "raw_events exact: 3 events are missing" in told["message"]
     passes = True
+    check("elsewhere")
+    assert "1 firing" in ticks.tick(), "the check of that name in another code location says nothing of ours"
     check()
     ticks.tick()
     assert receiver.titles[1:] == ["metrics-pipeline resolved: the books contradict each other (raw_events exact)"]
@@ -203,10 +216,10 @@ def test_a_check_that_is_being_evaluated_says_nothing(instance: DagsterInstance)
         "nightly",
         event_specific_data=AssetCheckEvaluationPlanned(asset_key=key.asset_key, check_name=key.name),
     )
-    run_id = instance.create_run_for_job(flaky(fails=False)).run_id
+    run_id = instance.create_run_for_job(flaky(fails=False), tags=located()).run_id
     instance.report_dagster_event(planned, run_id)
     assert key in instance.event_log_storage.get_latest_asset_check_execution_by_key([key])
-    assert read_checks(instance, [key]) == ()
+    assert read_checks(own_runs(instance), [key]) == ()
 
 
 def test_without_destinations_it_evaluates_and_notes(settings: Settings, instance: DagsterInstance) -> None:

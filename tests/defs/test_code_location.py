@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dagster import AssetKey, DagsterInstance, DagsterRunStatus, RunRequest, build_sensor_context
+from dagster import AssetKey, DagsterInstance, DagsterRunStatus, RunRequest
 
 from metrics_pipeline.definitions import defs
 from metrics_pipeline.defs.relay import relay
-from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.settings import Settings
+from tests.defs.located import HERE, located, sensor_context
 from tests.worlds.events import events
 from tests.worlds.pipeline import assert_exact, send
 
@@ -24,9 +24,7 @@ def instance(tmp_path: Path) -> Iterator[DagsterInstance]:
 
 
 def launches(instance: DagsterInstance) -> list[RunRequest]:
-    context = build_sensor_context(instance=instance, resources={"pipeline": PipelineResource()})
-    evaluated = relay.evaluate_tick(context)
-    return list(evaluated.run_requests or [])
+    return list(relay.evaluate_tick(sensor_context(instance)).run_requests or [])
 
 
 def first_launch(instance: DagsterInstance) -> RunRequest:
@@ -62,7 +60,9 @@ def test_a_run_drains_its_window_and_reports_to_the_assets(
     sent = events(200)
     send(settings, [*sent, *sent[:10], b"{"])
     request = first_launch(instance)
-    result = defs.resolve_job_def("drain").execute_in_process(run_config=request.run_config, instance=instance)
+    result = defs.resolve_job_def("drain").execute_in_process(
+        run_config=request.run_config, instance=instance, tags=located(**request.tags)
+    )
     assert result.success
     reported = {m.asset_key.path[-1]: m.metadata for m in result.asset_materializations_for_node("drain_shard")}
     assert reported["raw_events"]["rows"].value == 200
@@ -87,9 +87,15 @@ def test_a_wrong_setting_fails_the_run_at_once_and_by_name(
 def test_a_failed_run_backs_off_and_is_tried_again(settings: Settings, instance: DagsterInstance) -> None:
     send(settings, events(10))
     request = first_launch(instance)
-    run = instance.create_run_for_job(
-        defs.resolve_job_def("drain"), run_config=request.run_config, tags=dict(request.tags)
-    )
-    instance.report_run_failed(run)
-    assert instance.get_run_by_id(run.run_id).status == DagsterRunStatus.FAILURE
+    drain = defs.resolve_job_def("drain")
+
+    def fails(location: str) -> None:
+        tags = located(location, **request.tags)
+        run = instance.create_run_for_job(drain, run_config=request.run_config, tags=tags)
+        instance.report_run_failed(run)
+        assert instance.get_run_by_id(run.run_id).status == DagsterRunStatus.FAILURE
+
+    fails("elsewhere")
+    assert launches(instance) == [request], "another code location's failures are its own"
+    fails(HERE)
     assert launches(instance) == []

@@ -12,14 +12,13 @@ from dagster import (
     ExecuteInProcessResult,
     RunConfig,
     RunRequest,
-    build_sensor_context,
 )
 
 from metrics_pipeline.definitions import defs
 from metrics_pipeline.defs.replay import POOL, ReplayConfig, owed_hours
-from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.wiring.fill import jump_to_head, owed_ranges
+from tests.defs.located import located, sensor_context
 from tests.worlds.hours import assert_exact, command, past_events, these_hours
 from tests.worlds.pipeline import drain_once, send
 
@@ -78,10 +77,7 @@ def test_a_backfill_brings_back_what_was_lost(settings: Settings, instance: Dags
 
 def test_hours_that_are_owed_are_replayed_by_themselves(settings: Settings, instance: DagsterInstance) -> None:
     def tick() -> RunRequest | None:
-        context = build_sensor_context(
-            instance=instance, resources={"pipeline": PipelineResource()}, repository_def=defs.get_repository_def()
-        )
-        return next(iter(owed_hours.evaluate_tick(context).run_requests or []), None)
+        return next(iter(owed_hours.evaluate_tick(sensor_context(instance)).run_requests or []), None)
 
     send(settings, past_events(100))
     drain_once(settings)
@@ -93,10 +89,14 @@ def test_hours_that_are_owed_are_replayed_by_themselves(settings: Settings, inst
         requests.append(request)
         assert len(requests) <= len(these_hours())
         job = defs.resolve_job_def("replay_hours")
-        queued = instance.create_run_for_job(job, tags={"dagster/partition": str(request.partition_key)})
+        elsewhere = instance.create_run_for_job(job, tags=located("elsewhere"))
+        assert tick() == request, "a run of another code location is none of ours"
+        queued = instance.create_run_for_job(job, tags=located(**{"dagster/partition": str(request.partition_key)}))
         assert tick() is None, "one run at a time"
-        instance.delete_run(queued.run_id)
-        assert job.execute_in_process(instance=instance, partition_key=request.partition_key).success
+        for made in (elsewhere, queued):
+            instance.delete_run(made.run_id)
+        done = job.execute_in_process(instance=instance, partition_key=request.partition_key, tags=located())
+        assert done.success
     assert requests
     assert owed_ranges(settings) == ()
     assert_exact(settings, events=300)

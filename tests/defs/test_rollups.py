@@ -17,7 +17,6 @@ from dagster import (
     RunConfig,
     RunRequest,
     build_schedule_context,
-    build_sensor_context,
     materialize,
 )
 
@@ -30,6 +29,7 @@ from metrics_pipeline.rollups.grains import BUILT
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.wiring.drain import rollups as open_rollups
+from tests.defs.located import located, sensor_context
 from tests.worlds.rollups import DAY, HOUR, NOON, assert_answers_are_raws, insert, number
 
 CUBES = ("rollup", "rollup_regions", "rollup_services", "rollup_totals")
@@ -58,10 +58,7 @@ def published(client: Client, grain: int) -> int:
 
 
 def tick(instance: DagsterInstance) -> list[RunRequest]:
-    context = build_sensor_context(
-        instance=instance, repository_def=defs.get_repository_def(), resources={"pipeline": PipelineResource()}
-    )
-    return list(stale_rollups.evaluate_tick(context).run_requests or [])
+    return list(stale_rollups.evaluate_tick(sensor_context(instance)).run_requests or [])
 
 
 def execute(instance: DagsterInstance, request: RunRequest) -> None:
@@ -69,7 +66,7 @@ def execute(instance: DagsterInstance, request: RunRequest) -> None:
     result = job.execute_in_process(
         run_config=request.run_config,
         partition_key=request.partition_key,
-        tags=dict(request.tags),
+        tags=located(**request.tags),
         instance=instance,
     )
     assert result.success
@@ -147,7 +144,11 @@ def test_the_sensor_requests_what_is_stale_and_nothing_twice(client: Client, ins
         assert {key.path[-1] for key in again[0].asset_selection or ()} == {
             f"{cube}_{grain}" for cube in CUBES for grain in ("10m", "1h", "1d")
         }
-        later.create_run_for_job(defs.resolve_job_def("rebuild_rollups_daily"), tags={"dagster/partition": key_of(old)})
+        daily, partition = defs.resolve_job_def("rebuild_rollups_daily"), {"dagster/partition": key_of(old)}
+        for others in (partition, located("elsewhere", **partition)):
+            later.create_run_for_job(daily, tags=others)
+        assert [r.partition_key for r in tick(later) if r.job_name == daily.name] == [key_of(old)], "not runs of ours"
+        later.create_run_for_job(daily, tags=located(**partition))
         assert [r for r in tick(later) if r.job_name == "rebuild_rollups_daily"] == [], "it is on its way"
         execute(instance, again[0])
     assert_answers_are_raws(client, old, old + HOUR)

@@ -22,8 +22,8 @@ from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.sent import SENT_SCHEMA, read_sent
 from metrics_pipeline.lab.loadgen.stream import EventStream, Outgoing
 from metrics_pipeline.lab.loadgen.summary import LoadSummary
-from metrics_pipeline.settings import Settings, kafka_address
 from metrics_pipeline.runtime.variables import PREFIX
+from metrics_pipeline.settings import Settings, kafka_address
 
 _STOP_SECONDS = 180
 _FLUSH_SECONDS = 30

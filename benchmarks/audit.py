@@ -1,8 +1,8 @@
 """What an audit of many rows costs: `python benchmarks/audit.py [MILLIONS] [DAYS]`, on a server that it starts itself.
 
-Fills raw_events (through its view rollup_1m, too) and a ledger that agrees, some 30 bytes of disk a row, in a temporary
-folder; then times audits of everything, of the last hour, and deep ones, and one after a row was deleted. ClickHouse
-only: the committed offsets are those that the ledger ends with.
+Backfills raw_events (through its view rollup_1m, too) and a ledger that agrees, some 30 bytes of disk a row, in a
+temporary folder; then times audits of everything, of the last hour, and deep ones, and one after a row was deleted.
+ClickHouse only: the committed offsets are those that the ledger ends with.
 """
 
 import sys

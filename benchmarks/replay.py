@@ -16,7 +16,7 @@ from pathlib import Path
 
 from clickhouse_connect.driver.client import Client
 
-from benchmarks.fresh_first import command, drains, engines, live, run
+from benchmarks.skip_to_head import command, drains, engines, live, run
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import produce

@@ -21,7 +21,7 @@ from threading import Event, Thread
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import Error
 
-from benchmarks.fresh_first import command, drains, engines, freshness, live, run
+from benchmarks.skip_to_head import command, drains, engines, freshness, live, run
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.dashboards.panel import panel_query
 from metrics_pipeline.dashboards.panels import PANELS

@@ -14,21 +14,21 @@ from metrics_pipeline.defs.dead_letters import (
 )
 from metrics_pipeline.defs.drain import drain
 from metrics_pipeline.defs.drift import check_rollups, drift_job, drift_schedule
-from metrics_pipeline.defs.fresh_first import fill_owed_job, fresh_first_job
 from metrics_pipeline.defs.freshness import check_freshness, freshness_job, freshness_schedule
 from metrics_pipeline.defs.relay import relay
-from metrics_pipeline.defs.replay import owed_hours, replay, replay_job
+from metrics_pipeline.defs.replay import deferred_hours, replay, replay_job
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retention import retain, retention_job, retention_schedule
 from metrics_pipeline.defs.rollups import BUILT_ASSETS, REBUILD_JOBS, stale_rollups
+from metrics_pipeline.defs.skip_to_head import backfill_deferred_job, skip_to_head_job
 
 defs = Definitions(
     assets=[*ASSETS, *BUILT_ASSETS.values(), replay, retain],
     asset_checks=[audit_books, check_rollups, dead_letters_replayed_in_time, check_freshness, canary_seen],
     jobs=[
         drain,
-        fresh_first_job,
-        fill_owed_job,
+        skip_to_head_job,
+        backfill_deferred_job,
         audit_job,
         drift_job,
         replay_job,
@@ -47,6 +47,6 @@ defs = Definitions(
         canary_schedule,
         retention_schedule,
     ],
-    sensors=[relay, stale_rollups, owed_hours, alerts],
+    sensors=[relay, stale_rollups, deferred_hours, alerts],
     resources={"pipeline": PipelineResource()},
 )

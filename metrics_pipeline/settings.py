@@ -179,11 +179,11 @@ class DrainSettings(_Part):
         20, gt=0, le=600, description="a proof that the shard is ours is trusted for so long, seconds"
     )
 
-    jump_lag_offsets: int | None = Field(
+    skip_to_head_lag_offsets: int | None = Field(
         None,
         ge=1,
         description="a run that starts with more lag in its shard goes to the head at once and leaves the rest to a "
-        "fill; unset: never",
+        "backfill; unset: never",
     )
 
     @model_validator(mode="after")

@@ -1,6 +1,6 @@
-"""Fills 13 months of rollups, made inside the server: every state of latencies drawn for it alone.
+"""Backfills 13 months of rollups, made inside the server: every state of latencies drawn for it alone.
 
-What is stored, back from the end of the fill:
+What is stored, back from the end of the backfill:
 
     1m     25 hours                        10m    7 days
     1h     31 days                         1d, 7d 13 months (396 days)
@@ -101,7 +101,7 @@ class Window:
 
 
 def windows(end_seconds: int, done_until: int | None) -> Iterator[Window]:
-    """What to make for a fill that ends at `end_seconds`; the rest since `done_until` for one that is there."""
+    """What to make for a backfill that ends at `end_seconds`; the rest since `done_until` for one that is there."""
     for grain in GRAINS:
         end = grain.floor(end_seconds)
         if done_until is not None:
@@ -109,10 +109,10 @@ def windows(end_seconds: int, done_until: int | None) -> Iterator[Window]:
             continue
         yield Window(grain, grain.floor(end - _SPANS[grain.name]), end)
         for seconds in RANGES_SECONDS.values():
-            border = end_seconds - seconds
-            if border < end_seconds - _SPANS[grain.name] and grain.seconds < DAY:
+            cutoff = end_seconds - seconds
+            if cutoff < end_seconds - _SPANS[grain.name] and grain.seconds < DAY:
                 wide = {"1m": 1_200, "10m": 2 * HOUR, "1h": DAY + 2 * HOUR}[grain.name]
-                yield Window(grain, grain.floor(border - UNIT.seconds), grain.floor(border + wide + 2 * HOUR))
+                yield Window(grain, grain.floor(cutoff - UNIT.seconds), grain.floor(cutoff + wide + 2 * HOUR))
 
 
 def fill_rollups(client: Client, end_seconds: int, done_until: int | None) -> None:

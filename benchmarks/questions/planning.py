@@ -11,7 +11,7 @@ from clickhouse_connect.driver.client import Client
 from benchmarks.questions.server import client_of, running
 from metrics_pipeline.rollups.cubes import ENDPOINTS, LATENCY_MERGE_FUNCTION
 from metrics_pipeline.rollups.grains import BUILT, LIVE
-from metrics_pipeline.rollups.views import cover, rollup_views, source_of
+from metrics_pipeline.rollups.views import bucket_selection, rollup_views, source_of
 
 _REPETITIONS = 100
 _START = 1_762_732_800
@@ -20,7 +20,7 @@ _FIGURES = f"SELECT sum(requests), {LATENCY_MERGE_FUNCTION}(latency_ms) FROM"
 QUERIES = {
     "a table of one grain": f"{_FIGURES} {ENDPOINTS.table(LIVE)} WHERE {_WHERE}",
     "the tables of all grains as one, without a cover": f"{_FIGURES} {ENDPOINTS.all_grains} WHERE {_WHERE}",
-    "the cover alone": f"SELECT count() FROM ({cover({})})",
+    "the cover alone": f"SELECT count() FROM ({bucket_selection({})})",
     "the view": f"{_FIGURES} {source_of(ENDPOINTS)}",
     "the view, where retention dropped older rows": f"{_FIGURES} {source_of(ENDPOINTS).replace('(', '_dropped(', 1)}",
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.alerting.notices import MAX_STATES, AlertState, Board, Notice, Phase
+from metrics_pipeline.alerting.notifications import MAX_STATES, AlertState, AlertStates, Notification, Phase
 from metrics_pipeline.alerting.rules import KINDS, Alert, Severity
 from metrics_pipeline.alerting.tables import ALERT_LOG
 from metrics_pipeline.clickhouse.errors import calling
@@ -15,8 +15,8 @@ _COLUMNS = tuple(column.name for column in ALERT_LOG.columns)
 _GONE = "gone"
 _READ = f"""
     SELECT key, kind, subject, severity, phase, summary, run_id, toUnixTimestamp64Milli(since),
-        toUnixTimestamp64Milli(seen), toUnixTimestamp64Milli(told), told_as,
-        arrayMap(t -> toUnixTimestamp64Milli(t), starts), owes
+        toUnixTimestamp64Milli(seen), toUnixTimestamp64Milli(notified), notified_as,
+        arrayMap(t -> toUnixTimestamp64Milli(t), starts), unsent
     FROM {ALERT_LOG.name} FINAL
     WHERE key = '' OR phase != '{_GONE}' AND kind IN {{kinds:Array(String)}}
     ORDER BY key != '', updated_at DESC LIMIT {{limit:UInt32}}
@@ -24,16 +24,16 @@ _READ = f"""
 """Kinds that this version does not know are left alone."""
 
 
-def read_board(client: Client) -> Board:
+def read_alert_states(client: Client) -> AlertStates:
     """What was known and told so far. Raises what `calling` raises."""
     parameters = {"limit": MAX_STATES + 1, "kinds": list(KINDS)}
     rows = calling("reading the alerts", lambda: client.query(_READ, parameters=parameters).result_rows)
     states = [_state(row) for row in rows if row[0]]
     sent = next((_moments(row[11]) for row in rows if not row[0]), ())
-    return Board({state.alert.key: state for state in states}, sent)
+    return AlertStates({state.alert.key: state for state in states}, sent)
 
 
-def write_board(client: Client, before: Board, after: Board, now: float) -> None:
+def write_alert_states(client: Client, before: AlertStates, after: AlertStates, now: float) -> None:
     """Append what differs from `before`, and that there was an evaluation `now` (epoch seconds)."""
     changed = [_row(s, now) for key, s in after.states.items() if before.states.get(key) != s]
     gone = [_row(s, now, phase=_GONE) for key, s in before.states.items() if key not in after.states]
@@ -52,16 +52,16 @@ def evaluated_at(client: Client) -> float | None:
 
 
 def _state(row: Sequence[Any]) -> AlertState:
-    _, kind, subject, severity, phase, summary, run_id, since, seen, told, told_as, starts, owes = row
+    _, kind, subject, severity, phase, summary, run_id, since, seen, notified, notified_as, starts, unsent = row
     return AlertState(
         Alert(kind, subject, Severity(severity), summary, run_id),
         Phase(phase),
         since / 1000,
         seen / 1000,
-        told / 1000,
-        Notice(told_as) if told_as else None,
+        notified / 1000,
+        Notification(notified_as) if notified_as else None,
         _moments(starts),
-        Notice(owes) if owes else None,
+        Notification(unsent) if unsent else None,
     )
 
 
@@ -75,10 +75,10 @@ def _row(state: AlertState, now: float, *, phase: str = "") -> list[Any]:
         phase or state.phase.value,
         alert.summary,
         alert.run_id,
-        *(_time(moment) for moment in (state.since, state.seen, state.told)),
-        state.told_as or "",
+        *(_time(moment) for moment in (state.since, state.seen, state.notified)),
+        state.notified_as or "",
         [_time(moment) for moment in state.starts],
-        state.owes or "",
+        state.unsent or "",
         _time(now),
     ]
 

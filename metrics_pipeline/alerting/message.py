@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from metrics_pipeline.alerting.notices import AlertState, Notice
+from metrics_pipeline.alerting.notifications import AlertState, Notification
 from metrics_pipeline.alerting.rules import KINDS, Severity
 
 TITLE_LIMIT_CHARACTERS = 150
@@ -30,16 +30,16 @@ class Message:
     severity: Severity | None
 
 
-def compose(notices: Sequence[AlertState], links: Links) -> Message:
+def compose(notifications: Sequence[AlertState], links: Links) -> Message:
     """One message for all notices, in their order."""
-    open_ones = [n for n in notices if n.owes in (Notice.FIRING, Notice.AGAIN)]
+    open_ones = [n for n in notifications if n.unsent in (Notification.FIRING, Notification.AGAIN)]
     severity = min((n.alert.severity for n in open_ones), key=lambda s: s is not Severity.CRITICAL, default=None)
-    return Message(_title(notices, severity), _body([_paragraph(n, links) for n in notices]), severity)
+    return Message(_title(notifications, severity), _body([_paragraph(n, links) for n in notifications]), severity)
 
 
-def _title(notices: Sequence[AlertState], severity: Severity | None) -> str:
-    first = notices[0]
-    more = f", and {len(notices) - 1} more" if len(notices) > 1 else ""
+def _title(notifications: Sequence[AlertState], severity: Severity | None) -> str:
+    first = notifications[0]
+    more = f", and {len(notifications) - 1} more" if len(notifications) > 1 else ""
     word = severity.value if severity else "resolved"
     title = f"{_NAME} {word}: {KINDS[first.alert.kind].title} ({first.alert.subject}){more}"
     return title if len(title) <= TITLE_LIMIT_CHARACTERS else title[: TITLE_LIMIT_CHARACTERS - 1] + "…"
@@ -59,12 +59,12 @@ def _body(paragraphs: Sequence[str]) -> str:
 
 def _paragraph(state: AlertState, links: Links) -> str:
     alert = state.alert
-    if state.owes is Notice.RESOLVED:
+    if state.unsent is Notification.RESOLVED:
         return f"resolved: {KINDS[alert.kind].title}. It was: {alert.summary}"
-    if state.owes is Notice.FORGOTTEN:
+    if state.unsent is Notification.FORGOTTEN:
         return f"closed, since nothing more was heard of it: {alert.summary}"
     lines = [f"{alert.severity.value}: {alert.summary}"]
-    if state.owes is Notice.AGAIN:
+    if state.unsent is Notification.AGAIN:
         lines.append(f"It lasts since {datetime.fromtimestamp(state.since, UTC):%Y-%m-%d %H:%M} UTC.")
     if len(state.starts) > 1:
         lines.append(f'It came back {len(state.starts) - 1} times lately; "resolved" waits the longer for it.')

@@ -8,7 +8,7 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.alerting.burn import WINDOWS, Tallies, Tally
 from metrics_pipeline.alerting.signals import BurnSignal, CanarySignal, DiskSignal, FlowSignal, StorageSignal
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.ddl.stock import DISKS, PARTS
+from metrics_pipeline.ddl.storage_views import DISKS, PARTS
 from metrics_pipeline.ledger.entry import DRAIN
 from metrics_pipeline.ledger.tables import LedgerScope
 

@@ -13,9 +13,18 @@ from typing import Any, TypeVar
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.alerting.log import read_board, write_board
+from metrics_pipeline.alerting.log import read_alert_states, write_alert_states
 from metrics_pipeline.alerting.message import Links, Message, compose
-from metrics_pipeline.alerting.notices import AlertState, Board, Notice, NoticePolicy, Phase, advance, due, told
+from metrics_pipeline.alerting.notifications import (
+    AlertState,
+    AlertStates,
+    NoticePolicy,
+    Notification,
+    Phase,
+    advance,
+    due,
+    notified,
+)
 from metrics_pipeline.alerting.notify import Delivery, deliver
 from metrics_pipeline.alerting.reading import read_burn, read_flow, read_landed, read_storage
 from metrics_pipeline.alerting.rules import Alert, AlertPolicy, Judgement, Severity, judge
@@ -38,7 +47,7 @@ _T = TypeVar("_T")
 class Copy:
     """A caller's copy of the board. `is_ahead`: ClickHouse could not take it, so it holds more than the table does."""
 
-    board: Board = field(default_factory=Board)
+    alert_states: AlertStates = field(default_factory=AlertStates)
     is_ahead: bool = False
 
 
@@ -47,7 +56,7 @@ class Evaluation:
     """What one evaluation found, told, and leaves to remember; `notices` went out with the message, if one did."""
 
     copy: Copy
-    notices: tuple[AlertState, ...] = ()
+    notifications: tuple[AlertState, ...] = ()
     deliveries: tuple[Delivery, ...] = ()
 
 
@@ -64,23 +73,23 @@ def evaluate(settings: Settings, runs: Sequence[RunSignal], checks: Sequence[Che
     now = time.time()
     policy = _of(NoticePolicy, settings.alerts)
     with _Warehouse(settings) as warehouse:
-        stored = warehouse.ask(read_board)
-        before = copy.board if copy.is_ahead or stored is None else stored
+        stored = warehouse.ask(read_alert_states)
+        before = copy.alert_states if copy.is_ahead or stored is None else stored
         signals = replace(_read(settings, warehouse), runs=tuple(runs), checks=tuple(checks))
         judgement = judge(signals, _of(AlertPolicy, settings.alerts))
-        board = advance(before, judgement, now, policy)
-        notices = due(board, now, policy)
-        deliveries = _tell(settings.alerts, notices)
-        if notices and _is_told(deliveries):
-            board = told(board, notices, now)
-        is_noted = stored is not None and warehouse.ask(lambda client: _note(client, stored, board, now))
-    return Evaluation(Copy(board, is_ahead=not is_noted), notices, deliveries)
+        alert_states = advance(before, judgement, now, policy)
+        notifications = due(alert_states, now, policy)
+        deliveries = _tell(settings.alerts, notifications)
+        if notifications and _is_notified(deliveries):
+            alert_states = notified(alert_states, notifications, now)
+        is_noted = stored is not None and warehouse.ask(lambda client: _note(client, stored, alert_states, now))
+    return Evaluation(Copy(alert_states, is_ahead=not is_noted), notifications, deliveries)
 
 
 def standing(settings: Settings) -> Standing:
     """What is wrong now, without telling anybody or noting it."""
     with _Warehouse(settings) as warehouse:
-        stored = warehouse.ask(read_board) or Board()
+        stored = warehouse.ask(read_alert_states) or AlertStates()
         signals = _read(settings, warehouse)
     judgement = judge(signals, _of(AlertPolicy, settings.alerts))
     now = time.time()
@@ -182,13 +191,15 @@ def _lags(settings: Settings) -> tuple[Mapping[int, int] | None, str | None]:
     return {p: lag.offsets for p, lag in lags.items()}, None
 
 
-def _tell(alerts: AlertSettings, notices: Sequence[AlertState]) -> tuple[Delivery, ...]:
-    if not notices:
+def _tell(alerts: AlertSettings, notifications: Sequence[AlertState]) -> tuple[Delivery, ...]:
+    if not notifications:
         return ()
-    for notice in notices:
-        level = logging.INFO if notice.owes in (Notice.RESOLVED, Notice.FORGOTTEN) else logging.WARNING
-        logger.log(level, "%s: %s", notice.owes, notice.alert.summary)
-    message = compose(notices, Links(alerts.dagster_url or "", alerts.runbook_url))
+    for notification in notifications:
+        level = (
+            logging.INFO if notification.unsent in (Notification.RESOLVED, Notification.FORGOTTEN) else logging.WARNING
+        )
+        logger.log(level, "%s: %s", notification.unsent, notification.alert.summary)
+    message = compose(notifications, Links(alerts.dagster_url or "", alerts.runbook_url))
     deliveries = deliver(message, destination_urls(alerts), timeout_seconds=alerts.timeout_seconds)
     for delivery in deliveries:
         if delivery.problem is not None:
@@ -196,13 +207,13 @@ def _tell(alerts: AlertSettings, notices: Sequence[AlertState]) -> tuple[Deliver
     return deliveries
 
 
-def _is_told(deliveries: Sequence[Delivery]) -> bool:
+def _is_notified(deliveries: Sequence[Delivery]) -> bool:
     """One destination is enough: those that are away don't make the others hear it twice."""
     return not deliveries or any(delivery.problem is None for delivery in deliveries)
 
 
-def _note(client: Client, before: Board, board: Board, now: float) -> bool:
-    write_board(client, before, board, now)
+def _note(client: Client, before: AlertStates, alert_states: AlertStates, now: float) -> bool:
+    write_alert_states(client, before, alert_states, now)
     return True
 
 

@@ -16,29 +16,29 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.audit.verdict import BrokenAccount, BrokenRow, Ledger, PartitionKey, PartitionTotals
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.kafka.intents import OffsetRange
-from metrics_pipeline.ledger.entry import FILL, OWED, PartitionAccount
+from metrics_pipeline.ledger.deferred import subtracted
+from metrics_pipeline.ledger.entry import BACKFILL, DEFERRED, PartitionAccount
 from metrics_pipeline.ledger.minutes import COUNTS_SCHEMA, MINUTE_SECONDS, LedgerMinutes, Scope, Unnoted
-from metrics_pipeline.ledger.owed import subtracted
-from metrics_pipeline.ledger.reading_owed import ClickHouseOwed
+from metrics_pipeline.ledger.reading_deferred import ClickHouseDeferred
 from metrics_pipeline.ledger.tables import REPLAY_PLAN, PlanStep
-from metrics_pipeline.rollups.tables import TAKEN_ROWS
+from metrics_pipeline.rollups.tables import CURRENT_ROWS
 
 LONGEST_LIST = 1_000
 """So many gaps, overlaps or broken rows are listed at most."""
 
 _ROWS = "FROM batches FINAL"
 _OF_GROUP = "consumer_group = {group:String}"
-_COVERS = f"source != '{OWED}'"
-UNSETTLED = f"""{_OF_GROUP} AND step != '{PlanStep.SETTLED}'
+_COVERS = f"source != '{DEFERRED}'"
+UNREPAIRED = f"""{_OF_GROUP} AND step != '{PlanStep.REPAIRED}'
     AND opened_at > (SELECT max(opened_at) FROM {REPLAY_PLAN.name}
-        WHERE {_OF_GROUP} AND step = '{PlanStep.SETTLED}')"""
+        WHERE {_OF_GROUP} AND step = '{PlanStep.REPAIRED}')"""
 """Rows of the plan that the rollups may not count yet: of chunks that are open, or since the last settlement."""
 _PARTS = """ARRAY JOIN partitions AS p, partition_start AS s, partition_end AS e, partition_consumed AS c,
         partition_inserted AS i, partition_duplicates AS d, partition_dead_letters AS dl, partition_skipped AS sk,
         partition_lost AS l"""
 
 _MAX_RANGES = 200_000
-"""So many ranges of a partition that were skipped, or filled, are known at most."""
+"""So many ranges of a partition that were skipped, or backfilled, are known at most."""
 
 _IN_SCOPE = """(
         inserted > 0 AND first_event < toDateTime({end:UInt32}, 'UTC')
@@ -53,13 +53,13 @@ _TOTALS = f"""
     SELECT topic, topic_id, p, min(s), max(e), sumIf(e - s, {{touches}}), sumIf(c, {{touches}}), sumIf(i, {{touches}}),
         sumIf(d, {{touches}}), sumIf(dl, {{touches}}), sumIf(sk, {{touches}}), sumIf(l, {{touches}}),
         sumIf(sipHash64(s), {_COVERS}) - sumIf(sipHash64(e), {_COVERS}) = sipHash64(min(s)) - sipHash64(max(e)),
-        groupArrayIf({_MAX_RANGES})((s, e), source = '{OWED}'),
-        groupArrayIf({_MAX_RANGES})((s, e), source = '{FILL}'), sumIf(dl, {{touches}} AND NOT {{held}})
+        groupArrayIf({_MAX_RANGES})((s, e), source = '{DEFERRED}'),
+        groupArrayIf({_MAX_RANGES})((s, e), source = '{BACKFILL}'), sumIf(dl, {{touches}} AND NOT {{held}})
     {{rows}} {{parts}} WHERE {{of_group}} GROUP BY topic, topic_id, p ORDER BY topic, topic_id, p
 """
 """Ranges with start < end tile exactly if every start but the first is an end, and every end but the last a start, as
 often; sums of 64-bit hashes compare that without sorting. Only where they differ are the ranges put in order: also
-where something is owed, which leaves no gap, and overlaps nothing."""
+where something is deferred, which leaves no gap, and overlaps nothing."""
 _ORDERED = """
     SELECT p, s, e, max(e) OVER (
         PARTITION BY p ORDER BY s, e ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before,
@@ -84,7 +84,7 @@ _LEDGER_MINUTES = """
 
 _OF_DRAINS = f"""batch NOT IN (
     SELECT batch FROM batches WHERE added_dead_letters > 0
-    UNION ALL SELECT batch FROM {REPLAY_PLAN.name} WHERE {UNSETTLED})"""
+    UNION ALL SELECT batch FROM {REPLAY_PLAN.name} WHERE {UNREPAIRED})"""
 """Dead letters that a replay made are in no account of a partition: their messages are, as something else."""
 
 _ADDED = """
@@ -127,7 +127,7 @@ class ClickHouseBooks:
             bounds,
         )
         totals = [_totals(r) for r in rows]
-        if any(t.owed for t in totals):
+        if any(t.deferred for t in totals):
             totals = [self._without_drained(t) for t in totals]
         torn = [int(r[2]) for r in rows if not r[12] and (r[0], r[1]) == (self._topic, self._topic_id)]
         return Ledger(
@@ -147,17 +147,17 @@ class ClickHouseBooks:
 
     def dead_letters(self, totals: Sequence[PartitionTotals], scope: Scope) -> Mapping[PartitionKey, int]:
         found: dict[PartitionKey, int] = {}
-        for (topic, topic_id), of_life in groupby(totals, key=lambda t: (t.key.topic, t.key.topic_id)):
-            life = list(of_life)
+        for (topic, topic_id), of_incarnation in groupby(totals, key=lambda t: (t.key.topic, t.key.topic_id)):
+            incarnation = list(of_incarnation)
             parameters = {
                 "topic": topic,
                 "topic_id": topic_id,
-                "partitions": [t.key.partition for t in life],
-                "starts": [t.start for t in life],
-                "ends": [t.end for t in life],
-                "owed_partitions": [r.partition for t in life for r in t.owed],
-                "owed_starts": [r.start for t in life for r in t.owed],
-                "owed_ends": [r.end for t in life for r in t.owed],
+                "partitions": [t.key.partition for t in incarnation],
+                "starts": [t.start for t in incarnation],
+                "ends": [t.end for t in incarnation],
+                "deferred_partitions": [r.partition for t in incarnation for r in t.deferred],
+                "deferred_starts": [r.start for t in incarnation for r in t.deferred],
+                "deferred_ends": [r.end for t in incarnation for r in t.deferred],
             }
             where, bounds = _dead_letters_of(scope)
             sql = f"""SELECT kafka_partition, count() FROM dead_letters FINAL
@@ -167,7 +167,8 @@ class ClickHouseBooks:
                     AND kafka_offset < transform(
                         kafka_partition, {{partitions:Array(UInt32)}}, {{ends:Array(UInt64)}}, toUInt64(0))
                     AND NOT arrayExists((p, s, e) -> kafka_partition = p AND kafka_offset >= s AND kafka_offset < e,
-                        {{owed_partitions:Array(UInt32)}}, {{owed_starts:Array(UInt64)}}, {{owed_ends:Array(UInt64)}})
+                        {{deferred_partitions:Array(UInt32)}}, {{deferred_starts:Array(UInt64)}},
+            {{deferred_ends:Array(UInt64)}})
                     AND {where} AND {_OF_DRAINS}
                 GROUP BY kafka_partition"""
             for partition, count in self._rows("dead_letters", sql, parameters | bounds):
@@ -205,7 +206,7 @@ class ClickHouseBooks:
             conditions.append("minute < toDateTime({end:UInt32}, 'UTC')")
         if scope.minutes:
             conditions.append("toUnixTimestamp(minute) IN {minutes:Array(UInt32)}")
-        conditions.append(TAKEN_ROWS)
+        conditions.append(CURRENT_ROWS)
         sql = f"""SELECT toUnixTimestamp(minute) AS minute, events FROM (
             SELECT minute, sum(requests) AS events FROM rollup_1m WHERE {" AND ".join(conditions)} GROUP BY minute)"""
         return self._frame("rollup_1m", sql, bounds).cast(COUNTS_SCHEMA)
@@ -228,7 +229,7 @@ class ClickHouseBooks:
 
     def replayed_minutes(self, scope: Scope) -> frozenset[int]:
         where, bounds = _raw_where(scope)
-        sql = f"""SELECT DISTINCT {_RAW_MINUTE} FROM {REPLAY_PLAN.name} WHERE {UNSETTLED}
+        sql = f"""SELECT DISTINCT {_RAW_MINUTE} FROM {REPLAY_PLAN.name} WHERE {UNREPAIRED}
             AND step IN ('{PlanStep.REMOVE}', '{PlanStep.INSERT}', '{PlanStep.RESTORE}') AND {where}"""
         return frozenset(int(r[0]) for r in self._rows("the plan of replays", sql, bounds))
 
@@ -260,11 +261,11 @@ class ClickHouseBooks:
         )
 
     def _without_drained(self, totals: PartitionTotals) -> PartitionTotals:
-        """Drains read what is owed if somebody moved offsets back by hand."""
-        if not totals.owed:
+        """Drains read what is deferred if somebody moved offsets back by hand."""
+        if not totals.deferred:
             return totals
-        ledger = ClickHouseOwed(self._client, totals.key.topic, totals.key.topic_id, self._group)
-        return replace(totals, owed=subtracted(totals.owed, ledger.drained(totals.owed)))
+        ledger = ClickHouseDeferred(self._client, totals.key.topic, totals.key.topic_id, self._group)
+        return replace(totals, deferred=subtracted(totals.deferred, ledger.drained(totals.deferred)))
 
     def _replayed(self, touches: str, bounds: Mapping[str, Any]) -> int:
         sql = f"SELECT sum(inserted) {_ROWS} WHERE {_OF_GROUP} AND source = 'dead_letters' AND {touches}"
@@ -310,14 +311,14 @@ class ClickHouseBooks:
 
 
 def _totals(row: Sequence[Any]) -> PartitionTotals:
-    """Sums and what is owed are of one instant: letters of a fill that lands later are in neither."""
+    """Sums and what is deferred are of one instant: letters of a backfill that lands later are in neither."""
     topic, topic_id, partition, *figures = row
-    skipped, filled = (
+    skipped, backfilled = (
         [OffsetRange(int(partition), int(s), int(e)) for s, e in ranges] for ranges in (figures[10], figures[11])
     )
     key = PartitionKey(str(topic), str(topic_id), int(partition))
-    owed = subtracted(skipped, filled)
-    return PartitionTotals(key, *map(int, figures[:9]), owed=owed, letters_gone=int(figures[12]))
+    deferred = subtracted(skipped, backfilled)
+    return PartitionTotals(key, *map(int, figures[:9]), deferred=deferred, letters_gone=int(figures[12]))
 
 
 def _bounds(scope: Scope) -> dict[str, Any]:
@@ -366,7 +367,8 @@ _HELD = "first_message >= toDateTime64({held:UInt32}, 3, 'UTC')"
 _NOT_DROPPED = f"""kafka_timestamp >= toDateTime64({{held:UInt32}}, 3, 'UTC') AND batch NOT IN (
     SELECT batch FROM batches WHERE {_OF_GROUP} AND NOT {_HELD}
         AND last_message >= toDateTime64({{held:UInt32}}, 3, 'UTC'))"""
-"""Of dead letters: of such batches; of one around the horizon some may be left, and count no more than it does."""
+"""Of dead letters: of such batches; of one around the moment that retention has reached some may be left, and count no
+more than it does."""
 _REPLAYED_DAYS = 31
 _HELD_FOR_REPLAYS = f"""first_message >= toDateTime64(
     if({{held:UInt32}} = 0, 0, {{held:UInt32}} + {_REPLAYED_DAYS * 86_400}), 3, 'UTC')"""

@@ -67,8 +67,8 @@ class _Findings:
 class Audit:
     """Audits the books of one topic.
 
-    `committed` reads what is committed at the moment of the call, `beside` what replays and fills have open. Minutes
-    before `compared_from` (epoch seconds) are left out.
+    `committed` reads what is committed at the moment of the call, `beside` what replays and backfills have open.
+    Minutes before `compared_from` (epoch seconds) are left out.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Audit:
             Books(
                 ledger=ledger,
                 tail=unaccounted_tail(ledger, self._topic_id, committed),
-                owed=ledger.owed(self._topic_id),
+                deferred=ledger.deferred(self._topic_id),
                 dead_letter_rows=dead_letter_rows,
                 ledger_events=int(first.table["ledger"].sum()) + first.look.after.unnoted.inserted,
                 raw_rows=int(first.table["raw"].sum()),

@@ -5,16 +5,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from metrics_pipeline.kafka.intents import OffsetRange, OpenBatch
+from metrics_pipeline.ledger.deferred import HOUR_SECONDS
 from metrics_pipeline.ledger.entry import PartitionAccount
 from metrics_pipeline.ledger.minutes import MinuteDrift, UnnotedDrift
-from metrics_pipeline.ledger.owed import HOUR_SECONDS
 from metrics_pipeline.rollups.grains import UNIT
 from metrics_pipeline.runtime.timerange import minute_name
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class PartitionKey:
-    """A partition of one life of a topic: a topic that is recreated has the same name and another id."""
+    """A partition of one incarnation of a topic: a topic that is recreated has the same name and another id."""
 
     topic: str
     topic_id: str
@@ -25,8 +25,8 @@ class PartitionKey:
 class PartitionTotals:
     """What the ledger says of one partition: [start, end) of all of its rows, the sums of those in scope.
 
-    `owed` is what it skipped and no row covers, at the same instant; `letters_gone` are dead letters among them that
-    retention may have dropped.
+    `deferred` is what it skipped and no row covers, at the same instant; `letters_gone` are dead letters among them
+    that retention may have dropped.
     """
 
     key: PartitionKey
@@ -39,7 +39,7 @@ class PartitionTotals:
     dead_letters: int
     skipped: int
     lost: int
-    owed: tuple[OffsetRange, ...] = field(default=(), kw_only=True)
+    deferred: tuple[OffsetRange, ...] = field(default=(), kw_only=True)
     letters_gone: int = field(default=0, kw_only=True)
 
     @property
@@ -110,9 +110,9 @@ class Ledger:
     def skipped(self) -> int:
         return self._sum("skipped")
 
-    def owed(self, topic_id: str) -> tuple[OffsetRange, ...]:
-        """What was skipped of this life of the topic, and no fill has landed yet."""
-        return tuple(r for t in self.totals if t.key.topic_id == topic_id for r in t.owed)
+    def deferred(self, topic_id: str) -> tuple[OffsetRange, ...]:
+        """What was skipped of this incarnation of the topic, and no backfill has landed yet."""
+        return tuple(r for t in self.totals if t.key.topic_id == topic_id for r in t.deferred)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +120,14 @@ class Books:
     """What the ledger, the topic and the tables say, each by itself.
 
     `drifting_minutes` is a bounded list of the `drifting` minutes that are settled and contradict; `rollup_drift` sums
-    over all of them. Minutes in flight were touched by batches that landed during every look. What is `owed` was
-    skipped on purpose, and a fill will land it: no contradiction. Minutes before `compared_from` are not compared:
+    over all of them. Minutes in flight were touched by batches that landed during every look. What is `deferred` was
+    skipped on purpose, and a backfill will land it: no contradiction. Minutes before `compared_from` are not compared:
     retention dropped events.
     """
 
     ledger: Ledger
     tail: tuple[OffsetRange, ...] = ()
-    owed: tuple[OffsetRange, ...] = ()
+    deferred: tuple[OffsetRange, ...] = ()
     dead_letter_rows: Mapping[PartitionKey, int] | None = None
     ledger_events: int = 0
     raw_rows: int = 0
@@ -164,8 +164,8 @@ class Verdict:
         return self.books.rollup_drift
 
     @property
-    def owed_offsets(self) -> int:
-        return sum(r.offsets for r in self.books.owed)
+    def deferred_offsets(self) -> int:
+        return sum(r.offsets for r in self.books.deferred)
 
 
 def unaccounted_tail(ledger: Ledger, topic_id: str, committed: Mapping[int, int]) -> tuple[OffsetRange, ...]:

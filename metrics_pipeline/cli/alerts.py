@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import typer
 from rich.console import Console
 
-from metrics_pipeline.alerting.notices import AlertState
+from metrics_pipeline.alerting.notifications import AlertState
 from metrics_pipeline.alerting.run import Standing, standing, try_out
 from metrics_pipeline.cli.output import print_json
 from metrics_pipeline.errors import ConfigurationError

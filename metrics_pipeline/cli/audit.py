@@ -66,7 +66,10 @@ def _as_fields(verdict: Verdict) -> dict[str, object]:
         "skipped_offsets": ledger.skipped,
         "lost": [_range(r) for r in ledger.lost],
         "gaps": [_range(r) for r in (*ledger.gaps, *books.tail)],
-        "owed": {"offsets": verdict.owed_offsets, "ranges": [_range(r) for r in books.owed[:_LONGEST_LIST]]},
+        "deferred": {
+            "offsets": verdict.deferred_offsets,
+            "ranges": [_range(r) for r in books.deferred[:_LONGEST_LIST]],
+        },
         "overlaps": [_range(r) for r in ledger.overlaps],
         "dead_letter_rows": sum((books.dead_letter_rows or {}).values()),
         "ledger_events": books.ledger_events,
@@ -119,7 +122,7 @@ def _print(verdict: Verdict) -> None:
         ("  dead letters", ledger.dead_letters),
         ("    landed by replays since", ledger.replayed),
         ("skipped offsets", ledger.skipped),
-        ("owed offsets", verdict.owed_offsets),
+        ("deferred offsets", verdict.deferred_offsets),
         ("events by the ledger's minutes", books.ledger_events),
         ("rows in raw_events", books.raw_rows),
         ("requests in rollup_1m", books.rollup_requests),
@@ -131,25 +134,26 @@ def _print(verdict: Verdict) -> None:
     if len(verdict.problems) > _LONGEST_PRINT:
         console.print(f"[red]✗[/] {len(verdict.problems) - _LONGEST_PRINT} more: --json lists them")
     _print_in_flight(console, verdict)
-    _print_owed(console, verdict)
+    _print_deferred(console, verdict)
     if books.compared_from:
         console.print(
             f"minutes before {minute_name(books.compared_from)} are not compared: their events may be dropped"
         )
     if verdict.is_ok:
-        but = f", but for the {verdict.owed_offsets:,} that are owed" if verdict.owed_offsets else ""
+        but = f", but for the {verdict.deferred_offsets:,} that are deferred" if verdict.deferred_offsets else ""
         console.print(f"[green]✓[/] exact: every offset accounted for{but}, every event counted once")
 
 
-def _print_owed(console: Console, verdict: Verdict) -> None:
-    owed = verdict.books.owed
-    if not owed:
+def _print_deferred(console: Console, verdict: Verdict) -> None:
+    deferred = verdict.books.deferred
+    if not deferred:
         return
-    named = ", ".join(f"{r.partition}: {r.start} to {r.end - 1}" for r in owed[:_LONGEST_PRINT])
-    more = f" and {len(owed) - _LONGEST_PRINT} more" if len(owed) > _LONGEST_PRINT else ""
+    named = ", ".join(f"{r.partition}: {r.start} to {r.end - 1}" for r in deferred[:_LONGEST_PRINT])
+    more = f" and {len(deferred) - _LONGEST_PRINT} more" if len(deferred) > _LONGEST_PRINT else ""
     console.print(
-        f"[yellow]…[/] owed: {verdict.owed_offsets:,} offsets in {len(owed)} ranges were skipped to be at the head, "
-        f"and no fill has landed them yet (by partition: {named}{more}): `metrics-pipeline fill` lands them",
+        f"[yellow]…[/] deferred: {verdict.deferred_offsets:,} offsets in {len(deferred)} ranges were skipped to be at "
+        f"the head, "
+        f"and no backfill has landed them yet (by partition: {named}{more}): `metrics-pipeline backfill` lands them",
         soft_wrap=True,
     )
 

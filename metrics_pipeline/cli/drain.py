@@ -72,7 +72,7 @@ def _print_report(report: DrainReport, *, as_json: bool) -> None:
                 "duplicates": report.duplicates,
                 "dead_letters": report.dead_letters,
                 "lost_offsets": report.lost,
-                "owed_offsets": report.owed,
+                "deferred_offsets": report.deferred,
             }
         )
     else:

@@ -19,11 +19,11 @@ from metrics_pipeline.questions.completeness import (
     COARSE,
     DEAD_LETTER_SHARE,
     DEAD_LETTERS,
+    DEFERRED,
     DROPPED,
     LAG,
     LOST,
     NOT_OVER,
-    OWED,
     Incomplete,
     incomplete_minutes,
     newest_landing,
@@ -41,7 +41,7 @@ _QUIET_SECONDS = 60
 _SAID = {
     DEAD_LETTERS: f"more than {DEAD_LETTER_SHARE:.0%} of the messages were no valid events (dead_letters has them)",
     LOST: "the topic dropped messages before they were read",
-    OWED: "drains went on at the head, and a fill has yet to land what they skipped",
+    DEFERRED: "drains went on at the head, and a backfill has yet to land what they skipped",
     LAG: "the drain is behind right now: ask again later",
     DROPPED: "retention dropped them, or all but what an override keeps",
     **{

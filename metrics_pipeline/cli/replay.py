@@ -13,7 +13,7 @@ from rich.progress import Progress
 from metrics_pipeline.cli.output import counting_progress, print_json
 from metrics_pipeline.cli.signals import stop_on_signal
 from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, now_in
-from metrics_pipeline.ledger.owed import HOUR_SECONDS
+from metrics_pipeline.ledger.deferred import HOUR_SECONDS
 from metrics_pipeline.replay.plan import Mode, hours_around
 from metrics_pipeline.replay.run import HourReport
 from metrics_pipeline.settings import load_settings
@@ -123,14 +123,15 @@ def _left(report: HourReport, mode: Mode) -> Iterator[str]:
         yield f"{report.dropped:,} offsets are no longer in the topic, so can't be replayed: {ranges}{more}"
     if report.left_to_drains:
         yield f"{report.left_to_drains:,} offsets have not landed yet: they are left to the drains"
-    if report.owed:
-        yield f"{report.owed:,} offsets were owed, since drains skipped them: they are filled first, then looked at"
+    if report.deferred:
+        yield f"{report.deferred:,} offsets were deferred, since drains skipped them: they are backfilled "
+        "first, then looked at"
     if report.unaccounted:
         yield f"{report.unaccounted:,} offsets are in no row of the ledger: `metrics-pipeline audit` names them"
     if report.good_letters:
         yield f"{report.good_letters:,} dead letters are good by today's rules: `metrics-pipeline dead-letters replay`"
-    if report.unsettled:
-        yield f"{report.unsettled:,} messages are too fresh to repair their rollups: replay again in 15 minutes"
+    if report.unrepaired:
+        yield f"{report.unrepaired:,} messages are too fresh to repair their rollups: replay again in 15 minutes"
     if report.other and mode is Mode.FILL:
         yield (
             f"{report.other:,} events were something else by the rules that judged them: --mode replace puts that right"

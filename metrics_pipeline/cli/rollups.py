@@ -89,7 +89,7 @@ def rebuild(
             made = rollups.remake(span, force=force, progress=share_of(bar, f"{LIVE.name} from raw_events"))
         built = rollups.rebuild(span, grains, only_stale=stale, progress=share_of(bar, "buckets"))
     _print_rebuilt(made, built, as_json)
-    if made.refused or made.moving_units or built.moving_units or built.unpublished:
+    if made.refused or made.units_in_flux or built.units_in_flux or built.unpublished:
         raise typer.Exit(1)
 
 
@@ -153,13 +153,13 @@ def _print_plan(buckets: dict[str, int], units: int, as_json: bool) -> None:
 def _print_rebuilt(made: Rebuilt, built: Rebuilt, as_json: bool) -> None:
     refused = [minute_name(start) for start in made.refused]
     unpublished = [{"grain": grain, "start": minute_name(start)} for grain, start in built.unpublished]
-    units, moving = made.units + built.units, made.moving_units + built.moving_units
+    units, in_flux = made.units + built.units, made.units_in_flux + built.units_in_flux
     if as_json:
-        published = {name: {"published": b.published, "moving": b.moving} for name, b in built.built.items()}
+        published = {name: {"published": b.published, "moving": b.in_flux} for name, b in built.built.items()}
         print_json(
             {
                 "units": units,
-                "moving_units": moving,
+                "units_in_flux": in_flux,
                 "refused_units": refused,
                 "buckets": published,
                 "unpublished": unpublished,
@@ -170,10 +170,10 @@ def _print_rebuilt(made: Rebuilt, built: Rebuilt, as_json: bool) -> None:
     if units:
         console.print(f"{units} units of ten minutes made anew from raw_events")
     for name, part in built.built.items():
-        waiting = f", {part.moving} left, since events came meanwhile" if part.moving else ""
+        waiting = f", {part.in_flux} left, since events came meanwhile" if part.in_flux else ""
         console.print(f"{name}: {part.published} buckets built{waiting}")
-    if moving:
-        console.print(f"[yellow]…[/] {moving} units got events during each repair: repeat the command later")
+    if in_flux:
+        console.print(f"[yellow]…[/] {in_flux} units got events during each repair: repeat the command later")
     if refused:
         console.print(
             f"[red]✗[/] {len(refused)} units left alone, the first from {refused[0]}: raw_events holds nothing of "
@@ -183,7 +183,7 @@ def _print_rebuilt(made: Rebuilt, built: Rebuilt, as_json: bool) -> None:
     if unpublished:
         first = unpublished[0]
         console.print(
-            f"[red]✗[/] {len(unpublished)} buckets hold other events than rollup_books says, the first of "
+            f"[red]✗[/] {len(unpublished)} buckets hold other events than rollup_builds says, the first of "
             f"{first['grain']} from {first['start']}: run `metrics-pipeline rollups check --repair` over them",
             soft_wrap=True,
         )
@@ -195,7 +195,7 @@ def _checked_fields(checked: Checked) -> dict[str, object]:
         "units": checked.units,
         "drifts": [_drift_fields(drift) for drift in checked.drifts],
         "late": [minute_name(start) for start in checked.late],
-        "moving": [minute_name(start) for start in checked.moving],
+        "moving": [minute_name(start) for start in checked.in_flux],
         "gone": checked.gone,
     }
 
@@ -221,8 +221,8 @@ def _print_checked(checked: Checked, *, repair: bool) -> None:
         console.print(
             f"[yellow]…[/] {len(checked.late)} repaired units got events since: `rollups rebuild` repairs them"
         )
-    if checked.moving:
-        console.print(f"[yellow]…[/] {len(checked.moving)} units move: batches landed in them; check them again later")
+    if checked.in_flux:
+        console.print(f"[yellow]…[/] {len(checked.in_flux)} units move: batches landed in them; check them again later")
     if checked.gone:
         console.print(f"[yellow]…[/] {checked.gone} units are gone from raw_events: nothing to compare them with")
     if checked.is_exact:

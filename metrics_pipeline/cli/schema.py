@@ -12,8 +12,8 @@ from metrics_pipeline.ddl.change import Plan
 from metrics_pipeline.ddl.words import plan_lines
 from metrics_pipeline.kafka.admin import ensure_topic
 from metrics_pipeline.schema import all as schema
-from metrics_pipeline.schema.places import plan_everywhere
 from metrics_pipeline.schema.roles import statements
+from metrics_pipeline.schema.targets import plan_everywhere
 from metrics_pipeline.settings import kafka_address, load_settings
 from metrics_pipeline.wiring.schema import apply_schema
 

@@ -4,7 +4,7 @@ from metrics_pipeline.alerting.burn import WINDOWS
 from metrics_pipeline.dashboards.panel import Dashboard, Kind, Panel, Unit
 from metrics_pipeline.dashboards.rollup_sql import FILL, SECONDS, source
 from metrics_pipeline.dashboards.steps import DAY, WEEK, Reach
-from metrics_pipeline.ddl.stock import PARTS
+from metrics_pipeline.ddl.storage_views import PARTS
 from metrics_pipeline.ledger.tables import IS_BATCH
 from metrics_pipeline.rollups.cubes import ENDPOINTS
 from metrics_pipeline.rollups.grains import BUILT, SETTLE_SECONDS
@@ -32,7 +32,7 @@ _AGES = f"""FROM batches ARRAY JOIN freshness_ms AS age, freshness_events AS wei
 
 
 def _ledger(name: str, title: str, unit: Unit, lines: str, description: str = "", *, is_count: bool = True) -> Panel:
-    """Of micro-batches of drains and fills. Counts are drawn down to zero, where there was none."""
+    """Of micro-batches of drains and backfills. Counts are drawn down to zero, where there was none."""
     fill = f" ORDER BY t {FILL}" if is_count else ""
     query = f"""SELECT @t, * EXCEPT (t) FROM (
     SELECT {_T}, {lines} FROM batches WHERE {_LEDGER} AND {IS_BATCH} GROUP BY t{fill}
@@ -149,8 +149,8 @@ DEAD_LETTERS = Panel(
     lines_by="reason",
 )
 
-_BOOKS_AT = "greatest(toUnixTimestamp(minute), toUnixTimestamp(@start))"
-_BOOKS_T = f"{_BOOKS_AT} - {_BOOKS_AT} % @bucket AS t"
+_BUILDS_AT = "greatest(toUnixTimestamp(minute), toUnixTimestamp(@start))"
+_BUILDS_T = f"{_BUILDS_AT} - {_BUILDS_AT} % @bucket AS t"
 _GRAIN_NAME = f"transform(grain, {[g.seconds for g in BUILT]}, {[g.name for g in BUILT]}, toString(grain))"
 STALE = Panel(
     "stale_buckets",
@@ -161,7 +161,7 @@ STALE = Panel(
     Unit.COUNT,
     Reach.ROWS,
     f"""SELECT @t, line::String AS grain, countIf(is_stale) AS value FROM (
-    SELECT {_BOOKS_T}, {_GRAIN_NAME} AS line,
+    SELECT {_BUILDS_T}, {_GRAIN_NAME} AS line,
         {IS_STALE}
             AND toUnixTimestamp(minute) + grain <= toUnixTimestamp(now()) - {SETTLE_SECONDS} AS is_stale
     FROM {BUCKETS.name}

@@ -3,7 +3,7 @@
 | reason | what the ledger says |
 |---|---|
 | unread | a shard has not read that far: the newest minutes, and everything behind a lag |
-| lost, owed, dead letters | as questions/completeness.py judges |
+| lost, deferred, dead letters | as questions/completeness.py judges |
 """
 
 from metrics_pipeline.dashboards.panel import Kind, Panel, Unit
@@ -13,9 +13,9 @@ from metrics_pipeline.questions.completeness import (
     DAMAGED_MINUTES,
     DEAD_LETTER_SHARE,
     DEAD_LETTERS,
+    DEFERRED,
     LAG_SECONDS,
     LOST,
-    OWED,
 )
 
 DEAD_LETTER_PERCENT = round(100 * DEAD_LETTER_SHARE)
@@ -66,14 +66,15 @@ FROM (
     SPAN_SECONDS,
 )
 
-_REASONS = (UNREAD, LOST, OWED, DEAD_LETTERS)
+_REASONS = (UNREAD, LOST, DEFERRED, DEAD_LETTERS)
 _COUNTS = ", ".join(f"countIf(reason = '{reason}') AS `{reason}`" for reason in _REASONS)
 
 INCOMPLETE = Panel(
     "incomplete",
     "Incomplete minutes",
     "Not to be trusted: minutes of each point that the ledger knows to be incomplete, since they are not yet read, "
-    f"offsets were lost or are owed (skipped for now), or more than {DEAD_LETTER_PERCENT}% became dead letters. Of the "
+    f"offsets were lost or are deferred (skipped for now), or more than {DEAD_LETTER_PERCENT}% became dead letters. "
+    f"Of the "
     f"last {SPAN_SECONDS // 86_400} days of a longer span.",
     Kind.TIMESERIES,
     Unit.COUNT,

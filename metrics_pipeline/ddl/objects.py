@@ -124,7 +124,7 @@ class Union(_HoldsNothing):
 
 
 @dataclass(frozen=True, slots=True)
-class Spread(_HoldsNothing):
+class Distributed(_HoldsNothing):
     """A table of the same name, put together from all shards of a cluster (engine Distributed); holds nothing itself.
 
     `database` is where each shard has its own table. Rows go to the shard that `sharding_key` says, an expression;
@@ -204,7 +204,7 @@ class View:
         return f"CREATE OR REPLACE VIEW {self.name} AS\n{self.select}\nCOMMENT '{quoted(self.stored_comment)}'"
 
 
-SchemaObject = Table | Union | Spread | MaterializedView | View
+SchemaObject = Table | Union | Distributed | MaterializedView | View
 
 
 def quoted(text: str) -> str:

@@ -8,9 +8,9 @@ from metrics_pipeline.ddl.columns import column_changes
 from metrics_pipeline.ddl.found import Found, FoundTable, Size
 from metrics_pipeline.ddl.objects import (
     NOT_FILLED,
+    Distributed,
     MaterializedView,
     SchemaObject,
-    Spread,
     Table,
     Union,
     View,
@@ -50,7 +50,7 @@ def _object(wanted: SchemaObject, found: FoundTable | None, storage: Storage) ->
     elif isinstance(wanted, Union) and not _same_union(wanted, found):
         what = "replace the union by one of other columns or tables"
         yield Change(wanted.name, what, Phase.EXPAND, Way.METADATA, (wanted.replacement,))
-    elif isinstance(wanted, Spread) and not _same_spread(wanted, found):
+    elif isinstance(wanted, Distributed) and not _same_distributed(wanted, found):
         what = "replace the table over all shards by one of other columns or places"
         yield Change(wanted.name, what, Phase.EXPAND, Way.METADATA, (wanted.replacement,), is_needed=True)
 
@@ -58,7 +58,7 @@ def _object(wanted: SchemaObject, found: FoundTable | None, storage: Storage) ->
 _KINDS = {
     Table: "table",
     Union: "union of tables",
-    Spread: "table over all shards",
+    Distributed: "table over all shards",
     MaterializedView: "feed",
     View: "view",
 }
@@ -265,7 +265,7 @@ def _same_union(wanted: Union, found: FoundTable) -> bool:
     }
 
 
-def _same_spread(wanted: Spread, found: FoundTable) -> bool:
+def _same_distributed(wanted: Distributed, found: FoundTable) -> bool:
     columns = {c.name: (c.type.replace(" ", ""), canonical(c.default)) for c in wanted.table.columns}
     return canonical(found.engine) == canonical(wanted.engine) and columns == {
         name: (column.type.replace(" ", ""), canonical(column.default)) for name, column in found.columns.items()

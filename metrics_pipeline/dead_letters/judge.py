@@ -137,7 +137,8 @@ class Sorted:
 
 
 def judge(letters: pl.DataFrame, limits: EventLimits) -> Judged:
-    """Decode letters (LETTER_SCHEMA, one life of the topic) as a drain does: against the time of their messages."""
+    """Decode letters (LETTER_SCHEMA, one incarnation of the topic) as a drain does: against the time of their
+    messages."""
     decoded = decode(_messages(letters), limits)
     is_cut = letters.select(*POSITION, is_cut=pl.col("payload").bin.size() >= MAX_PAYLOAD_BYTES)
     kept = (

@@ -6,7 +6,7 @@
     KEEP     mark what stays, and what has landed already, by itself or as another message
     INTENT   put a chunk of the missing ones on record: their positions, the rules, a token
     EVENTS   insert them into raw_events, under the token
-    VERDICT  only where the server refused rows: commit how far the search for them has come
+    SEARCH   only where the server refused rows: commit how far the search for them has come
     LEDGER   insert the account of what raw_events has of them, under the token
     MARK     mark the letters by what raw_events has
     CLOSE    take the chunk off record

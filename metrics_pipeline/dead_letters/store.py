@@ -174,7 +174,7 @@ class ClickHouseDeadLetters:
         return [Group(str(r[0]), str(r[1]), str(r[2]), *map(int, r[3:])) for r in rows]
 
     def show(self, wanted: LetterFilter, limit: int, position: tuple[int, int] | None = None) -> list[Letter]:
-        """Letters in full, the newest first; at `position` those of every life of the topic."""
+        """Letters in full, the newest first; at `position` those of every incarnation of the topic."""
         where, parameters = _where(wanted)
         if position is not None:
             where += " AND kafka_partition = {partition:UInt32} AND kafka_offset = {offset:UInt64}"
@@ -192,7 +192,7 @@ class ClickHouseDeadLetters:
     ) -> tuple[int, int | None]:
         """Letters that no replay ever looked at, of messages before `end_ms`: how many, and the oldest one's time.
 
-        Times are epoch milliseconds. `topic_id` limits them to one life of the topic, `lows` (partition -> first
+        Times are epoch milliseconds. `topic_id` limits them to one incarnation of the topic, `lows` (partition -> first
         offset) to messages that it still holds.
         """
         where, parameters = _where(LetterFilter(end_ms=end_ms))
@@ -259,7 +259,8 @@ def _where(wanted: LetterFilter) -> tuple[str, dict[str, Any]]:
 
 
 def _last_within(sizes: Sequence[Sequence[Any]]) -> Place:
-    """The last letter of a page: one life of the topic, and no more bytes than the limit, but at least one letter."""
+    """The last letter of a page: one incarnation of the topic, and no more bytes than the limit, but at least one
+    letter."""
     size_bytes, last = 0, sizes[0]
     for row in sizes:
         size_bytes += int(row[3])

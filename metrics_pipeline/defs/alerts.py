@@ -146,15 +146,15 @@ def _copy(cursor: str | None) -> Copy:
 
 
 def _lines(found: Evaluation) -> Iterator[str]:
-    for notice in found.notices:
-        yield f"{notice.owes}: {notice.alert.summary}"
+    for notification in found.notifications:
+        yield f"{notification.unsent}: {notification.alert.summary}"
     for delivery in found.deliveries:
         if delivery.problem is not None:
             yield f"the alert did not reach {delivery.destination}: {delivery.problem}"
 
 
 def _summary(found: Evaluation) -> str:
-    firing = found.copy.board.firing
+    firing = found.copy.alert_states.firing
     if not firing:
         return "nothing is wrong"
     return f"{len(firing)} firing: " + "; ".join(state.alert.key for state in firing[:5])

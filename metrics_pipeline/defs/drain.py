@@ -69,10 +69,11 @@ def _record(context: OpExecutionContext, shard: int, report: DrainReport) -> Non
             f"{report.lost} offsets were dropped by the topic's retention before they were read: the ledger has "
             "the ranges, `metrics-pipeline audit` lists them"
         )
-    if report.owed:
+    if report.deferred:
         context.log.warning(
-            f"{report.owed} offsets were skipped to be at the head: they are owed until the job fill_owed, or "
-            "`metrics-pipeline fill`, has landed them"
+            f"{report.deferred} offsets were skipped to be at the head: they are deferred until the job "
+            "backfill_deferred, or "
+            "`metrics-pipeline backfill`, has landed them"
         )
     shared = {"shard": shard, "run_ended": report.reason.value, "batches": report.batches}
     landed: dict[str, int | float | str] = {

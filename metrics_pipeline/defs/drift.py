@@ -25,7 +25,7 @@ from metrics_pipeline.rollups.cubes import CUBES, ENDPOINTS, Cube
 from metrics_pipeline.rollups.drift import Drift, State
 from metrics_pipeline.rollups.grains import GRAINS
 from metrics_pipeline.rollups.operate import Checked, Span
-from metrics_pipeline.rollups.tables import BOOKS
+from metrics_pipeline.rollups.tables import BUILDS
 from metrics_pipeline.runtime.timerange import minute_name
 from metrics_pipeline.wiring.drain import rollups as open_rollups
 
@@ -86,7 +86,7 @@ def _result(cube: Cube, checked: Checked) -> AssetCheckResult:
     shown = [f"- {drift}" for drift in drifts[:_SHOWN]]
     if len(drifts) > _SHOWN:
         shown.append(f"- {len(drifts) - _SHOWN} more")
-    moving = ", ".join(minute_name(start) for start in checked.moving[:_SHOWN])
+    in_flux = ", ".join(minute_name(start) for start in checked.in_flux[:_SHOWN])
     return AssetCheckResult(
         asset_key=LIVE_ASSETS[cube].key,
         check_name=CHECK_NAME,
@@ -97,9 +97,9 @@ def _result(cube: Cube, checked: Checked) -> AssetCheckResult:
             "units": checked.units,
             "drifts": len(drifts),
             "late_units": len(checked.late),
-            "moving_units": len(checked.moving),
+            "units_in_flux": len(checked.in_flux),
             **({"drifted": MetadataValue.md("\n".join(shown))} if shown else {}),
-            **({"moving": moving} if moving else {}),
+            **({"moving": in_flux} if in_flux else {}),
         },
     )
 
@@ -107,4 +107,4 @@ def _result(cube: Cube, checked: Checked) -> AssetCheckResult:
 def _concerns(drift: Drift, cube: Cube) -> bool:
     """The books serve all cubes: what drifts in them alone is said once."""
     tables = {cube.table(grain) for grain in GRAINS}
-    return bool(tables & set(drift.tables)) or (cube is ENDPOINTS and set(drift.tables) <= {BOOKS.name})
+    return bool(tables & set(drift.tables)) or (cube is ENDPOINTS and set(drift.tables) <= {BUILDS.name})

@@ -27,7 +27,7 @@ from metrics_pipeline.defs.assets import LIVE_ASSETS, RAW_EVENTS_ASSET
 from metrics_pipeline.defs.canary import rates_metadata
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.errors import PipelineError
-from metrics_pipeline.ledger.reading_owed import read_owed
+from metrics_pipeline.ledger.reading_deferred import read_deferred
 from metrics_pipeline.ledger.tables import LedgerScope
 from metrics_pipeline.rollups.cubes import ENDPOINTS
 from metrics_pipeline.rollups.grains import BUILT, SETTLE_SECONDS, Grain, grain_named
@@ -103,10 +103,10 @@ def _states(settings: Settings) -> tuple[GrainState, ...]:
         return read_state(client, int(time.time()) - SETTLE_SECONDS - settings.alerts.rollups_seconds)[1:]
 
 
-def _owed(settings: Settings) -> int:
+def _deferred(settings: Settings) -> int:
     """Offsets that drains skipped: they count as no lag, and their events are not visible."""
     with connect(settings) as client:
-        entries = read_owed(client, LedgerScope(settings.kafka.topic, settings.kafka.group))
+        entries = read_deferred(client, LedgerScope(settings.kafka.topic, settings.kafka.group))
     return sum(entry.offsets for entry in entries)
 
 
@@ -123,14 +123,14 @@ def _of_events(context: AssetCheckExecutionContext, settings: Settings) -> Asset
     if partitions is None or flow is None:
         problems = "; ".join(engine.problem for engine in signals.engines if engine.problem)
         raise Failure(problems or "the signals could not be read: the log says why", allow_retries=False)
-    owed = _owed(settings)
-    if _is_idle(partitions, flow) and not owed:
+    deferred = _deferred(settings)
+    if _is_idle(partitions, flow) and not deferred:
         for spec in (RAW_EVENTS_ASSET, *LIVE_ASSETS.values()):
             context.op_execution_context.log_event(AssetMaterialization(spec.key, metadata=_NOTHING_WAITS))
     found = [alert for alert in judgement.alerts if alert.kind in FRESHNESS_KINDS]
     figures: dict[str, float] = {
         "lag_offsets": sum(partition.lag for partition in partitions),
-        "owed_offsets": owed,
+        "deferred_offsets": deferred,
         "objective_seconds": objectives.freshness_seconds,
     }
     if flow.freshness_p99_seconds is not None:

@@ -25,19 +25,19 @@ from dagster import (
 from pydantic import Field
 
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, LIVE_ASSETS, RAW_EVENTS_ASSET, TOPIC
-from metrics_pipeline.defs.fresh_first import fill_owed_job
 from metrics_pipeline.defs.interruptible import in_thread
 from metrics_pipeline.defs.own_runs import OwnRuns
 from metrics_pipeline.defs.relay import ACTIVE
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
+from metrics_pipeline.defs.skip_to_head import backfill_deferred_job
 from metrics_pipeline.errors import RetryableError
-from metrics_pipeline.ledger.owed import owed_hours as hours_of
+from metrics_pipeline.ledger.deferred import deferred_hours as hours_of
 from metrics_pipeline.replay.plan import Mode, hours_around
 from metrics_pipeline.replay.run import HourReport
 from metrics_pipeline.rollups.rebuilds import FIRST_DAY
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.wiring.fill import owed_ranges
+from metrics_pipeline.wiring.backfill import deferred_ranges
 from metrics_pipeline.wiring.replay import preview_hours, replay_hours
 
 GROUP = "operations"
@@ -100,24 +100,24 @@ replay_job = define_asset_job(
     default_status=DefaultSensorStatus.RUNNING,
     description="Replays hours of which drains have skipped something, the newest first, one run at a time.",
 )
-def owed_hours(context: SensorEvaluationContext, pipeline: PipelineResource) -> RunRequest | SkipReason:
+def deferred_hours(context: SensorEvaluationContext, pipeline: PipelineResource) -> RunRequest | SkipReason:
     """Reads the ledger alone."""
     settings = pipeline.settings()
     try:
-        hours = hours_of(owed_ranges(settings))
+        hours = hours_of(deferred_ranges(settings))
     except RetryableError as error:
         return SkipReason(f"{error}; the next tick tries again")
     if not hours:
-        return SkipReason("nothing is owed")
+        return SkipReason("nothing is deferred")
     if job := _busy(OwnRuns.of_sensor(context)):
-        return SkipReason(f"{len(hours)} hours are owed; a run of {job} is at it, or failed just now")
+        return SkipReason(f"{len(hours)} hours are deferred; a run of {job} is at it, or failed just now")
     key = f"{datetime.fromtimestamp(hours[-1], UTC):%Y-%m-%d-%H:%M}"
     return RunRequest(partition_key=key, tags=TAGS)
 
 
 def _busy(own: OwnRuns) -> str | None:
-    """The job whose run lands owed ranges right now; fills fence each other. Or has failed a moment ago."""
-    for job in (replay_job.name, fill_owed_job.name):
+    """The job whose run lands deferred ranges right now; backfills fence each other. Or has failed a moment ago."""
+    for job in (replay_job.name, backfill_deferred_job.name):
         for record in own.records(job_name=job, limit=1):
             ended_seconds = record.end_time or 0.0
             has_failed = record.dagster_run.status == DagsterRunStatus.FAILURE

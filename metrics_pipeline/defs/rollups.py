@@ -131,7 +131,7 @@ def _build(
         built += rollups.rebuild(span, (grain,)).built[grain.name]
     return {
         "buckets_published": built.published,
-        "buckets_moving": built.moving,
+        "buckets_in_flux": built.in_flux,
         "requests": built.requests,
         "units_repaired": done.units,
         "drifts": drifts,

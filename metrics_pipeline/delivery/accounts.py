@@ -63,7 +63,7 @@ def accounts_of(batch: MicroBatch, inserted: pl.DataFrame, dead_letters: pl.Data
             dead_letters=dead.get(r.partition, 0),
             duplicates=batch.consumed.get(r.partition, 0) - landed.get(r.partition, 0) - dead.get(r.partition, 0),
             lost=batch.lost.get(r.partition, 0),
-            is_owed=batch.is_owed,
+            is_deferred=batch.is_deferred,
         )
         for r in batch.ranges
     )

@@ -13,7 +13,7 @@ import polars as pl
 from metrics_pipeline.event.decode import Decoded
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.kafka.intents import OffsetRange
-from metrics_pipeline.ledger.owed import _NOTE, OwedEntry
+from metrics_pipeline.ledger.deferred import _NOTE, DeferredEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class MicroBatch:
 
     `events` may still hold duplicates; `lost` counts the offsets of a partition that the log no longer had. The
     messages stay at hand for the rows that the server may refuse. A `note` goes on record with the intent of a batch
-    that is not to be fetched: its ranges are skipped, and owed.
+    that is not to be fetched: its ranges are skipped, and deferred.
     """
 
     ranges: tuple[OffsetRange, ...]
@@ -46,7 +46,7 @@ class MicroBatch:
     note: str = ""
 
     @property
-    def is_owed(self) -> bool:
+    def is_deferred(self) -> bool:
         return bool(self.note)
 
     @property
@@ -157,7 +157,7 @@ class BatchBuilder:
             self._opened_at_seconds = now_seconds
 
 
-def owed_batch(entry: OwedEntry) -> MicroBatch:
+def deferred_batch(entry: DeferredEntry) -> MicroBatch:
     """The account of offsets that are skipped for now."""
     return MicroBatch(
         ranges=entry.ranges,
@@ -173,10 +173,10 @@ def owed_batch(entry: OwedEntry) -> MicroBatch:
     )
 
 
-def noted_entry(ranges: tuple[OffsetRange, ...], note: str) -> OwedEntry | None:
+def noted_entry(ranges: tuple[OffsetRange, ...], note: str) -> DeferredEntry | None:
     """The entry that an open batch with this note is to put on record; None: it is to be fetched."""
     name, _, times = note.partition(" ")
     if name != _NOTE:
         return None
     first_ms, last_ms = map(int, times.split())
-    return OwedEntry(ranges, first_ms, last_ms)
+    return DeferredEntry(ranges, first_ms, last_ms)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 SMALLER_SHARE = 0.381966
-LARGEST_VERDICTS = 12_000
+LARGEST_SEARCH_BITS = 12_000
 """As many fit into the metadata of an offset: 4 bits a character, 4,096 characters less the other fields."""
 
 
@@ -49,14 +49,14 @@ class Bisection:
     Raises ValueError for verdicts that can't have come of `rows` rows.
     """
 
-    def __init__(self, rows: int, verdicts: str = "") -> None:
-        self._verdicts = ""
+    def __init__(self, rows: int, search_bits: str = "") -> None:
+        self._search_bits = ""
         self._refused: list[int] = []
         self._waiting = [_Part(Slice(0, rows))] if rows else []
-        for verdict in _unpacked(verdicts):
+        for bit in _unpacked(search_bits):
             if self.next is None:
                 raise ValueError(f"there are more verdicts than {rows} rows can have")
-            self.note(is_refused=verdict == "1")
+            self.note(is_refused=bit == "1")
 
     @property
     def next(self) -> Slice | None:
@@ -71,17 +71,17 @@ class Bisection:
     @property
     def is_exhausted(self) -> bool:
         """There have been more verdicts than can be written down."""
-        return len(self._verdicts) > LARGEST_VERDICTS
+        return len(self._search_bits) > LARGEST_SEARCH_BITS
 
     @property
-    def verdicts(self) -> str:
+    def search_bits(self) -> str:
         """All verdicts so far, for `Bisection(rows, verdicts)` to go on from; empty before the first."""
-        return f"{int('1' + self._verdicts, 2):x}" if self._verdicts else ""
+        return f"{int('1' + self._search_bits, 2):x}" if self._search_bits else ""
 
     def note(self, *, is_refused: bool) -> None:
         """What became of `next`."""
         tried = self._waiting.pop()
-        self._verdicts += "1" if is_refused else "0"
+        self._search_bits += "1" if is_refused else "0"
         if is_refused and tried.slice.rows == 1:
             self._refused.append(tried.slice.start)
         elif is_refused:
@@ -97,5 +97,5 @@ class Bisection:
         self._waiting += [_Part(Slice(middle, whole.end)), _Part(Slice(whole.start, middle), is_first=True)]
 
 
-def _unpacked(verdicts: str) -> Iterator[str]:
-    return iter(f"{int(verdicts, 16):b}"[1:] if verdicts else "")
+def _unpacked(search_bits: str) -> Iterator[str]:
+    return iter(f"{int(search_bits, 16):b}"[1:] if search_bits else "")

@@ -23,14 +23,14 @@ MAX_RANGES_BYTES = 2_000
 """As packed; 2,500 of the 4,096 characters of an offset's metadata once they are text."""
 
 POSITION = tuple(column.name for column in LINEAGE[:2])
-"""Columns that name a message within one life of the topic."""
+"""Columns that name a message within one incarnation of the topic."""
 ORIGIN = tuple(column.name for column in LINEAGE)
 PLACE = "place"
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Messages of one life of the topic that land together; `ranges` are in order and don't overlap.
+    """Messages of one incarnation of the topic that land together; `ranges` are in order and don't overlap.
 
     `kind` is what the owner of the side group wants to remember of it, one word. `verdicts` says how far the search for
     rows that the server refuses has come.
@@ -41,11 +41,11 @@ class Chunk:
     ranges: tuple[OffsetRange, ...]
     limits: EventLimits
     opened_ms: int
-    verdicts: str = ""
+    search_bits: str = ""
     kind: str = "-"
 
-    def with_verdicts(self, verdicts: str) -> "Chunk":
-        return replace(self, verdicts=verdicts)
+    def with_search_bits(self, search_bits: str) -> "Chunk":
+        return replace(self, search_bits=search_bits)
 
     @property
     def positions(self) -> int:
@@ -58,7 +58,7 @@ class Chunk:
     @property
     def as_open_batch(self) -> OpenBatch:
         """What an audit needs to know of it while it is on its way."""
-        return OpenBatch(self.token, self.ranges, self.opened_ms, self.verdicts)
+        return OpenBatch(self.token, self.ranges, self.opened_ms, self.search_bits)
 
 
 def open_chunk(
@@ -80,7 +80,7 @@ def encode_chunk(chunk: Chunk) -> Commit:
     """The commit that puts a chunk on record."""
     packed = base64.b85encode(_packed(chunk.ranges)).decode()
     note = f"{chunk.limits.max_age_ms} {chunk.limits.max_future_ms} {chunk.kind} {packed}"
-    return Commit(0, Intent(0, chunk.token, chunk.opened_ms, chunk.verdicts, note), chunk.topic_id)
+    return Commit(0, Intent(0, chunk.token, chunk.opened_ms, chunk.search_bits, note), chunk.topic_id)
 
 
 def decode_chunk(commit: Commit | None) -> Chunk | None:
@@ -91,7 +91,7 @@ def decode_chunk(commit: Commit | None) -> Chunk | None:
     max_age_ms, max_future_ms, kind, packed = intent.note.split(" ", 3)
     ranges = tuple(_unpacked(base64.b85decode(packed)))
     limits = EventLimits(int(max_age_ms), int(max_future_ms))
-    return Chunk(commit.topic_id, intent.token, ranges, limits, intent.opened_ms, intent.verdicts, kind)
+    return Chunk(commit.topic_id, intent.token, ranges, limits, intent.opened_ms, intent.search_bits, kind)
 
 
 def closing(chunk: Chunk) -> Commit:
@@ -162,7 +162,7 @@ def placed(chunk: Chunk, rows: pl.DataFrame) -> pl.DataFrame:
 def own_rows(events: pl.DataFrame, stored: pl.DataFrame) -> pl.DataFrame:
     """Those of `events` that raw_events holds from their own messages.
 
-    Stored with the identity and the origin: an origin alone may be that of another life of the topic.
+    Stored with the identity and the origin: an origin alone may be that of another incarnation of the topic.
     """
     return events.join(stored, on=[*IDENTITY, *ORIGIN], how="semi", maintain_order="left")
 

@@ -3,8 +3,8 @@
     INTENT   commit the batch's start with its end and token; the same commit closes the batch before it
     LOOK_UP  drop what other batches have stored already
     EVENTS   insert into raw_events (its view fills rollup_1m), under the token
-    VERDICT  only where the server refused rows: commit how far the search for them has come, then insert the next part
-    SETTLE   only of a fill: take back what somebody else stored in the same moment
+    SEARCH   only where the server refused rows: commit how far the search for them has come, then insert the next part
+    YIELD    only of a backfill: take back what somebody else stored in the same moment
     DEAD     insert the dead letters, under the token
     LEDGER   insert the account, under the token
     CLOSE    commit the end, when no next batch follows
@@ -26,14 +26,14 @@ from metrics_pipeline.delivery.bisection import Bisection, Slice
 from metrics_pipeline.delivery.inserting import Inserting
 from metrics_pipeline.delivery.ownership import Ownership
 from metrics_pipeline.delivery.ports import Warehouse
-from metrics_pipeline.delivery.settling import Settling
 from metrics_pipeline.delivery.steps import Step
+from metrics_pipeline.delivery.yielding import Yielding
 from metrics_pipeline.errors import RejectedError, StopError
 from metrics_pipeline.event.contract import IDENTITY, NO_DEAD_LETTERS, NO_EVENTS
 from metrics_pipeline.event.deduplicate import deduplicate
 from metrics_pipeline.event.refusal import refused_dead_letters
 from metrics_pipeline.kafka.intents import Commit, Intent, OpenBatch, batch_token
-from metrics_pipeline.ledger.entry import DRAIN, NO_SHARD, OWED, Freshness, LedgerEntry, freshness_of, minutes_of
+from metrics_pipeline.ledger.entry import DEFERRED, DRAIN, NO_SHARD, Freshness, LedgerEntry, freshness_of, minutes_of
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.retry import Retry
 
@@ -82,7 +82,7 @@ class Delivery:
         retry: Retry,
         *,
         observe: Callable[[Step], None],
-        settling: Settling | None = None,
+        yielding: Yielding | None = None,
     ) -> None:
         self._source = source
         self._ownership = ownership
@@ -90,7 +90,7 @@ class Delivery:
         self._clock = clock
         self._retry = retry
         self._observe = observe
-        self._settling = settling
+        self._yielding = yielding
         self._inserting = Inserting(ownership, retry)
         self._unclosed: dict[int, int] = {}
 
@@ -109,7 +109,7 @@ class Delivery:
     def deliver(self, batch: MicroBatch) -> LedgerEntry:
         """Land a new batch."""
         started_ms = self._clock.now_ms()
-        opened = OpenBatch(self.token(batch), batch.ranges, opened_ms=started_ms, verdicts="", note=batch.note)
+        opened = OpenBatch(self.token(batch), batch.ranges, opened_ms=started_ms, search_bits="", note=batch.note)
         self._observe(Step.INTENT)
         commit = self._timed(lambda: self._ownership.commit(self._closing() | self._opening(opened)))
         self._unclosed = {}
@@ -169,7 +169,7 @@ class Delivery:
                 is_repeat=is_repeat,
             )
         event_times_ms = landed.events["timestamp"].cast(pl.Int64).to_list()
-        is_live = self._source.entries == DRAIN and not batch.is_owed
+        is_live = self._source.entries == DRAIN and not batch.is_deferred
         entry = LedgerEntry(
             token=opened.token,
             topic_id=self._source.topic_id,
@@ -188,7 +188,7 @@ class Delivery:
             insert_duration_ms=insert.duration_ms,
             freshness=freshness_of(landed.events["kafka_timestamp"], visible_ms) if is_live else Freshness((), ()),
             minutes=minutes_of(landed.events["timestamp"]),
-            source=OWED if batch.is_owed else self._source.entries,
+            source=DEFERRED if batch.is_deferred else self._source.entries,
         )
         self._observe(Step.LEDGER)
         self._inserting.insert_entry(self._warehouse, entry, is_repeat=is_repeat)
@@ -203,7 +203,7 @@ class Delivery:
         if not len(stored):
             return events
         if is_repeat:
-            # What the earlier try stored is this batch's, even if a fill has stored it, too: that takes it back.
+            # What the earlier try stored is this batch's, even if a backfill has stored it, too: that takes it back.
             found = events.join(stored, on=IDENTITY, how="semi")
             stored = stored.join(self._retry.call(lambda: self._warehouse.own(found)), on=IDENTITY, how="anti")
         return events.join(stored, on=IDENTITY, how="anti", maintain_order="left")
@@ -226,7 +226,7 @@ class Delivery:
         is_repeat: bool,
     ) -> _Landed:
         """Insert `missing`, part by part where the server refuses rows for their content; `rows` counts all numbers."""
-        search = Bisection(rows, opened.verdicts)
+        search = Bisection(rows, opened.search_bits)
         errors: dict[int, str] = {}
         while (part := search.next) is not None:
             try:
@@ -235,7 +235,7 @@ class Delivery:
                 self._assure_nothing_landed(part, rows, missing, error)
                 errors[part.start] = str(error)
                 search.note(is_refused=True)
-                self._note_verdicts(opened, search, error)
+                self._note_search_bits(opened, search, error)
             else:
                 search.note(is_refused=False)
         if not search.refused:
@@ -255,10 +255,10 @@ class Delivery:
         self._inserting.insert(events, token, self._warehouse.insert_events, self._not_stored, is_repeat=is_repeat)
 
     def _settled(self, batch: MicroBatch, suspects: pl.DataFrame, landed: _Landed) -> _Landed:
-        if self._settling is None or not len(suspects):
+        if self._yielding is None or not len(suspects):
             return landed
-        self._observe(Step.SETTLE)
-        return _Landed(self._settling.settle(suspects, landed.events, batch.ranges), landed.refused)
+        self._observe(Step.YIELD)
+        return _Landed(self._yielding.give_way(suspects, landed.events, batch.ranges), landed.refused)
 
     def _assure_nothing_landed(self, part: Slice, rows: int, missing: pl.DataFrame, error: RejectedError) -> None:
         """A part that has landed must not be cut, though the server refuses it now: a rule may have come since."""
@@ -272,21 +272,23 @@ class Delivery:
                 "a constraint came after them: drop it, the next run goes on"
             ) from error
 
-    def _note_verdicts(self, opened: OpenBatch, search: Bisection, error: RejectedError) -> None:
+    def _note_search_bits(self, opened: OpenBatch, search: Bisection, error: RejectedError) -> None:
         if search.is_exhausted:
             raise StopError(
                 f"the server refuses too many rows of one batch, {len(search.refused)} so far, the last one {error}: "
                 "mend the constraint that refuses them, the next run goes on"
             ) from error
-        self._observe(Step.VERDICT)
-        self._ownership.commit(self._opening(opened, search.verdicts))
+        self._observe(Step.SEARCH)
+        self._ownership.commit(self._opening(opened, search.search_bits))
 
     def _closing(self) -> dict[int, Commit]:
         return {p: self._commit_at(end) for p, end in self._unclosed.items()}
 
-    def _opening(self, opened: OpenBatch, verdicts: str = "") -> dict[int, Commit]:
+    def _opening(self, opened: OpenBatch, search_bits: str = "") -> dict[int, Commit]:
         return {
-            r.partition: self._commit_at(r.start, Intent(r.end, opened.token, opened.opened_ms, verdicts, opened.note))
+            r.partition: self._commit_at(
+                r.start, Intent(r.end, opened.token, opened.opened_ms, search_bits, opened.note)
+            )
             for r in opened.ranges
         }
 

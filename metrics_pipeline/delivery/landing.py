@@ -36,7 +36,7 @@ class Refused:
 
 def refused_before(chunk: Chunk) -> Refused:
     """What the chunk's verdicts say: of a search that has come to its end, all rows that were refused."""
-    return Refused(Bisection(chunk.positions, chunk.verdicts).refused)
+    return Refused(Bisection(chunk.positions, chunk.search_bits).refused)
 
 
 class Landing:
@@ -69,7 +69,7 @@ class Landing:
         `is_repeat`: an earlier run left the chunk open.
         """
         numbered = placed(chunk, rows)
-        search, errors = Bisection(chunk.positions, chunk.verdicts), dict[int, str]()
+        search, errors = Bisection(chunk.positions, chunk.search_bits), dict[int, str]()
         while (part := search.next) is not None:
             of_part = numbered.filter(pl.col(PLACE).is_between(part.start, part.end, closed="left"))
             try:
@@ -78,7 +78,7 @@ class Landing:
                 self._assure_nothing_landed(of_part, error)
                 errors[part.start] = str(error)
                 search.note(is_refused=True)
-                self._note_verdicts(chunk, search, error)
+                self._note_search_bits(chunk, search, error)
             else:
                 search.note(is_refused=False)
         return Refused(search.refused, errors)
@@ -105,11 +105,11 @@ class Landing:
                 "constraint came after them: drop it, the next replay goes on"
             ) from error
 
-    def _note_verdicts(self, chunk: Chunk, search: Bisection, error: RejectedError) -> None:
+    def _note_search_bits(self, chunk: Chunk, search: Bisection, error: RejectedError) -> None:
         if search.is_exhausted:
             raise StopError(
                 f"the server refuses too many rows at once, {len(search.refused)} so far, the last one {error}: mend "
                 "the constraint that refuses them, the next replay goes on"
             ) from error
-        self._observe(ReplayStep.VERDICT)
-        self._ownership.commit({SLOT: encode_chunk(chunk.with_verdicts(search.verdicts))})
+        self._observe(ReplayStep.SEARCH)
+        self._ownership.commit({SLOT: encode_chunk(chunk.with_search_bits(search.search_bits))})

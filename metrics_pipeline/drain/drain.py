@@ -1,6 +1,6 @@
 """The drain: one run over one shard. The only owner of the order of steps.
 
-    take over -> (jump) -> [fetch -> decode -> build]* -> deliver -> ... -> flush -> close
+    take over -> (skip to head) -> [fetch -> decode -> build]* -> deliver -> ... -> flush -> close
 
 Two batches exist at a time: one is being built by the caller's thread, one is being delivered by a second thread.
 While the second is busy and the first is full, nothing is fetched: memory is bounded whatever the lag.
@@ -16,12 +16,12 @@ from metrics_pipeline.delivery.batch import BatchBuilder, BatchLimits
 from metrics_pipeline.delivery.delivery import Delivery
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.drain.ending import Ending, Reason, Situation
-from metrics_pipeline.drain.jump import Jump
+from metrics_pipeline.drain.skip_to_head import SkipToHead
 from metrics_pipeline.drain.takeover import Takeover
 from metrics_pipeline.errors import FencedError, KafkaUnavailableError, OffsetOutOfRangeError
 from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.kafka.ports import Handover, Log
-from metrics_pipeline.ledger.entry import OWED, LedgerEntry, weighted_quantile
+from metrics_pipeline.ledger.entry import DEFERRED, LedgerEntry, weighted_quantile
 from metrics_pipeline.runtime.ports import Clock, Job, Worker
 
 logger = logging.getLogger("metrics_pipeline.drain")
@@ -49,7 +49,7 @@ class DrainReport:
     duplicates: int = 0
     dead_letters: int = 0
     lost: int = 0
-    owed: int = 0
+    deferred: int = 0
     """Offsets that it skipped to be at the head."""
     freshness_ms: Counter[int] = field(default_factory=Counter)
     """Events per age class (upper border, milliseconds) when they became visible."""
@@ -59,8 +59,8 @@ class DrainReport:
         return weighted_quantile(self.freshness_ms, quantile) / 1000
 
     def add(self, entry: LedgerEntry) -> None:
-        self.batches += entry.source != OWED
-        self.owed += entry.owed
+        self.batches += entry.source != DEFERRED
+        self.deferred += entry.deferred
         self.consumed += entry.consumed
         self.inserted += entry.inserted
         self.duplicates += entry.duplicates
@@ -72,7 +72,7 @@ class DrainReport:
 class Drain:
     """Drains partitions of a log into a warehouse until an ending, or `stop`, says so.
 
-    `on_entry` hears, in the caller's thread, of each landed batch. With a `jump` the run may begin at the head.
+    `on_entry` hears, in the caller's thread, of each landed batch. With a `skip to head` the run may begin at the head.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Drain:
         stop: Callable[[], bool],
         on_entry: Callable[[LedgerEntry], None],
         observe: Callable[[Step], None],
-        jump: Jump | None = None,
+        skip_to_head: SkipToHead | None = None,
     ) -> None:
         self._log = log
         self._delivery = delivery
@@ -104,7 +104,7 @@ class Drain:
         self._stop = stop
         self._on_entry = on_entry
         self._observe = observe
-        self._jump = jump
+        self._skip_to_head = skip_to_head
         self._builder = BatchBuilder({}, batch_limits)
         self._delivering: Job[LedgerEntry | None] | None = None
         self._last_message_seconds = 0.0
@@ -124,7 +124,7 @@ class Drain:
             self._await_release()
         try:
             positions = self._takeover.start(partitions)
-            self._read_from(self._jump.ahead(positions) if self._jump else positions)
+            self._read_from(self._skip_to_head.ahead(positions) if self._skip_to_head else positions)
             reason = self._pump(ending)
             self._flush()
         except FencedError as error:

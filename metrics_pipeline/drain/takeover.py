@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from metrics_pipeline.delivery.batch import MicroBatch, lost_batch, noted_entry, owed_batch
+from metrics_pipeline.delivery.batch import MicroBatch, deferred_batch, lost_batch, noted_entry
 from metrics_pipeline.delivery.delivery import Delivery
 from metrics_pipeline.delivery.ownership import Ownership
 from metrics_pipeline.delivery.ports import Warehouse
@@ -77,7 +77,7 @@ class Takeover:
     def resume(self) -> None:
         """Own all partitions, and finish the batches that earlier runs left open, for a run that goes on elsewhere.
 
-        What was left open of an earlier life of the topic can't be finished any more.
+        What was left open of an earlier incarnation of the topic can't be finished any more.
         """
         partitions = self.log.partitions()
         commits = self.ownership.take_over(partitions)
@@ -172,7 +172,7 @@ class Takeover:
         skipped = noted_entry(opened.ranges, opened.note)
         if skipped is not None:
             logger.info("skipping %s, as an earlier run began to", opened.ranges)
-            return owed_batch(skipped)
+            return deferred_batch(skipped)
         logger.info("rebuilding batch %s: %s", opened.token, opened.ranges)
         marks = self.retry.call(lambda: self.log.watermarks(sorted(opened.ends)))
         lost = already_lost(opened.ranges, marks)

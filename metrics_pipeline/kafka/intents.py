@@ -43,7 +43,7 @@ class Intent:
     end: int
     token: str
     opened_ms: int = 0
-    verdicts: str = ""
+    search_bits: str = ""
     note: str = ""
 
 
@@ -64,7 +64,7 @@ class OpenBatch:
     token: str
     ranges: tuple[OffsetRange, ...]
     opened_ms: int
-    verdicts: str
+    search_bits: str
     note: str = ""
 
     @property
@@ -106,7 +106,7 @@ def encode_metadata(commit: Commit) -> str:
     if commit.intent is not None:
         intent = commit.intent
         fields |= {"end": intent.end, "batch": intent.token, "at": intent.opened_ms}
-        fields |= {"verdicts": intent.verdicts} if intent.verdicts else {}
+        fields |= {"verdicts": intent.search_bits} if intent.search_bits else {}
         fields |= {"note": intent.note} if intent.note else {}
     return json.dumps(fields, separators=(",", ":"))
 
@@ -121,7 +121,7 @@ def decode_commit(offset: int, metadata: str | None) -> Commit:
                 end=int(fields["end"]),
                 token=str(fields["batch"]),
                 opened_ms=int(fields.get("at", 0)),
-                verdicts=str(fields.get("verdicts", "")),
+                search_bits=str(fields.get("verdicts", "")),
                 note=str(fields.get("note", "")),
             )
         return Commit(offset, intent, str(fields.get("topic", "")))
@@ -159,6 +159,6 @@ def _open_batch(token: str, commits: Mapping[int, Commit]) -> OpenBatch:
         tuple(OffsetRange(p, commits[p].offset, intent.end) for p, intent in intents.items()),
         min(intent.opened_ms for intent in intents.values()),
         # Owners that share the batch go the same way; who came further knows more.
-        max((intent.verdicts for intent in intents.values()), key=len),
+        max((intent.search_bits for intent in intents.values()), key=len),
         next(intent.note for intent in intents.values()),
     )

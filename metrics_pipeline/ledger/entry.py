@@ -9,10 +9,11 @@ from metrics_pipeline.kafka.intents import OffsetRange
 
 DRAIN = "drain"
 """Source of the entries of micro-batches."""
-FILL = "fill"
-"""Source of those that a fill landed: they cover offsets as a drain's do, but say nothing of how fresh events are."""
-OWED = "owed"
-"""Source of entries that cover nothing: their ranges are skipped, and owed until a fill has landed them."""
+BACKFILL = "backfill"
+"""Source of those that a backfill landed: they cover offsets as a drain's do, but say nothing of how fresh events
+are."""
+DEFERRED = "deferred"
+"""Source of entries that cover nothing: their ranges are skipped, and deferred until a backfill has landed them."""
 
 NO_SHARD = 2**32 - 1
 """Of entries of any source but a drain: whoever asks how far a shard is must not take them for a drain's."""
@@ -26,7 +27,7 @@ class PartitionAccount:
     """What became of the offsets of one partition.
 
     consumed = inserted + duplicates + dead_letters, and range.offsets = consumed + skipped + lost unless
-    they are owed.
+    they are deferred.
     """
 
     range: OffsetRange
@@ -35,12 +36,12 @@ class PartitionAccount:
     duplicates: int
     dead_letters: int
     lost: int
-    is_owed: bool = False
+    is_deferred: bool = False
 
     @property
     def skipped(self) -> int:
         """Offsets that never held a message for us: control records, aborted transactions, compaction."""
-        return 0 if self.is_owed else self.range.offsets - self.consumed - self.lost
+        return 0 if self.is_deferred else self.range.offsets - self.consumed - self.lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class LedgerEntry:
 
     @property
     def inserted(self) -> int:
-        if self.source not in (DRAIN, FILL):
+        if self.source not in (DRAIN, BACKFILL):
             return sum(self.minutes.inserted)
         return sum(a.inserted for a in self.accounts)
 
@@ -113,8 +114,8 @@ class LedgerEntry:
         return sum(a.lost for a in self.accounts)
 
     @property
-    def owed(self) -> int:
-        return sum(a.range.offsets for a in self.accounts if a.is_owed)
+    def deferred(self) -> int:
+        return sum(a.range.offsets for a in self.accounts if a.is_deferred)
 
 
 def rows_per_partition(frame: pl.DataFrame) -> Mapping[int, int]:

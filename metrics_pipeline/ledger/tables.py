@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from metrics_pipeline.ddl.objects import Column, Table
-from metrics_pipeline.ledger.entry import DRAIN, FILL
+from metrics_pipeline.ledger.entry import BACKFILL, DRAIN
 
 BATCHES = Table(
     name="batches",
@@ -17,7 +17,8 @@ BATCHES = Table(
             "source",
             "LowCardinality(String)",
             default="'drain'",
-            comment="drain; fill: of what was owed; owed: what a jump skipped, covers nothing; dead_letters, replay: "
+            comment="drain; backfill: of what was deferred; deferred: what a skip to head skipped, covers nothing; "
+            "dead_letters, replay: "
             "without partitions and not consumed anew",
         ),
         Column("topic", "LowCardinality(String)"),
@@ -66,7 +67,7 @@ BATCHES = Table(
 )
 
 
-IS_BATCH = f"source IN ('{DRAIN}', '{FILL}')"
+IS_BATCH = f"source IN ('{DRAIN}', '{BACKFILL}')"
 """A condition on rows of the ledger: of a micro-batch, which read messages, and lost some perhaps."""
 
 
@@ -108,7 +109,7 @@ class PlanStep(StrEnum):
     """Make a dead letter of it."""
     LOST_LETTER = "lost_letter"
     """Make the dead letter again that the ledger has accounted for, and that is gone."""
-    SETTLED = "settled"
+    REPAIRED = "repaired"
     """No message: rollups count what all chunks up to this one did."""
 
 

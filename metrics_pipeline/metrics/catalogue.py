@@ -35,10 +35,10 @@ _STEP_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
 
 UP = Metric("up", Type.GAUGE, "1 if the engine answered, 0 if it did not, or not in time.", ("engine",))
 LAG = Metric("lag_offsets", Type.GAUGE, "Offsets that have not landed for sure.", ("topic", "partition"))
-OWED = Metric(
-    "owed_offsets",
+DEFERRED = Metric(
+    "deferred_offsets",
     Type.GAUGE,
-    "Offsets that were skipped to be at the head, and that no fill has landed yet.",
+    "Offsets that were skipped to be at the head, and that no backfill has landed yet.",
     ("topic",),
 )
 COMMITTED = Metric("committed_offset", Type.GAUGE, "Offset to be read next; absent if none.", ("topic", "partition"))
@@ -104,7 +104,7 @@ READ = Metric("read_duration_seconds", Type.GAUGE, "How long reading the engine 
 METRICS = (
     UP,
     LAG,
-    OWED,
+    DEFERRED,
     COMMITTED,
     LOG_START,
     LOG_END,

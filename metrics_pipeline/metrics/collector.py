@@ -12,14 +12,14 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from metrics_pipeline.alerting.burn import Tallies, burn_rate
-from metrics_pipeline.alerting.log import evaluated_at, read_board
-from metrics_pipeline.alerting.notices import Board
+from metrics_pipeline.alerting.log import evaluated_at, read_alert_states
+from metrics_pipeline.alerting.notifications import AlertStates
 from metrics_pipeline.alerting.reading import read_burn, read_storage
 from metrics_pipeline.alerting.signals import BurnSignal, DiskSignal
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.errors import RetryableError
 from metrics_pipeline.kafka.lag import PartitionLag, read_lag
-from metrics_pipeline.ledger.reading_owed import read_owed
+from metrics_pipeline.ledger.reading_deferred import read_deferred
 from metrics_pipeline.ledger.tables import LedgerScope
 from metrics_pipeline.metrics import catalogue as m
 from metrics_pipeline.metrics.counting import Bounds, Distribution, MonthlyCounter, Totals
@@ -45,12 +45,12 @@ class ClickHouseFigures:
 
     totals: Totals
     freshness: Freshness | None
-    owed: int
+    deferred: int
     burn: BurnSignal
     tables: Mapping[str, TableSize]
     disks: tuple[DiskSignal, ...]
     stale: Mapping[str, int]
-    board: Board
+    alert_states: AlertStates
     evaluated: float | None
 
 
@@ -134,12 +134,12 @@ class PipelineCollector(Collector):
         return ClickHouseFigures(
             totals=self._counter.read(client, time.time()),
             freshness=read_statistics(client, since_ms=recent_ms).freshness,
-            owed=sum(entry.offsets for entry in read_owed(client, self._scope)),
+            deferred=sum(entry.offsets for entry in read_deferred(client, self._scope)),
             burn=read_burn(client, self._scope, self._settings.alerts.freshness_seconds),
             tables=read_tables(client),
             disks=read_storage(client).disks,
             stale=read_stale_buckets(client),
-            board=read_board(client),
+            alert_states=read_alert_states(client),
             evaluated=evaluated_at(client),
         )
 
@@ -155,7 +155,7 @@ def _of_kafka(topic: str, lags: Mapping[int, PartitionLag]) -> Iterator[Family]:
 
 def _of_ledger(topic: str, figures: ClickHouseFigures) -> Iterator[Family]:
     totals = figures.totals
-    yield _gauge(m.OWED, {(topic,): figures.owed})
+    yield _gauge(m.DEFERRED, {(topic,): figures.deferred})
     for metric, total in zip(_SUMS, totals.sums, strict=True):
         yield _counter(metric, {(): total})
     yield _counter(m.DEAD_LETTERS, {(reason,): count for reason, count in sorted(totals.dead_letters.items())})
@@ -193,7 +193,7 @@ def _of_server(figures: ClickHouseFigures) -> Iterator[Family]:
     yield _gauge(m.DISK_SIZE, {(disk.name,): disk.total_bytes for disk in figures.disks})
     yield _gauge(m.STALE, {(grain,): count for grain, count in figures.stale.items()})
     firing: dict[tuple[str, ...], float] = {}
-    for state in figures.board.firing:
+    for state in figures.alert_states.firing:
         labels = (state.alert.kind, state.alert.severity.value)
         firing[labels] = firing.get(labels, 0) + 1
     yield _gauge(m.FIRING, firing)

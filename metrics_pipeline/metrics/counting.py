@@ -13,7 +13,7 @@ from typing import Any
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.ledger.entry import OWED
+from metrics_pipeline.ledger.entry import DEFERRED
 from metrics_pipeline.ledger.tables import IS_BATCH, LedgerScope
 
 STEP_SECONDS = 86_400
@@ -35,9 +35,10 @@ _LEDGER = f"""
         sumForEach(arrayMap(b -> arraySum((age, n) -> if(age <= b * 1000, n, 0), freshness_ms, freshness_events),
             {{ages:Array(Float64)}})),
         sum(arraySum((age, n) -> age * n, freshness_ms, freshness_events)) / 1000, sum(arraySum(freshness_events))
-    FROM batches FINAL WHERE {_SPAN} AND source != '{OWED}'
+    FROM batches FINAL WHERE {_SPAN} AND source != '{DEFERRED}'
 """
-"""A chunk of replayed dead letters consumes nothing, and took no time in a drain or a fill; a jump holds nothing."""
+"""A chunk of replayed dead letters consumes nothing, and took no time in a drain or a backfill; a skip to head holds
+nothing."""
 _DEAD_LETTERS = """
     SELECT reason, count() FROM dead_letters FINAL
     WHERE topic = {topic:String} AND stored_at >= {start:DateTime64(3, 'UTC')}

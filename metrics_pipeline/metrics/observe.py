@@ -9,7 +9,7 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.kafka.intents import Owner
 from metrics_pipeline.kafka.lag import PartitionLag, read_lag
-from metrics_pipeline.ledger.reading_owed import read_owed
+from metrics_pipeline.ledger.reading_deferred import read_deferred
 from metrics_pipeline.ledger.tables import LedgerScope
 from metrics_pipeline.metrics.statistics import Statistics, read_statistics
 from metrics_pipeline.settings import Settings, kafka_address
@@ -20,12 +20,13 @@ _DRAIN_RUNS = """{ runsOrError(filter: {pipelineName: "drain"}, limit: 100) {
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """`produced` counts offsets ever written to the topic; `shards` is lag per shard; `owed` offsets were skipped."""
+    """`produced` counts offsets ever written to the topic; `shards` is lag per shard; `deferred` offsets were
+    skipped."""
 
     produced: int
     lag: int
     shards: tuple[int, ...]
-    owed: int
+    deferred: int
     statistics: Statistics
 
 
@@ -37,7 +38,7 @@ def look(settings: Settings, client: Client, *, since_ms: int = 0, freshness_sec
         produced=sum(lag.high for lag in lags.values()),
         lag=sum(lag.offsets for lag in lags.values()),
         shards=_per_shard(lags, settings.drain.shards),
-        owed=sum(e.offsets for e in read_owed(client, LedgerScope(settings.kafka.topic, settings.kafka.group))),
+        deferred=sum(e.offsets for e in read_deferred(client, LedgerScope(settings.kafka.topic, settings.kafka.group))),
         statistics=statistics,
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.ddl.stock import PARTS
+from metrics_pipeline.ddl.storage_views import PARTS
 from metrics_pipeline.rollups.grains import BUILT, SETTLE_SECONDS
 from metrics_pipeline.rollups.tables import BUCKETS, IS_STALE
 

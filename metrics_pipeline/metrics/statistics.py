@@ -21,8 +21,8 @@ _FRESHNESS = """
     ARRAY JOIN freshness_ms AS age, freshness_events AS weight
     WHERE visible_at > now64(3) - {seconds:UInt32} AND visible_at >= {since:DateTime64(3, 'UTC')}
 """
-"""Weighted by events, from classes of 2%: the age of events, produced to visible in rollup_1m. Of drains: fills note no
-freshness."""
+"""Weighted by events, from classes of 2%: the age of events, produced to visible in rollup_1m. Of drains: backfills
+note no freshness."""
 
 
 @dataclass(frozen=True, slots=True)

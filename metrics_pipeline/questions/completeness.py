@@ -18,8 +18,8 @@ from metrics_pipeline.ledger.entry import DRAIN
 from metrics_pipeline.ledger.tables import IS_BATCH
 from metrics_pipeline.questions.question import bounds
 from metrics_pipeline.rollups.grains import BUILT, Grain
-from metrics_pipeline.rollups.horizon_store import read_horizons
-from metrics_pipeline.rollups.horizons import RAW, Horizons, _part, _standing
+from metrics_pipeline.rollups.retained_from import RAW, RetainedFrom, _part, _standing
+from metrics_pipeline.rollups.retained_from_store import read_retained_from
 from metrics_pipeline.runtime.timerange import TimeRange
 
 DEAD_LETTER_SHARE = 0.01
@@ -27,13 +27,14 @@ DEAD_LETTER_SHARE = 0.01
 LAG_SECONDS = 30
 """A shard lags if the last message of its newest batch was older than this when it became visible."""
 
-DEAD_LETTERS, LOST, OWED, LAG, NOT_OVER = "dead letters", "lost", "owed", "lag", "not over"
+DEAD_LETTERS, LOST, DEFERRED, LAG, NOT_OVER = "dead letters", "lost", "deferred", "lag", "not over"
 """Reasons: too many dead letters; offsets that the topic dropped before they were read; offsets that a drain skipped to
-be at the head, and no fill has landed yet; a drain that is behind right now; the minute that is now."""
+be at the head, and no backfill has landed yet; a drain that is behind right now; the minute that is now."""
 
 DROPPED = "dropped by retention"
 COARSE = {grain: f"kept in buckets of {grain.name}" for grain in BUILT}
-"""Minutes of a bucket that reaches beyond the span, while retention left no finer rows: see rollups/horizons.py."""
+"""Minutes of a bucket that reaches beyond the span, while retention left no finer rows: see
+rollups/retained_from.py."""
 
 LONGEST_BATCH_DAYS = 7
 """A batch is looked for up to so long after the span, as one may hold messages of days after an outage."""
@@ -89,21 +90,23 @@ _LOST = f"""SELECT before.last AS first, multiIf(
 
 _PARTS = "ARRAY JOIN partitions AS p, partition_start AS s, partition_end AS e"
 _SKIPPED = f"""SELECT DISTINCT topic_id, p, s, e, first_message, last_message FROM batches {_PARTS}
-    WHERE source = '{ledger.OWED}' AND last_message >= {_START} AND first_message < {_END}"""
-_FILLED = f"""SELECT DISTINCT topic_id, p, s, e, l FROM batches {_PARTS}, partition_lost AS l
-    WHERE source = '{ledger.FILL}' AND (SELECT count() FROM ({_SKIPPED})) > 0"""
-_FILLS = f"""SELECT topic_id, p, skipped.s AS s, sum(filled.e - filled.s) AS offsets, sum(filled.l) AS lost
-    FROM ({_FILLED}) AS filled
+    WHERE source = '{ledger.DEFERRED}' AND last_message >= {_START} AND first_message < {_END}"""
+_BACKFILLED = f"""SELECT DISTINCT topic_id, p, s, e, l FROM batches {_PARTS}, partition_lost AS l
+    WHERE source = '{ledger.BACKFILL}' AND (SELECT count() FROM ({_SKIPPED})) > 0"""
+_BACKFILLS = f"""SELECT topic_id, p, skipped.s AS s, sum(landed.e - landed.s) AS offsets, sum(landed.l) AS lost
+    FROM ({_BACKFILLED}) AS landed
     ASOF INNER JOIN ({_SKIPPED}) AS skipped
-        ON filled.topic_id = skipped.topic_id AND filled.p = skipped.p AND filled.s >= skipped.s
-    WHERE filled.s < skipped.e
+        ON landed.topic_id = skipped.topic_id AND landed.p = skipped.p AND landed.s >= skipped.s
+    WHERE landed.s < skipped.e
     GROUP BY topic_id, p, s"""
-"""What fills landed of each range that was skipped: a batch of theirs never holds parts of two."""
-_OWED_OR_LOST = f"""SELECT DISTINCT first_message AS first, last_message AS last, arrayJoin(arrayFilter(r -> r != '', [
-        if(fills.offsets < skipped.e - skipped.s, '{OWED}', ''), if(fills.lost > 0, '{LOST}', '')])) AS reason
+"""What backfills landed of each range that was skipped: a batch of theirs never holds parts of two."""
+_DEFERRED_OR_LOST = f"""SELECT DISTINCT first_message AS first, last_message AS last,
+    arrayJoin(arrayFilter(r -> r != '', [
+        if(backfills.offsets < skipped.e - skipped.s, '{DEFERRED}', ''),
+        if(backfills.lost > 0, '{LOST}', '')])) AS reason
     FROM ({_SKIPPED}) AS skipped
-    LEFT JOIN ({_FILLS}) AS fills
-        ON skipped.topic_id = fills.topic_id AND skipped.p = fills.p AND skipped.s = fills.s"""
+    LEFT JOIN ({_BACKFILLS}) AS backfills
+        ON skipped.topic_id = backfills.topic_id AND skipped.p = backfills.p AND skipped.s = backfills.s"""
 
 _LAGGING = f"""SELECT min(newest) AS first, now64(3, 'UTC') AS last FROM (
         SELECT argMax(last_message, visible_at) AS newest, max(visible_at) AS at
@@ -119,7 +122,7 @@ DAMAGED_MINUTES = f"""{_minutes("first", "last", f"'{DEAD_LETTERS}'", _MANY_DEAD
     UNION ALL
     {_minutes("first", "last", f"'{LOST}'", _LOST)}
     UNION ALL
-    {_minutes("first", "last", "reason", _OWED_OR_LOST)}"""
+    {_minutes("first", "last", "reason", _DEFERRED_OR_LOST)}"""
 """What stays incomplete, whatever drains do; rows as INCOMPLETE_MINUTES has them, perhaps more than once."""
 
 INCOMPLETE_MINUTES = f"""SELECT DISTINCT minute, reason FROM (
@@ -158,19 +161,19 @@ def incomplete_minutes(client: Client, minutes: TimeRange, *, of_raw: bool = Fal
         )
         for reason, count, first, last in rows
     )
-    horizons = read_horizons(client)
-    return (*found, *(_dropped_events if of_raw else _left_out)(horizons, minutes))
+    retained_from = read_retained_from(client)
+    return (*found, *(_dropped_events if of_raw else _left_out)(retained_from, minutes))
 
 
-def _left_out(horizons: Horizons, minutes: TimeRange) -> tuple[Incomplete, ...]:
+def _left_out(retained_from: RetainedFrom, minutes: TimeRange) -> tuple[Incomplete, ...]:
     return tuple(
         _incomplete(DROPPED if part.grain is None else COARSE[part.grain], part.span)
-        for part in left_out(horizons, minutes)
+        for part in left_out(retained_from, minutes)
     )
 
 
-def _dropped_events(horizons: Horizons, minutes: TimeRange) -> tuple[Incomplete, ...]:
-    end = min(minutes.end, datetime.fromtimestamp(horizons.of(RAW), UTC))
+def _dropped_events(retained_from: RetainedFrom, minutes: TimeRange) -> tuple[Incomplete, ...]:
+    end = min(minutes.end, datetime.fromtimestamp(retained_from.of(RAW), UTC))
     return (_incomplete(DROPPED, TimeRange(minutes.start, end)),) if minutes.start < end else ()
 
 
@@ -195,23 +198,23 @@ class LeftOut:
     grain: Grain | None
 
 
-def left_out(horizons: Horizons, asked: TimeRange) -> Iterator[LeftOut]:
+def left_out(retained_from: RetainedFrom, asked: TimeRange) -> Iterator[LeftOut]:
     """Parts of the span in buckets that reach beyond it and have no finer rows, and what is gone altogether.
 
     Such a bucket is in no answer about the span, since nobody knows how many of its requests are.
     """
     start, end = int(asked.start.timestamp()), int(asked.end.timestamp())
-    gone = horizons.of(BUILT[-1].name)
+    gone = retained_from.of(BUILT[-1].name)
     if start < gone:
         yield LeftOut(_part(asked, start, min(end, gone)), None)
         start = min(end, gone)
     if start >= end:
         return
-    first = _standing(horizons, start)
+    first = _standing(retained_from, start)
     if first is not None and first.floor(start) != start:
-        border = min(end, first.ceil(start))
-        yield LeftOut(_part(asked, start, border), first)
-        start = border
-    last = _standing(horizons, end - 1)
+        cutoff = min(end, first.ceil(start))
+        yield LeftOut(_part(asked, start, cutoff), first)
+        start = cutoff
+    last = _standing(retained_from, end - 1)
     if start < end and last is not None and last.floor(end) != end:
         yield LeftOut(_part(asked, max(start, last.floor(end)), end), last)

@@ -39,8 +39,8 @@ class Columns:
     @property
     def step_seconds(self) -> int:
         """The longest buckets of rollups that these columns consist of."""
-        borders = [int(start.timestamp()) for start in self.starts[1:]]
-        return max(g.seconds for g in GRAINS if all(border % g.seconds == 0 for border in borders))
+        cutoffs = [int(start.timestamp()) for start in self.starts[1:]]
+        return max(g.seconds for g in GRAINS if all(cutoff % g.seconds == 0 for cutoff in cutoffs))
 
 
 def columns_of(span: TimeRange, limit: int = MAX_COLUMNS) -> Columns:

@@ -10,14 +10,14 @@ from typing import Any
 import polars as pl
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.audit.books import UNSETTLED
+from metrics_pipeline.audit.books import UNREPAIRED
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.insert import insert_once
 from metrics_pipeline.delivery.chunk import Chunk
 from metrics_pipeline.delivery.stored import IN_RANGES, ranges_parameters
 from metrics_pipeline.delivery.tables import DEAD_LETTERS
 from metrics_pipeline.kafka.intents import OffsetRange
-from metrics_pipeline.ledger.entry import OWED
+from metrics_pipeline.ledger.entry import DEFERRED
 from metrics_pipeline.ledger.minutes import MINUTE_SECONDS
 from metrics_pipeline.ledger.tables import BATCHES, REPLAY_PLAN, PlanStep
 from metrics_pipeline.replay.plan import PLAN_SCHEMA, LostLetters
@@ -45,7 +45,7 @@ _DROPPED = f"""
     SELECT p, min(s), max(least(e, low)) FROM (
         SELECT p, s, e, transform(p, {{partitions:Array(UInt32)}}, {{lows:Array(UInt64)}}, toUInt64(0)) AS low
         FROM {BATCHES.name} ARRAY JOIN {_RANGES}
-        WHERE {_OF_GROUP} AND source != '{OWED}' AND last_message >= toDateTime64({{start:UInt32}}, 3, 'UTC')
+        WHERE {_OF_GROUP} AND source != '{DEFERRED}' AND last_message >= toDateTime64({{start:UInt32}}, 3, 'UTC')
             AND first_message >= toDateTime64({{start:UInt32}}, 3, 'UTC')
             AND first_message < toDateTime64({{end:UInt32}}, 3, 'UTC'))
     WHERE s < low GROUP BY p ORDER BY p
@@ -64,7 +64,7 @@ _LETTERS = f"""
 
 
 class ClickHouseReplayBooks:
-    """A `ReplayBooks` of one life of the topic and one consumer group."""
+    """A `ReplayBooks` of one incarnation of the topic and one consumer group."""
 
     def __init__(self, client: Client, topic: str, topic_id: str, group: str) -> None:
         self._client = client
@@ -107,7 +107,7 @@ class ClickHouseReplayBooks:
 
     def plan(self, chunk: Chunk) -> pl.DataFrame:
         sql = f"""SELECT {", ".join(PLAN_SCHEMA.names())} FROM {REPLAY_PLAN.name} FINAL
-            WHERE consumer_group = {{group:String}} AND step != '{PlanStep.SETTLED}'
+            WHERE consumer_group = {{group:String}} AND step != '{PlanStep.REPAIRED}'
                 AND opened_at = {{opened:DateTime64(3, 'UTC')}} AND batch = {{batch:String}}
             ORDER BY kafka_partition, kafka_offset, step"""
         answer = calling(
@@ -121,18 +121,18 @@ class ClickHouseReplayBooks:
         )
         return pl.read_ipc_stream(io.BytesIO(answer)).cast(PLAN_SCHEMA)
 
-    def unsettled(self) -> tuple[frozenset[int], int]:
+    def unrepaired(self) -> tuple[frozenset[int], int]:
         minute = f"intDiv(toUnixTimestamp(timestamp), {MINUTE_SECONDS}) * {MINUTE_SECONDS}"
         is_event = f"step IN ('{PlanStep.REMOVE}', '{PlanStep.INSERT}', '{PlanStep.RESTORE}')"
         sql = f"""SELECT groupUniqArrayIf({minute}, {is_event}), toUnixTimestamp64Milli(max(opened_at))
-            FROM {REPLAY_PLAN.name} WHERE {UNSETTLED}"""
+            FROM {REPLAY_PLAN.name} WHERE {UNREPAIRED}"""
         ((minutes, newest_ms),) = self._rows("looking for replays that are not settled", sql, {})
         return frozenset(map(int, minutes)), max(0, int(newest_ms))
 
-    def settle(self, opened_ms: int) -> None:
+    def note_repaired(self, opened_ms: int) -> None:
         columns = ["consumer_group", "step", "opened_at"]
         moment = pl.Series([opened_ms]).cast(pl.Datetime("ms", "UTC"))[0]
-        row = [self._named["group"], PlanStep.SETTLED.value, moment]
+        row = [self._named["group"], PlanStep.REPAIRED.value, moment]
         calling("settling a replay", lambda: self._client.insert(REPLAY_PLAN.name, [row], column_names=columns))
 
     def newest_ms(self) -> int:

@@ -17,9 +17,9 @@ from metrics_pipeline.delivery.stored import CONTENT, ROW_SCHEMA
 from metrics_pipeline.event.contract import EVENT_SCHEMA, IDENTITY, LINEAGE
 from metrics_pipeline.event.decode import Decoded
 from metrics_pipeline.kafka.intents import Commit, OffsetRange, Watermarks
+from metrics_pipeline.ledger.deferred import HOUR_SECONDS, subtracted
 from metrics_pipeline.ledger.entry import EventMinutes
 from metrics_pipeline.ledger.minutes import Look, tabulate
-from metrics_pipeline.ledger.owed import HOUR_SECONDS, subtracted
 from metrics_pipeline.ledger.tables import PlanStep
 from metrics_pipeline.rollups.grains import SETTLE_SECONDS, UNIT
 
@@ -125,7 +125,7 @@ class Found:
     right: int
     duplicates: int
     letters: int
-    unsettled: int
+    unrepaired: int
     remove: pl.DataFrame
     insert: pl.DataFrame
     bad: pl.DataFrame
@@ -201,7 +201,7 @@ def closed_until(now_ms: int) -> int:
 
 
 def rows_of_messages(rows: pl.DataFrame, origins: pl.DataFrame) -> pl.DataFrame:
-    """Those rows that stem from these messages: a position alone may be that of another life of the topic."""
+    """Those rows that stem from these messages: a position alone may be that of another incarnation of the topic."""
     return rows.join(origins, on=ORIGIN, how="semi", maintain_order="left")
 
 
@@ -233,12 +233,12 @@ def examine(window: Window, wrong: pl.DataFrame, stored: pl.DataFrame, mode: Mod
     """What has to change. `stored` are the rows (IDENTITY, ORIGIN) of the identities that have no right row here."""
     candidates = without_right_row(window, wrong).sort(POSITION)
     is_open = ~_is_closed(closed_until)
-    unsettled = pl.concat([frame.filter(is_open).select(POSITION) for frame in (wrong, candidates)]).unique()
-    remove = wrong.join(unsettled, on=POSITION, how="anti", maintain_order="left")
+    unrepaired = pl.concat([frame.filter(is_open).select(POSITION) for frame in (wrong, candidates)]).unique()
+    remove = wrong.join(unrepaired, on=POSITION, how="anti", maintain_order="left")
     staying = stored.join(remove, on=[*IDENTITY, *ORIGIN], how="anti")
     absent = candidates.join(staying, on=IDENTITY, how="anti", maintain_order="left")
     missing = absent.unique(IDENTITY, keep="first", maintain_order=True)
-    left = pl.concat([wrong.select(POSITION), missing.select(POSITION)]).join(unsettled, on=POSITION, how="semi")
+    left = pl.concat([wrong.select(POSITION), missing.select(POSITION)]).join(unrepaired, on=POSITION, how="semi")
     bad = window.decoded.dead_letters
     if mode is Mode.FILL:
         bad = bad.join(window.rows, on=ORIGIN, how="anti", maintain_order="left")
@@ -249,10 +249,10 @@ def examine(window: Window, wrong: pl.DataFrame, stored: pl.DataFrame, mode: Mod
         .n_unique(POSITION),
         duplicates=len(candidates) - len(missing),
         letters=len(window.letters),
-        unsettled=left.n_unique(),
+        unrepaired=left.n_unique(),
         remove=remove,
-        insert=missing.join(unsettled, on=POSITION, how="anti", maintain_order="left"),
-        bad=bad.join(unsettled, on=POSITION, how="anti", maintain_order="left"),
+        insert=missing.join(unrepaired, on=POSITION, how="anti", maintain_order="left"),
+        bad=bad.join(unrepaired, on=POSITION, how="anti", maintain_order="left"),
     )
 
 
@@ -279,7 +279,7 @@ def make_plan(found: Found, lost: Sequence[LostLetters], deficits: Mapping[int, 
         [
             removals,
             _planned(is_new, PlanStep.INSERT),
-            # A fill leaves what nobody misses: today's rules make another event of it than those that judged it.
+            # A backfill leaves what nobody misses: today's rules make another event of it than those that judged it.
             _planned(ranked.filter(~is_restored & (mode is Mode.REPLACE)), PlanStep.INSERT),
             _planned(ranked.filter(is_restored), PlanStep.RESTORE),
             *_letters(found, lost, mode),
@@ -329,7 +329,7 @@ def minutes_of_events(events: pl.DataFrame) -> frozenset[int]:
     return frozenset((events["timestamp"].cast(pl.Int64) // 60_000 * 60).unique().to_list())
 
 
-def deficits(look: Look, minutes: frozenset[int], moving: frozenset[int]) -> tuple[dict[int, int], frozenset[int]]:
+def deficits(look: Look, minutes: frozenset[int], in_flux: frozenset[int]) -> tuple[dict[int, int], frozenset[int]]:
     """Minute -> events that the ledger has accounted for and raw_events lacks; and minutes that can't be judged yet.
 
     Those of ledger rows that don't say their minutes are in neither. `moving` are minutes of open batches.
@@ -340,10 +340,10 @@ def deficits(look: Look, minutes: frozenset[int], moving: frozenset[int]) -> tup
         if not row["is_noted"]:
             del found[row["minute"]]
         elif row["is_touched"]:
-            moving |= {row["minute"]}
+            in_flux |= {row["minute"]}
         else:
             found[row["minute"]] = max(0, row["ledger"] - row["raw"])
-    return {minute: count for minute, count in found.items() if minute not in moving}, minutes & moving
+    return {minute: count for minute, count in found.items() if minute not in in_flux}, minutes & in_flux
 
 
 def still_to_land(window: Window) -> pl.DataFrame:

@@ -34,11 +34,11 @@ class ReplayBooks(Protocol):
         """What is noted; empty if nothing is."""
         ...
 
-    def unsettled(self) -> tuple[frozenset[int], int]:
+    def unrepaired(self) -> tuple[frozenset[int], int]:
         """Minutes that the rollups may not count right since a replay, and when its newest chunk was opened (ms)."""
         ...
 
-    def settle(self, opened_ms: int) -> None:
+    def note_repaired(self, opened_ms: int) -> None:
         """Rollups count what all chunks up to this one did."""
         ...
 

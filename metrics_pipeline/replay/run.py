@@ -2,17 +2,17 @@
 
     FENCE    make commits of any earlier replay fail
     RECOVER  finish the chunk that it left open, with the rules that it had
-    SETTLE   repair the rollups of what replays have changed
+    REPAIR_ROLLUPS  of what replays have changed
     READ     the next window of messages, what raw_events has of them, and what has to change; mostly nothing, else
     INTENT   put the window on record: its ranges, the mode, the rules, a token
     PLAN     note what will change, message by message, under the token
     REMOVE   have rows removed that are not what their messages say, and wait for it
     EVENTS   insert what is missing into raw_events, under the token
-    VERDICT  only where the server refused rows: commit how far the search for them has come
+    SEARCH   only where the server refused rows: commit how far the search for them has come
     DEAD     insert dead letters, under the token
     LEDGER   insert the account of what has changed, under the token
     CLOSE    take the chunk off record
-    SETTLE   after each hour, as above
+    REPAIR_ROLLUPS  after each hour, as above
 
 Nothing is changed before the plan is noted, and the plan is noted once, whoever does it. So whoever finds a chunk open
 does the same again: rows are removed by what they hold, inserts carry the token, and what is noted and not settled is
@@ -48,6 +48,7 @@ from metrics_pipeline.event.refusal import refused_dead_letters
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.ledger.entry import LedgerEntry
 from metrics_pipeline.ledger.tables import PlanStep
+from metrics_pipeline.replay.diff import Diff, Read
 from metrics_pipeline.replay.plan import (
     SOURCE,
     Found,
@@ -60,9 +61,8 @@ from metrics_pipeline.replay.plan import (
     windows,
 )
 from metrics_pipeline.replay.ports import ReplayBooks
+from metrics_pipeline.replay.rollup_repair import Repaired, RollupRepair
 from metrics_pipeline.replay.steps import HourStep
-from metrics_pipeline.replay.survey import Read, Survey
-from metrics_pipeline.replay.touched import Repaired, TouchedRollups
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.retry import Retry
 
@@ -79,11 +79,11 @@ class HourReport:
     """What a replay of hours did; in a dry run, what it would do.
 
     Offsets: `offsets` were to be looked at; `looked_at` of them were. `dropped` are in the ledger but no longer in the
-    topic, `left_to_drains` have not landed yet, `owed` were skipped by drains, and are filled first, `unaccounted` are
-    in no row of the ledger.
+    topic, `left_to_drains` have not landed yet, `deferred` were skipped by drains, and are filled first, `unaccounted`
+    are in no row of the ledger.
     Messages: those with a `right` row, `duplicates` of others, with dead `letters` (of which a replay of dead letters
-    would land `good_letters`), and `unsettled` ones, whose rollups can't be repaired yet; a fill leaves `other` events,
-    which nobody misses: they were something else by the rules that judged them.
+    would land `good_letters`), and `unsettled` ones, whose rollups can't be repaired yet; a backfill leaves `other`
+    events, which nobody misses: they were something else by the rules that judged them.
     Rows: `restored` had been accounted for, `added` had not, `replaced` took the place of another content, `removed`
     have no successor. Dead letters were made of messages (`dead_letters`, of them `refused` by the server), or made
     again (`restored_letters`). `recovered` chunks were left half done by an earlier replay.
@@ -95,14 +95,14 @@ class HourReport:
     looked_at: int = 0
     dropped: int = 0
     left_to_drains: int = 0
-    owed: int = 0
+    deferred: int = 0
     unaccounted: int = 0
     messages: int = 0
     right: int = 0
     duplicates: int = 0
     letters: int = 0
     good_letters: int = 0
-    unsettled: int = 0
+    unrepaired: int = 0
     other: int = 0
     restored: int = 0
     added: int = 0
@@ -143,7 +143,7 @@ class HourReport:
         self.duplicates += found.duplicates
         self.letters += found.letters
         self.good_letters += good_letters
-        self.unsettled += found.unsettled
+        self.unrepaired += found.unrepaired
 
     def change(self, found: Found, plan: pl.DataFrame) -> None:
         self.other += len(found.insert) - len(inserts(plan))
@@ -156,28 +156,28 @@ class HourReport:
         self.dead_letters += len(of_step(plan, PlanStep.LETTER))
         self.restored_letters += len(of_step(plan, PlanStep.LOST_LETTER))
 
-    def settle(self, settled: Repaired) -> None:
-        self.units_repaired += settled.units
-        self.units_left = settled.left
+    def note_repaired(self, repaired: Repaired) -> None:
+        self.units_repaired += repaired.units
+        self.units_left = repaired.left
 
 
 Progress = Callable[[HourReport], None]
 
 
 def preview(
-    survey: Survey, hours: Iterable[int], mode: Mode, limits: EventLimits, clock: Clock, on_progress: Progress
+    diff: Diff, hours: Iterable[int], mode: Mode, limits: EventLimits, clock: Clock, on_progress: Progress
 ) -> HourReport:
     """What a replay would do now; writes nothing. Copies of one event count as missing once per window."""
     report = HourReport()
-    plans = [survey.hour(hour) for hour in hours]
+    plans = [diff.hour(hour) for hour in hours]
     report.plan(plans)
     for plan in plans:
         for ranges in windows(plan.ranges):
-            held = survey.held(ranges)
-            found, good_letters = survey.examine(survey.read(held, limits), held, mode, clock.now_ms())
+            held = diff.held(ranges)
+            found, good_letters = diff.examine(diff.read(held, limits), held, mode, clock.now_ms())
             report.find(found, good_letters)
             if found.has_changes:
-                report.change(found, survey.plan(found, held, mode))
+                report.change(found, diff.plan(found, held, mode))
             report.looked_at += _offsets(ranges)
             on_progress(report)
     return report
@@ -188,12 +188,12 @@ class HourReplay:
 
     def __init__(
         self,
-        survey: Survey,
+        diff: Diff,
         warehouse: Warehouse,
         events: StoredEvents,
         letters: LetterStore,
         books: ReplayBooks,
-        touched: TouchedRollups,
+        touched: RollupRepair,
         ownership: Ownership,
         limits: EventLimits,
         clock: Clock,
@@ -204,7 +204,7 @@ class HourReplay:
         stop: Callable[[], bool],
         observe: Callable[[HourStep], None],
     ) -> None:
-        self._survey = survey
+        self._diff = diff
         self._warehouse = warehouse
         self._events = events
         self._letters = letters
@@ -228,8 +228,8 @@ class HourReplay:
         """
         report = HourReport()
         self._recover(report)
-        self._settle(report)
-        plans = [self._survey.hour(hour) for hour in hours]
+        self._repair_rollups(report)
+        plans = [self._diff.hour(hour) for hour in hours]
         report.plan(plans)
         for plan in plans:
             vanishing = self._replay(plan, mode, report, on_progress)
@@ -238,7 +238,7 @@ class HourReplay:
                 again = HourReport()
                 self._replay(plan, Mode.REPLACE, again, lambda _again: None)
                 report.added += again.added
-            self._settle(report)
+            self._repair_rollups(report)
             on_progress(report)
             if self._stop():
                 break
@@ -253,13 +253,13 @@ class HourReplay:
         self._observe(HourStep.RECOVER)
         report.recovered = 1
         self._newest_ms = max(self._newest_ms, chunk.opened_ms)
-        read = self._survey.read(self._survey.held(chunk.ranges), chunk.limits)
+        read = self._diff.read(self._diff.held(chunk.ranges), chunk.limits)
         plan = self._retry.call(lambda: self._books.plan(chunk))
         if not len(plan):
             # Nothing was changed yet, but another replay may be about to note its plan: this one has to be first.
             mode = Mode(chunk.kind)
-            found, _ = self._survey.examine(read, chunk.ranges, mode, chunk.opened_ms)
-            plan = self._noted(chunk, self._survey.plan(found, chunk.ranges, mode))
+            found, _ = self._diff.examine(read, chunk.ranges, mode, chunk.opened_ms)
+            plan = self._noted(chunk, self._diff.plan(found, chunk.ranges, mode))
         self._finish(chunk, plan, read, is_repeat=True)
 
     def _replay(self, plan: HourPlan, mode: Mode, report: HourReport, on_progress: Progress) -> int:
@@ -270,11 +270,11 @@ class HourReplay:
                 break
             began_seconds = self._clock.monotonic_seconds()
             self._observe(HourStep.READ)
-            held = self._survey.held(ranges)
+            held = self._diff.held(ranges)
             report.dropped += _offsets(ranges) - _offsets(held)
-            read = self._survey.read(held, self._limits)
+            read = self._diff.read(held, self._limits)
             now_ms = max(self._clock.now_ms(), self._newest_ms + 1)
-            found, good_letters = self._survey.examine(read, held, mode, now_ms)
+            found, good_letters = self._diff.examine(read, held, mode, now_ms)
             report.find(found, good_letters)
             if found.has_changes:
                 vanishing += found.vanishing
@@ -298,11 +298,11 @@ class HourReplay:
         now_ms: int,
         report: HourReport,
     ) -> None:
-        wanted = self._survey.plan(found, ranges, mode)
+        wanted = self._diff.plan(found, ranges, mode)
         report.change(found, wanted)
         if not len(wanted):
             return
-        chunk = open_chunk(SOURCE, self._group, self._survey.topic_id, ranges, self._limits, now_ms, kind=mode.value)
+        chunk = open_chunk(SOURCE, self._group, self._diff.topic_id, ranges, self._limits, now_ms, kind=mode.value)
         self._newest_ms = now_ms
         self._landing.open(chunk)
         plan = self._noted(chunk, wanted)
@@ -389,9 +389,9 @@ class HourReplay:
             added_dead_letters=len(of_step(plan, PlanStep.LETTER)) + len(refused),
         )
 
-    def _settle(self, report: HourReport) -> None:
-        self._observe(HourStep.SETTLE)
-        report.settle(self._touched.repair())
+    def _repair_rollups(self, report: HourReport) -> None:
+        self._observe(HourStep.REPAIR_ROLLUPS)
+        report.note_repaired(self._touched.repair())
 
     def _stored(self, events: pl.DataFrame) -> pl.DataFrame:
         return self._retry.call(lambda: self._events.of(events))

@@ -12,7 +12,7 @@ from math import fsum
 
 from metrics_pipeline.retention.policy import Policy, RawPolicy
 from metrics_pipeline.rollups.grains import GRAINS, LIVE, Grain
-from metrics_pipeline.rollups.horizons import DEAD_LETTERS, LEDGER, NO_HORIZONS, RAW, Horizons
+from metrics_pipeline.rollups.retained_from import DEAD_LETTERS, LEDGER, NOTHING_DROPPED, RAW, RetainedFrom
 
 DAY_SECONDS = 86_400
 CANARIES = "canaries"
@@ -41,7 +41,7 @@ class Partition:
 
 
 @dataclass(frozen=True, slots=True)
-class Thinning:
+class SelectiveDelete:
     """Deletes events of a partition that have reached their time, while an override keeps others.
 
     An event goes if nothing that keeps it names it, and, where the time of all others isn't over, if something that is
@@ -76,7 +76,7 @@ class GrainDrop:
 class Plan:
     """In the order in which it is done, each list oldest first."""
 
-    raw: tuple[Partition | Thinning, ...] = ()
+    raw: tuple[Partition | SelectiveDelete, ...] = ()
     rollups: tuple[GrainDrop, ...] = ()
     dead_letters: tuple[Partition, ...] = ()
     canaries: tuple[Partition, ...] = ()
@@ -85,7 +85,7 @@ class Plan:
     moves: tuple[Partition, ...] = ()
 
 
-def border(now_seconds: int, days: int) -> int:
+def cutoff(now_seconds: int, days: int) -> int:
     """Epoch seconds: what is of times before it has been kept for so many days."""
     return (now_seconds // DAY_SECONDS - days) * DAY_SECONDS
 
@@ -99,20 +99,24 @@ def reach_days(max_age_days: int, topic_retention_ms: int | None) -> int:
 
 
 def plan_retention(
-    partitions: Sequence[Partition], policy: Policy, now_seconds: int, reach: int, horizons: Horizons = NO_HORIZONS
+    partitions: Sequence[Partition],
+    policy: Policy,
+    now_seconds: int,
+    reach: int,
+    retained_from: RetainedFrom = NOTHING_DROPPED,
 ) -> Plan:
     """Whatever the policy keeps no longer, and what is to move. `reach` is in days, see `reach_days`."""
-    raw = tuple(_raw(_of(partitions, RAW), policy.raw, now_seconds, reach, horizons))
+    raw = tuple(_raw(_of(partitions, RAW), policy.raw, now_seconds, reach, retained_from))
     rollups = tuple(_rollups(partitions, policy, now_seconds, reach))
-    dead_letters = _ended(_of(partitions, DEAD_LETTERS), border(now_seconds, policy.dead_letters.days))
+    dead_letters = _ended(_of(partitions, DEAD_LETTERS), cutoff(now_seconds, policy.dead_letters.days))
     going = {(p.table, p.id) for p in raw if isinstance(p, Partition)}
     going |= {(p.table, p.id) for drop in rollups for p in drop.partitions}
     return Plan(
         raw,
         rollups,
         dead_letters,
-        _ended(_of(partitions, CANARIES), border(now_seconds, policy.canaries.days)),
-        _ended(_of(partitions, LEDGER), border(now_seconds, policy.ledger.days)),
+        _ended(_of(partitions, CANARIES), cutoff(now_seconds, policy.canaries.days)),
+        _ended(_of(partitions, LEDGER), cutoff(now_seconds, policy.ledger.days)),
         tuple(_moves(partitions, going, policy, now_seconds)),
     )
 
@@ -134,30 +138,30 @@ def _of(partitions: Iterable[Partition], table: str) -> list[Partition]:
     return sorted((p for p in partitions if p.table == table), key=lambda p: p.start_seconds)
 
 
-def _ended(partitions: Iterable[Partition], border_seconds: int) -> tuple[Partition, ...]:
-    return tuple(p for p in partitions if p.end_seconds <= border_seconds)
+def _ended(partitions: Iterable[Partition], cutoff_seconds: int) -> tuple[Partition, ...]:
+    return tuple(p for p in partitions if p.end_seconds <= cutoff_seconds)
 
 
 def _raw(
-    partitions: Iterable[Partition], policy: RawPolicy, now_seconds: int, reach: int, horizons: Horizons
-) -> Iterator[Partition | Thinning]:
+    partitions: Iterable[Partition], policy: RawPolicy, now_seconds: int, reach: int, retained_from: RetainedFrom
+) -> Iterator[Partition | SelectiveDelete]:
     for partition in partitions:
-        if partition.end_seconds > border(now_seconds, reach):
+        if partition.end_seconds > cutoff(now_seconds, reach):
             continue
-        if partition.end_seconds <= border(now_seconds, policy.longest_days):
+        if partition.end_seconds <= cutoff(now_seconds, policy.longest_days):
             yield partition
         elif policy.has_overrides:
-            thinning = _thinning(partition, policy, now_seconds, horizons)
-            if thinning is not None:
-                yield thinning
+            selective_delete = _selective_delete(partition, policy, now_seconds, retained_from)
+            if selective_delete is not None:
+                yield selective_delete
 
 
 def thinned(policy: RawPolicy, now_seconds: int, reach: int) -> dict[str, int]:
-    """What to note as horizons when all thinnings of a plan are done: up to where which time was enforced.
+    """What to note as retained_from when all thinnings of a plan are done: up to where which time was enforced.
 
     A day is looked at again only when another time is over, or the policy is another: finding what is over reads it.
     """
-    return {_name(policy, days): border(now_seconds, max(days, reach)) for days in _times(policy)}
+    return {_name(policy, days): cutoff(now_seconds, max(days, reach)) for days in _times(policy)}
 
 
 def _times(policy: RawPolicy) -> set[int]:
@@ -168,17 +172,19 @@ def _name(policy: RawPolicy, days: int) -> str:
     return f"{RAW} {sha256(policy.model_dump_json().encode()).hexdigest()[:8]} {days} days"
 
 
-def _thinning(partition: Partition, policy: RawPolicy, now_seconds: int, horizons: Horizons) -> Thinning | None:
+def _selective_delete(
+    partition: Partition, policy: RawPolicy, now_seconds: int, retained_from: RetainedFrom
+) -> SelectiveDelete | None:
     def over(days: int) -> bool:
-        return partition.end_seconds <= border(now_seconds, days)
+        return partition.end_seconds <= cutoff(now_seconds, days)
 
     def names(overrides: Mapping[str, int], *, ended: bool) -> tuple[str, ...]:
         return tuple(sorted(name for name, days in overrides.items() if over(days) is ended))
 
-    if not any(over(days) and horizons.of(_name(policy, days)) < partition.end_seconds for days in _times(policy)):
+    if not any(over(days) and retained_from.of(_name(policy, days)) < partition.end_seconds for days in _times(policy)):
         return None
     ended_services, ended_tiers = names(policy.services, ended=True), names(policy.tiers, ended=True)
-    return Thinning(
+    return SelectiveDelete(
         partition,
         names(policy.services, ended=False),
         names(policy.tiers, ended=False),
@@ -192,7 +198,7 @@ def _rollups(partitions: Sequence[Partition], policy: Policy, now_seconds: int, 
     """Finest first, and oldest first within a grain: what stands for rows must be there until they are gone."""
     for grain in GRAINS:
         days = policy.rollups[grain.name]
-        last = border(now_seconds, max(days, reach) if grain is LIVE else days)
+        last = cutoff(now_seconds, max(days, reach) if grain is LIVE else days)
         over = sorted(
             _ended((p for p in partitions if p.grain == grain.name), last), key=lambda p: (p.start_seconds, p.table)
         )
@@ -206,7 +212,7 @@ def _moves(
     if not policy.cold.volume:
         return
     for p in sorted(partitions, key=lambda p: (p.start_seconds, p.table)):
-        is_old = p.end_seconds <= border(now_seconds, policy.cold.after_days)
+        is_old = p.end_seconds <= cutoff(now_seconds, policy.cold.after_days)
         if is_old and not p.is_cold and (p.table, p.id) not in going and (p.table == RAW or p.grain):
             yield p
 
@@ -277,7 +283,7 @@ def bytes_per_day(partitions: Sequence[Partition], now_seconds: int) -> float:
     """Of the newest partitions that are over and span FULL_DAYS, or of the one that is filling, if that has more: where
     events begin to come today, late ones make up all of the days before.
     """
-    today = border(now_seconds, 0)
+    today = cutoff(now_seconds, 0)
     newest = sorted((p for p in partitions if p.start_seconds < now_seconds), key=lambda p: -p.start_seconds)
     over = [p for p in newest if p.end_seconds <= today]
     if not over:
@@ -286,10 +292,10 @@ def bytes_per_day(partitions: Sequence[Partition], now_seconds: int) -> float:
     since = over[0].end_seconds - FULL_DAYS * DAY_SECONDS
     counted = [p for p in over if p.end_seconds > since]
     span = over[0].end_seconds - min(p.start_seconds for p in counted)
-    return max(sum(p.bytes for p in counted) * DAY_SECONDS / span, _filling_rate(newest, today, now_seconds))
+    return max(sum(p.bytes for p in counted) * DAY_SECONDS / span, _backfill_rate(newest, today, now_seconds))
 
 
-def _filling_rate(newest_first: Sequence[Partition], today: int, now_seconds: int) -> float:
+def _backfill_rate(newest_first: Sequence[Partition], today: int, now_seconds: int) -> float:
     """Bytes per day; 0 in the first hours, which say little of a day."""
     filling = [p for p in newest_first if p.end_seconds > today]
     elapsed = now_seconds - min((p.start_seconds for p in filling), default=now_seconds)

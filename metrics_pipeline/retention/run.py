@@ -1,7 +1,7 @@
 """Retention: drops what the policy keeps no longer, so that every answer that may still be asked for stays right.
 
     VERIFY   everything that is to go is counted by longer buckets; what is stale is built first
-    HORIZON  note how far back the tables are whole: audits and repairs look no further from now on
+    RETAINED_FROM  note how far back the tables are whole: audits and repairs look no further from now on
     VIEWS    have readers take longer buckets before it
     DROP     whole partitions, oldest first; of others, delete what no override keeps
 
@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.retention.ledger_border import forget_losses, objection
+from metrics_pipeline.retention.ledger_cutoff import forget_losses, objection
 from metrics_pipeline.retention.plan import (
     DAY_SECONDS,
     FULL_DAYS,
@@ -23,9 +23,9 @@ from metrics_pipeline.retention.plan import (
     GrainDrop,
     Partition,
     Plan,
-    Thinning,
-    border,
+    SelectiveDelete,
     costs,
+    cutoff,
     plan_retention,
     thinned,
 )
@@ -33,11 +33,11 @@ from metrics_pipeline.retention.policy import LEDGER_MARGIN_DAYS, Policy
 from metrics_pipeline.retention.report import DROP, MOVE, THIN, Refused, Report, from_to, not_built
 from metrics_pipeline.retention.steps import RetentionStep
 from metrics_pipeline.retention.store import RetentionStore
-from metrics_pipeline.rollups.borders import refresh_views
+from metrics_pipeline.rollups.cutoffs import refresh_views
 from metrics_pipeline.rollups.grains import LIVE, UNIT, Grain, grain_named
-from metrics_pipeline.rollups.horizon_store import note_horizons, read_horizons
-from metrics_pipeline.rollups.horizons import DEAD_LETTERS, LEDGER, RAW, STANDS_FOR, Horizons
 from metrics_pipeline.rollups.operate import Progress, Rollups, Span
+from metrics_pipeline.rollups.retained_from import DEAD_LETTERS, LEDGER, RAW, REPLACED_BY, RetainedFrom
+from metrics_pipeline.rollups.retained_from_store import note_retained_from, read_retained_from
 from metrics_pipeline.runtime.ports import Clock
 
 MUTATION_SECONDS = 3_600
@@ -82,17 +82,17 @@ class Retention:
         self._report, self._is_thinned = Report(is_dry=dry_run), True
         now = self._clock.now_ms() // 1_000
         found = self._store.partitions(self._policy.cold.volume)
-        horizons = read_horizons(self._client)
-        plan = plan_retention(found, self._policy, now, self._reach, horizons)
+        retained_from = read_retained_from(self._client)
+        plan = plan_retention(found, self._policy, now, self._reach, retained_from)
         self._say_what_reaches()
-        plan = self._verified(plan, found, horizons)
+        plan = self._verified(plan, found, retained_from)
         self._set_times_to_live(found, now)
         progress(0.4)
         self._note(plan)
         self._do(plan, lambda share: progress(0.4 + 0.6 * share))
         if not dry_run:
             self._note_thinned(now)
-            self._report.alerts_forgotten = self._store.forget_alerts(border(now, self._policy.alerts.days))
+            self._report.alerts_forgotten = self._store.forget_alerts(cutoff(now, self._policy.alerts.days))
         gone = set() if dry_run else {(d.table, d.partition) for d in self._report.done if d.action == DROP}
         self._report.costs = self._costs([p for p in found if (p.table, p.id) not in gone], now)
         progress(1.0)
@@ -125,17 +125,19 @@ class Retention:
                 if not self._report.is_dry:
                     self._store.set_time_to_live(table, days)
 
-    def _verified(self, plan: Plan, found: Sequence[Partition], horizons: Horizons) -> Plan:
+    def _verified(self, plan: Plan, found: Sequence[Partition], retained_from: RetainedFrom) -> Plan:
         """What of the plan may go. The rest is refused, and with it whatever needs it."""
-        raw_refused, raw = self._verified_raw(plan, horizons)
-        rollups = tuple(self._verified_rollups(plan, found, horizons, raw_refused))
-        return replace(plan, raw=raw, rollups=rollups, ledger=self._verified_ledger(plan, horizons, raw, rollups))
+        raw_refused, raw = self._verified_raw(plan, retained_from)
+        rollups = tuple(self._verified_rollups(plan, found, retained_from, raw_refused))
+        return replace(plan, raw=raw, rollups=rollups, ledger=self._verified_ledger(plan, retained_from, raw, rollups))
 
-    def _verified_raw(self, plan: Plan, horizons: Horizons) -> tuple[int | None, tuple[Partition | Thinning, ...]]:
+    def _verified_raw(
+        self, plan: Plan, retained_from: RetainedFrom
+    ) -> tuple[int | None, tuple[Partition | SelectiveDelete, ...]]:
         """The start of the first day that is refused, if one is, and all before it."""
-        items = [item for item in plan.raw if not isinstance(item, Thinning) or self._store.ended_rows(item)]
+        items = [item for item in plan.raw if not isinstance(item, SelectiveDelete) or self._store.ended_rows(item)]
         days = [_partition_of(item) for item in items]
-        new = [day for day in days if day.end_seconds > horizons.of(RAW)]
+        new = [day for day in days if day.end_seconds > retained_from.of(RAW)]
         refused = self._not_built(UNIT, new) or self._not_counted(new)
         if refused is None:
             return None, tuple(items)
@@ -144,7 +146,7 @@ class Retention:
         return first, tuple(item for item in items if _partition_of(item).start_seconds < first)
 
     def _verified_rollups(
-        self, plan: Plan, found: Sequence[Partition], horizons: Horizons, raw_refused: int | None
+        self, plan: Plan, found: Sequence[Partition], retained_from: RetainedFrom, raw_refused: int | None
     ) -> Iterator[GrainDrop]:
         """Per grain, in order of time, until one is refused."""
         staying = {(p.table, p.id): p for p in found if p.grain}
@@ -152,7 +154,7 @@ class Retention:
         for drop in plan.rollups:
             if drop.grain in stopped:
                 continue
-            refused = self._why_not(drop, staying.values(), horizons, raw_refused)
+            refused = self._why_not(drop, staying.values(), retained_from, raw_refused)
             if refused is not None:
                 self._report.refused.append(refused)
                 stopped.add(drop.grain)
@@ -162,10 +164,10 @@ class Retention:
             yield drop
 
     def _why_not(
-        self, drop: GrainDrop, staying: Iterable[Partition], horizons: Horizons, raw_refused: int | None
+        self, drop: GrainDrop, staying: Iterable[Partition], retained_from: RetainedFrom, raw_refused: int | None
     ) -> Refused | None:
         first = drop.partitions[0]
-        if drop.end_seconds <= horizons.of(drop.grain.name):
+        if drop.end_seconds <= retained_from.of(drop.grain.name):
             return None
         if drop.grain is LIVE and raw_refused is not None and drop.end_seconds > raw_refused:
             return Refused(first.table, first.id, "raw events of that time stay")
@@ -179,7 +181,7 @@ class Retention:
         if finer:
             reason = f"{len(finer)} partitions of finer rows are still there"
             return Refused(first.table, first.id, reason)
-        stands = STANDS_FOR.get(drop.grain.name)
+        stands = REPLACED_BY.get(drop.grain.name)
         return None if stands is None else self._not_built(stands, drop.partitions[:1])
 
     def _not_built(self, grain: Grain, partitions: Sequence[Partition]) -> Refused | None:
@@ -209,19 +211,23 @@ class Retention:
             events = counted.get(day.start_seconds, 0)
             if day.rows != events and (rows := self._store.distinct_events(day.id)) != events:
                 advice = f"metrics-pipeline rollups check --repair {from_to(day.start_seconds, day.end_seconds)}"
-                reason = f"raw_events has {rows} events of that day, but rollup_books counts {events}"
+                reason = f"raw_events has {rows} events of that day, but rollup_builds counts {events}"
                 # Another run may have noted a horizon, and dropped it, since the partitions were read.
-                if day.end_seconds > read_horizons(self._client).of(RAW):
+                if day.end_seconds > read_retained_from(self._client).of(RAW):
                     return Refused(day.table, day.id, reason, advice)
         return None
 
     def _verified_ledger(
-        self, plan: Plan, horizons: Horizons, raw: Sequence[Partition | Thinning], rollups: Sequence[GrainDrop]
+        self,
+        plan: Plan,
+        retained_from: RetainedFrom,
+        raw: Sequence[Partition | SelectiveDelete],
+        rollups: Sequence[GrainDrop],
     ) -> tuple[Partition, ...]:
         """Months up to the newest one where the rest of the ledger still tells everything."""
         ends = [_partition_of(item).end_seconds for item in raw]
         ends += [drop.end_seconds for drop in rollups if drop.grain is LIVE]
-        compared = max((horizons.compared_from, *ends))
+        compared = max((retained_from.compared_from, *ends))
         refused = None
         for last in range(len(plan.ledger), 0, -1):
             month = plan.ledger[last - 1]
@@ -239,7 +245,7 @@ class Retention:
         return plan.ledger[:last]
 
     def _note(self, plan: Plan) -> None:
-        """All horizons at once, before anything goes."""
+        """All retained_from at once, before anything goes."""
         until: dict[str, int] = {}
         for item in plan.raw:
             until[RAW] = max(until.get(RAW, 0), _partition_of(item).end_seconds)
@@ -250,8 +256,8 @@ class Retention:
         if self._report.is_dry:
             return
         if until:
-            self._observe(RetentionStep.HORIZON)
-            note_horizons(self._client, until)
+            self._observe(RetentionStep.RETAINED_FROM)
+            note_retained_from(self._client, until)
         # Also where nothing is to go: an earlier run may have ended here.
         self._observe(RetentionStep.VIEWS)
         refresh_views(self._client)
@@ -262,26 +268,26 @@ class Retention:
         """Only of a run that did all of it."""
         is_refused = any(refused.table == RAW for refused in self._report.refused)
         if self._policy.raw.has_overrides and self._is_thinned and not is_refused:
-            note_horizons(self._client, thinned(self._policy.raw, now_seconds, self._reach))
+            note_retained_from(self._client, thinned(self._policy.raw, now_seconds, self._reach))
 
     def _do(self, plan: Plan, progress: Progress) -> None:
-        thinnings = [item for item in plan.raw if isinstance(item, Thinning)]
+        selective_deletes = [item for item in plan.raw if isinstance(item, SelectiveDelete)]
         whole = [item for item in plan.raw if isinstance(item, Partition)]
         for letters in plan.dead_letters:
             self._warn_of_letters(letters)
         drops = [*whole, *(p for d in plan.rollups for p in d.partitions), *plan.dead_letters, *plan.canaries]
         drops += plan.ledger
-        todo = len(drops) + len(thinnings) + len(plan.moves) or 1
+        todo = len(drops) + len(selective_deletes) + len(plan.moves) or 1
         for at, partition in enumerate(drops):
             self._drop(partition)
             progress(at / todo)
         if plan.ledger and not self._report.is_dry:
             forget_losses(self._client, plan.ledger[-1].end_seconds)
-        for thinning in thinnings:
-            self._thin(thinning)
-        if thinnings and not self._report.is_dry:
+        for selective_delete in selective_deletes:
+            self._delete_selectively(selective_delete)
+        if selective_deletes and not self._report.is_dry:
             self._await_thinned()
-        for at, partition in enumerate(plan.moves, start=len(drops) + len(thinnings)):
+        for at, partition in enumerate(plan.moves, start=len(drops) + len(selective_deletes)):
             self._move(partition)
             progress(at / todo)
 
@@ -300,13 +306,13 @@ class Retention:
             self._observe(RetentionStep.DROP)
             self._store.drop(partition.table, partition.id)
 
-    def _thin(self, thinning: Thinning) -> None:
-        partition, ended = thinning.partition, self._store.ended_rows(thinning)
+    def _delete_selectively(self, selective_delete: SelectiveDelete) -> None:
+        partition, ended = selective_delete.partition, self._store.ended_rows(selective_delete)
         size = round(partition.bytes * ended / max(1, partition.rows))
         self._report.add(THIN, replace(partition, rows=ended, bytes=size))
         if not self._report.is_dry:
-            self._observe(RetentionStep.THIN)
-            self._store.thin(thinning)
+            self._observe(RetentionStep.DELETE)
+            self._store.delete_selectively(selective_delete)
 
     def _await_thinned(self) -> None:
         """All at once: the server takes seconds to begin with each."""
@@ -331,10 +337,10 @@ class Retention:
             self._store.move(partition, self._policy.cold.volume)
 
     def _costs(self, partitions: Sequence[Partition], now_seconds: int) -> Costs:
-        today, raw = border(now_seconds, 0), self._policy.raw
+        today, raw = cutoff(now_seconds, 0), self._policy.raw
         raw_days = self._store.raw_days(raw, today, FULL_DAYS) if raw.has_overrides else None
         return costs(partitions, self._policy, now_seconds, raw_days)
 
 
-def _partition_of(item: Partition | Thinning) -> Partition:
-    return item.partition if isinstance(item, Thinning) else item
+def _partition_of(item: Partition | SelectiveDelete) -> Partition:
+    return item.partition if isinstance(item, SelectiveDelete) else item

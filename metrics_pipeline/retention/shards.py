@@ -1,6 +1,6 @@
 """Retention of a cluster: each shard drops its own rows by the one policy, and notes how far back it is whole itself.
 
-Views of rollups go by their own shard's horizons, and audits compare from where all shards are whole.
+Views of rollups go by their own shard's retained_from, and audits compare from where all shards are whole.
 """
 
 from collections.abc import Sequence

@@ -6,8 +6,8 @@ from enum import StrEnum
 class RetentionStep(StrEnum):
     """In this order, the last three as often as there are partitions."""
 
-    HORIZON = "horizon"
+    RETAINED_FROM = "retained from"
     VIEWS = "views"
     DROP = "drop"
-    THIN = "thin"
+    DELETE = "delete selectively"
     MOVE = "move"

@@ -1,4 +1,4 @@
-"""The server for retention: what partitions there are, dropping, thinning and moving them."""
+"""The server for retention: what partitions there are, dropping, selective delete and moving them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ from metrics_pipeline.ddl.live import time_to_live_days
 from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.ledger.tables import BATCHES
-from metrics_pipeline.retention.plan import DAY_SECONDS, Partition, Thinning
+from metrics_pipeline.retention.plan import DAY_SECONDS, Partition, SelectiveDelete
 from metrics_pipeline.retention.policy import RawPolicy
 from metrics_pipeline.rollups.cubes import CUBES, SERVICES
 from metrics_pipeline.rollups.grains import GRAINS, UNIT
-from metrics_pipeline.rollups.tables import BOOKS, ROLLUP_TABLES
+from metrics_pipeline.rollups.tables import BUILDS, ROLLUP_TABLES
 from metrics_pipeline.rollups.views import source_of
 
 MAX_PARTITIONS = 100_000
@@ -69,7 +69,7 @@ class RetentionStore:
 
     def counted_events(self, start_seconds: int, end_seconds: int) -> dict[int, int]:
         """Start of each day -> the events that raw_events was given for it, by the books."""
-        sql = f"""SELECT toUnixTimestamp(toStartOfDay(minute)) AS day, sum(events) FROM {BOOKS.name}
+        sql = f"""SELECT toUnixTimestamp(toStartOfDay(minute)) AS day, sum(events) FROM {BUILDS.name}
             WHERE grain = {UNIT.seconds} AND minute >= {{start:DateTime('UTC')}} AND minute < {{end:DateTime('UTC')}}
             GROUP BY day"""
         rows = self._rows("reading the books", sql, {"start": start_seconds, "end": end_seconds})
@@ -83,17 +83,17 @@ class RetentionStore:
     def drop(self, table: str, id_: str) -> None:
         self._do(f"dropping partition {id_} of {table}", f"ALTER TABLE {table} DROP PARTITION ID {{id:String}}", id=id_)
 
-    def ended_rows(self, thinning: Thinning) -> int:
-        """Events that a thinning would delete."""
+    def ended_rows(self, selective_delete: SelectiveDelete) -> int:
+        """Events that a selective delete would delete."""
         sql = f"SELECT count() FROM {RAW_EVENTS.name} WHERE _partition_id = {{id:String}} AND {_ENDED}"
-        return int(self._rows("counting events that have reached their time", sql, _thinned(thinning))[0][0])
+        return int(self._rows("counting events that have reached their time", sql, _thinned(selective_delete))[0][0])
 
-    def thin(self, thinning: Thinning) -> None:
+    def delete_selectively(self, selective_delete: SelectiveDelete) -> None:
         """Begin to delete; the server goes on by itself, and after a restart."""
         sql = f"ALTER TABLE {RAW_EVENTS.name} DELETE IN PARTITION ID {{id:String}} WHERE {_ENDED}"
         calling(
-            f"thinning partition {thinning.partition.id} of {RAW_EVENTS.name}",
-            lambda: self._client.command(sql, parameters=_thinned(thinning), settings={"mutations_sync": 0}),
+            f"selective delete partition {selective_delete.partition.id} of {RAW_EVENTS.name}",
+            lambda: self._client.command(sql, parameters=_thinned(selective_delete), settings={"mutations_sync": 0}),
         )
 
     def mutations(self) -> tuple[int, str]:
@@ -186,14 +186,14 @@ _KEPT_DAYS = """if((greatest(
     longest, {days:UInt32})"""
 
 
-def _thinned(thinning: Thinning) -> dict[str, Any]:
+def _thinned(selective_delete: SelectiveDelete) -> dict[str, Any]:
     return {
-        "id": thinning.partition.id,
-        "kept_services": list(thinning.kept_services),
-        "kept_tiers": list(thinning.kept_tiers),
-        "ended_services": list(thinning.ended_services),
-        "ended_tiers": list(thinning.ended_tiers),
-        "is_default_over": int(thinning.is_default_over),
+        "id": selective_delete.partition.id,
+        "kept_services": list(selective_delete.kept_services),
+        "kept_tiers": list(selective_delete.kept_tiers),
+        "ended_services": list(selective_delete.ended_services),
+        "ended_tiers": list(selective_delete.ended_tiers),
+        "is_default_over": int(selective_delete.is_default_over),
     }
 
 

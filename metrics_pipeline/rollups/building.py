@@ -16,7 +16,7 @@ from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.insert import delete_rows
 from metrics_pipeline.rollups.cubes import CUBES, METRICS, Cube
 from metrics_pipeline.rollups.grains import GRAINS, Grain
-from metrics_pipeline.rollups.tables import BOOKS, IS_STALE
+from metrics_pipeline.rollups.tables import BUILDS, IS_STALE
 from metrics_pipeline.rollups.views import source_of
 
 MAX_BUCKETS = 36
@@ -44,11 +44,11 @@ class Built:
     """What a build did, in buckets. One moves if its events were not all counted: some arrived meanwhile."""
 
     published: int = 0
-    moving: int = 0
+    in_flux: int = 0
     requests: int = 0
 
     def __add__(self, other: "Built") -> "Built":
-        return Built(self.published + other.published, self.moving + other.moving, self.requests + other.requests)
+        return Built(self.published + other.published, self.in_flux + other.in_flux, self.requests + other.requests)
 
 
 class RollupBuilder:
@@ -66,7 +66,7 @@ class RollupBuilder:
         With `only_stale` those that have no build, or one that doesn't count all events.
         """
         stale = f"AND {IS_STALE}" if only_stale else ""
-        sql = f"""SELECT toUnixTimestamp(minute) AS start, sum(events) AS n FROM {BOOKS.name}
+        sql = f"""SELECT toUnixTimestamp(minute) AS start, sum(events) AS n FROM {BUILDS.name}
             WHERE grain = {{grain:UInt32}} AND minute >= {{start:DateTime('UTC')}}
                 AND minute <= {{last:DateTime('UTC')}}
             GROUP BY start HAVING n > 0 {stale} ORDER BY start LIMIT {{limit:UInt32}}"""
@@ -101,7 +101,7 @@ class RollupBuilder:
 
         Where the newest build is young, nothing is deleted: a query may still read what it replaced.
         """
-        newest = f"""SELECT minute, max(built).1 AS newest FROM {BOOKS.name}
+        newest = f"""SELECT minute, max(built).1 AS newest FROM {BUILDS.name}
             WHERE grain = {{grain:UInt32}} AND {_IN_SPAN} GROUP BY minute"""
         where = f"""{_IN_SPAN} AND build < {{before:UInt64}} AND (minute, build) NOT IN ({newest})
             AND minute NOT IN (SELECT minute FROM ({newest}) WHERE newest >= {{before:UInt64}})"""
@@ -156,7 +156,7 @@ class RollupBuilder:
         rows = [[grain.seconds, start, (build, requests)] for start, requests in whole.items()]
         calling(
             "publishing a build",
-            lambda: self._client.insert(BOOKS.name, rows, column_names=["grain", "minute", "built"]),
+            lambda: self._client.insert(BUILDS.name, rows, column_names=["grain", "minute", "built"]),
         )
 
 

@@ -12,7 +12,7 @@ from itertools import groupby
 from metrics_pipeline.rollups.grains import LIVE, UNIT
 from metrics_pipeline.runtime.timerange import minute_name
 
-RAW, BOOKS = "raw_events", "rollup_books"
+RAW, BUILDS = "raw_events", "rollup_builds"
 _DAY_SECONDS = 86_400
 
 
@@ -59,25 +59,25 @@ class UnitFigures:
     repair: int = 0
     repair_requests: int = 0
     is_day_in_raw: bool = True
-    uneven: tuple[tuple[str, int, int], ...] = ()
+    mismatched: tuple[tuple[str, int, int], ...] = ()
 
     @property
-    def taken(self) -> dict[str, Count]:
+    def current(self) -> dict[str, Count]:
         """Table -> what readers get of it."""
         return {rows.table: rows.of(self.repair) for rows in self.cubes}
 
     @property
     def is_exact(self) -> bool:
-        return self.events == self.raw.requests and not self.wrong_cubes and not self.uneven
+        return self.events == self.raw.requests and not self.wrong_cubes and not self.mismatched
 
     @property
     def wrong_cubes(self) -> tuple[str, ...]:
-        return tuple(table for table, count in self.taken.items() if count != self.raw)
+        return tuple(table for table, count in self.current.items() if count != self.raw)
 
     @property
     def is_late(self) -> bool:
         """Events came after the repair. That is no fault: the books know of them, and the next repair takes them in."""
-        return self.repair > 0 and self.repair_requests < self.events == self.raw.requests and not self.uneven
+        return self.repair > 0 and self.repair_requests < self.events == self.raw.requests and not self.mismatched
 
     @property
     def is_stale(self) -> bool:
@@ -87,8 +87,8 @@ class UnitFigures:
     @property
     def is_gone(self) -> bool:
         """The day was dropped from raw_events, and the rollups agree with each other: nothing to compare them with."""
-        counts = {count.requests for count in self.taken.values()} | {self.events}
-        return not self.is_day_in_raw and len(counts) == 1 and counts != {0} and not self.uneven
+        counts = {count.requests for count in self.current.values()} | {self.events}
+        return not self.is_day_in_raw and len(counts) == 1 and counts != {0} and not self.mismatched
 
     def left_over(self, before_build: int) -> bool:
         """Are there rows that no reader takes: replaced by a repair, or of one, begun before, that never ended?"""
@@ -180,24 +180,24 @@ class Judged:
     drifts: tuple[Drift, ...] = ()
     builds: tuple[tuple[BuiltFigures, Drift], ...] = ()
     late: tuple[int, ...] = ()
-    moving: tuple[int, ...] = ()
+    in_flux: tuple[int, ...] = ()
 
 
 def judge(first: Observation, second: Observation, in_flight: Collection[int] = frozenset()) -> Judged:
     """Suspects of the first observation, judged by the second; `in_flight` are starts of units."""
     again = {unit.start_seconds: unit for unit in second.units}
-    drifts, late, moving = [], [], []
+    drifts, late, in_flux = [], [], []
     for unit in first.suspects:
         start = unit.start_seconds
         if again.get(start) != unit or start in in_flight:
-            moving.append(start)
+            in_flux.append(start)
         elif unit.is_late:
             late.append(start)
         else:
             drifts.append(_drift(unit))
     rebuilt = set(second.builds)
     builds = tuple((b, _built_drift(b)) for b in first.wrong_builds if b in rebuilt)
-    return Judged(tuple(drifts), builds, tuple(late), tuple(moving))
+    return Judged(tuple(drifts), builds, tuple(late), tuple(in_flux))
 
 
 def units_of(minutes: Iterable[int]) -> frozenset[int]:
@@ -223,13 +223,13 @@ def chunks(units: Sequence[UnitFigures], longest: int, max_events: int) -> Itera
 def _drift(unit: UnitFigures) -> Drift:
     tables = unit.wrong_cubes
     parts = [f"{RAW} has {unit.raw}"]
-    parts += [f"{table} counts {unit.taken[table]}" for table in tables]
-    if unit.events != unit.raw.requests or unit.uneven:
-        tables += (BOOKS,)
-        parts.append(f"{BOOKS} says {unit.events}")
+    parts += [f"{table} counts {unit.current[table]}" for table in tables]
+    if unit.events != unit.raw.requests or unit.mismatched:
+        tables += (BUILDS,)
+        parts.append(f"{BUILDS} says {unit.events}")
     parts += [
-        f"{BOOKS} counts {difference:+} too many or too few for the {grain} from {minute_name(start)}"
-        for grain, start, difference in unit.uneven
+        f"{BUILDS} counts {difference:+} too many or too few for the {grain} from {minute_name(start)}"
+        for grain, start, difference in unit.mismatched
     ]
     return Drift(
         unit.start_seconds, UNIT.name, tables, ", ".join(parts), has_raw=unit.raw.requests > 0 or not _any_rows(unit)
@@ -237,14 +237,14 @@ def _drift(unit: UnitFigures) -> Drift:
 
 
 def _any_rows(unit: UnitFigures) -> bool:
-    return unit.events != 0 or any(count.requests for count in unit.taken.values())
+    return unit.events != 0 or any(count.requests for count in unit.current.values())
 
 
 def _built_drift(figures: BuiltFigures) -> Drift:
     counts = ", ".join(
         f"{rows.table} counts {rows.of(figures.build)}" for rows in figures.cubes if rows.table in figures.wrong_tables
     )
-    said = f"{BOOKS} says that its build counts {figures.requests}, {counts}"
+    said = f"{BUILDS} says that its build counts {figures.requests}, {counts}"
     return Drift(figures.start_seconds, figures.grain, figures.wrong_tables, said)
 
 

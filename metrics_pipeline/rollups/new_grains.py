@@ -4,7 +4,7 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.rollups.grains import BUILT, UNIT
-from metrics_pipeline.rollups.tables import BOOKS
+from metrics_pipeline.rollups.tables import BUILDS
 
 _UNITS = f"grain = {UNIT.seconds}"
 
@@ -17,10 +17,10 @@ def count_buckets(client: Client) -> bool:
     """
     for grain in BUILT[1:]:
         start = f"minute - toIntervalSecond(toUnixTimestamp(minute) % {grain.seconds})"
-        sql = f"""INSERT INTO {BOOKS.name} (grain, minute, events)
+        sql = f"""INSERT INTO {BUILDS.name} (grain, minute, events)
             SELECT {grain.seconds}, {start} AS bucket,
                 sumIf(events, {_UNITS}) - sumIf(events, grain = {grain.seconds}) AS missing
-            FROM {BOOKS.name} WHERE grain IN ({UNIT.seconds}, {grain.seconds})
+            FROM {BUILDS.name} WHERE grain IN ({UNIT.seconds}, {grain.seconds})
             GROUP BY bucket HAVING missing > 0"""
         settings = {
             # Another apply at the same time counts once, too.

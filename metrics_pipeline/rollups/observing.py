@@ -11,7 +11,7 @@ from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.rollups.cubes import CUBES
 from metrics_pipeline.rollups.drift import Build, BuiltFigures, Count, CubeRows, Observation, UnitFigures
 from metrics_pipeline.rollups.grains import BUILT, GRAINS, LIVE, UNIT, Grain
-from metrics_pipeline.rollups.tables import BOOKS
+from metrics_pipeline.rollups.tables import BUILDS
 
 FINAL_SETTINGS: Mapping[str, Any] = {
     # Rows with the same key are in the same partition: one that is a single merged part needs no merging.
@@ -28,7 +28,7 @@ _COARSEST = BUILT[-1]
 
 
 @dataclass(slots=True)
-class UnitBooks:
+class UnitBuilds:
     """The books of a span at one instant: grain -> bucket -> figures. `uneven` are (grain, bucket): difference."""
 
     events: dict[Grain, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
@@ -36,7 +36,7 @@ class UnitBooks:
     repaired: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     @property
-    def uneven(self) -> dict[tuple[Grain, int], int]:
+    def mismatched(self) -> dict[tuple[Grain, int], int]:
         """Coarser buckets whose events are not the sum of their units': the difference."""
         found = {}
         for grain in BUILT[1:]:
@@ -60,10 +60,10 @@ class RollupObserver:
         span = {"start": start_seconds, "end": end_seconds}
         raw = self._raw(span)
         rows = self._rows(span)
-        books = self.books(start_seconds, end_seconds)
-        within = {u for u in books.events[UNIT] if start_seconds <= u < end_seconds}
-        uneven = _first_units(books.uneven, start_seconds, end_seconds, within)
-        starts = sorted(within | raw.keys() | rows[LIVE].keys() | uneven.keys())
+        builds = self.builds(start_seconds, end_seconds)
+        within = {u for u in builds.events[UNIT] if start_seconds <= u < end_seconds}
+        mismatched = _first_units(builds.mismatched, start_seconds, end_seconds, within)
+        starts = sorted(within | raw.keys() | rows[LIVE].keys() | mismatched.keys())
         days = {u // _DAY_SECONDS for u in raw}
         lacking = {u // _DAY_SECONDS for u in starts} - days
         days |= {day for day in lacking if self._has_raw(day * _DAY_SECONDS)}
@@ -72,32 +72,32 @@ class RollupObserver:
                 start,
                 raw.get(start, Count()),
                 _cube_rows(LIVE, rows[LIVE].get(start, {})),
-                books.events[UNIT].get(start, 0),
-                *books.repaired.get(start, (0, 0)),
+                builds.events[UNIT].get(start, 0),
+                *builds.repaired.get(start, (0, 0)),
                 is_day_in_raw=start // _DAY_SECONDS in days,
-                uneven=tuple(uneven.get(start, ())),
+                mismatched=tuple(mismatched.get(start, ())),
             )
             for start in starts
         )
-        return Observation(units, tuple(_builds(books, rows, start_seconds, end_seconds)))
+        return Observation(units, tuple(_builds(builds, rows, start_seconds, end_seconds)))
 
-    def books(self, start_seconds: int, end_seconds: int) -> UnitBooks:
+    def builds(self, start_seconds: int, end_seconds: int) -> UnitBuilds:
         """The books of all buckets that overlap [start, end), with all of their units."""
         sql = f"""SELECT grain, toUnixTimestamp(minute) AS bucket, sum(events), max(built), max(repaired)
-            FROM {BOOKS.name} WHERE minute >= {{start:DateTime('UTC')}} AND minute < {{end:DateTime('UTC')}}
+            FROM {BUILDS.name} WHERE minute >= {{start:DateTime('UTC')}} AND minute < {{end:DateTime('UTC')}}
             GROUP BY grain, bucket"""
         parameters = {"start": _COARSEST.floor(start_seconds), "end": _COARSEST.ceil(end_seconds)}
         grains = {grain.seconds: grain for grain in BUILT}
-        books = UnitBooks()
-        for seconds, bucket, events, built, repaired in self._query(BOOKS.name, sql, parameters):
+        builds = UnitBuilds()
+        for seconds, bucket, events, built, repaired in self._query(BUILDS.name, sql, parameters):
             grain = grains.get(int(seconds))
             if grain is None:
                 continue
-            books.events[grain][int(bucket)] = int(events)
-            books.built[grain][int(bucket)] = _pair(built)
+            builds.events[grain][int(bucket)] = int(events)
+            builds.built[grain][int(bucket)] = _pair(built)
             if grain is UNIT:
-                books.repaired[int(bucket)] = _pair(repaired)
-        return books
+                builds.repaired[int(bucket)] = _pair(repaired)
+        return builds
 
     def _raw(self, span: Mapping[str, int]) -> dict[int, Count]:
         sql = f"""SELECT {RAW_UNIT} AS unit, count(), countIf(status >= 500) FROM raw_events FINAL
@@ -159,11 +159,11 @@ def _cube_rows(grain: Grain, found: Mapping[str, list[Build]]) -> tuple[CubeRows
 
 
 def _first_units(
-    uneven: Mapping[tuple[Grain, int], int], start_seconds: int, end_seconds: int, units: Collection[int]
+    mismatched: Mapping[tuple[Grain, int], int], start_seconds: int, end_seconds: int, units: Collection[int]
 ) -> dict[int, list[tuple[str, int, int]]]:
     """The first unit within the span -> the coarser buckets, holding it, that are uneven."""
     found: dict[int, list[tuple[str, int, int]]] = defaultdict(list)
-    for (grain, bucket), difference in sorted(uneven.items(), key=lambda item: (item[0][0].seconds, item[0][1])):
+    for (grain, bucket), difference in sorted(mismatched.items(), key=lambda item: (item[0][0].seconds, item[0][1])):
         begin, end = max(bucket, start_seconds), min(bucket + grain.seconds, end_seconds)
         if begin < end:
             first = min((u for u in units if begin <= u < end), default=begin)
@@ -172,16 +172,16 @@ def _first_units(
 
 
 def _builds(
-    books: UnitBooks,
+    builds: UnitBuilds,
     rows: Mapping[Grain, Mapping[int, Mapping[str, list[Build]]]],
     start_seconds: int,
     end_seconds: int,
 ) -> Iterator[BuiltFigures]:
     """The builds that readers take, of buckets that overlap the span."""
     for grain in BUILT:
-        for bucket, (number, requests) in sorted(books.built[grain].items()):
-            is_taken = number > 0 and requests == books.events[grain][bucket]
-            if is_taken and bucket < end_seconds and bucket + grain.seconds > start_seconds:
+        for bucket, (number, requests) in sorted(builds.built[grain].items()):
+            is_current = number > 0 and requests == builds.events[grain][bucket]
+            if is_current and bucket < end_seconds and bucket + grain.seconds > start_seconds:
                 yield BuiltFigures(
                     grain.name, bucket, number, requests, _cube_rows(grain, rows.get(grain, {}).get(bucket, {}))
                 )

@@ -12,9 +12,9 @@ from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.rollups.building import Bucket, Built, RollupBuilder
 from metrics_pipeline.rollups.drift import BuiltFigures, Drift, Judged, Observation, State, UnitFigures, chunks, judge
 from metrics_pipeline.rollups.grains import BUILT, SETTLE_SECONDS, UNIT, Grain, grain_named
-from metrics_pipeline.rollups.horizons import NO_HORIZONS, Horizons
 from metrics_pipeline.rollups.observing import RollupObserver
 from metrics_pipeline.rollups.repair import MAX_EVENTS, MAX_UNITS, RollupRepairer
+from metrics_pipeline.rollups.retained_from import NOTHING_DROPPED, RetainedFrom
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.timerange import minute_name
 
@@ -75,7 +75,7 @@ class Rebuilt:
     """What a rebuild did: units made anew from raw_events, and buckets built, per grain."""
 
     units: int = 0
-    moving_units: int = 0
+    units_in_flux: int = 0
     refused: tuple[int, ...] = ()
     built: dict[str, Built] = field(default_factory=dict)
     unpublished: tuple[tuple[str, int], ...] = ()
@@ -86,14 +86,14 @@ class Rebuilt:
         return sum(built.published for built in self.built.values())
 
     @property
-    def moving(self) -> int:
-        return sum(built.moving for built in self.built.values())
+    def in_flux(self) -> int:
+        return sum(built.in_flux for built in self.built.values())
 
     def __add__(self, other: "Rebuilt") -> "Rebuilt":
         grains = (*self.built, *(grain for grain in other.built if grain not in self.built))
         return Rebuilt(
             self.units + other.units,
-            self.moving_units + other.moving_units,
+            self.units_in_flux + other.units_in_flux,
             self.refused + other.refused,
             {grain: self.built.get(grain, Built()) + other.built.get(grain, Built()) for grain in grains},
             self.unpublished + other.unpublished,
@@ -107,7 +107,7 @@ class Checked:
     units: int = 0
     drifts: tuple[Drift, ...] = ()
     late: tuple[int, ...] = ()
-    moving: tuple[int, ...] = ()
+    in_flux: tuple[int, ...] = ()
     gone: int = 0
 
     @property
@@ -129,7 +129,7 @@ class Checked:
             self.units + other.units,
             self.drifts + other.drifts,
             self.late + other.late,
-            self.moving + other.moving,
+            self.in_flux + other.in_flux,
             self.gone + other.gone,
         )
 
@@ -144,14 +144,14 @@ class Rollups:
         repairer: RollupRepairer,
         clock: Clock,
         in_flight: InFlight = lambda _start, _end: frozenset(),
-        horizons: Horizons = NO_HORIZONS,
+        retained_from: RetainedFrom = NOTHING_DROPPED,
     ) -> None:
         self._builder = builder
         self._observer = observer
         self._repairer = repairer
         self._clock = clock
         self._in_flight = in_flight
-        self._horizons = horizons
+        self._retained_from = retained_from
 
     def closed_until(self) -> int:
         """Buckets that end by then are closed; epoch seconds."""
@@ -161,13 +161,13 @@ class Rollups:
         """The closed buckets that overlap the span and have events; with `only_stale` those without a right build."""
         found = {}
         for grain in grains:
-            around = span.around(grain).until(self.closed_until()).since(self._horizons.buildable_from(grain))
+            around = span.around(grain).until(self.closed_until()).since(self._retained_from.buildable_from(grain))
             found[grain] = self._builder.buckets(grain, around.start_seconds, around.end_seconds, only_stale=only_stale)
         return found
 
     def stale_units(self, span: Span) -> list[int]:
         """Closed units that were repaired and got events since."""
-        around = span.around(UNIT).until(self.closed_until()).since(self._horizons.compared_from)
+        around = span.around(UNIT).until(self.closed_until()).since(self._retained_from.compared_from)
         return self._repairer.stale(around.start_seconds, around.end_seconds)
 
     def units_in_raw(self, span: Span) -> int:
@@ -188,8 +188,8 @@ class Rollups:
         progress: Progress = lambda _share: None,
     ) -> Rebuilt:
         """Build the closed buckets that overlap the span, finest first, after stale repairs were done again."""
-        repaired, moving = self._repair_starts(self.stale_units(span))
-        done = Rebuilt(units=len(repaired), moving_units=len(moving))
+        repaired, in_flux = self._repair_starts(self.stale_units(span))
+        done = Rebuilt(units=len(repaired), units_in_flux=len(in_flux))
         plan = self.planned(span, grains, only_stale=only_stale)
         todo = max(1, sum(map(len, plan.values())))
         at = 0
@@ -197,12 +197,12 @@ class Rollups:
             built = Built()
             for part in self._builder.build(grain, buckets):
                 built += part
-                progress((at + built.published + built.moving) / todo)
+                progress((at + built.published + built.in_flux) / todo)
             at += len(buckets)
             around = span.around(grain)
             self._builder.prune(grain, around.start_seconds, around.end_seconds)
             done.built[grain.name] = built
-            if built.moving:
+            if built.in_flux:
                 done = replace(done, unpublished=(*done.unpublished, *self._unpublished(grain, buckets)))
         progress(1.0)
         return done
@@ -217,22 +217,22 @@ class Rollups:
         Units of which raw_events holds nothing, while the rollups do, are left alone and named, unless forced. Raises
         ConfigurationError for a span that begins where retention dropped events.
         """
-        done, border = Rebuilt(), self._horizons.compared_from
-        if UNIT.floor(span.start_seconds) < border:
+        done, cutoff = Rebuilt(), self._retained_from.compared_from
+        if UNIT.floor(span.start_seconds) < cutoff:
             raise ConfigurationError(
-                f"retention dropped events before {minute_name(border)}, so nothing before can be made anew from "
-                f"them: give --from {minute_name(border)}"
+                f"retention dropped events before {minute_name(cutoff)}, so nothing before can be made anew from "
+                f"them: give --from {minute_name(cutoff)}"
             )
         around = self._units_around(span)
         for day in around.days():
             units = self._observer.observe(day.start_seconds, day.end_seconds).units
             todo = [u for u in units if (u.raw.requests or force) and not 0 < since_build <= u.repair]
-            repaired, moving = self._repair(todo)
+            repaired, in_flux = self._repair(todo)
             refused = tuple(u.start_seconds for u in units if not (u.raw.requests or force))
             done = replace(
                 done,
                 units=done.units + len(repaired),
-                moving_units=done.moving_units + len(moving),
+                units_in_flux=done.units_in_flux + len(in_flux),
                 refused=(*done.refused, *refused),
             )
             progress((day.end_seconds - around.start_seconds) / (around.end_seconds - around.start_seconds))
@@ -257,13 +257,13 @@ class Rollups:
     def _units_around(self, span: Span) -> Span:
         """The closed units that overlap the span, and that can be compared with raw_events."""
         closed = self.closed_until() // UNIT.seconds * UNIT.seconds
-        return span.around(UNIT).until(closed).since(self._horizons.compared_from)
+        return span.around(UNIT).until(closed).since(self._retained_from.compared_from)
 
     def _check_day(self, day: Span, *, repair: bool, force: bool) -> Checked:
         first = self._observer.observe(day.start_seconds, day.end_seconds)
         judged = self._judge(day, first)
         gone = len(first.gone)
-        found = Checked(len(first.units) - gone, judged.drifts, judged.late, judged.moving, gone)
+        found = Checked(len(first.units) - gone, judged.drifts, judged.late, judged.in_flux, gone)
         if not repair:
             return replace(found, drifts=(*judged.drifts, *(drift for _, drift in judged.builds)))
         self._sweep(first.units)
@@ -309,23 +309,23 @@ class Rollups:
         end = figures.start_seconds + grain.seconds
         buckets = self._builder.buckets(grain, figures.start_seconds, end, only_stale=False)
         built = sum(self._builder.build(grain, buckets), Built())
-        return drift.become(State.FAILED if built.moving else State.REPAIRED)
+        return drift.become(State.FAILED if built.in_flux else State.REPAIRED)
 
     def _repair_starts(self, starts: Sequence[int]) -> tuple[list[int], list[int]]:
         repaired: list[int] = []
-        moving: list[int] = []
+        in_flux: list[int] = []
         for _, of_day in groupby(starts, key=lambda start: start // _DAY_SECONDS):
             wanted = set(of_day)
             units = self._observer.observe(min(wanted), max(wanted) + UNIT.seconds).units
             done, left = self._repair([unit for unit in units if unit.start_seconds in wanted and unit.raw.requests])
             repaired += done
-            moving += left
-        return repaired, moving
+            in_flux += left
+        return repaired, in_flux
 
     def _repair(self, units: Sequence[UnitFigures]) -> tuple[list[int], list[int]]:
         """Make these units anew; returns those of which all sources then said the same, and the others."""
         repaired: list[int] = []
-        moving: list[int] = []
+        in_flux: list[int] = []
         for chunk in chunks(units, MAX_UNITS, MAX_EVENTS):
             pending = [unit.start_seconds for unit in chunk]
             has_rows = any(rows.builds for unit in chunk for rows in unit.cubes)
@@ -335,8 +335,8 @@ class Rollups:
                 pending, has_rows = left, True
                 if not pending:
                     break
-            moving += pending
-        return sorted(repaired), sorted(moving)
+            in_flux += pending
+        return sorted(repaired), sorted(in_flux)
 
     def _repair_once(self, starts: Sequence[int], *, has_rows: bool) -> list[int]:
         """Returns the units that are to be repaired again."""

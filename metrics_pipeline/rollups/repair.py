@@ -22,8 +22,8 @@ from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.insert import delete_rows
 from metrics_pipeline.rollups.cubes import CUBES, METRICS, Cube
 from metrics_pipeline.rollups.grains import BUILT, LIVE, UNIT, Grain
-from metrics_pipeline.rollups.observing import FINAL_SETTINGS, RAW_SPAN, RAW_UNIT, RollupObserver, UnitBooks
-from metrics_pipeline.rollups.tables import BOOKS, select_from_events
+from metrics_pipeline.rollups.observing import FINAL_SETTINGS, RAW_SPAN, RAW_UNIT, RollupObserver, UnitBuilds
+from metrics_pipeline.rollups.tables import BUILDS, select_from_events
 
 MAX_UNITS = 144
 MAX_EVENTS = 4_000_000
@@ -53,7 +53,7 @@ class RollupRepairer:
 
     def stale(self, start_seconds: int, end_seconds: int) -> list[int]:
         """Units within [start, end) that were repaired and got events since; oldest first."""
-        sql = f"""SELECT toUnixTimestamp(minute) AS unit FROM {BOOKS.name}
+        sql = f"""SELECT toUnixTimestamp(minute) AS unit FROM {BUILDS.name}
             WHERE grain = {UNIT.seconds} AND minute >= {{start:DateTime('UTC')}} AND minute <= {{last:DateTime('UTC')}}
             GROUP BY unit HAVING max(repaired).1 > 0 AND max(repaired).2 != sum(events)
             ORDER BY unit LIMIT {MAX_STALE}"""
@@ -67,23 +67,23 @@ class RollupRepairer:
         Units are left out whose cubes came out different, since events landed between them. The former rows are still
         there, for `forget`. Raises RetryableError where the server is away: what was written until then is never read.
         """
-        books = self._observer.books(units[0], units[-1] + UNIT.seconds)
-        build = max(self._now_ns(), 1 + max((books.repaired.get(unit, (0, 0))[0] for unit in units), default=0))
+        builds = self._observer.builds(units[0], units[-1] + UNIT.seconds)
+        build = max(self._now_ns(), 1 + max((builds.repaired.get(unit, (0, 0))[0] for unit in units), default=0))
         for cube in CUBES:
             self._insert(cube, units, build)
         counted = self._count(units, build)
         whole = {unit: counted[unit] for unit in units if counted[unit] is not None}
-        self._publish(books, {unit: n for unit, n in whole.items() if n is not None}, build)
+        self._publish(builds, {unit: n for unit, n in whole.items() if n is not None}, build)
         return dict.fromkeys(whole, build)
 
-    def forget(self, taken: Mapping[int, int], before_build: int = 0) -> None:
+    def forget(self, builds_by_unit: Mapping[int, int], before_build: int = 0) -> None:
         """Delete the rows of other builds than those that readers take (unit -> build; of one day), so that sums over
         the tables are right: older ones, and all below `before_build`, of repairs that ended before their time.
 
         A late row among them is in raw_events, and the books know that the repair lacks it.
         """
         by_build: dict[int, list[int]] = defaultdict(list)
-        for unit, build in sorted(taken.items()):
+        for unit, build in sorted(builds_by_unit.items()):
             by_build[build].append(unit)
         for build, units in by_build.items():
             self._delete(units, build, max(build, before_build))
@@ -122,14 +122,14 @@ class RollupRepairer:
             for unit, of_cubes in found.items()
         }
 
-    def _publish(self, books: UnitBooks, whole: Mapping[int, int], build: int) -> None:
+    def _publish(self, builds: UnitBuilds, whole: Mapping[int, int], build: int) -> None:
         if not whole:
             return
         moved: dict[tuple[Grain, int], int] = defaultdict(int)
         for unit, requests in whole.items():
             for grain in BUILT:
-                moved[grain, grain.floor(unit)] += requests - books.events[UNIT].get(unit, 0)
-        for place, difference in books.uneven.items():
+                moved[grain, grain.floor(unit)] += requests - builds.events[UNIT].get(unit, 0)
+        for place, difference in builds.mismatched.items():
             if place in moved:
                 moved[place] -= difference
         years: dict[int, list[list[Any]]] = defaultdict(list)
@@ -144,7 +144,7 @@ class RollupRepairer:
                 "publishing a repair",
                 partial(
                     self._client.insert,
-                    BOOKS.name,
+                    BUILDS.name,
                     years[year],
                     column_names=["grain", "minute", "events", "built", "repaired"],
                 ),

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
-from metrics_pipeline.ddl.stock import PARTS
+from metrics_pipeline.ddl.storage_views import PARTS
 from metrics_pipeline.rollups.cubes import CUBES
 from metrics_pipeline.rollups.grains import BUILT, GRAINS, LIVE, UNIT, Grain
-from metrics_pipeline.rollups.horizon_store import BORDERS
 from metrics_pipeline.rollups.rebuilds import Stale
+from metrics_pipeline.rollups.retained_from_store import CUTOFFS
 from metrics_pipeline.rollups.tables import BUCKETS
 
 _BUCKETS = f"""SELECT grain AS length, toUnixTimestamp(minute) AS start, events AS n, built AS newest,
@@ -57,7 +57,7 @@ def read_state(client: Client, closed_until: int) -> tuple[GrainState, ...]:
 def read_stale(client: Client, closed_until: int, limit: int) -> list[Stale]:
     """What is to be built or repaired, oldest first, so many at most; nothing that lacks the rows to be built from."""
     sql = f"""SELECT start, length, is_right, is_stale_repair FROM ({_BUCKETS})
-        WHERE is_closed AND (NOT is_right OR is_stale_repair) AND start >= {BORDERS}[length]
+        WHERE is_closed AND (NOT is_right OR is_stale_repair) AND start >= {CUTOFFS}[length]
         ORDER BY start, length LIMIT {{limit:UInt32}}"""
     parameters = {"closed": closed_until, "limit": limit}
     rows = calling("looking for stale rollups", lambda: client.query(sql, parameters=parameters).result_rows)

@@ -10,8 +10,8 @@ _INDEX_GRANULARITY = 256
 """A question reads few rows, each with a state of some 500 bytes: large granules would make it read mostly others'."""
 BUILD = "Tuple(build UInt64, requests UInt64)"
 
-BOOKS = Table(
-    name="rollup_books",
+BUILDS = Table(
+    name="rollup_builds",
     engine="AggregatingMergeTree",
     partition_by="toYear(minute)",
     order_by=("grain", "minute"),
@@ -33,18 +33,18 @@ BOOKS = Table(
     work_before_comment=Work.COUNT_BUCKETS,
 )
 
-_REPAIRS = f"FROM {BOOKS.name} WHERE grain = {UNIT.seconds} GROUP BY minute HAVING max(repaired).1 > 0"
+_REPAIRS = f"FROM {BUILDS.name} WHERE grain = {UNIT.seconds} GROUP BY minute HAVING max(repaired).1 > 0"
 _UNIT_OF_ROW = f"toStartOfInterval(minute, INTERVAL {UNIT.seconds} SECOND)"
-TAKEN_ROWS = f"""(build = 0 AND {_UNIT_OF_ROW} NOT IN (SELECT minute {_REPAIRS})
+CURRENT_ROWS = f"""(build = 0 AND {_UNIT_OF_ROW} NOT IN (SELECT minute {_REPAIRS})
     OR build > 0 AND ({_UNIT_OF_ROW}, build) IN (SELECT minute, max(repaired).1 {_REPAIRS}))"""
 """A condition on rows of the live grain: as they came, or of their unit's newest repair, so those that readers take."""
 
 IS_STALE = "max(built).2 != sum(events)"
 """Of a bucket with events, its rows in the books put together: it has no build, or one that doesn't count them all."""
 
-BOOKS_VIEW = MaterializedView(
-    name=f"{BOOKS.name}_view",
-    target=BOOKS.name,
+BUILDS_VIEW = MaterializedView(
+    name=f"{BUILDS.name}_view",
+    target=BUILDS.name,
     select=f"""SELECT
     arrayJoin({[g.seconds for g in BUILT]})::UInt32 AS grain,
     toDateTime(unit - unit % grain, 'UTC') AS minute,
@@ -55,7 +55,7 @@ FROM (
     GROUP BY unit
 )
 GROUP BY grain, minute""",
-    comment=f"Counts for {BOOKS.name} the events of each insert into raw_events.",
+    comment=f"Counts for {BUILDS.name} the events of each insert into raw_events.",
 )
 
 
@@ -64,7 +64,7 @@ def table_of(cube: Cube, grain: Grain) -> Table:
     places = (
         Column("grain", "UInt32", "T64, ZSTD(1)", "Length of the bucket, seconds", str(grain.seconds)),
         Column("minute", INSTANT, "Delta, ZSTD(1)", "First minute of the bucket"),
-        Column("build", "UInt64", "T64, ZSTD(1)", f"0: as events came; else see {BOOKS.name}"),
+        Column("build", "UInt64", "T64, ZSTD(1)", f"0: as events came; else see {BUILDS.name}"),
     )
     dimensions = tuple(Column(name, "LowCardinality(String)") for name in cube.dimensions)
     return Table(
@@ -109,13 +109,13 @@ def _all_grains(cube: Cube) -> Union:
 ROLLUP_1M = table_of(CUBES[0], LIVE)
 ROLLUP_TABLES = tuple(table_of(cube, grain) for cube in CUBES for grain in GRAINS)
 ROLLUP_UNIONS = tuple(_all_grains(cube) for cube in CUBES)
-ROLLUP_FEEDS = (*(_feed(cube) for cube in CUBES), BOOKS_VIEW)
+ROLLUP_FEEDS = (*(_feed(cube) for cube in CUBES), BUILDS_VIEW)
 
 
 BUCKETS = View(
     "rollup_buckets",
     f"""SELECT grain, minute, sum(events) AS events, max(built) AS built, max(repaired) AS repaired
-FROM {BOOKS.name} GROUP BY grain, minute""",
+FROM {BUILDS.name} GROUP BY grain, minute""",
     "Buckets of rollups: events that there are, newest build, newest repair; of a cluster, one row for each shard.",
 )
 

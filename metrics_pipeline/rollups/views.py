@@ -7,8 +7,9 @@ as built if it lies within the span and its build counts every event that raw_ev
 read, down to those that each insert writes. So an answer never depends on what was built when, only its cost does.
 
 Before a horizon retention dropped the finer rows, and nothing comes any more: the shortest bucket that is left is read
-there, whatever `step` says. One that reaches beyond the span is not: rollups/horizons.py says what that leaves out. The
-horizons are figures in the views' queries, which borders.py keeps up to date: a subquery would be planned at each use.
+there, whatever `step` says. One that reaches beyond the span is not: rollups/retained_from.py says what that leaves
+out. The retained_from are figures in the views' queries, which borders.py keeps up to date: a subquery would be
+planned at each use.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from collections.abc import Mapping
 from metrics_pipeline.ddl.objects import View
 from metrics_pipeline.rollups.cubes import CUBES, METRICS, Cube
 from metrics_pipeline.rollups.grains import BUILT, GRAINS, LIVE, UNIT
-from metrics_pipeline.rollups.tables import BOOKS, INSTANT
+from metrics_pipeline.rollups.tables import BUILDS, INSTANT
 
 ARGUMENTS = {"start": INSTANT, "end": INSTANT, "step": "UInt32"}
 """Of each view, with their types."""
@@ -31,30 +32,30 @@ _START, _END, _STEP = (f"{{{name}:{kind}}}" for name, kind in ARGUMENTS.items())
 _DAY = 86_400
 _LONG = [grain.seconds for grain in BUILT if grain.seconds % _DAY == 0]
 
-Borders = Mapping[int, int]
+Cutoffs = Mapping[int, int]
 """Length of buckets -> epoch seconds: buckets that start before have no finer rows any more."""
 
 
-def _stands(length: str, moment: str, borders: Borders) -> str:
+def _is_replaced(length: str, moment: str, cutoffs: Cutoffs) -> str:
     """Is nothing finer left of a bucket?"""
-    if not borders:
+    if not cutoffs:
         return "0"
-    return f"{moment} < transform({length}, {[*borders]}, {[*borders.values()]}, 0)"
+    return f"{moment} < transform({length}, {[*cutoffs]}, {[*cutoffs.values()]}, 0)"
 
 
-def _or_stands(condition: str, length: str, moment: str, borders: Borders) -> str:
-    return f"({condition} OR {_stands(length, moment, borders)})" if borders else condition
+def _or_replaced(condition: str, length: str, moment: str, cutoffs: Cutoffs) -> str:
+    return f"({condition} OR {_is_replaced(length, moment, cutoffs)})" if cutoffs else condition
 
 
-def _longest_asked(borders: Borders) -> str:
+def _longest_asked(cutoffs: Cutoffs) -> str:
     """The longest buckets that a question may take: of its step, or of what is left at its start, seconds."""
-    if not borders:
+    if not cutoffs:
         return _STEP
-    left = (f"if(toUnixTimestamp({_START}) < {until}, {length}, 0)" for length, until in borders.items())
+    left = (f"if(toUnixTimestamp({_START}) < {until}, {length}, 0)" for length, until in cutoffs.items())
     return f"greatest({_STEP}, {', '.join(left)})"
 
 
-def _covered_days(borders: Borders) -> str:
+def _covered_days(cutoffs: Cutoffs) -> str:
     """Days since the epoch that are read from buckets of a day and more.
 
     Their finer rows in the books are passed over: in 13 months there are 67,000, and sorting them would take longer
@@ -64,14 +65,14 @@ def _covered_days(borders: Borders) -> str:
     moment = "toUnixTimestamp(minute)"
     return f"""SELECT arrayJoin(range(
         intDiv(toUnixTimestamp(minute), {_DAY}), intDiv(toUnixTimestamp(minute) + grain, {_DAY})))
-    FROM {BOOKS.name}
-    WHERE grain IN {_LONG} AND {_or_stands(f"grain <= {_STEP}", "grain", moment, borders)}
+    FROM {BUILDS.name}
+    WHERE grain IN {_LONG} AND {_or_replaced(f"grain <= {_STEP}", "grain", moment, cutoffs)}
         AND minute >= {_START} AND minute + grain <= {_END}
     GROUP BY grain, minute
-    HAVING max(built).1 > 0 AND {_or_stands("max(built).2 = sum(events)", "grain", moment, borders)}"""
+    HAVING max(built).1 > 0 AND {_or_replaced("max(built).2 = sum(events)", "grain", moment, cutoffs)}"""
 
 
-def cover(borders: Borders) -> str:
+def bucket_selection(cutoffs: Cutoffs) -> str:
     """A query: the buckets to read, each moment of the span in exactly one of them.
 
     Buckets nest, so in the order of their starts, longest first, one lies within a longer one if anything before it
@@ -90,20 +91,21 @@ def cover(borders: Borders) -> str:
             grain AS length,
             max(built) AS newest,
             max(repaired) AS repair,
-            newest.1 > 0 AND {_or_stands(f"newest.2 = sum(events) AND length <= {_STEP}", "length", "bucket", borders)}
+            newest.1 > 0
+            AND {_or_replaced(f"newest.2 = sum(events) AND length <= {_STEP}", "length", "bucket", cutoffs)}
                 AND bucket >= toUnixTimestamp({_START}) AND bucket + length <= toUnixTimestamp({_END}) AS is_right
-        FROM {BOOKS.name}
+        FROM {BUILDS.name}
         WHERE minute > {_START} - {UNIT.seconds} AND minute < {_END}
-            AND grain <= greatest({_longest_asked(borders)}, {UNIT.seconds})
+            AND grain <= greatest({_longest_asked(cutoffs)}, {UNIT.seconds})
             AND (grain IN {_LONG} OR intDiv(toUnixTimestamp(minute), {_DAY}) NOT IN (
-                {_covered_days(borders)}))
+                {_covered_days(cutoffs)}))
         GROUP BY bucket, length
-        HAVING is_right OR length = {UNIT.seconds} AND NOT {_stands("length", "bucket", borders)}
+        HAVING is_right OR length = {UNIT.seconds} AND NOT {_is_replaced("length", "bucket", cutoffs)}
     )
 ) WHERE covered_until <= bucket"""
 
 
-def _select(cube: Cube, borders: Borders) -> str:
+def _select(cube: Cube, cutoffs: Cutoffs) -> str:
     columns = ", ".join((*cube.dimensions, *(m.name for m in METRICS)))
     # Of a longer bucket it is the start itself. Monotonic in the key's `minute`, so that granules without a bucket of
     # the cover aren't read.
@@ -111,20 +113,20 @@ def _select(cube: Cube, borders: Borders) -> str:
     tables, lengths = [cube.table(grain) for grain in GRAINS], [grain.seconds for grain in GRAINS]
     # A table of buckets that are too long for the question isn't even planned: that takes longer than reading.
     span = f"toUInt32(toUnixTimestamp({_END}) - toUnixTimestamp({_START}))"
-    longest = f"greatest(least({_longest_asked(borders)}, {span}), {LIVE.seconds})"
+    longest = f"greatest(least({_longest_asked(cutoffs)}, {span}), {LIVE.seconds})"
     return f"""SELECT minute, {columns}
 FROM {cube.all_grains}
 WHERE minute >= {_START} AND minute < {_END} AND transform(_table, {tables}, {lengths}, 0) <= {longest}
-AND (grain, {bucket}, build) IN ({cover(borders)})"""
+AND (grain, {bucket}, build) IN ({bucket_selection(cutoffs)})"""
 
 
-def rollup_views(borders: Borders) -> tuple[View, ...]:
+def rollup_views(cutoffs: Cutoffs) -> tuple[View, ...]:
     """The views of all cubes, with what retention has left."""
     some = {grain.seconds: 1 for grain in BUILT}
     return tuple(
         View(
             name=cube.name,
-            select=_select(cube, borders),
+            select=_select(cube, cutoffs),
             comment=f"{cube.comment}; arguments: start, end, step (the longest bucket, seconds).",
             template=_select(cube, {}) + _select(cube, some),
         )

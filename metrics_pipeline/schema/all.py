@@ -17,24 +17,24 @@ from metrics_pipeline.ddl.live import LiveSchema
 from metrics_pipeline.ddl.migrating import Migration, Progress, Works
 from metrics_pipeline.ddl.objects import SchemaObject, Table
 from metrics_pipeline.ddl.planner import plan as compare
-from metrics_pipeline.ddl.stock import DISKS, PARTS
+from metrics_pipeline.ddl.storage_views import DISKS, PARTS
 from metrics_pipeline.ddl.work import Work
 from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.ledger.tables import BATCHES, REPLAY_PLAN
-from metrics_pipeline.rollups.borders import refresh_views
 from metrics_pipeline.rollups.cubes import CUBES
-from metrics_pipeline.rollups.horizon_store import HORIZONS, read_horizons
-from metrics_pipeline.rollups.horizons import STANDS_FOR, Horizons
+from metrics_pipeline.rollups.cutoffs import refresh_views
 from metrics_pipeline.rollups.new_grains import count_buckets
-from metrics_pipeline.rollups.tables import BOOKS, BUCKETS, ROLLUP_FEEDS, ROLLUP_TABLES, ROLLUP_UNIONS
+from metrics_pipeline.rollups.retained_from import REPLACED_BY, RetainedFrom
+from metrics_pipeline.rollups.retained_from_store import RETAINED_FROM, read_retained_from
+from metrics_pipeline.rollups.tables import BUCKETS, BUILDS, ROLLUP_FEEDS, ROLLUP_TABLES, ROLLUP_UNIONS
 from metrics_pipeline.rollups.views import ROLLUP_VIEWS, rollup_views
 from metrics_pipeline.runtime.timerange import minute_name
 
 OBJECTS: tuple[SchemaObject, ...] = (
     RAW_EVENTS,
-    HORIZONS,
-    BOOKS,
+    RETAINED_FROM,
+    BUILDS,
     *ROLLUP_TABLES,
     *ROLLUP_FEEDS,
     *ROLLUP_UNIONS,
@@ -62,18 +62,18 @@ def plan(client: Client, storage: Storage) -> Plan:
     objects = OBJECTS
     comments = {name: table.comment for name, table in found.items()}
     is_current = all(comments.get(view.name) == view.stored_comment for view in ROLLUP_VIEWS)
-    if HORIZONS.name in found and not is_current:
-        horizons = read_horizons(client)
-        _refuse_grains_without_rows(found, horizons)
-        now = {view.name: view for view in rollup_views(horizons.borders)}
+    if RETAINED_FROM.name in found and not is_current:
+        retained_from = read_retained_from(client)
+        _refuse_grains_without_rows(found, retained_from)
+        now = {view.name: view for view in rollup_views(retained_from.cutoffs)}
         objects = tuple(now.get(o.name, o) for o in OBJECTS)
     return compare(objects, found, storage)
 
 
-def _refuse_grains_without_rows(found: Found, horizons: Horizons) -> None:
+def _refuse_grains_without_rows(found: Found, retained_from: RetainedFrom) -> None:
     """Raises ConfigurationError for a new grain whose buckets would have to stand for rows that are gone already."""
-    for fine, coarse in STANDS_FOR.items():
-        table, gone_until = CUBES[0].table(coarse), horizons.of(fine)
+    for fine, coarse in REPLACED_BY.items():
+        table, gone_until = CUBES[0].table(coarse), retained_from.of(fine)
         if table not in found and gone_until:
             raise ConfigurationError(
                 f"the grain {coarse.name} is new, and retention dropped the rows of {fine}, of which it would "
@@ -97,7 +97,7 @@ def apply(
     again = partial(plan, client, storage)
     known = {Work.COUNT_BUCKETS: lambda _progress: count_buckets(client), **(works or {})}
     Migration(client, again, known, progress).run(wanted, allow_destructive=allow_destructive)
-    if any(change.phase is Phase.EXPAND for change in wanted.safe) and read_horizons(client).borders:
+    if any(change.phase is Phase.EXPAND for change in wanted.safe) and read_retained_from(client).cutoffs:
         # Retention may have moved them meanwhile.
         refresh_views(client)
     return wanted

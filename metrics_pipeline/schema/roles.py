@@ -3,7 +3,7 @@
 | role | whose |
 |---|---|
 | schema | `schema apply` and retention: creates and alters tables and views, drops partitions |
-| writer | drains, fills, replays, rollups, alerts: reads all, inserts, deletes single rows where a repair does |
+| writer | drains, backfills, replays, rollups, alerts: reads all, inserts, deletes single rows where a repair does |
 | reader | dashboards and questions: reads all, changes nothing, with limits per query and per hour |
 """
 

@@ -22,7 +22,7 @@ from metrics_pipeline.kafka.admin import TopicDescription, describe_topic, topic
 from metrics_pipeline.kafka.committed import FencedOffsets
 from metrics_pipeline.kafka.intents import Owner
 from metrics_pipeline.kafka.lag import read_lag
-from metrics_pipeline.rollups.horizon_store import read_horizons
+from metrics_pipeline.rollups.retained_from_store import read_retained_from
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.retry import Retry, say_waiting
@@ -115,11 +115,11 @@ def _reading(settings: Settings, client: Client, topic: TopicDescription, retry:
         event_limits(settings),
         lambda: _open_tokens(settings, client, topic),
         retry,
-        read_horizons(client).compared_from * 1_000,
+        read_retained_from(client).compared_from * 1_000,
     )
 
 
 def _open_tokens(settings: Settings, client: Client, topic: TopicDescription) -> frozenset[str]:
-    """Batches of drains and fills that are on their way."""
+    """Batches of drains and backfills that are on their way."""
     books = ClickHouseBooks(client, settings.kafka.topic, topic.topic_id, settings.kafka.group)
     return frozenset(batch.token for batch in batches_under_way(settings, books, topic))

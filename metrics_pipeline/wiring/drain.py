@@ -24,8 +24,8 @@ from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.delivery.warehouse import ClickHouseWarehouse
 from metrics_pipeline.drain.drain import Drain, DrainReport
 from metrics_pipeline.drain.ending import AtOffsets, AtWindowEnd, Ending
-from metrics_pipeline.drain.jump import Jump
 from metrics_pipeline.drain.owner import event_limits, shard_owner
+from metrics_pipeline.drain.skip_to_head import SkipToHead
 from metrics_pipeline.drain.takeover import Takeover, closing_commits, reset_positions
 from metrics_pipeline.errors import ConfigurationError, SchemaMismatchError
 from metrics_pipeline.kafka.admin import TopicDescription, describe_topic, ensure_topic
@@ -34,17 +34,17 @@ from metrics_pipeline.kafka.handover import KafkaHandover
 from metrics_pipeline.kafka.intents import OpenBatch, open_batches
 from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.kafka.ports import Log
+from metrics_pipeline.ledger.deferred import GROUP_SUFFIX as DEFERRED_GROUP_SUFFIX
 from metrics_pipeline.ledger.entry import LedgerEntry
 from metrics_pipeline.ledger.minutes import EVERYTHING, Scope
-from metrics_pipeline.ledger.owed import GROUP_SUFFIX as OWED_GROUP_SUFFIX
 from metrics_pipeline.replay.plan import GROUP_SUFFIX as HOURS_SUFFIX
 from metrics_pipeline.rollups.building import RollupBuilder
 from metrics_pipeline.rollups.drift import units_of
-from metrics_pipeline.rollups.horizon_store import read_horizons
-from metrics_pipeline.rollups.horizons import DEAD_LETTERS
 from metrics_pipeline.rollups.observing import RollupObserver
 from metrics_pipeline.rollups.operate import Rollups
 from metrics_pipeline.rollups.repair import RollupRepairer
+from metrics_pipeline.rollups.retained_from import DEAD_LETTERS
+from metrics_pipeline.rollups.retained_from_store import read_retained_from
 from metrics_pipeline.rollups.shards import AnyRollups, RollupsOfShards
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.runtime.ports import Clock
@@ -52,8 +52,8 @@ from metrics_pipeline.runtime.retry import Retry, say_waiting
 from metrics_pipeline.runtime.timerange import minute_name
 from metrics_pipeline.runtime.worker import ThreadWorker
 from metrics_pipeline.schema import all as schema
-from metrics_pipeline.schema import spread
-from metrics_pipeline.schema.places import apply_everywhere
+from metrics_pipeline.schema import distributed
+from metrics_pipeline.schema.targets import apply_everywhere
 from metrics_pipeline.settings import KafkaSettings, Settings, kafka_address
 
 logger = logging.getLogger("metrics_pipeline.drain")
@@ -72,7 +72,7 @@ class DrainRun:
     run_id: str
     shard: int = 0
     has_predecessor: bool = False
-    is_jumping: bool = False
+    is_skipping_to_head: bool = False
 
 
 def prepare(settings: Settings) -> None:
@@ -87,7 +87,7 @@ def until_caught_up(log: Log, partitions: Sequence[int]) -> Ending:
 
 
 def at_once(_log: Log, _partitions: Sequence[int]) -> Ending:
-    """Ends before anything is fetched: the run takes over, recovers, jumps if it is to, and closes."""
+    """Ends before anything is fetched: the run takes over, recovers, skips to head if it is to, and closes."""
     return AtOffsets({})
 
 
@@ -135,7 +135,7 @@ def run_drain(
         source = Source(settings.kafka.group, log.topic_id, run.run_id)
         delivery = Delivery(source, ownership, warehouse, clock, retry, observe=observe)
         partitions = owner.partitions(log.partitions())
-        jump_lag = 0 if run.is_jumping else settings.drain.jump_lag_offsets
+        skip_to_head_lag = 0 if run.is_skipping_to_head else settings.drain.skip_to_head_lag_offsets
         drain = Drain(
             log,
             delivery,
@@ -149,7 +149,9 @@ def run_drain(
             stop=stop,
             on_entry=land,
             observe=observe,
-            jump=None if jump_lag is None else Jump(log, delivery, retry, clock, jump_lag, land, stop),
+            skip_to_head=None
+            if skip_to_head_lag is None
+            else SkipToHead(log, delivery, retry, clock, skip_to_head_lag, land, stop),
         )
         ending = retry.call(lambda: ending_of(log, partitions))
         report.reason = drain.run(partitions, ending, has_predecessor=run.has_predecessor)
@@ -172,7 +174,7 @@ def check_schema(client: Client, settings: Settings) -> None:
         needed = schema.plan(client, storage_of(settings)).needed
     else:
         # An apply changes it last: where it is right, the shards' own tables are.
-        needed = spread.plan(client, cluster, shard_database(settings)).needed
+        needed = distributed.plan(client, cluster, shard_database(settings)).needed
     if needed:
         raise SchemaMismatchError(
             f"the schema is not up to date ({len(needed)} tables, views or columns are missing or too narrow, "
@@ -181,12 +183,13 @@ def check_schema(client: Client, settings: Settings) -> None:
 
 
 def check_age(client: Client, settings: Settings, clock: Clock) -> None:
-    """Raises ConfigurationError if events may be taken that are of times before a horizon."""
-    horizon, max_age_days = read_horizons(client).compared_from, settings.events.max_age_days
-    days = (clock.now_ms() // 1_000 - horizon) // 86_400
-    if horizon and days < max_age_days:
+    """Raises ConfigurationError if events may be taken that are of times that retention has dropped."""
+    retained_from, max_age_days = read_retained_from(client).compared_from, settings.events.max_age_days
+    days = (clock.now_ms() // 1_000 - retained_from) // 86_400
+    if retained_from and days < max_age_days:
         raise ConfigurationError(
-            f"METRICS_EVENTS__MAX_AGE_DAYS is {max_age_days}, but events before {minute_name(horizon)} may be dropped, "
+            f"METRICS_EVENTS__MAX_AGE_DAYS is {max_age_days}, but events before {minute_name(retained_from)} may be "
+            f"dropped, "
             f"and a second copy of one would not be recognised: set it to {max(days, 1)} or less"
         )
 
@@ -196,13 +199,13 @@ def audit(settings: Settings, scope: Scope = EVERYTHING, *, deep: bool = False) 
     address = kafka_address(settings)
     description = describe_topic(address, settings.kafka)
     with connect(settings) as client:
-        horizons = read_horizons(client)
+        retained_from = read_retained_from(client)
         books = ClickHouseBooks(
             client,
             settings.kafka.topic,
             description.topic_id,
             settings.kafka.group,
-            dead_letters_from=horizons.of(DEAD_LETTERS),
+            dead_letters_from=retained_from.of(DEAD_LETTERS),
         )
         return Audit(
             books,
@@ -211,7 +214,7 @@ def audit(settings: Settings, scope: Scope = EVERYTHING, *, deep: bool = False) 
             SystemClock(),
             deep=deep,
             beside=lambda: open_beside_drains(settings, description),
-            compared_from=horizons.compared_from,
+            compared_from=retained_from.compared_from,
         ).run(scope)
 
 
@@ -232,7 +235,7 @@ def rollups_of_shard(settings: Settings, shard: Client, clock: Clock | None = No
         RollupRepairer(shard, observer, time.time_ns),
         clock or SystemClock(),
         partial(_units_in_flight, settings),
-        read_horizons(shard),
+        read_retained_from(shard),
     )
 
 
@@ -251,7 +254,7 @@ def batches_under_way(
     topic: TopicDescription,
     replays: Sequence[str] = (LETTERS_SUFFIX, HOURS_SUFFIX),
 ) -> tuple[OpenBatch, ...]:
-    """What drains, fills and these replays have begun, and the ledger does not have; read in this order."""
+    """What drains, backfills and these replays have begun, and the ledger does not have; read in this order."""
     intents = (
         *open_batches(committed_offsets(kafka_address(settings), settings.kafka, topic.partitions)),
         *open_beside_drains(settings, topic, replays),
@@ -263,20 +266,20 @@ def batches_under_way(
 def open_beside_drains(
     settings: Settings, topic: TopicDescription, replays: Sequence[str] = (LETTERS_SUFFIX, HOURS_SUFFIX)
 ) -> tuple[OpenBatch, ...]:
-    """What fills and replays, of dead letters and of hours, are landing or left half done."""
-    commits = committed_offsets(kafka_address(settings), owed_group(settings), topic.partitions)
-    filling = open_batches({p: c for p, c in commits.items() if c.topic_id == topic.topic_id})
+    """What backfills and replays, of dead letters and of hours, are landing or left half done."""
+    commits = committed_offsets(kafka_address(settings), deferred_group(settings), topic.partitions)
+    backfilling = open_batches({p: c for p, c in commits.items() if c.topic_id == topic.topic_id})
     chunks = (_open_chunk(settings, suffix) for suffix in replays)
-    return (*filling, *(chunk.as_open_batch for chunk in chunks if chunk is not None))
+    return (*backfilling, *(chunk.as_open_batch for chunk in chunks if chunk is not None))
 
 
 def _open_chunk(settings: Settings, suffix: str) -> Chunk | None:
     return decode_chunk(committed_offsets(kafka_address(settings), side_group(settings, suffix), (SLOT,)).get(SLOT))
 
 
-def owed_group(settings: Settings) -> KafkaSettings:
-    """The side group of fills: who may fill, and the batch that is open."""
-    return side_group(settings, OWED_GROUP_SUFFIX)
+def deferred_group(settings: Settings) -> KafkaSettings:
+    """The side group of backfills: who may backfill, and the batch that is open."""
+    return side_group(settings, DEFERRED_GROUP_SUFFIX)
 
 
 def replay_group(settings: Settings) -> KafkaSettings:
@@ -294,7 +297,7 @@ def side_group(settings: Settings, suffix: str) -> KafkaSettings:
 
 
 def warehouse_of(settings: Settings, client: Client, topic_id: str) -> ClickHouseWarehouse:
-    """The tables, for one life of the topic."""
+    """The tables, for one incarnation of the topic."""
     kafka, shards = settings.kafka, partial(connect_shards, settings)
     return ClickHouseWarehouse(client, shards, kafka.topic, topic_id, kafka.group, storage_of(settings))
 

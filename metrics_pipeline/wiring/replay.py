@@ -21,20 +21,20 @@ from metrics_pipeline.kafka.committed import FencedOffsets, committed_offsets
 from metrics_pipeline.kafka.intents import OffsetRange, Owner
 from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.replay.books import ClickHouseReplayBooks
+from metrics_pipeline.replay.diff import Diff
 from metrics_pipeline.replay.plan import MAX_HOURS, Mode
+from metrics_pipeline.replay.rollup_repair import RollupRepair
 from metrics_pipeline.replay.run import HourReplay, HourReport, Progress, preview
 from metrics_pipeline.replay.steps import HourStep
-from metrics_pipeline.replay.survey import Survey
-from metrics_pipeline.replay.touched import TouchedRollups
-from metrics_pipeline.rollups.horizon_store import read_horizons
+from metrics_pipeline.rollups.retained_from_store import read_retained_from
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.retry import Retry, say_waiting
 from metrics_pipeline.runtime.timerange import minute_name
 from metrics_pipeline.settings import Settings, kafka_address
+from metrics_pipeline.wiring.backfill import backfill_deferred, deferred_ranges
 from metrics_pipeline.wiring.drain import batches_under_way, check_schema, hours_group, warehouse_of
 from metrics_pipeline.wiring.drain import rollups as open_rollups
-from metrics_pipeline.wiring.fill import fill_owed, owed_ranges
 
 REPLAY_OWNER = Owner(1, 0)
 """Of the side group of replays: one at a time."""
@@ -48,13 +48,13 @@ def preview_hours(
     """What a replay would do now; writes nothing."""
     clock = SystemClock()
     retry = Retry(clock, settings.drain.retry_seconds, lambda: False, say_waiting)
-    owed = owed_of(settings, _bounded(hours))
+    deferred = deferred_of(settings, _bounded(hours))
     with _tools(settings, clock, retry) as tools:
         _refuse_dropped(settings, tools.client, hours)
-        report = preview(tools.survey, hours, mode, event_limits(settings), clock, on_progress)
-    report.owed = _offsets(owed)
+        report = preview(tools.diff, hours, mode, event_limits(settings), clock, on_progress)
+    report.deferred = _offsets(deferred)
     # Nor does the ledger account for them: they are told apart from a gap.
-    report.unaccounted -= min(report.owed, report.unaccounted)
+    report.unaccounted -= min(report.deferred, report.unaccounted)
     return report
 
 
@@ -71,9 +71,9 @@ def replay_hours(
 ) -> HourReport:
     """Replay hours (starts, epoch seconds) in the foreground; see `HourReplay.run` for what is raised."""
     address, clock = kafka_address(settings), clock or SystemClock()
-    owed = owed_of(settings, _bounded(hours))
-    if owed:
-        fill_owed(settings, owed, run_id, stop=stop, clock=clock)
+    deferred = deferred_of(settings, _bounded(hours))
+    if deferred:
+        backfill_deferred(settings, deferred, run_id, stop=stop, clock=clock)
     retry = Retry(clock, settings.drain.retry_seconds, stop, say_waiting)
     with ExitStack() as stack:
         tools = stack.enter_context(_tools(settings, clock, retry))
@@ -84,12 +84,12 @@ def replay_hours(
         )
         rollups = stack.enter_context(open_rollups(settings, clock))
         report = HourReplay(
-            tools.survey,
-            warehouse_of(settings, tools.client, tools.survey.topic_id),
+            tools.diff,
+            warehouse_of(settings, tools.client, tools.diff.topic_id),
             tools.events,
             tools.letters,
             tools.replays,
-            TouchedRollups(tools.replays, tools.books, rollups, retry),
+            RollupRepair(tools.replays, tools.books, rollups, retry),
             ownership,
             event_limits(settings),
             clock,
@@ -99,14 +99,14 @@ def replay_hours(
             stop=stop,
             observe=observe,
         ).run(hours, mode, on_progress)
-    report.owed = _offsets(owed)
+    report.deferred = _offsets(deferred)
     return report
 
 
-def owed_of(settings: Settings, hours: Sequence[int]) -> list[OffsetRange]:
-    """What drains have skipped of these hours, and no fill has landed yet."""
+def deferred_of(settings: Settings, hours: Sequence[int]) -> list[OffsetRange]:
+    """What drains have skipped of these hours, and no backfill has landed yet."""
     wanted = set(hours)
-    return [r for entry in owed_ranges(settings) if entry.hour_seconds in wanted for r in entry.ranges]
+    return [r for entry in deferred_ranges(settings) if entry.hour_seconds in wanted for r in entry.ranges]
 
 
 def _offsets(ranges: Sequence[OffsetRange]) -> int:
@@ -116,7 +116,7 @@ def _offsets(ranges: Sequence[OffsetRange]) -> int:
 @dataclass(frozen=True, slots=True)
 class _Tools:
     client: Client
-    survey: Survey
+    diff: Diff
     events: ClickHouseEvents
     letters: ClickHouseDeadLetters
     books: ClickHouseBooks
@@ -139,7 +139,7 @@ def _tools(settings: Settings, clock: Clock, retry: Retry) -> Iterator[_Tools]:
         letters = ClickHouseDeadLetters(client, kafka.topic)
         books = ClickHouseBooks(client, kafka.topic, log.topic_id, kafka.group)
         replays = ClickHouseReplayBooks(client, kafka.topic, log.topic_id, kafka.group)
-        survey = Survey(
+        diff = Diff(
             log,
             events,
             letters,
@@ -151,17 +151,17 @@ def _tools(settings: Settings, clock: Clock, retry: Retry) -> Iterator[_Tools]:
             clock,
             retry,
         )
-        yield _Tools(client, survey, events, letters, books, replays)
+        yield _Tools(client, diff, events, letters, books, replays)
 
 
 def _refuse_dropped(settings: Settings, client: Client, hours: Sequence[int]) -> None:
     """What retention dropped would look as if it had been lost, and would be counted a second time."""
-    horizon = read_horizons(client).compared_from
-    first = horizon + settings.events.max_age_days * 86_400
-    if horizon and hours and min(hours) < first:
+    retained_from = read_retained_from(client).compared_from
+    first = retained_from + settings.events.max_age_days * 86_400
+    if retained_from and hours and min(hours) < first:
         raise ConfigurationError(
             f"hours before {minute_name(first)} can't be replayed: their events may be of times before "
-            f"{minute_name(horizon)} (METRICS_EVENTS__MAX_AGE_DAYS), which retention dropped: give --from "
+            f"{minute_name(retained_from)} (METRICS_EVENTS__MAX_AGE_DAYS), which retention dropped: give --from "
             f"{minute_name(first)}"
         )
 

@@ -13,9 +13,9 @@ from metrics_pipeline.ddl.objects import NOT_FILLED, quoted
 from metrics_pipeline.ddl.work import Work
 from metrics_pipeline.delivery.tables import RAW_EVENTS
 from metrics_pipeline.rollups.grains import UNIT
-from metrics_pipeline.rollups.horizon_store import read_horizons
 from metrics_pipeline.rollups.operate import Span
-from metrics_pipeline.schema.places import apply_everywhere
+from metrics_pipeline.rollups.retained_from_store import read_retained_from
+from metrics_pipeline.schema.targets import apply_everywhere
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.wiring.drain import rollups_of_shard
 
@@ -47,15 +47,15 @@ def _remake(settings: Settings, client: Client, progress: Progress) -> bool:
     over.
     """
     since_ns = _begun_ns(client)
-    days, border = _days(client), read_horizons(client).compared_from
-    moving = 0
+    days, cutoff = _days(client), read_retained_from(client).compared_from
+    in_flux = 0
     operated = rollups_of_shard(settings, client)
     closed_until = operated.closed_until()
     for number, day in enumerate(days, 1):
-        span = Span(day, day + _DAY_SECONDS).since(border).until(closed_until)
+        span = Span(day, day + _DAY_SECONDS).since(cutoff).until(closed_until)
         if span.start_seconds < span.end_seconds:
             progress(f"  day {number} of {len(days)}")
-            moving += operated.remake(span, since_build=since_ns).moving_units
+            in_flux += operated.remake(span, since_build=since_ns).units_in_flux
             operated.rebuild(span)
     left_seconds = UNIT.ceil(since_ns // 1_000_000_000) - closed_until
     if left_seconds > 0:
@@ -63,9 +63,9 @@ def _remake(settings: Settings, client: Client, progress: Progress) -> bool:
             f"  rows of the last minutes may lack the column until {left_seconds} s from now: run `metrics-pipeline "
             f"schema apply` again then"
         )
-    elif moving:
-        progress(f"  {moving} units got events meanwhile: run `metrics-pipeline schema apply` again")
-    return left_seconds <= 0 and not moving
+    elif in_flux:
+        progress(f"  {in_flux} units got events meanwhile: run `metrics-pipeline schema apply` again")
+    return left_seconds <= 0 and not in_flux
 
 
 def _begun_ns(client: Client) -> int:

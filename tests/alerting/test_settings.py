@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 
-from metrics_pipeline.alerting.notices import NoticePolicy
+from metrics_pipeline.alerting.notifications import NoticePolicy
 from metrics_pipeline.alerting.rules import AlertPolicy
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.settings import AlertSettings, destination_urls, load_settings

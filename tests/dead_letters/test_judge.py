@@ -146,7 +146,7 @@ def test_chunks_cover_all_letters_and_fit_on_record_with_any_verdicts(positions:
     for chunk, rows in chunks_of("x" * 22, "group", frame, LOOSE, 2**62):
         assert list(rows.iter_rows()) == chunk.each_position()
         covered += chunk.each_position()
-        worst = chunk.with_verdicts("f" * (chunk.positions // 2 + 2))
+        worst = chunk.with_search_bits("f" * (chunk.positions // 2 + 2))
         metadata = encode_metadata(encode_chunk(worst))
         assert len(metadata.encode()) <= METADATA_LIMIT_BYTES
         assert decode_chunk(decode_commit(0, metadata)) == worst

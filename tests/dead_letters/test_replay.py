@@ -77,7 +77,7 @@ def fingerprint(settings: Settings) -> list[tuple[Any, ...]]:
     return [
         *query(settings, "SELECT count(), sum(sipHash64(*)) FROM (SELECT * EXCEPT attributes FROM raw_events)"),
         *query(settings, "SELECT sum(requests), sum(errors), round(sum(latency_sum_ms), 6) FROM rollup_1m"),
-        *query(settings, "SELECT sum(events) FROM rollup_books"),
+        *query(settings, "SELECT sum(events) FROM rollup_builds"),
         *query(settings, "SELECT outcome, replay_reason, count() FROM dead_letters FINAL GROUP BY ALL ORDER BY ALL"),
         *query(settings, "SELECT sum(inserted) FROM batches FINAL WHERE source = 'dead_letters'"),
     ]
@@ -178,7 +178,7 @@ def test_a_replay_takes_what_its_filter_says(settings: Settings) -> None:
 
 
 _CRASHES = [
-    *((step, 1) for step in ReplayStep if step not in {ReplayStep.RECOVER, ReplayStep.VERDICT}),
+    *((step, 1) for step in ReplayStep if step not in {ReplayStep.RECOVER, ReplayStep.SEARCH}),
     (ReplayStep.LEDGER, 3),
     (ReplayStep.MARK, 2),
     (ReplayStep.CLOSE, 3),
@@ -322,7 +322,7 @@ def test_rows_that_the_server_refuses_stay_and_land_once_it_takes_them(
     assert 0 < refused < 30
     if occurrence is not None:
         with pytest.raises(CrashError):
-            replay(letters, observe=crash(ReplayStep.VERDICT, occurrence))
+            replay(letters, observe=crash(ReplayStep.SEARCH, occurrence))
     replay(letters)
     assert outcomes(letters) == {"landed": 60 - refused, "kept": 7 + refused}
     ((details,),) = query(

@@ -14,7 +14,7 @@ from metrics_pipeline.dead_letters.store import _last_within, time_to_live_days
         ([("a", 0, 1, 1), ("b", 0, 0, 1)], ("a", 0, 1)),
         ([("a", 0, 1, 1), ("a", 1, 0, 1)], ("a", 1, 0)),
     ],
-    ids=["so many bytes", "one that is larger", "one life of the topic", "all"],
+    ids=["so many bytes", "one that is larger", "one incarnation of the topic", "all"],
 )
 def test_a_page_ends_at(monkeypatch: pytest.MonkeyPatch, sizes: list[tuple[object, ...]], last: object) -> None:
     monkeypatch.setattr(dead_letters, "MAX_PAGE_BYTES", 100)

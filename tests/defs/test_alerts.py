@@ -22,8 +22,8 @@ from dagster import (
 )
 from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationPlanned
 
-from metrics_pipeline.alerting.log import evaluated_at, read_board
-from metrics_pipeline.alerting.notices import Phase
+from metrics_pipeline.alerting.log import evaluated_at, read_alert_states
+from metrics_pipeline.alerting.notifications import Phase
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.definitions import defs
 from metrics_pipeline.defs.alerts import alerts, read_checks, read_runs
@@ -94,11 +94,11 @@ def test_a_failed_run_is_told_once_its_retries_are_not_and_its_recovery_is(
     for _ in range(3):
         run(instance, fails=True)
         ticks.tick()
-    (told,) = receiver.received
-    assert told["type"] == "failure"
-    assert told["title"] == "metrics-pipeline critical: runs fail (nightly shard 0-of-1)"
-    assert "the disk of the moon is full" in told["message"]
-    assert "docs/runbooks/failed-runs.md" in told["message"]
+    (notified,) = receiver.received
+    assert notified["type"] == "failure"
+    assert notified["title"] == "metrics-pipeline critical: runs fail (nightly shard 0-of-1)"
+    assert "the disk of the moon is full" in notified["message"]
+    assert "docs/runbooks/failed-runs.md" in notified["message"]
     run(instance, fails=False, tags={SHARD_TAG: "1-of-2"})
     ticks.tick()
     assert len(receiver.received) == 1, "another shard's success heals nothing"
@@ -118,8 +118,8 @@ def test_runs_of_other_code_locations_are_not_told_and_push_none_of_ours_aside(
         run(instance, fails=False, location="elsewhere")
         run(instance, fails=True, tags={}, location="elsewhere")
     flaky(fails=True).execute_in_process(instance=instance, raise_on_error=False)
-    (told,) = read_runs(own_runs(instance), datetime.now(UTC))
-    assert (told.job, told.failures) == ("nightly", 1)
+    (notified,) = read_runs(own_runs(instance), datetime.now(UTC))
+    assert (notified.job, notified.failures) == ("nightly", 1)
     assert len(read_runs(own_runs(instance, "elsewhere"), datetime.now(UTC))) == 2
 
 
@@ -131,11 +131,11 @@ def test_another_process_goes_on_from_the_table(
     Ticks(instance).tick()
     assert len(receiver.received) == 1
     with connect(settings) as client:
-        board = read_board(client)
+        alert_states = read_alert_states(client)
         assert evaluated_at(client) is not None
-    (state,) = board.firing
+    (state,) = alert_states.firing
     assert state.alert.run_id
-    assert len(board.sent) == 1
+    assert len(alert_states.sent) == 1
 
 
 def test_while_clickhouse_is_away_people_learn_of_it_once_and_of_its_return(
@@ -160,7 +160,7 @@ def test_while_clickhouse_is_away_people_learn_of_it_once_and_of_its_return(
     ticks.tick()
     assert receiver.titles[2:] == ["metrics-pipeline resolved: an engine does not answer (clickhouse)"]
     with connect(settings) as client:
-        states = read_board(client).states
+        states = read_alert_states(client).states
     assert states["engine_down:clickhouse"].phase is Phase.RESOLVED
     assert states["failed_runs:nightly shard 0-of-1"].phase is Phase.FIRING
 
@@ -199,8 +199,8 @@ def test_a_failed_check_is_told_and_resolved(
     ticks.tick()
     check()
     ticks.tick()
-    (told,) = receiver.received
-    assert "raw_events exact: 3 events are missing" in told["message"]
+    (notified,) = receiver.received
+    assert "raw_events exact: 3 events are missing" in notified["message"]
     passes = True
     check("elsewhere")
     assert "1 firing" in ticks.tick(), "the check of that name in another code location says nothing of ours"
@@ -227,4 +227,4 @@ def test_without_destinations_it_evaluates_and_notes(settings: Settings, instanc
     run(instance, fails=True)
     assert "1 firing" in Ticks(instance).tick()
     with connect(settings) as client:
-        assert [s.alert.kind for s in read_board(client).firing] == ["failed_runs"]
+        assert [s.alert.kind for s in read_alert_states(client).firing] == ["failed_runs"]

@@ -28,7 +28,7 @@ from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.lab.local.dagster import start_dagster
 from metrics_pipeline.rollups.grains import BUILT
 from metrics_pipeline.settings import Settings, kafka_address
-from metrics_pipeline.wiring.fill import fill_owed, jump_to_head
+from metrics_pipeline.wiring.backfill import backfill_deferred, skip_to_head
 from tests.worlds.events import events
 from tests.worlds.pipeline import drain_once, send
 from tests.worlds.rollups import DAY, NOON, insert
@@ -122,16 +122,16 @@ def test_an_idle_topic_stays_fresh_and_one_where_events_wait_does_not(
     assert materialized(instance) == LIVE
 
 
-def test_a_topic_of_which_a_backlog_is_owed_is_not_reported_as_fresh(
+def test_a_topic_of_which_a_backlog_is_deferred_is_not_reported_as_fresh(
     settings: Settings, instance: DagsterInstance
 ) -> None:
     send(settings, events(10))
-    jump_to_head(settings, (0,), "a-run")
+    skip_to_head(settings, (0,), "a-run")
     found = checks(instance, "freshness")["raw_events"]
-    assert (figures(found)["lag_offsets"], figures(found)["owed_offsets"]) == (0, 10)
+    assert (figures(found)["lag_offsets"], figures(found)["deferred_offsets"]) == (0, 10)
     assert materialized(instance) == set()
-    fill_owed(settings, None, "a-run")
-    assert figures(checks(instance, "freshness")["raw_events"])["owed_offsets"] == 0
+    backfill_deferred(settings, None, "a-run")
+    assert figures(checks(instance, "freshness")["raw_events"])["deferred_offsets"] == 0
     assert materialized(instance) == LIVE
 
 

@@ -15,9 +15,9 @@ from dagster import (
 )
 
 from metrics_pipeline.definitions import defs
-from metrics_pipeline.defs.replay import POOL, ReplayConfig, owed_hours
+from metrics_pipeline.defs.replay import POOL, ReplayConfig, deferred_hours
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.wiring.fill import jump_to_head, owed_ranges
+from metrics_pipeline.wiring.backfill import deferred_ranges, skip_to_head
 from tests.defs.located import located, sensor_context
 from tests.worlds.hours import assert_exact, command, past_events, these_hours
 from tests.worlds.pipeline import drain_once, send
@@ -75,15 +75,15 @@ def test_a_backfill_brings_back_what_was_lost(settings: Settings, instance: Dags
     assert (again["restored"], again["replaced"], again["right"]) == (0, 0, 200)
 
 
-def test_hours_that_are_owed_are_replayed_by_themselves(settings: Settings, instance: DagsterInstance) -> None:
+def test_hours_that_are_deferred_are_replayed_by_themselves(settings: Settings, instance: DagsterInstance) -> None:
     def tick() -> RunRequest | None:
-        return next(iter(owed_hours.evaluate_tick(sensor_context(instance)).run_requests or []), None)
+        return next(iter(deferred_hours.evaluate_tick(sensor_context(instance)).run_requests or []), None)
 
     send(settings, past_events(100))
     drain_once(settings)
-    assert tick() is None, "nothing is owed"
+    assert tick() is None, "nothing is deferred"
     send(settings, past_events(200, seed=1))
-    assert jump_to_head(settings, (0,), "jump") == 200
+    assert skip_to_head(settings, (0,), "skip to head") == 200
     requests = []
     while (request := tick()) is not None:
         requests.append(request)
@@ -98,7 +98,7 @@ def test_hours_that_are_owed_are_replayed_by_themselves(settings: Settings, inst
         done = job.execute_in_process(instance=instance, partition_key=request.partition_key, tags=located())
         assert done.success
     assert requests
-    assert owed_ranges(settings) == ()
+    assert deferred_ranges(settings) == ()
     assert_exact(settings, events=300)
 
 

@@ -54,7 +54,7 @@ def key_of(seconds: int) -> str:
 
 
 def published(client: Client, grain: int) -> int:
-    return number(client, f"SELECT uniq(minute) FROM rollup_books WHERE grain = {grain} AND built.2 > 0")
+    return number(client, f"SELECT uniq(minute) FROM rollup_builds WHERE grain = {grain} AND built.2 > 0")
 
 
 def tick(instance: DagsterInstance) -> list[RunRequest]:
@@ -100,7 +100,7 @@ def test_a_partition_is_built_and_says_what_it_did(client: Client, instance: Dag
     made = {m.asset_key.path[-1]: m for m in result.asset_materializations_for_node("build_rollups_1h")}
     assert set(made) == {f"{cube}_1h" for cube in CUBES}
     shown = {name: value.value for name, value in made["rollup_1h"].metadata.items()}
-    assert (shown["buckets_published"], shown["buckets_moving"], shown["requests"]) == (2, 0, 500)
+    assert (shown["buckets_published"], shown["buckets_in_flux"], shown["requests"]) == (2, 0, 500)
     assert published(client, 3_600) == 2
     assert_answers_are_raws(client, NOON, NOON + 2 * HOUR)
 

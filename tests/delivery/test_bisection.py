@@ -44,13 +44,13 @@ def test_a_search_goes_on_from_its_verdicts(case: tuple[int, set[int]], data: st
     seen = [("", whole.next)]
     while (part := whole.next) is not None:
         whole.note(is_refused=any(part.start <= row < part.end for row in refused))
-        seen.append((whole.verdicts, whole.next))
-    verdicts, next_part = data.draw(st.sampled_from(seen))
-    resumed = Bisection(rows, verdicts)
+        seen.append((whole.search_bits, whole.next))
+    search_bits, next_part = data.draw(st.sampled_from(seen))
+    resumed = Bisection(rows, search_bits)
     assert resumed.next == next_part
     search_through(resumed, refused)
     assert resumed.refused == whole.refused
-    assert resumed.verdicts == whole.verdicts
+    assert resumed.search_bits == whole.search_bits
 
 
 def test_one_refused_row_of_100_000_is_found_within_34_inserts() -> None:
@@ -62,7 +62,7 @@ def test_one_refused_row_of_100_000_is_found_within_34_inserts() -> None:
         landed = search_through(search, {row})
         assert search.refused == (row,)
         assert sum(part.rows for part in landed) == 99_999
-        inserts.append(len(f"{int(search.verdicts, 16):b}") - 1)
+        inserts.append(len(f"{int(search.search_bits, 16):b}") - 1)
     assert max(inserts) == 26
 
 
@@ -74,4 +74,4 @@ def test_verdicts_of_a_larger_batch_are_no_verdicts_of_this_one() -> None:
     large = Bisection(100)
     search_through(large, set(range(0, 100, 7)))
     with pytest.raises(ValueError, match="more verdicts than 3 rows"):
-        Bisection(3, large.verdicts)
+        Bisection(3, large.search_bits)

@@ -46,9 +46,9 @@ def test_cuts_cover_every_range_once_and_each_can_be_put_on_record(
     for part in parts:
         chunk = open_chunk("replay", "g", "x" * 22, part, LIMITS, 2**62, "replace")
         assert 0 < chunk.positions <= most
-        metadata = encode_metadata(encode_chunk(chunk.with_verdicts("f" * 1_000)))
+        metadata = encode_metadata(encode_chunk(chunk.with_search_bits("f" * 1_000)))
         assert len(metadata.encode()) <= METADATA_LIMIT_BYTES
-        assert decode_chunk(decode_commit(0, metadata)) == chunk.with_verdicts("f" * 1_000)
+        assert decode_chunk(decode_commit(0, metadata)) == chunk.with_search_bits("f" * 1_000)
         for r in part:
             if joined and (joined[-1].partition, joined[-1].end) == (r.partition, r.start):
                 joined[-1] = OffsetRange(r.partition, joined[-1].start, r.end)

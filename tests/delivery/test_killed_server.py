@@ -50,9 +50,9 @@ FED = {
     "raw_events": "SELECT toYYYYMMDD(timestamp) AS p, count() FROM raw_events GROUP BY p",
     "rollup_1m": "SELECT toDate(minute) AS p, sum(requests) FROM rollup_1m GROUP BY p",
     "rollup_totals_1m": "SELECT toDate(minute) AS p, sum(requests) FROM rollup_totals_1m GROUP BY p",
-    "rollup_books": "SELECT toYear(minute) AS p, sum(events) FROM rollup_books GROUP BY p",
+    "rollup_builds": "SELECT toYear(minute) AS p, sum(events) FROM rollup_builds GROUP BY p",
 }
-"""What an insert fills, counted per partition."""
+"""What an insert backfills, counted per partition."""
 
 
 def state(client: Client) -> dict[str, dict[str, int]]:

@@ -92,7 +92,7 @@ def test_one_refused_row_of_100_000_is_found_within_34_inserts(settings: Setting
     assert_exact(settings, events=99_999, dead=1)
 
 
-@pytest.mark.parametrize("step", [Step.EVENTS, Step.VERDICT, Step.DEAD, Step.LEDGER, Step.CLOSE])
+@pytest.mark.parametrize("step", [Step.EVENTS, Step.SEARCH, Step.DEAD, Step.LEDGER, Step.CLOSE])
 @pytest.mark.parametrize("occurrence", [2, 5, 9])
 def test_a_search_that_is_interrupted_goes_on(settings: Settings, step: Step, occurrence: int) -> None:
     run_sql(settings, CONSTRAINT)
@@ -132,7 +132,7 @@ def test_rows_that_landed_before_the_server_began_to_refuse_them_stop_the_drain(
 def test_a_table_that_refuses_nearly_everything_stops_the_drain_until_it_is_mended(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metrics_pipeline.delivery.bisection.LARGEST_VERDICTS", 20)
+    monkeypatch.setattr("metrics_pipeline.delivery.bisection.LARGEST_SEARCH_BITS", 20)
     run_sql(settings, CONSTRAINT)
     send(settings, mixed(10, 40), partition=0)
     for _ in range(2):

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics_pipeline.delivery.bisection import LARGEST_VERDICTS, Bisection
+from metrics_pipeline.delivery.bisection import LARGEST_SEARCH_BITS, Bisection
 from metrics_pipeline.kafka.intents import (
     METADATA_LIMIT_BYTES,
     Commit,
@@ -32,8 +32,8 @@ def test_the_longest_metadata_fit() -> None:
     search = Bisection(10**9)
     while not search.is_exhausted:
         search.note(is_refused=True)
-    assert len(search.verdicts) * 4 >= LARGEST_VERDICTS
-    longest = Commit(2**63 - 1, Intent(2**63 - 1, "f" * 32, 2**63 - 1, search.verdicts), "x" * 22)
+    assert len(search.search_bits) * 4 >= LARGEST_SEARCH_BITS
+    longest = Commit(2**63 - 1, Intent(2**63 - 1, "f" * 32, 2**63 - 1, search.search_bits), "x" * 22)
     assert len(encode_metadata(longest)) < METADATA_LIMIT_BYTES
 
 
@@ -65,7 +65,7 @@ def test_open_batches_are_grouped_by_token() -> None:
 def test_of_an_open_batch_the_earliest_time_and_the_longest_search_count() -> None:
     commits = {0: Commit(1, Intent(4, "a", 20, "b")), 2: Commit(3, Intent(9, "a", 10, "b7"))}
     (batch,) = open_batches(commits)
-    assert (batch.opened_ms, batch.verdicts) == (10, "b7")
+    assert (batch.opened_ms, batch.search_bits) == (10, "b7")
 
 
 @given(st.integers(1, 12), st.integers(0, 11), st.sets(st.integers(1, 12)))

@@ -80,13 +80,13 @@ class Server:
     ledger: list[LedgerEntry] = field(default_factory=list)
     repaired_minutes: set[int] = field(default_factory=set)
     """Of events that were taken back, or that a killed server forgot: the check of drift makes their rollup anew."""
-    life: int = 0
+    incarnation: int = 0
     """Grows by one when the server is killed; what was under way then ends as it is."""
     _tokens: dict[str, OrderedDict[tuple[int, str], None]] = field(default_factory=dict)
 
     def kill(self) -> None:
         self.scheduler.say("clickhouse", "is killed")
-        self.life += 1
+        self.incarnation += 1
 
     def insert_raw(self, rows: Sequence[Row], token: str) -> None:
         bad = [row for row in rows if row.status in self.refused]
@@ -143,12 +143,12 @@ class Server:
 
     def _land(self, parts: list[Part], token: str) -> None:
         """In any order, with time in between; a kill ends it."""
-        life = self.life
+        incarnation = self.incarnation
         if len(parts) > 1:
             self.scheduler.random.shuffle(parts)
         for part in parts:
             self.scheduler.pause(self.scheduler.random.random() * 0.02)
-            if self.life != life:
+            if self.incarnation != incarnation:
                 self._die_at(part, token)
                 raise ClickHouseUnavailableError("the server was killed in the middle of an insert")
             place = f"{part.table}/{part.partition}"

@@ -267,4 +267,4 @@ def _suffix(commit: Commit) -> str:
     intent = commit.intent
     if intent is None:
         return ""
-    return f"-{intent.end}({intent.token[:4]}{'?' + intent.verdicts if intent.verdicts else ''})"
+    return f"-{intent.end}({intent.token[:4]}{'?' + intent.search_bits if intent.search_bits else ''})"

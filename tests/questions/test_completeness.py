@@ -13,11 +13,11 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.ledger.entry import NO_SHARD
 from metrics_pipeline.questions.completeness import (
     DEAD_LETTERS,
+    DEFERRED,
     INCOMPLETE_MINUTES,
     LAG,
     LOST,
     NOT_OVER,
-    OWED,
     incomplete_minutes,
     newest_landing,
 )
@@ -107,14 +107,14 @@ def test_lost_offsets_mark_what_lies_between_the_batches_around_them(client: Cli
 
 
 def skip(client: Client, hour: datetime, *ranges: tuple[int, int, int]) -> None:
-    """A jump skipped these (partition, start, end) of messages of that hour, but its first ten minutes."""
+    """A skip to head skipped these (partition, start, end) of messages of that hour, but its first ten minutes."""
     partitions, starts, ends = (list(column) for column in zip(*ranges, strict=True))
     note(
         client,
         hour + timedelta(minutes=10),
         hour + timedelta(minutes=59.9),
         consumed=0,
-        source="owed",
+        source="deferred",
         partitions=partitions,
         partition_start=starts,
         partition_end=ends,
@@ -123,19 +123,19 @@ def skip(client: Client, hour: datetime, *ranges: tuple[int, int, int]) -> None:
 
 def fill(client: Client, partition: int, start: int, end: int, lost: int = 0) -> None:
     note(
-        client, at(11), at(12), shard=NO_SHARD, source="fill", lost=lost, partitions=[partition],
+        client, at(11), at(12), shard=NO_SHARD, source="backfill", lost=lost, partitions=[partition],
         partition_start=[start], partition_end=[end], partition_lost=[lost],
     )  # fmt: skip
 
 
-def test_what_is_owed_marks_its_hour_until_all_of_it_is_filled(client: Client) -> None:
-    owed, hour_before = [(minute, OWED) for minute in range(10, 60)], NOON - timedelta(hours=1)
+def test_what_is_deferred_marks_its_hour_until_all_of_it_is_filled(client: Client) -> None:
+    deferred, hour_before = [(minute, DEFERRED) for minute in range(10, 60)], NOON - timedelta(hours=1)
     skip(client, hour_before, (0, 0, 50))
     skip(client, NOON, (0, 50, 100), (1, 0, 30))
-    assert marked(client) == owed
+    assert marked(client) == deferred
     fill(client, 0, 50, 80)
     fill(client, 1, 0, 30)
-    assert marked(client) == owed
+    assert marked(client) == deferred
     fill(client, 0, 80, 100)
     assert marked(client) == []
     assert len(marked(client, TimeRange(hour_before, NOON))) == 50
@@ -143,7 +143,7 @@ def test_what_is_owed_marks_its_hour_until_all_of_it_is_filled(client: Client) -
     assert marked(client, TimeRange(hour_before, NOON)) == []
 
 
-def test_what_was_lost_while_it_was_owed_marks_its_hour_as_lost(client: Client) -> None:
+def test_what_was_lost_while_it_was_deferred_marks_its_hour_as_lost(client: Client) -> None:
     skip(client, NOON, (0, 50, 100))
     fill(client, 0, 50, 60, lost=10)
     fill(client, 0, 60, 100)

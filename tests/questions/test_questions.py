@@ -137,7 +137,7 @@ def test_the_world_has_buckets_that_are_built_stale_and_not_built(world: World) 
     sql = """SELECT grain, countIf(is_built AND NOT is_stale), countIf(is_built AND is_stale), countIf(NOT is_built)
         FROM (
             SELECT grain, max(built).1 > 0 AS is_built, max(built).2 < sum(events) AS is_stale
-            FROM rollup_books GROUP BY grain, minute)
+            FROM rollup_builds GROUP BY grain, minute)
         GROUP BY grain"""
     found = {grain: counts for grain, *counts in world.client.query(sql).result_rows}
     for grain in BUILT[:-1]:

@@ -16,7 +16,7 @@ from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.decode.frame import lineage_frame
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.kafka.intents import Commit, OffsetRange, Watermarks
-from metrics_pipeline.ledger.owed import subtracted
+from metrics_pipeline.ledger.deferred import subtracted
 from metrics_pipeline.ledger.tables import PlanStep
 from metrics_pipeline.replay import plan as core
 from metrics_pipeline.replay.plan import (
@@ -100,10 +100,10 @@ _BORDERS = st.lists(st.integers(0, 100), min_size=5, max_size=5).map(sorted)
 @settings(derandomize=True)
 @given(_BORDERS, st.integers(0, 100), st.integers(0, 100), st.integers(0, 120) | st.none())
 def test_hours_tile_what_the_log_holds_and_drains_have_landed(
-    borders: list[int], one: int, other: int, committed: int | None
+    cutoffs: list[int], one: int, other: int, committed: int | None
 ) -> None:
     low, high = sorted((one, other))
-    clipped = [min(max(b, low), high) for b in borders]
+    clipped = [min(max(b, low), high) for b in cutoffs]
     commits = {} if committed is None else {0: Commit(min(max(committed, low), high), None, "id")}
     plans = [
         plan_hour(n, {0: clipped[n]}, {0: clipped[n + 1]}, {0: Watermarks(low, high)}, commits, "id") for n in range(4)
@@ -192,7 +192,7 @@ def test_what_is_not_closed_yet_is_left_on_both_sides() -> None:
     events = decode(messages_of(sent), LIMITS).events
     closed = (NOW_MS // 1_000 - 45) // 600 * 600
     found = look(sent, rows_of(events[:1], content=9), Mode.REPLACE, closed=closed)
-    assert found.unsettled == 3
+    assert found.unrepaired == 3
     assert not found.has_changes
 
 

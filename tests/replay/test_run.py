@@ -23,8 +23,8 @@ from metrics_pipeline.replay.run import HourReport
 from metrics_pipeline.replay.steps import HourStep
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.wiring.backfill import skip_to_head
 from metrics_pipeline.wiring.drain import DrainRun, audit, run_drain, until_window_ends
-from metrics_pipeline.wiring.fill import jump_to_head
 from tests.worlds.events import encode, event, events
 from tests.worlds.hours import (
     HOUR_MS,
@@ -159,8 +159,8 @@ def test_lost_dead_letters_are_made_again(settings: Settings, mode: Mode) -> Non
 
 _DEATHS = [
     (HourStep.FENCE, HourStep.INTENT, HourStep.PLAN, HourStep.REMOVE, HourStep.DEAD, HourStep.CLOSE),
-    (HourStep.READ, HourStep.REMOVE, HourStep.EVENTS, HourStep.LEDGER, HourStep.INTENT, HourStep.SETTLE),
-    (HourStep.EVENTS, HourStep.RECOVER, HourStep.LEDGER, HourStep.PLAN, HourStep.DEAD, HourStep.SETTLE),
+    (HourStep.READ, HourStep.REMOVE, HourStep.EVENTS, HourStep.LEDGER, HourStep.INTENT, HourStep.REPAIR_ROLLUPS),
+    (HourStep.EVENTS, HourStep.RECOVER, HourStep.LEDGER, HourStep.PLAN, HourStep.DEAD, HourStep.REPAIR_ROLLUPS),
 ]
 
 
@@ -312,7 +312,7 @@ def test_events_whose_rollups_are_not_closed_yet_are_left(settings: Settings) ->
     with_wrong_rules(settings)
     command(settings, "DELETE FROM raw_events WHERE kafka_offset % 5 = 0 AND service != 'service-3'")
     report = replay(settings, Mode.REPLACE)
-    assert 0 < report.unsettled <= 30
+    assert 0 < report.unrepaired <= 30
     assert report.changed > 0
     problems = audit(settings).problems
     assert all("rows are missing in raw_events" in problem for problem in problems), problems
@@ -350,7 +350,7 @@ def test_rows_that_the_server_refuses_become_dead_letters(settings: Settings, mo
         "ALTER TABLE raw_events ADD CONSTRAINT no_free CHECK tier != 'free'",
     )
     with pytest.raises(CrashError):
-        replay(settings, mode, crash(HourStep.VERDICT, 2))
+        replay(settings, mode, crash(HourStep.SEARCH, 2))
     replay(settings, mode)
     ((refused,),) = query(settings, "SELECT count() FROM dead_letters FINAL WHERE reason = 'refused'")
     assert refused > 0
@@ -390,11 +390,11 @@ def test_what_drains_have_skipped_of_an_hour_is_filled_first(settings: Settings)
     send(settings, past_events(300))
     drain_once(settings)
     send(settings, past_events(400, seed=1))
-    assert jump_to_head(settings, (0,), "jump") == 400
+    assert skip_to_head(settings, (0,), "skip to head") == 400
     command(settings, "DELETE FROM raw_events WHERE service = 'service-1'")
     would = shown(settings)
-    assert (would.owed, would.unaccounted) == (400, 0)
+    assert (would.deferred, would.unaccounted) == (400, 0)
     report = replay(settings)
-    assert (report.owed, report.messages, report.unaccounted) == (400, 700, 0)
+    assert (report.deferred, report.messages, report.unaccounted) == (400, 700, 0)
     assert report.restored == would.restored
     assert_exact(settings, events=700)

@@ -16,10 +16,10 @@ from metrics_pipeline.retention.plan import (
     GrainDrop,
     Partition,
     Plan,
-    Thinning,
-    border,
+    SelectiveDelete,
     bytes_per_day,
     costs,
+    cutoff,
     days_of,
     plan_retention,
     reach_days,
@@ -27,7 +27,7 @@ from metrics_pipeline.retention.plan import (
 )
 from metrics_pipeline.retention.policy import LEDGER_MARGIN_DAYS, Policy
 from metrics_pipeline.rollups.grains import GRAINS, LIVE
-from metrics_pipeline.rollups.horizons import DEAD_LETTERS, LEDGER, NO_HORIZONS, RAW, Horizons
+from metrics_pipeline.rollups.retained_from import DEAD_LETTERS, LEDGER, NOTHING_DROPPED, RAW, RetainedFrom
 from metrics_pipeline.runtime.timerange import TimeRange
 
 EPOCH_DAY = 45 * 448
@@ -119,7 +119,7 @@ def test_what_an_event_may_still_come_to_stays_as_it_is(
 ) -> None:
     plan = plan_retention(found, policy, now, reach)
     touched = [p for p in dropped(plan) if p.table == RAW or p.grain == LIVE.name]
-    touched += [item.partition for item in plan.raw if isinstance(item, Thinning)]
+    touched += [item.partition for item in plan.raw if isinstance(item, SelectiveDelete)]
     assert all(now - p.end_seconds >= reach * DAY_SECONDS for p in touched)
 
 
@@ -129,7 +129,7 @@ def test_an_event_goes_if_and_only_if_the_time_of_its_names_is_over(
 ) -> None:
     """With its partition, or out of one that stays; the longer of two overrides holds."""
     plan = plan_retention(found, policy, now, reach)
-    by_day = thinnings(plan)
+    by_day = selective_deletes(plan)
     whole = {item for item in plan.raw if isinstance(item, Partition)}
     assert not by_day.keys() & whole
     for p in (p for p in found if p.table == RAW):
@@ -141,10 +141,14 @@ def test_an_event_goes_if_and_only_if_the_time_of_its_names_is_over(
                 assert goes == is_over(p, kept, now), (p, service, tier)
 
 
-def deletes(thinning: Thinning, service: str, tier: str) -> bool:
-    if service in thinning.kept_services or tier in thinning.kept_tiers:
+def deletes(selective_delete: SelectiveDelete, service: str, tier: str) -> bool:
+    if service in selective_delete.kept_services or tier in selective_delete.kept_tiers:
         return False
-    return thinning.is_default_over or service in thinning.ended_services or tier in thinning.ended_tiers
+    return (
+        selective_delete.is_default_over
+        or service in selective_delete.ended_services
+        or tier in selective_delete.ended_tiers
+    )
 
 
 @given(partitions(), policies(), moments, reaches)
@@ -155,7 +159,7 @@ def test_finer_rows_go_before_those_that_stand_for_them_and_older_before_newer(
     order = [(GRAINS.index(drop.grain), drop.start_seconds) for drop in plan.rollups]
     assert order == sorted(set(order))
     assert all({(p.grain, p.start_seconds) for p in d.partitions} == {key_of(d)} for d in plan.rollups)
-    raw = [item.partition if isinstance(item, Thinning) else item for item in plan.raw]
+    raw = [item.partition if isinstance(item, SelectiveDelete) else item for item in plan.raw]
     for in_order in (raw, plan.dead_letters, plan.canaries, plan.ledger, plan.moves):
         assert all(a.start_seconds <= b.start_seconds for a, b in pairwise(in_order))
 
@@ -203,24 +207,26 @@ def test_days_that_were_thinned_are_thinned_again_only_for_what_ended_since(
     found: list[Partition], policy: Policy, now: int, reach: int, days_later: int
 ) -> None:
     """Nothing is thinned twice, nothing is missed, and another policy begins anew."""
-    first = thinnings(plan_retention(found, policy, now, reach))
-    noted = Horizons(thinned(policy.raw, now, reach))
-    assert thinnings(plan_retention(found, policy, now, reach, noted)) == {}
+    first = selective_deletes(plan_retention(found, policy, now, reach))
+    noted = RetainedFrom(thinned(policy.raw, now, reach))
+    assert selective_deletes(plan_retention(found, policy, now, reach, noted)) == {}
     later = now + days_later * DAY_SECONDS
-    full, again = (plan_retention(found, policy, later, reach, horizons) for horizons in (NO_HORIZONS, noted))
+    full, again = (
+        plan_retention(found, policy, later, reach, retained_from) for retained_from in (NOTHING_DROPPED, noted)
+    )
     assert dropped(again) == dropped(full)
-    again_thinned = thinnings(again)
-    for p, thinning in thinnings(full).items():
+    again_thinned = selective_deletes(again)
+    for p, selective_delete in selective_deletes(full).items():
         done = [t for t in (first.get(p), again_thinned.get(p)) if t is not None]
         for service in (*SERVICES, "other"):
             for tier in (*TIERS, "other"):
-                assert deletes(thinning, service, tier) == any(deletes(t, service, tier) for t in done)
+                assert deletes(selective_delete, service, tier) == any(deletes(t, service, tier) for t in done)
     other = Policy.model_validate({**policy.model_dump(), "raw": {**policy.raw.model_dump(), "tiers": {"new": 1}}})
     assert plan_retention(found, other, now, reach, noted) == plan_retention(found, other, now, reach)
 
 
-def thinnings(plan: Plan) -> dict[Partition, Thinning]:
-    return {item.partition: item for item in plan.raw if isinstance(item, Thinning)}
+def selective_deletes(plan: Plan) -> dict[Partition, SelectiveDelete]:
+    return {item.partition: item for item in plan.raw if isinstance(item, SelectiveDelete)}
 
 
 def test_a_day_is_kept_for_so_many_midnights() -> None:
@@ -230,7 +236,7 @@ def test_a_day_is_kept_for_so_many_midnights() -> None:
     assert plan_retention([day], policy, midnight - 1, 1) == Plan()
     assert plan_retention([day], policy, midnight, 1).raw == (day,)
     assert plan_retention([day], policy, midnight + DAY_SECONDS - 1, 31) == Plan()
-    assert border(midnight, 30) == border(midnight + DAY_SECONDS - 1, 30) == day.end_seconds
+    assert cutoff(midnight, 30) == cutoff(midnight + DAY_SECONDS - 1, 30) == day.end_seconds
 
 
 @pytest.mark.parametrize(
@@ -314,7 +320,7 @@ def test_costs_are_those_of_tables_full_of_the_days_that_the_policy_keeps() -> N
 
 
 @st.composite
-def whole(draw: st.DrawFn) -> Horizons:
+def whole(draw: st.DrawFn) -> RetainedFrom:
     """As retention notes them: at borders of partitions, and no coarser rows are gone where finer ones are left."""
     until, latest = {}, 0
     for grain in reversed(GRAINS):
@@ -322,7 +328,7 @@ def whole(draw: st.DrawFn) -> Horizons:
         latest = max(latest, draw(st.sampled_from((0, (EPOCH_DAY + days_on) * DAY_SECONDS))))
         if latest:
             until[grain.name] = latest
-    return Horizons(until)
+    return RetainedFrom(until)
 
 
 @st.composite
@@ -340,16 +346,16 @@ def bounds(span: TimeRange) -> tuple[int, int]:
     return int(span.start.timestamp()), int(span.end.timestamp())
 
 
-def lacking(horizons: Horizons, asked: TimeRange) -> Iterator[tuple[int, int, str]]:
+def lacking(retained_from: RetainedFrom, asked: TimeRange) -> Iterator[tuple[int, int, str]]:
     """By the definition, bucket by bucket: [start, end) and what is left of it that is in no answer."""
     start, end = bounds(asked)
     while start < end:
-        grain = next((g for g in reversed(GRAINS) if start < horizons.buildable_from(g)), LIVE)
-        # Live rows and horizons lie within days, and spans are of whole minutes: a day's live rows are all in it.
+        grain = next((g for g in reversed(GRAINS) if start < retained_from.buildable_from(g)), LIVE)
+        # Live rows and retained_from lie within days, and spans are of whole minutes: a day's live rows are all in it.
         length = DAY_SECONDS if grain is LIVE else grain.seconds
         bucket_end = min(end, start - start % length + length)
         is_within = grain is LIVE or (grain.floor(start) == start and start + length <= end)
-        if start < horizons.of(GRAINS[-1].name):
+        if start < retained_from.of(GRAINS[-1].name):
             yield start, bucket_end, "gone"
         elif not is_within:
             yield start, bucket_end, grain.name
@@ -368,39 +374,45 @@ def joined(parts: Sequence[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
 
 
 @given(whole(), spans())
-def test_what_is_left_out_is_what_no_whole_bucket_within_the_span_holds(horizons: Horizons, asked: TimeRange) -> None:
-    found = [(*bounds(part.span), part.grain.name if part.grain else "gone") for part in left_out(horizons, asked)]
-    assert joined(found) == joined(list(lacking(horizons, asked)))
+def test_what_is_left_out_is_what_no_whole_bucket_within_the_span_holds(
+    retained_from: RetainedFrom, asked: TimeRange
+) -> None:
+    found = [(*bounds(part.span), part.grain.name if part.grain else "gone") for part in left_out(retained_from, asked)]
+    assert joined(found) == joined(list(lacking(retained_from, asked)))
     assert all(a[1] <= b[0] for a, b in pairwise(found))
 
 
 @given(whole(), st.integers(-3, 12), st.integers(1, 60))
-def test_spans_of_whole_longest_buckets_lack_only_what_is_gone(horizons: Horizons, first: int, weeks: int) -> None:
+def test_spans_of_whole_longest_buckets_lack_only_what_is_gone(
+    retained_from: RetainedFrom, first: int, weeks: int
+) -> None:
     week = GRAINS[-1].seconds
     start = EPOCH_DAY * DAY_SECONDS + first * week
     end = start + weeks * week
-    gone = min(end, horizons.of(GRAINS[-1].name))
+    gone = min(end, retained_from.of(GRAINS[-1].name))
     expected = [(start, gone, None)] if gone > start else []
-    found = [(*bounds(part.span), part.grain) for part in left_out(horizons, time_range(start, end))]
+    found = [(*bounds(part.span), part.grain) for part in left_out(retained_from, time_range(start, end))]
     assert found == expected
 
 
 @given(spans())
 def test_where_nothing_was_dropped_nothing_is_left_out(asked: TimeRange) -> None:
-    assert list(left_out(NO_HORIZONS, asked)) == []
+    assert list(left_out(NOTHING_DROPPED, asked)) == []
 
 
 @given(spans(), st.integers(0, 10**6))
 def test_of_times_that_no_rollup_keeps_all_is_left_out(asked: TimeRange, more: int) -> None:
     _, end = bounds(asked)
-    horizons = Horizons({grain.name: end + more for grain in GRAINS})
-    (part,) = left_out(horizons, asked)
+    retained_from = RetainedFrom({grain.name: end + more for grain in GRAINS})
+    (part,) = left_out(retained_from, asked)
     assert (part.span, part.grain) == (asked, None)
 
 
 @given(whole(), spans(), st.integers(-720, 840))
-def test_parts_are_in_the_time_zone_of_the_question(horizons: Horizons, asked: TimeRange, minutes: int) -> None:
+def test_parts_are_in_the_time_zone_of_the_question(
+    retained_from: RetainedFrom, asked: TimeRange, minutes: int
+) -> None:
     zone = timezone(timedelta(minutes=minutes))
-    parts = list(left_out(horizons, TimeRange(asked.start.astimezone(zone), asked.end.astimezone(zone))))
-    assert parts == list(left_out(horizons, asked))
+    parts = list(left_out(retained_from, TimeRange(asked.start.astimezone(zone), asked.end.astimezone(zone))))
+    assert parts == list(left_out(retained_from, asked))
     assert all(part.span.start.tzinfo is zone for part in parts)

@@ -21,16 +21,16 @@ from metrics_pipeline.retention.policy import Policy
 from metrics_pipeline.retention.report import Report
 from metrics_pipeline.retention.steps import RetentionStep
 from metrics_pipeline.rollups.grains import GRAINS
-from metrics_pipeline.rollups.horizon_store import read_horizons
 from metrics_pipeline.rollups.operate import Span
+from metrics_pipeline.rollups.retained_from_store import read_retained_from
 from metrics_pipeline.rollups.views import ROLLUP_VIEWS
 from metrics_pipeline.runtime.timerange import TimeRange
 from metrics_pipeline.schema import all as schema
 from metrics_pipeline.settings import Settings, load_settings
+from metrics_pipeline.wiring.backfill import backfill_deferred
 from metrics_pipeline.wiring.dead_letters import replay_dead_letters
 from metrics_pipeline.wiring.drain import audit
 from metrics_pipeline.wiring.drain import rollups as open_rollups
-from metrics_pipeline.wiring.fill import fill_owed
 from metrics_pipeline.wiring.replay import preview_hours
 from tests.worlds.events import encode
 from tests.worlds.pipeline import CrashError, crash_at, drain_once, send
@@ -58,8 +58,8 @@ POLICY = Policy.model_validate(
         "rollups": {"1m": 40, "10m": 100, "1h": 200, "1d": 500, "7d": 500},
     }
 )
-BORDERS = (10, 30, 40, 60, 90, 100, 200)
-MONTHS = sorted({d for b in BORDERS for d in range(b - 1, b + 3)} | set(range(1, 425, 25)) | {424, 425})
+CUTOFFS = (10, 30, 40, 60, 90, 100, 200)
+MONTHS = sorted({d for b in CUTOFFS for d in range(b - 1, b + 3)} | set(range(1, 425, 25)) | {424, 425})
 SHORT = Policy.model_validate(
     {
         "raw": {"days": 5, "services": {"checkout": 9}},
@@ -121,7 +121,7 @@ def assert_sound(settings: Settings, days: int) -> None:
         rebuilt = rollups.rebuild(Span(TODAY - days * DAY, TODAY))
     assert checked.drifts == ()
     assert checked.units > 0
-    assert rebuilt.published == rebuilt.moving == 0
+    assert rebuilt.published == rebuilt.in_flux == 0
 
 
 def test_14_months_are_kept_as_the_policy_says_and_answers_stay(
@@ -131,7 +131,7 @@ def test_14_months_are_kept_as_the_policy_says_and_answers_stay(
     assert_answers(client, events, MONTHS)
     dry = retain(settings, client, POLICY, dry_run=True)
     assert sum(held_days(client, "raw_events").values()) == len(events)
-    assert read_horizons(client).until == {}
+    assert read_retained_from(client).until == {}
     done = retain(settings, client, POLICY)
     assert done.refused == []
     assert [(d.action, d.table, d.partition, d.rows) for d in dry.done] == [
@@ -154,16 +154,16 @@ def test_a_run_that_ends_anywhere_is_resumed(
 ) -> None:
     """In between every answer is right, and so are the books."""
     events = fill(settings, DAYS, monkeypatch)
-    horizon, drop, thin = RetentionStep.HORIZON, RetentionStep.DROP, RetentionStep.THIN
+    retained_from, drop, delete = RetentionStep.RETAINED_FROM, RetentionStep.DROP, RetentionStep.DELETE
     for step, occurrence in (
-        (horizon, 1),
+        (retained_from, 1),
         (RetentionStep.VIEWS, 1),
         (drop, 1),
         (drop, 3),
         (drop, 9),
         (drop, 20),
-        (thin, 1),
-        (thin, 2),
+        (delete, 1),
+        (delete, 2),
     ):
         with pytest.raises(CrashError):
             retain(settings, client, SHORT, observe=crash_at(step, occurrence))
@@ -177,7 +177,9 @@ def test_a_run_that_ends_anywhere_is_resumed(
     assert (again.done, again.refused) == ([], [])
 
 
-@pytest.mark.parametrize("step", [RetentionStep.HORIZON, RetentionStep.VIEWS, RetentionStep.DROP, RetentionStep.THIN])
+@pytest.mark.parametrize(
+    "step", [RetentionStep.RETAINED_FROM, RetentionStep.VIEWS, RetentionStep.DROP, RetentionStep.DELETE]
+)
 def test_two_runs_at_once_do_what_one_does(
     settings: Settings, client: Client, monkeypatch: pytest.MonkeyPatch, step: RetentionStep
 ) -> None:
@@ -214,7 +216,7 @@ def test_an_upgrade_of_the_views_keeps_what_they_know_of_horizons(
     for statement in planned.statements:
         client.command(statement)
     assert_answers(client, events, (8, 23))
-    # Retention moved the horizons between plan and apply.
+    # Retention moved the retained_from between plan and apply.
     drop_views()
     with monkeypatch.context() as patch:
         patch.setattr(schema, "rollup_views", lambda _borders: ROLLUP_VIEWS)
@@ -230,7 +232,7 @@ def test_what_is_not_built_is_built_first_and_a_dry_run_says_so(settings: Settin
     assert dry.done == []
     assert {r.table for r in dry.refused} == {"raw_events", "rollup_1m"}
     assert "metrics-pipeline rollups rebuild --stale --from " in dry.refused[0].advice
-    assert read_horizons(client).until == {}
+    assert read_retained_from(client).until == {}
     assert retain(settings, client, SHORT).refused == []
     assert_answers(client, events, (8, 15, 90))
     # Longer buckets that were built for it go by the next run, if their time is over, too.
@@ -247,7 +249,7 @@ def test_a_day_that_the_books_do_not_count_stays_with_all_that_is_newer(
     client.command(f"ALTER TABLE raw_events DELETE WHERE tier = 'free' AND toDate(timestamp) = toDate({TODAY}) - 15")
     report = retain(settings, client, SHORT)
     refused = {r.table: r for r in report.refused}
-    assert "raw_events has 15 events of that day, but rollup_books counts 30" in refused["raw_events"].reason
+    assert "raw_events has 15 events of that day, but rollup_builds counts 30" in refused["raw_events"].reason
     assert set(held_days(client, "raw_events")) == {15, 8}
     assert set(held_days(client, "rollup_1m")) == {15, 8}
     assert refused["raw_events"].advice.startswith("metrics-pipeline rollups check --repair --from ")
@@ -285,7 +287,7 @@ def test_no_drain_takes_events_that_may_be_of_dropped_days(
         land(settings, [late(1, 30, 1)], max_age_days=8)
     too_old = settings.model_copy(update={"events": settings.events.model_copy(update={"max_age_days": 8})})
     with pytest.raises(ConfigurationError, match="set it to 7 or less"):
-        fill_owed(too_old, [], "run")
+        backfill_deferred(too_old, [], "run")
     with (
         open_rollups(settings, Impatient()) as rollups,
         pytest.raises(ConfigurationError, match="nothing before can be made anew"),

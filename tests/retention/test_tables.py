@@ -14,8 +14,8 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 
 from metrics_pipeline.alerting.canary_notes import CanaryNotes
 from metrics_pipeline.alerting.canary_rules import Canary, Sighting
-from metrics_pipeline.alerting.log import read_board, write_board
-from metrics_pipeline.alerting.notices import AlertState, Board, Phase
+from metrics_pipeline.alerting.log import read_alert_states, write_alert_states
+from metrics_pipeline.alerting.notifications import AlertState, AlertStates, Phase
 from metrics_pipeline.alerting.rules import Alert, Severity
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.dead_letters.judge import LetterFilter
@@ -30,8 +30,8 @@ from metrics_pipeline.retention.policy import Policy
 from metrics_pipeline.retention.report import DROP, MOVE, Report
 from metrics_pipeline.rollups import building
 from metrics_pipeline.rollups.grains import GRAINS
-from metrics_pipeline.rollups.horizon_store import note_horizons, read_horizons
-from metrics_pipeline.rollups.horizons import DEAD_LETTERS, LEDGER, RAW
+from metrics_pipeline.rollups.retained_from import DEAD_LETTERS, LEDGER, RAW
+from metrics_pipeline.rollups.retained_from_store import note_retained_from, read_retained_from
 from metrics_pipeline.settings import LocalSettings, Settings, kafka_address
 from metrics_pipeline.wiring.dead_letters import replay_dead_letters
 from metrics_pipeline.wiring.drain import audit
@@ -213,7 +213,7 @@ class TestColdVolume:
             with pytest.raises(ConfigurationError, match=r"storage policy tiered of \w+ has no volume icy: name one"):
                 retain(settings, client, wrong, dry_run=dry_run)
         assert set(held_days(client, RAW)) == {8, 15}
-        assert read_horizons(client).until == {}
+        assert read_retained_from(client).until == {}
 
 
 class TestNet:
@@ -273,10 +273,10 @@ class TestNet:
             last = int(seconds) - days * DAY
             return last if last % DAY == 0 else last - last % DAY + DAY
 
-        assert read_horizons(client).of(RAW) == 0
+        assert read_retained_from(client).of(RAW) == 0
         client.command(f"ALTER TABLE raw_events MODIFY TTL toDateTime(timestamp) + INTERVAL {words}")
         earliest = midnight_after(time.time())
-        found = read_horizons(client)
+        found = read_retained_from(client)
         assert earliest <= found.of(RAW) <= midnight_after(time.time())
         assert found.compared_from == found.of(RAW)
         assert found.buildable_from(GRAINS[1]) == 0
@@ -298,7 +298,7 @@ class TestNet:
         assert (RAW, f"{midnight(45):%Y%m%d}") in [(r.table, r.partition) for r in report.refused]
         assert set(held_days(client, RAW)) == {8, 45}
         assert RAW not in report.times_to_live
-        assert read_horizons(client).of(RAW) == TODAY - 45 * DAY
+        assert read_retained_from(client).of(RAW) == TODAY - 45 * DAY
         assert [r.table for r in retain(settings, client, SHORT).refused] == [r.table for r in report.refused]
         assert set(held_days(client, RAW)) == {8, 45}
 
@@ -342,7 +342,7 @@ class TestDeadLetters:
         dry = retain(letters, client, SHORT, dry_run=True)
         assert done(dry, DROP, DEAD_LETTERS) == [self.OLD[0]]
         assert number(client, "SELECT count() FROM dead_letters FINAL") == 10
-        assert read_horizons(client).of(DEAD_LETTERS) == 0
+        assert read_retained_from(client).of(DEAD_LETTERS) == 0
         report = retain(letters, client, SHORT)
         assert done(report, DROP, DEAD_LETTERS) == [self.OLD[0]]
         for words, said in (("go", dry.warnings), ("went", report.warnings)):
@@ -404,13 +404,13 @@ class TestLedger:
     @pytest.fixture
     def compared(self, client: Client) -> None:
         """As if events of up to three weeks ago had been verified: the ledger is compared with newer ones."""
-        note_horizons(client, {RAW: TODAY - 21 * DAY})
+        note_retained_from(client, {RAW: TODAY - 21 * DAY})
 
     def test_old_months_go_and_reading_goes_on(self, months: Settings, client: Client) -> None:
         (older, older_at), (old, old_at) = self.OLDER, self.OLD
         drain_at(months, older_at, seed=1)
         drain_at(months, old_at, seed=2)
-        client.command("INSERT INTO batches SELECT * REPLACE('an earlier life' AS topic_id) FROM batches")
+        client.command("INSERT INTO batches SELECT * REPLACE('an earlier incarnation' AS topic_id) FROM batches")
         self.drain_recent(months, seed=3, days_ago=15)
         rows = number(client, "SELECT count() FROM batches FINAL")
         # Nothing is built yet, so no events would go.
@@ -421,7 +421,7 @@ class TestLedger:
         assert done(report, DROP, LEDGER) == [older, old]
         assert partitions_of(client, LEDGER) == {f"{midnight(0):%Y%m}"}
         assert number(client, "SELECT count() FROM batches FINAL") < rows
-        month_end = datetime.fromtimestamp(read_horizons(client).of(LEDGER), UTC)
+        month_end = datetime.fromtimestamp(read_retained_from(client).of(LEDGER), UTC)
         assert (month_end.day, month_end - timedelta(days=1) > datetime.fromtimestamp(old_at, UTC)) == (1, True)
         verdict = audit(months, deep=True)
         assert verdict.problems == ()
@@ -476,9 +476,9 @@ class TestLedger:
         report = retain(months, client, self.POLICY)
         assert self.refused(report) == f"{old}: raw events and rollups of that time are still compared with it"
         assert done(report, DROP, RAW) != []
-        horizons = read_horizons(client)
-        assert horizons.of(LEDGER) == 0
-        assert old_at < horizons.compared_from < old_at + 2 * DAY
+        retained_from = read_retained_from(client)
+        assert retained_from.of(LEDGER) == 0
+        assert old_at < retained_from.compared_from < old_at + 2 * DAY
         self.drain_recent(months, seed=3, days_ago=15)
         assert done(retain(months, client, self.POLICY), DROP, LEDGER) == [old]
         assert audit(months).problems == ()
@@ -528,20 +528,20 @@ def test_alerts_that_are_gone_are_forgotten_after_their_time(settings: Settings,
 
     old, young = float(TODAY - 91 * DAY), float(TODAY - 89 * DAY)
     states = {s.alert.key: s for s in map(state, ("gone", "gone lately", "firing", "back"))}
-    board = Board(states)
-    write_board(client, Board(), board, old - DAY)
-    left = Board({key: states[key] for key in ("lag:gone lately", "lag:firing")})
-    write_board(client, board, left, old)
-    back = Board({**left.states, "lag:back": state("back")})
-    write_board(client, left, back, old + 60)
-    remembered = Board({key: back.states[key] for key in ("lag:firing", "lag:back")})
-    write_board(client, back, remembered, young)
+    alert_states = AlertStates(states)
+    write_alert_states(client, AlertStates(), alert_states, old - DAY)
+    left = AlertStates({key: states[key] for key in ("lag:gone lately", "lag:firing")})
+    write_alert_states(client, alert_states, left, old)
+    back = AlertStates({**left.states, "lag:back": state("back")})
+    write_alert_states(client, left, back, old + 60)
+    remembered = AlertStates({key: back.states[key] for key in ("lag:firing", "lag:back")})
+    write_alert_states(client, back, remembered, young)
     assert retain(settings, client, SHORT, dry_run=True).alerts_forgotten == 0
     assert number(client, "SELECT count() FROM alert_log FINAL WHERE key != ''") == 4
     assert retain(settings, client, SHORT).alerts_forgotten == 1
     rows = client.query("SELECT subject, phase FROM alert_log FINAL WHERE key != '' ORDER BY subject").result_rows
     assert [tuple(row) for row in rows] == [("back", "firing"), ("firing", "firing"), ("gone lately", "gone")]
-    assert read_board(client).states.keys() == {"lag:firing", "lag:back"}
+    assert read_alert_states(client).states.keys() == {"lag:firing", "lag:back"}
     assert retain(settings, client, SHORT).alerts_forgotten == 0
 
 

@@ -40,18 +40,18 @@ def test_a_unit_that_says_the_same_everywhere_is_exact() -> None:
     [
         (replace(EXACT, cubes=(rows(5)[0], rows(4)[1])), ("rollup_totals_1m",)),
         (replace(EXACT, cubes=(rows(5, errors=1)[0], rows(5)[1])), ("rollup_1m",)),
-        (replace(EXACT, events=6), ("rollup_books",)),
-        (replace(EXACT, uneven=(("1h", START, 2),)), ("rollup_books",)),
+        (replace(EXACT, events=6), ("rollup_builds",)),
+        (replace(EXACT, mismatched=(("1h", START, 2),)), ("rollup_builds",)),
         (replace(EXACT, cubes=()), ()),
-        (replace(EXACT, raw=Count(6, 0)), (*NAMES, "rollup_books")),
+        (replace(EXACT, raw=Count(6, 0)), (*NAMES, "rollup_builds")),
     ],
 )
 def test_what_differs_in_both_observations_is_drift_and_named(changed: UnitFigures, tables: tuple[str, ...]) -> None:
     seen = Observation((changed,))
     judged = judge(seen, seen)
     assert [drift.tables for drift in judged.drifts] == ([tables] if tables else [])
-    assert judge(seen, Observation((EXACT,))).moving == ((START,) if tables else ())
-    assert judge(seen, seen, frozenset({START})).moving == ((START,) if tables else ())
+    assert judge(seen, Observation((EXACT,))).in_flux == ((START,) if tables else ())
+    assert judge(seen, seen, frozenset({START})).in_flux == ((START,) if tables else ())
 
 
 def test_only_the_rows_of_the_newest_repair_count() -> None:
@@ -96,8 +96,8 @@ def test_a_build_that_counts_other_than_its_rows_is_drift() -> None:
     ((_, drift),) = judge(wrong, wrong).builds
     assert drift.tables == ("rollup_1m",)
     assert judge(wrong, Observation(builds=(right,))).builds == ()
-    uneven = replace(right, cubes=(rows(5, errors=1, build=9)[0], rows(5, build=9)[1]))
-    assert uneven.wrong_tables == NAMES
+    mismatched = replace(right, cubes=(rows(5, errors=1, build=9)[0], rows(5, build=9)[1]))
+    assert mismatched.wrong_tables == NAMES
 
 
 @given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 50)), max_size=60, unique_by=lambda u: u[0]))

@@ -121,7 +121,7 @@ def test_open_buckets_are_left_alone(client: Client, rollups: Rollups) -> None:
     until = rollups.closed_until() // 60 * 60
     insert(client, until - 3 * HOUR, 1_000, 3 * HOUR + 60)
     rollups.rebuild(Span(until - 3 * HOUR, until + HOUR), only_stale=False)
-    ends = client.query("SELECT max(toUnixTimestamp(minute) + grain) FROM rollup_books WHERE built.1 > 0").result_rows
+    ends = client.query("SELECT max(toUnixTimestamp(minute) + grain) FROM rollup_builds WHERE built.1 > 0").result_rows
     assert until - UNIT < ends[0][0] <= until
     assert_answers_are_raws(client, until - 3 * HOUR, until + HOUR)
 
@@ -138,27 +138,27 @@ KINDS = {
     ),
     "a cube truncated": ("TRUNCATE TABLE rollup_totals_1m", {"rollup_totals_1m"}),
     "books too high": (
-        "INSERT INTO rollup_books (grain, minute, events) VALUES (600, {start}, 7)",
-        {"rollup_books"},
+        "INSERT INTO rollup_builds (grain, minute, events) VALUES (600, {start}, 7)",
+        {"rollup_builds"},
     ),
     "books too low everywhere": (
-        """INSERT INTO rollup_books (grain, minute, events) SELECT DISTINCT grain, minute, -7 FROM rollup_books
+        """INSERT INTO rollup_builds (grain, minute, events) SELECT DISTINCT grain, minute, -7 FROM rollup_builds
         WHERE minute <= {start} AND minute + grain > {start}""",
-        {"rollup_books"},
+        {"rollup_builds"},
     ),
     "books of an hour": (
-        "INSERT INTO rollup_books (grain, minute, events) VALUES (3600, {start}, 3)",
-        {"rollup_books"},
+        "INSERT INTO rollup_builds (grain, minute, events) VALUES (3600, {start}, 3)",
+        {"rollup_builds"},
     ),
-    "books lost": ("TRUNCATE TABLE rollup_books", {"rollup_books"}),
+    "books lost": ("TRUNCATE TABLE rollup_builds", {"rollup_builds"}),
     "raw doubled": (
         "INSERT INTO raw_events SELECT * FROM raw_events WHERE timestamp >= {start} AND timestamp < {start} + 600",
-        {*LIVE_TABLES, "rollup_books"},
+        {*LIVE_TABLES, "rollup_builds"},
     ),
     "raw lost": (
         """ALTER TABLE raw_events DELETE WHERE timestamp >= {start} AND timestamp < {start} + 600
         AND service = 'service-1'""",
-        {*LIVE_TABLES, "rollup_books"},
+        {*LIVE_TABLES, "rollup_builds"},
     ),
     "a built table truncated": ("TRUNCATE TABLE rollup_regions_1h", {"rollup_regions_1h"}),
     "errors of a build changed": (
@@ -193,7 +193,7 @@ def test_drift_of_each_kind_is_found_named_and_repaired(
     assert_right(filled, rollups)
     rollups.rebuild(SPAN)
     assert_right(filled, rollups)
-    assert all(b.moving == 0 for b in rollups.rebuild(SPAN, only_stale=False).built.values())
+    assert all(b.in_flux == 0 for b in rollups.rebuild(SPAN, only_stale=False).built.values())
     assert_right(filled, rollups)
 
 
@@ -224,14 +224,14 @@ def test_figures_that_move_between_the_observations_are_no_drift(
     filled.command(f"ALTER TABLE rollup_1m DELETE WHERE minute >= toDateTime({NOON}, 'UTC') AND minute < {NOON} + 600")
     clock.meanwhile = lambda: insert(filled, NOON, 1)
     checked = rollups.check(SPAN)
-    assert (checked.drifts, checked.moving) == ((), (NOON,))
+    assert (checked.drifts, checked.in_flux) == ((), (NOON,))
 
 
 def test_a_unit_that_an_unfinished_batch_is_in_is_no_drift(filled: Client, rollups: Rollups) -> None:
     filled.command("TRUNCATE TABLE rollup_1m")
     rollups._in_flight = lambda start, end: frozenset({NOON}) if start <= NOON < end else frozenset()
     checked = rollups.check(SPAN)
-    assert checked.moving == (NOON,)
+    assert checked.in_flux == (NOON,)
     assert len(checked.drifts) == 11
 
 
@@ -289,7 +289,7 @@ def test_events_after_a_repair_make_it_stale_and_the_next_rebuild_takes_them_in(
     checked = rollups.check(SPAN)
     assert (checked.drifts, checked.late) == ((), (NOON + UNIT,))
     rebuilt = rollups.rebuild(SPAN)
-    assert (rebuilt.units, rebuilt.moving) == (1, 0)
+    assert (rebuilt.units, rebuilt.in_flux) == (1, 0)
     assert rollups.stale_units(SPAN) == []
     assert_right(filled, rollups)
 
@@ -364,12 +364,12 @@ def test_a_late_row_during_a_build_leaves_the_bucket_unpublished(
 def test_a_build_of_a_cube_without_rows_is_not_published(filled: Client, rollups: Rollups, table: str) -> None:
     filled.command(f"TRUNCATE TABLE {table}")
     rebuilt = rollups.rebuild(SPAN, BUILT[:1])
-    assert (rebuilt.published, rebuilt.moving, len(rebuilt.unpublished)) == (0, 12, 12)
+    assert (rebuilt.published, rebuilt.in_flux, len(rebuilt.unpublished)) == (0, 12, 12)
 
 
 def test_two_repairs_at_once_end_right(filled: Client, rollups: Rollups, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second one begins and ends between two steps of the first, so the books are corrected twice."""
-    filled.command(f"INSERT INTO rollup_books (grain, minute, events) VALUES (600, {NOON}, 7)")
+    filled.command(f"INSERT INTO rollup_builds (grain, minute, events) VALUES (600, {NOON}, 7)")
     method = RollupRepairer._publish
     calls = iter(range(100))
 
@@ -412,7 +412,7 @@ def test_a_database_whose_events_are_older_than_its_rollups_is_filled(
         for cube in ("rollup", "rollup_regions", "rollup_services", "rollup_totals")
         for grain in GRAINS
     ]
-    for name in [f"{n}_view" for n in names if n.endswith("_1m")] + ["rollup_books_view", *names, "rollup_books"]:
+    for name in [f"{n}_view" for n in names if n.endswith("_1m")] + ["rollup_books_view", *names, "rollup_builds"]:
         client.command(f"DROP TABLE {name}")
     insert(client, NOON, 3_000, 26 * HOUR)
     prepare(settings)
@@ -421,13 +421,13 @@ def test_a_database_whose_events_are_older_than_its_rollups_is_filled(
     shares: list[float] = []
     remade = rollups.remake(span, progress=shares.append)
     assert remade.units > 100
-    assert remade.moving_units == 0
+    assert remade.units_in_flux == 0
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
     assert_right(client, rollups, span)
     rebuilt = rollups.rebuild(span)
     assert rebuilt.published > 100
-    assert rebuilt.moving == 0
+    assert rebuilt.in_flux == 0
     assert_right(client, rollups, span)
 
 

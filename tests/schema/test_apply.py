@@ -345,7 +345,7 @@ def test_a_rollup_gets_another_dimension(client: Client) -> None:
     for name, comment in rows(client, noted):
         long_ago = re.sub(r"since \d+", f"since {(int(time.time()) - 3_600) * 10**9}", comment)
         client.command(f"ALTER TABLE {name} MODIFY COMMENT '{long_ago}'")
-    repaired = "SELECT minute, max(repaired).1 FROM rollup_books WHERE grain = 600 GROUP BY minute ORDER BY minute"
+    repaired = "SELECT minute, max(repaired).1 FROM rollup_builds WHERE grain = 600 GROUP BY minute ORDER BY minute"
     before = rows(client, repaired)
     next_version("dimension", "schema", "apply")
     assert next_version("dimension", "schema", "plan").strip() == "the schema is up to date"
@@ -362,7 +362,7 @@ def test_a_grain_is_added_and_knows_what_was_before(client: Client) -> None:
     assert "count the events of new buckets" in next_version("grain", "schema", "plan")
     next_version("grain", "schema", "apply")
     assert next_version("grain", "schema", "plan").strip() == "the schema is up to date"
-    counted = "SELECT grain, sum(events) FROM rollup_books GROUP BY grain ORDER BY grain"
+    counted = "SELECT grain, sum(events) FROM rollup_builds GROUP BY grain ORDER BY grain"
     assert {events for _, events in rows(client, counted)} == {1_040}
     next_version("grain", "schema", "apply")
     insert_evenly(client, NOON, units=1, each=20)

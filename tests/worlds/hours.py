@@ -30,7 +30,7 @@ from tests.worlds.events import encode, event
 from tests.worlds.pipeline import Brisk, crash_at, drain_once
 
 HOUR_MS = 3_600_000
-TABLES = ("raw_events", "rollup_1m", "rollup_books")
+TABLES = ("raw_events", "rollup_1m", "rollup_builds")
 
 
 def past_events(count: int, seed: int = 0, *, hours: tuple[float, float] = (3, 5), **changes: Any) -> list[bytes]:

@@ -86,9 +86,9 @@ def _moments(random_: random.Random) -> Iterator[int]:
         start = int(change.timestamp()) - DAYS_AROUND * 86_400
         end = int(change.timestamp()) + DAYS_AROUND * 86_400
         for grain in GRAINS[1:]:
-            borders = range(grain.ceil(start), end, grain.seconds)
-            for border in random_.sample(borders, min(40, len(borders))):
-                yield from (border * 1_000 - 1, border * 1_000, border * 1_000 + 59_999, border * 1_000 + 60_000)
+            cutoffs = range(grain.ceil(start), end, grain.seconds)
+            for cutoff in random_.sample(cutoffs, min(40, len(cutoffs))):
+                yield from (cutoff * 1_000 - 1, cutoff * 1_000, cutoff * 1_000 + 59_999, cutoff * 1_000 + 60_000)
         for day in range(-DAYS_AROUND, DAYS_AROUND):
             midnight = datetime(change.year, change.month, change.day, tzinfo=BERLIN).timestamp() + day * 86_400
             yield from (int(midnight) * 1_000 - 1, int(midnight) * 1_000)

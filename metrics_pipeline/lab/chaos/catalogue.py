@@ -53,7 +53,7 @@ def _kills() -> list[Fault]:
             sentence=f"kill -9 of a drain right before its step {step.value!r}.",
         )
         for step in Step
-        if step is not Step.SETTLE
+        if step is not Step.YIELD
     ]
 
 

@@ -12,7 +12,7 @@ from metrics_pipeline.audit.verdict import Verdict
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.lab.chaos.load import Eaten, Sent
 from metrics_pipeline.lab.loadgen.sent import SENT_SCHEMA
-from metrics_pipeline.rollups.tables import TAKEN_ROWS
+from metrics_pipeline.rollups.tables import CURRENT_ROWS
 
 LONGEST_LIST = 5
 """So many examples of a difference are named."""
@@ -22,7 +22,7 @@ _LANDED_SQL = """SELECT toString(event_id) AS event_id, toUnixTimestamp64Milli(t
     service, endpoint, tier, status, latency_ms FROM raw_events"""
 _DEAD_LETTERS_SQL = "SELECT count() AS rows FROM dead_letters FINAL"
 _MINUTES_SQL = f"""SELECT toInt64(toUnixTimestamp(minute)) AS minute, toInt64(requests) AS requests
-    FROM (SELECT minute, sum(requests) AS requests FROM rollup_1m WHERE {TAKEN_ROWS} GROUP BY minute)"""
+    FROM (SELECT minute, sum(requests) AS requests FROM rollup_1m WHERE {CURRENT_ROWS} GROUP BY minute)"""
 _LOST_TO_RETENTION = "lost to retention"
 
 

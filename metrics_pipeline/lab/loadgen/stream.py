@@ -73,7 +73,7 @@ class EventStream:
 
     def take(self, count: int, from_ms: int, to_ms: int) -> Outgoing:
         """The next messages, with timestamps spread evenly over the span up to `to_ms` (epoch milliseconds)."""
-        stamps_ms, texts = _spread(count, from_ms, to_ms)
+        stamps_ms, texts = _distributed(count, from_ms, to_ms)
         out = Outgoing()
         begin = 0
         while begin < count:
@@ -193,7 +193,7 @@ def _text(block: Block, slot: int, timestamp: str) -> str:
     return f'{{"event_id":"{block.ids[slot]}","timestamp":"{timestamp}{block.rests[slot]}'
 
 
-def _spread(count: int, from_ms: int, to_ms: int) -> tuple[list[int], list[str]]:
+def _distributed(count: int, from_ms: int, to_ms: int) -> tuple[list[int], list[str]]:
     """`count` ascending timestamps after `from_ms` up to `to_ms`, as numbers and as texts."""
     span_ms = max(1, to_ms - from_ms)
     stamps_ms: list[int] = []

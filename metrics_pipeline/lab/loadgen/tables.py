@@ -59,7 +59,7 @@ def tables() -> Tables:
     known = endpoints()
     profiles = sorted({(e.method, e.error_factor) for e in known})
     return Tables(
-        endpoint_of_draw=pl.Series(_spread([e.weight for e in known], DRAWS), dtype=pl.UInt32),
+        endpoint_of_draw=pl.Series(_distributed([e.weight for e in known], DRAWS), dtype=pl.UInt32),
         endpoints=_endpoint_table(known, profiles),
         status_of_draw=pl.Series(
             [s for method, factor in profiles for s in _statuses(rng, method, factor)], dtype=pl.UInt16
@@ -125,12 +125,12 @@ def _tail(rng: Random, customer: int, tier: str) -> str:
 def _statuses(rng: Random, method: str, error_factor: float) -> list[int]:
     shares = {**{status: share * error_factor for status, share in _ERRORS.items()}, **_OK[method]}
     statuses = list(shares)
-    picked = [statuses[i] for i in _spread(list(shares.values()), STATUS_DRAWS)]
+    picked = [statuses[i] for i in _distributed(list(shares.values()), STATUS_DRAWS)]
     rng.shuffle(picked)
     return picked
 
 
-def _spread(weights: list[float], entries: int) -> list[int]:
+def _distributed(weights: list[float], entries: int) -> list[int]:
     """`entries` indices of `weights`, each as often as its weight says, but at least once.
 
     What rounding up takes is missing from the last one, which has to be a large one.

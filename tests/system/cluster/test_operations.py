@@ -162,12 +162,12 @@ def test_tables_of_one_server_become_those_of_a_shard(
             query(single, f"DROP TABLE {name}.{holds_nothing}")
         for (table,) in query(single, listed + "LIKE '%MergeTree'"):
             query(single, f"RENAME TABLE {name}.{table} TO {name}_shard.{table}")
-        spread = with_clickhouse(settings, url=SecretStr(urls[0]), servers=tuple(map(SecretStr, urls)))
-        prepare(spread)
-        send(spread, [*past_events(500, seed=1), *values[:200]])
-        drain_once(spread)
-        assert_exact(spread, events=1_000, dead=1)
-        assert query(spread, "SELECT count() > 100 FROM raw_events GROUP BY _shard_num") == [(True,), (True,)]
+        distributed = with_clickhouse(settings, url=SecretStr(urls[0]), servers=tuple(map(SecretStr, urls)))
+        prepare(distributed)
+        send(distributed, [*past_events(500, seed=1), *values[:200]])
+        drain_once(distributed)
+        assert_exact(distributed, events=1_000, dead=1)
+        assert query(distributed, "SELECT count() > 100 FROM raw_events GROUP BY _shard_num") == [(True,), (True,)]
 
 
 def with_clickhouse(settings: Settings, **values: object) -> Settings:

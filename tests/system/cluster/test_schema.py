@@ -16,7 +16,7 @@ from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.delivery.tables import DEAD_LETTERS
 from metrics_pipeline.delivery.warehouse import ClickHouseWarehouse
 from metrics_pipeline.errors import ClickHouseUnavailableError, ConfigurationError
-from metrics_pipeline.schema.places import apply_everywhere, plan_everywhere
+from metrics_pipeline.schema.targets import apply_everywhere, plan_everywhere
 from metrics_pipeline.settings import Settings
 from tests.worlds.hours import past_events
 from tests.worlds.pipeline import assert_exact, drain_once, send

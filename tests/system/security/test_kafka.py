@@ -22,7 +22,7 @@ from tests.worlds.events import events
 from tests.worlds.pipeline import drain_once
 
 EVENTS = 500
-SIDE_GROUPS = ("", ".handover", ".shards", ".owed", ".replay", ".dead-letters")
+SIDE_GROUPS = ("", ".handover", ".shards", ".deferred", ".replay", ".dead-letters")
 """As docs/deploy.md names them."""
 
 

@@ -17,7 +17,7 @@ from metrics_pipeline.errors import (
 )
 from metrics_pipeline.event.contract import Reason as DeadReason
 from metrics_pipeline.kafka.intents import decode_commit
-from metrics_pipeline.ledger.entry import OWED, PartitionAccount
+from metrics_pipeline.ledger.entry import DEFERRED, PartitionAccount
 from tests.models.clickhouse import MINUTE_MS, Identity
 from tests.system.simulation.plan import BAD_STATUSES, Kind
 from tests.system.simulation.world import World
@@ -78,7 +78,7 @@ def _is_legitimate(world: World, error: BaseException) -> bool:
 
 def _of_commits(world: World) -> list[str]:
     wrong = [
-        f"the intent of a fill is still open at partition {p}"
+        f"the intent of a backfill is still open at partition {p}"
         for p, found in world.side.committed.items()
         if decode_commit(*found).intent is not None
     ]
@@ -206,7 +206,7 @@ def _first(world: World, partition: int) -> int:
 
 
 def _accounts(world: World, partition: int) -> list[PartitionAccount]:
-    covering = (e for e in world.server.ledger if e.topic_id == world.broker.topic_id and e.source != OWED)
+    covering = (e for e in world.server.ledger if e.topic_id == world.broker.topic_id and e.source != DEFERRED)
     accounts = (a for e in covering for a in e.accounts)
     return sorted((a for a in accounts if a.range.partition == partition), key=lambda a: (a.range.start, a.range.end))
 

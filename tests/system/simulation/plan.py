@@ -38,7 +38,7 @@ class Kind(StrEnum):
 
 
 JUMPING_KINDS = (Kind.PLAIN, Kind.REFUSALS, Kind.RETENTION)
-"""Schedules in which runs may skip what is waiting, and fills land it."""
+"""Schedules in which runs may skip what is waiting, and backfills land it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +61,13 @@ class RunPlan:
     has_predecessor: bool
     ends_caught_up: bool
     incidents: dict[int | tuple[str, int], Incident]
-    is_jumping: bool = False
+    is_skipping_to_head: bool = False
     """It begins at the head, however little it is behind."""
 
 
 @dataclass(frozen=True, slots=True)
-class FillPlan:
-    """One run of a fill."""
+class BackfillPlan:
+    """One run of a backfill."""
 
     name: str
     at_seconds: float
@@ -98,12 +98,13 @@ class Plan:
     recreated_at_seconds: float | None = None
     new_partition_at_seconds: float | None = None
     forgets_offsets: bool = field(default=False)
-    fills: tuple[FillPlan, ...] = ()
+    backfills: tuple[BackfillPlan, ...] = ()
 
 
 def draw(seed: int) -> Plan:
     """The plan of a seed."""
     plan = _draw(seed)
+    # These words are part of the seed: other words make other schedules.
     random_ = random.Random(f"fresh first {seed}")
     if plan.kind in JUMPING_KINDS and random_.random() < 0.5:
         return _with_jumps(plan, random_)
@@ -111,14 +112,14 @@ def draw(seed: int) -> Plan:
 
 
 def _with_jumps(plan: Plan, random_: random.Random) -> Plan:
-    """A backlog that the first run skips, fills beside live runs, and the same events sent once more meanwhile."""
-    fills = tuple(
-        FillPlan(f"fill{number}", 2.5 + random_.random() * 4, _incidents(random_, 60))
+    """A backlog that the first run skips, backfills beside live runs, and the same events sent once more meanwhile."""
+    backfills = tuple(
+        BackfillPlan(f"fill{number}", 2.5 + random_.random() * 4, _incidents(random_, 60))
         for number in range(random_.randint(1, 3))
     )
     backlog = tuple(replace(m, at_seconds=0.0) if random_.random() < 0.7 else m for m in plan.messages)
     again = tuple(
-        replace(message, at_seconds=random_.choice(fills).at_seconds + random_.random())
+        replace(message, at_seconds=random_.choice(backfills).at_seconds + random_.random())
         for message in backlog
         if not message.is_hole and random_.random() < 0.5
     )
@@ -126,14 +127,20 @@ def _with_jumps(plan: Plan, random_: random.Random) -> Plan:
     step = random_.choice([Step.INTENT, Step.LEDGER, Step.EVENTS, Step.CLOSE])
     crash = {(f"[{step}]", random_.randint(1, 2)): Incident()} if random_.random() < 0.4 else {}
     first = replace(
-        plan.runs[0], at_seconds=0.1 * random_.random(), is_jumping=True, has_predecessor=False, incidents=crash
+        plan.runs[0],
+        at_seconds=0.1 * random_.random(),
+        is_skipping_to_head=True,
+        has_predecessor=False,
+        incidents=crash,
     )
-    others = (replace(r, at_seconds=r.at_seconds + 2, is_jumping=random_.random() < 0.3) for r in plan.runs[1:])
-    live = replace(first, name="live", at_seconds=3 + random_.random(), is_jumping=False, incidents={})
+    others = (
+        replace(r, at_seconds=r.at_seconds + 2, is_skipping_to_head=random_.random() < 0.3) for r in plan.runs[1:]
+    )
+    live = replace(first, name="live", at_seconds=3 + random_.random(), is_skipping_to_head=False, incidents={})
     return replace(
         plan,
         runs=(first, live, *others),
-        fills=fills,
+        backfills=backfills,
         faults=replace(plan.faults, insert_hangs=0.0, delays_inserts=False),
         messages=(*backlog, *again),
     )

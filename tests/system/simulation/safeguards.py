@@ -14,9 +14,9 @@ from metrics_pipeline.delivery.batch import MicroBatch
 from metrics_pipeline.delivery.delivery import Delivery
 from metrics_pipeline.delivery.inserting import Inserting
 from metrics_pipeline.delivery.ownership import Ownership
-from metrics_pipeline.delivery.settling import Settling
+from metrics_pipeline.delivery.yielding import Yielding
 from metrics_pipeline.drain import takeover
-from metrics_pipeline.drain.fill import Fill
+from metrics_pipeline.drain.backfill import Backfill
 from metrics_pipeline.drain.takeover import Takeover
 from metrics_pipeline.kafka.intents import Commit, OffsetRange, Owner
 from tests.models.clickhouse import ModelWarehouse
@@ -30,7 +30,7 @@ Off = Callable[[], AbstractContextManager[Any]]
 class Safeguard:
     """`off` switches it off for as long as the context lasts; `kinds` of schedules are the ones that need it.
 
-    `has_jumps`: those that hold jumps and fills.
+    `has_jumps`: those that hold skips to head and backfills.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Safeguard:
     """None before it needs the safeguard."""
 
     def is_needed_by(self, plan: Plan) -> bool:
-        return plan.kind in self.kinds and (bool(plan.fills) or not self.has_jumps)
+        return plan.kind in self.kinds and (bool(plan.backfills) or not self.has_jumps)
 
 
 def _replaced(target: object, name: str, value: object) -> Off:
@@ -110,12 +110,12 @@ def _forget_topic_ids(self: ModelOffsets, partitions: Sequence[int]) -> Mapping[
     return {p: Commit(c.offset, c.intent, self._broker.topic_id) for p, c in found.items()}
 
 
-_run_fill = Fill.run
+_run_fill = Backfill.run
 
 
-def _read_owed_before_fencing(self: Fill, ranges: Sequence[OffsetRange] | None) -> None:
-    found = [self._owed(), ()]
-    self._owed = lambda: found.pop(0) if found else ()
+def _read_deferred_before_fencing(self: Backfill, ranges: Sequence[OffsetRange] | None) -> None:
+    found = [self._deferred(), ()]
+    self._deferred = lambda: found.pop(0) if found else ()
     _run_fill(self, ranges)
 
 
@@ -144,17 +144,19 @@ SAFEGUARDS = (
     Safeguard("verdicts are written down", _replaced(Delivery, "_note_verdicts", lambda *_: None)),
     Safeguard("what landed is not cut", _replaced(Delivery, "_assure_nothing_landed", lambda *_: None)),
     Safeguard("the topic's id is checked", _replaced(ModelOffsets, "committed", _forget_topic_ids)),
-    Safeguard("an open jump is not fetched", _replaced(takeover, "noted_entry", lambda *_: None), has_jumps=True),
-    Safeguard("a jump's ranges cover nothing", _replaced(MicroBatch, "is_owed", False), has_jumps=True),
     Safeguard(
-        "what is owed is read when earlier fills are done",
-        _replaced(Fill, "run", _read_owed_before_fencing),
+        "an open skip to head is not fetched", _replaced(takeover, "noted_entry", lambda *_: None), has_jumps=True
+    ),
+    Safeguard("a skip to head's ranges cover nothing", _replaced(MicroBatch, "is_deferred", False), has_jumps=True),
+    Safeguard(
+        "what is deferred is read when earlier backfills are done",
+        _replaced(Backfill, "run", _read_deferred_before_fencing),
         has_jumps=True,
     ),
     Safeguard(
-        "a fill settles what others store",
-        _replaced(Settling, "settle", lambda _self, _suspects, landed, _ranges: landed),
+        "a backfill settles what others store",
+        _replaced(Yielding, "give_way", lambda _self, _suspects, landed, _ranges: landed),
         has_jumps=True,
     ),
-    Safeguard("... when those are done", _replaced(Settling, "_await_landed", lambda _: None), has_jumps=True),
+    Safeguard("... when those are done", _replaced(Yielding, "_await_landed", lambda _: None), has_jumps=True),
 )

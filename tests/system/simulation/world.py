@@ -7,24 +7,24 @@ from dataclasses import dataclass, field
 from metrics_pipeline.delivery.batch import BatchLimits
 from metrics_pipeline.delivery.delivery import Delivery, Source
 from metrics_pipeline.delivery.ownership import Ownership
-from metrics_pipeline.delivery.settling import Settling
 from metrics_pipeline.delivery.steps import Step
+from metrics_pipeline.delivery.yielding import Yielding
+from metrics_pipeline.drain.backfill import Backfill, BackfillReport
 from metrics_pipeline.drain.drain import Drain
 from metrics_pipeline.drain.ending import AtOffsets, AtWindowEnd, Ending, Reason
-from metrics_pipeline.drain.fill import Fill, FillReport
-from metrics_pipeline.drain.jump import Jump
+from metrics_pipeline.drain.skip_to_head import SkipToHead
 from metrics_pipeline.drain.takeover import Takeover, closing_commits, reset_positions
 from metrics_pipeline.errors import FencedError, TopicMismatchError
 from metrics_pipeline.event.decode import EventLimits
 from metrics_pipeline.kafka.intents import Owner, decode_commit
-from metrics_pipeline.ledger.entry import FILL, OWED, LedgerEntry
-from metrics_pipeline.ledger.owed import OwedEntry, still_owed
+from metrics_pipeline.ledger.deferred import DeferredEntry, still_deferred
+from metrics_pipeline.ledger.entry import BACKFILL, DEFERRED, LedgerEntry
 from metrics_pipeline.runtime.retry import Retry
 from tests.models.clickhouse import ModelWarehouse, Server
 from tests.models.kafka import Broker, ModelHandover, ModelLog, ModelOffsets, Partition, Record
 from tests.models.network import Faults, Network
 from tests.models.scheduler import KilledError, Process, Scheduler, VirtualClock, VirtualWorker
-from tests.system.simulation.plan import EPOCH_MS, FillPlan, Kind, Message, Plan, RunPlan
+from tests.system.simulation.plan import EPOCH_MS, BackfillPlan, Kind, Message, Plan, RunPlan
 
 GROUP = "group"
 LIMITS = EventLimits(max_age_ms=10 * 86_400_000, max_future_ms=3_600_000)
@@ -32,7 +32,7 @@ ZOMBIE_SECONDS = 2.0
 RETRY_SECONDS = 12.0
 HEAL_AT_SECONDS = 12.0
 FINAL_ROUNDS = 6
-FILL_OWNER = Owner(1, 0)
+BACKFILL_OWNER = Owner(1, 0)
 
 
 @dataclass(slots=True)
@@ -67,7 +67,7 @@ class World:
         self.final_outcomes: list[Outcome] = []
         self.had_open_intent_when_cut = False
         self.side = Broker("side", {})
-        """What the side group of fills has committed."""
+        """What the side group of backfills has committed."""
 
     def run(self) -> None:
         plan = self.plan
@@ -85,8 +85,10 @@ class World:
             self._at(plan.new_partition_at_seconds, "new partition", self._add_partition)
         for run in plan.runs:
             self.scheduler.spawn(run.name, lambda r=run: self._process(r), after_seconds=run.at_seconds)  # type: ignore[misc]
-        for fill in plan.fills:
-            self.scheduler.spawn(fill.name, lambda f=fill: self._fill_process(f), after_seconds=fill.at_seconds)  # type: ignore[misc]
+        for backfill in plan.backfills:
+            self.scheduler.spawn(
+                backfill.name, lambda f=backfill: self._fill_process(f), after_seconds=backfill.at_seconds
+            )  # type: ignore[misc]
         self._at(HEAL_AT_SECONDS, "healing", self._heal)
         self.scheduler.run()
         for number in range(FINAL_ROUNDS):
@@ -139,7 +141,9 @@ class World:
             stop=lambda: False,
             on_entry=land,
             observe=observe,
-            jump=Jump(log, delivery, retry, self.clock, 0, land, lambda: False) if run.is_jumping else None,
+            skip_to_head=SkipToHead(log, delivery, retry, self.clock, 0, land, lambda: False)
+            if run.is_skipping_to_head
+            else None,
         )
         partitions = run.owner.partitions(log.partitions())
         ending: Ending = AtWindowEnd(window_seconds=4.0, idle_seconds=1.5, handover_seconds=1.0)
@@ -148,8 +152,8 @@ class World:
             ending = AtOffsets({p: m.high for p, m in marks.items()})
         return drain.run(partitions, ending, has_predecessor=run.has_predecessor)
 
-    def fill(self, name: str, process: Process, faults: Faults) -> Reason:
-        """What `owed_assembly.fill_owed` does, of models."""
+    def backfill(self, name: str, process: Process, faults: Faults) -> Reason:
+        """What `deferred_assembly.backfill_deferred` does, of models."""
         network = Network(self.scheduler, faults)
         log = ModelLog(self.broker, network)
         warehouse = self.warehouse(network, log.topic_id)
@@ -158,9 +162,9 @@ class World:
         def observe(step: Step) -> None:
             self.scheduler.step(f"[{step}]")
 
-        store = ModelOffsets(self.side, network, FILL_OWNER)
-        ownership = Ownership(FILL_OWNER, store, self.clock, retry, zombie_seconds=ZOMBIE_SECONDS, observe=observe)
-        settling = Settling(
+        store = ModelOffsets(self.side, network, BACKFILL_OWNER)
+        ownership = Ownership(BACKFILL_OWNER, store, self.clock, retry, zombie_seconds=ZOMBIE_SECONDS, observe=observe)
+        yielding = Yielding(
             warehouse,
             ownership,
             self.clock,
@@ -168,15 +172,16 @@ class World:
             lambda: self._under_way(network),
             lambda events: self._say(process, f"took {len(events)} events back"),
         )
-        source = Source(f"{GROUP}.owed", log.topic_id, name, FILL)
-        delivery = Delivery(source, ownership, warehouse, self.clock, retry, observe=observe, settling=settling)
-        report = FillReport()
+        source = Source(f"{GROUP}.deferred", log.topic_id, name, BACKFILL)
+        delivery = Delivery(source, ownership, warehouse, self.clock, retry, observe=observe, yielding=yielding)
+        report = BackfillReport()
         takeover = Takeover(log, ownership, delivery, warehouse, self.clock, retry, LIMITS, report.add, observe)
         worker = VirtualWorker(self.scheduler, process)
         limits = BatchLimits(self.plan.flush_events, 1 << 20, float("inf"))
         try:
-            Fill(
-                log, delivery, takeover, lambda: self._owed(network), self.clock, worker, retry, limits, LIMITS, report,
+            Backfill(
+                log, delivery, takeover, lambda: self._deferred(network), self.clock, worker, retry, limits,
+            LIMITS, report,
                 stop=lambda: False, on_progress=lambda _report: None,
             ).run(None)  # fmt: skip
         except FencedError:
@@ -189,14 +194,14 @@ class World:
         landed = network.clickhouse("look for their accounts", lambda: {e.token for e in self.server.ledger})
         return frozenset(opened - landed)
 
-    def _owed(self, network: Network) -> tuple[OwedEntry, ...]:
-        ledger = network.clickhouse("read what is owed", lambda: list(self.server.ledger))
+    def _deferred(self, network: Network) -> tuple[DeferredEntry, ...]:
+        ledger = network.clickhouse("read what is deferred", lambda: list(self.server.ledger))
         skipped = [
-            OwedEntry(tuple(a.range for a in e.accounts), e.first_message_ms, e.last_message_ms)
+            DeferredEntry(tuple(a.range for a in e.accounts), e.first_message_ms, e.last_message_ms)
             for e in ledger
-            if e.source == OWED
+            if e.source == DEFERRED
         ]
-        return still_owed(skipped, [a.range for e in ledger if e.source != OWED for a in e.accounts])
+        return still_deferred(skipped, [a.range for e in ledger if e.source != DEFERRED for a in e.accounts])
 
     def store(self, network: Network, owner: Owner) -> ModelOffsets:
         return ModelOffsets(self.broker, network, owner)
@@ -208,9 +213,11 @@ class World:
         process = Process(run.name, dict(run.incidents))
         return self._outcome(process, lambda: self.drain(run, process, self.plan.faults), is_final=is_final)
 
-    def _fill_process(self, fill: FillPlan, *, is_final: bool = False) -> Outcome:
-        process = Process(fill.name, dict(fill.incidents))
-        return self._outcome(process, lambda: self.fill(fill.name, process, self.plan.faults), is_final=is_final)
+    def _fill_process(self, backfill: BackfillPlan, *, is_final: bool = False) -> Outcome:
+        process = Process(backfill.name, dict(backfill.incidents))
+        return self._outcome(
+            process, lambda: self.backfill(backfill.name, process, self.plan.faults), is_final=is_final
+        )
 
     def _outcome(self, process: Process, run: Callable[[], Reason], *, is_final: bool) -> Outcome:
         outcome = Outcome(process.name)
@@ -245,8 +252,8 @@ class World:
                 outcomes.append(self._process(run, is_final=True))
                 if isinstance(outcomes[-1].error, TopicMismatchError) and self.plan.kind is Kind.RECREATED:
                     self._reset_offsets()
-            if self.plan.fills:
-                outcomes.append(self._fill_process(FillPlan(f"final{number}.fill", 0, {}), is_final=True))
+            if self.plan.backfills:
+                outcomes.append(self._fill_process(BackfillPlan(f"final{number}.fill", 0, {}), is_final=True))
 
         self.scheduler.spawn("final", work)
         self.scheduler.run()

@@ -59,7 +59,7 @@ def test_data_of_the_version_before_stay_and_its_work_is_taken_up(settings: Sett
     with open_rollups(settings) as rollups:
         rollups.rebuild(span)
         checked = rollups.check(span)
-        assert (checked.drifts, checked.moving) == ((), ())
+        assert (checked.drifts, checked.in_flux) == ((), ())
     assert_answers_are_raws(client, span.start_seconds, span.end_seconds)
     messages = client.query("SELECT DISTINCT toStartOfHour(kafka_timestamp) FROM raw_events ORDER BY 1").result_rows
     for _ in range(2):

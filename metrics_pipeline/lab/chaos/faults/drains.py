@@ -162,7 +162,7 @@ def break_handover(world: World, rng: Random) -> str:
 
 
 def step_clock(world: World, rng: Random) -> str:
-    """The drain's wall clock jumps by hours, forwards or backwards, and back."""
+    """The drain's wall clock skips to head by hours, forwards or backwards, and back."""
     process = world.fleet.await_current(world.any_shard(rng))
     offset_ms = rng.choice((-1, 1)) * rng.randint(1, 72) * _HOUR_MS
     process.send(ClockStep(offset_ms))

@@ -42,7 +42,7 @@ def burst(world: World, rng: Random) -> str:
 
 def repeat_across_restart(world: World, rng: Random) -> str:
     """Events arrive, all drains are killed, and the same events arrive again."""
-    parcel = parcel_of(rng, _REPEATED_EVENTS, _spread(world))
+    parcel = parcel_of(rng, _REPEATED_EVENTS, _distributed(world))
     world.sender.send(parcel)
     world.hold(rng.uniform(0.2, 1.5))
     for shard in range(world.fleet.shards):
@@ -53,18 +53,18 @@ def repeat_across_restart(world: World, rng: Random) -> str:
 
 def flood_with_malformed(world: World, rng: Random) -> str:
     """Nearly everything in a short while is malformed."""
-    parcel = parcel_of(rng, _FLOOD_MESSAGES, _spread(world), malformed=0.8)
+    parcel = parcel_of(rng, _FLOOD_MESSAGES, _distributed(world), malformed=0.8)
     world.sender.send(parcel)
     return f"{len(parcel.messages)} messages"
 
 
 def flood_with_late(world: World, rng: Random) -> str:
     """Many events are up to three days late: their day's partition and minute are long written."""
-    parcel = parcel_of(rng, _FLOOD_MESSAGES, _spread(world), late=0.8)
+    parcel = parcel_of(rng, _FLOOD_MESSAGES, _distributed(world), late=0.8)
     world.sender.send(parcel)
     return f"{len(parcel.messages)} messages"
 
 
-def _spread(world: World) -> Callable[[int], int]:
+def _distributed(world: World) -> Callable[[int], int]:
     count = world.settings.kafka.partitions
     return lambda number: number % count

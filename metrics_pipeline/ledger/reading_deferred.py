@@ -1,4 +1,4 @@
-"""What drains skipped and no fill has landed yet, by the ledger."""
+"""What drains skipped and no backfill has landed yet, by the ledger."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,53 +8,53 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.errors import StopError
 from metrics_pipeline.kafka.intents import OffsetRange
-from metrics_pipeline.ledger.entry import FILL, OWED
-from metrics_pipeline.ledger.owed import OwedEntry, still_owed
+from metrics_pipeline.ledger.deferred import DeferredEntry, still_deferred
+from metrics_pipeline.ledger.entry import BACKFILL, DEFERRED
 from metrics_pipeline.ledger.tables import LedgerScope
 
 MAX_ENTRIES = 20_000
 """So many entries are read at most, the oldest first: more than two years of hours."""
 MAX_ISLANDS = 200_000
-"""Covered stretches between what is owed; with fewer of them read than there are, offsets would land twice."""
+"""Covered stretches between what is deferred; with fewer of them read than there are, offsets would land twice."""
 
-_LIFE = "topic = {topic:String} AND topic_id = {topic_id:String} AND consumer_group = {group:String}"
-_NEWEST_LIFE = """
+_INCARNATION = "topic = {topic:String} AND topic_id = {topic_id:String} AND consumer_group = {group:String}"
+_NEWEST_INCARNATION = """
     SELECT topic_id FROM batches WHERE topic = {topic:String} AND consumer_group = {group:String}
     ORDER BY visible_at DESC LIMIT 1
 """
 _ENTRIES = f"""
     SELECT toUnixTimestamp64Milli(first_message), toUnixTimestamp64Milli(last_message),
         partitions, partition_start, partition_end
-    FROM batches WHERE {_LIFE} AND source = '{OWED}' ORDER BY first_message, batch LIMIT {{limit:UInt32}}
+    FROM batches WHERE {_INCARNATION} AND source = '{DEFERRED}' ORDER BY first_message, batch LIMIT {{limit:UInt32}}
 """
 
 
-class ClickHouseOwed:
-    """Of one life of the topic, and one consumer group."""
+class ClickHouseDeferred:
+    """Of one incarnation of the topic, and one consumer group."""
 
     def __init__(self, client: Client, topic: str, topic_id: str, group: str) -> None:
         self._client = client
-        self._life = {"topic": topic, "topic_id": topic_id, "group": group}
+        self._incarnation = {"topic": topic, "topic_id": topic_id, "group": group}
 
-    def read(self) -> tuple[OwedEntry, ...]:
-        """What is owed now, the oldest hour first."""
+    def read(self) -> tuple[DeferredEntry, ...]:
+        """What is deferred now, the oldest hour first."""
         rows = self._rows(_ENTRIES, {"limit": MAX_ENTRIES})
-        owed: tuple[OwedEntry, ...] = tuple(
-            OwedEntry(tuple(OffsetRange(*map(int, r)) for r in zip(*ranges, strict=True)), int(first), int(last))
+        deferred: tuple[DeferredEntry, ...] = tuple(
+            DeferredEntry(tuple(OffsetRange(*map(int, r)) for r in zip(*ranges, strict=True)), int(first), int(last))
             for first, last, *ranges in rows
         )
-        # The rows of fills are few, and nearly always tell; those of drains are read only where they don't.
-        for covered in (self._filled, self.drained):
-            if owed:
-                owed = still_owed(owed, covered([r for entry in owed for r in entry.ranges]))
-        return owed
+        # The rows of backfills are few, and nearly always tell; those of drains are read only where they don't.
+        for covered in (self._backfilled, self.drained):
+            if deferred:
+                deferred = still_deferred(deferred, covered([r for entry in deferred for r in entry.ranges]))
+        return deferred
 
     def drained(self, ranges: Sequence[OffsetRange]) -> tuple[OffsetRange, ...]:
         """What drains read around `ranges`, which they do if somebody moved offsets back by hand."""
-        return self._covered(ranges, f"source NOT IN ('{OWED}', '{FILL}')")
+        return self._covered(ranges, f"source NOT IN ('{DEFERRED}', '{BACKFILL}')")
 
-    def _filled(self, ranges: Sequence[OffsetRange]) -> tuple[OffsetRange, ...]:
-        return self._covered(ranges, f"source = '{FILL}'")
+    def _backfilled(self, ranges: Sequence[OffsetRange]) -> tuple[OffsetRange, ...]:
+        return self._covered(ranges, f"source = '{BACKFILL}'")
 
     def _covered(self, ranges: Sequence[OffsetRange], source: str) -> tuple[OffsetRange, ...]:
         """Where rows of that source lie around `ranges`, as few ranges as there can be."""
@@ -67,25 +67,27 @@ class ClickHouseOwed:
         rows = self._rows(_islands(source), bounds | {"limit": MAX_ISLANDS})
         if len(rows) == MAX_ISLANDS:
             raise StopError(
-                f"the ledger has more than {MAX_ISLANDS:,} stretches between what is owed: run `metrics-pipeline "
+                f"the ledger has more than {MAX_ISLANDS:,} stretches between what is deferred: run `metrics-pipeline "
                 "audit`, and mend the gaps that it names first"
             )
         return tuple(OffsetRange(int(p), int(s), int(e)) for p, s, e in rows)
 
     def _rows(self, sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         return calling(
-            "reading what is owed",
-            lambda: [tuple(r) for r in self._client.query(sql, parameters=self._life | dict(parameters)).result_rows],
+            "reading what is deferred",
+            lambda: [
+                tuple(r) for r in self._client.query(sql, parameters=self._incarnation | dict(parameters)).result_rows
+            ],
         )
 
 
-def read_owed(client: Client, scope: LedgerScope) -> tuple[OwedEntry, ...]:
-    """What is owed of the topic as the ledger knows it last."""
+def read_deferred(client: Client, scope: LedgerScope) -> tuple[DeferredEntry, ...]:
+    """What is deferred of the topic as the ledger knows it last."""
     lives = calling(
-        "reading what is owed",
-        lambda: client.query(_NEWEST_LIFE, parameters={"topic": scope.topic, "group": scope.group}).result_rows,
+        "reading what is deferred",
+        lambda: client.query(_NEWEST_INCARNATION, parameters={"topic": scope.topic, "group": scope.group}).result_rows,
     )
-    return ClickHouseOwed(client, scope.topic, str(lives[0][0]), scope.group).read() if lives else ()
+    return ClickHouseDeferred(client, scope.topic, str(lives[0][0]), scope.group).read() if lives else ()
 
 
 def _islands(source: str) -> str:
@@ -95,7 +97,7 @@ def _islands(source: str) -> str:
             SELECT p, s, e, s > max(e) OVER (
                 PARTITION BY p ORDER BY s, e ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS is_first
             FROM batches ARRAY JOIN partitions AS p, partition_start AS s, partition_end AS e
-            WHERE {_LIFE} AND {source}
+            WHERE {_INCARNATION} AND {source}
                 AND s < transform(p, {{partitions:Array(UInt32)}}, {{ends:Array(UInt64)}}, toUInt64(0))
                 AND e > transform(p, {{partitions:Array(UInt32)}}, {{starts:Array(UInt64)}}, toUInt64(0))
         )

@@ -15,11 +15,11 @@ _HASHES = "sumIf(sipHash64(s), {0}) - sumIf(sipHash64(e), {0}) = sipHash64(minIf
 _STANDS = f"""
     SELECT topic, consumer_group, topic_id, p, toUnixTimestamp64Milli(max(at)) AS newest, countIf(is_after) AS n,
         maxIf(e, is_after) = max(e), NOT ({_HASHES.format("1")}) OR n = 0 OR {_HASHES.format("is_after")}
-    FROM (SELECT *, {_AT} AS at, at >= toDateTime64({{border:UInt32}}, 3, 'UTC') AS is_after FROM {BATCHES.name} FINAL)
+    FROM (SELECT *, {_AT} AS at, at >= toDateTime64({{cutoff:UInt32}}, 3, 'UTC') AS is_after FROM {BATCHES.name} FINAL)
     ARRAY JOIN partitions AS p, partition_start AS s, partition_end AS e
     GROUP BY topic, consumer_group, topic_id, p ORDER BY topic, consumer_group, topic_id, p
 """
-"""Whether ranges that tile still do without those before the border; see books.py for the hashes."""
+"""Whether ranges that tile still do without those before the cut-off; see books.py for the hashes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,10 @@ class _Stand:
     tiles: bool
 
 
-def objection(client: Client, border_seconds: int) -> str | None:
+def objection(client: Client, cutoff_seconds: int) -> str | None:
     """Why the rows of messages before this may not be dropped; None if they may."""
     rows = calling(
-        "looking at the ledger", lambda: client.query(_STANDS, parameters={"border": border_seconds}).result_rows
+        "looking at the ledger", lambda: client.query(_STANDS, parameters={"cutoff": cutoff_seconds}).result_rows
     )
     stands = [
         _Stand(str(r[0]), str(r[1]), str(r[2]), int(r[3]), int(r[4]), int(r[5]), bool(r[6]), bool(r[7])) for r in rows
@@ -45,24 +45,24 @@ def objection(client: Client, border_seconds: int) -> str | None:
     for _, found in groupby(stands, key=lambda s: (s.topic, s.group)):
         of_topic = list(found)
         latest = max(of_topic, key=lambda s: s.newest_ms).topic_id
-        for topic_id, of_life in groupby(of_topic, key=lambda s: s.topic_id):
-            problem = _problem(list(of_life), is_latest=topic_id == latest)
+        for topic_id, of_incarnation in groupby(of_topic, key=lambda s: s.topic_id):
+            problem = _problem(list(of_incarnation), is_latest=topic_id == latest)
             if problem is not None:
                 return problem
     return None
 
 
-def forget_losses(client: Client, border_seconds: int) -> None:
+def forget_losses(client: Client, cutoff_seconds: int) -> None:
     """Delete the rows of lost offsets alone, which have no messages and so no month."""
-    where = """last_message = toDateTime64(0, 3, 'UTC') AND started_at < toDateTime64({border:UInt32}, 3, 'UTC')"""
-    delete_rows(client, BATCHES.name, where, {"border": border_seconds})
+    where = """last_message = toDateTime64(0, 3, 'UTC') AND started_at < toDateTime64({cutoff:UInt32}, 3, 'UTC')"""
+    delete_rows(client, BATCHES.name, where, {"cutoff": cutoff_seconds})
 
 
-def _problem(life: Sequence[_Stand], *, is_latest: bool) -> str | None:
-    """A life of a topic that is over may go as a whole."""
-    if not is_latest and not any(stand.rows_after for stand in life):
+def _problem(incarnation: Sequence[_Stand], *, is_latest: bool) -> str | None:
+    """An incarnation of a topic that is over may go as a whole."""
+    if not is_latest and not any(stand.rows_after for stand in incarnation):
         return None
-    for stand in life:
+    for stand in incarnation:
         name = f"partition {stand.partition} of {stand.topic}"
         if not (stand.rows_after and stand.has_end):
             return f"{name} has its last row there, which tells where its reading stands"

@@ -1,4 +1,5 @@
-"""What a jump skips, cut at hours: every offset once, as Kafka answers for times, whatever order they are in."""
+"""What a skip to head skips, cut at hours: every offset once, as Kafka answers for times, whatever order they are
+in."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -7,10 +8,10 @@ from unittest.mock import patch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics_pipeline.drain import jump
-from metrics_pipeline.drain.jump import skipped_hours
+from metrics_pipeline.drain import skip_to_head
+from metrics_pipeline.drain.skip_to_head import skipped_hours
 from metrics_pipeline.kafka.intents import OffsetRange
-from metrics_pipeline.ledger.owed import OwedEntry
+from metrics_pipeline.ledger.deferred import DeferredEntry
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.runtime.retry import Retry
 from tests.models.kafka import Partition, Record
@@ -21,7 +22,7 @@ RETRY = Retry(SystemClock(), 1, lambda: False, lambda *_: None)
 
 
 class Times:
-    """The one answer of a log that a jump needs."""
+    """The one answer of a log that a skip to head needs."""
 
     def __init__(self, partitions: Mapping[int, Partition]) -> None:
         self.partitions = partitions
@@ -38,7 +39,7 @@ def records(hours: Sequence[float | None]) -> list[Record | None]:
     return [None if h is None else Record(int(NOW_MS - h * HOUR_MS), b"") for h in hours]
 
 
-def skip(partitions: Mapping[int, Partition], positions: Mapping[int, int]) -> tuple[list[OwedEntry], int]:
+def skip(partitions: Mapping[int, Partition], positions: Mapping[int, int]) -> tuple[list[DeferredEntry], int]:
     log = Times(partitions)
     heads = {p: partitions[p].high for p in positions}
     return list(skipped_hours(log, RETRY, positions, heads, NOW_MS)), log.questions  # type: ignore[arg-type]
@@ -91,7 +92,7 @@ def test_the_times_of_an_hour_are_known_to_the_minute_and_found_with_few_questio
 
 def test_what_no_real_backlog_has_ends_in_one_entry() -> None:
     ages = [float(h) for h in range(20, 0, -1)]
-    with patch.object(jump, "MAX_ENTRIES", 5):
+    with patch.object(skip_to_head, "MAX_ENTRIES", 5):
         entries, _ = skip({0: Partition(records(ages))}, {0: 0})
     assert [r for e in entries for r in e.ranges] == [
         *(OffsetRange(0, n, n + 1) for n in range(4)),

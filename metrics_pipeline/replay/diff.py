@@ -19,8 +19,8 @@ from metrics_pipeline.event.decode.frame import lineage_frame
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.kafka.intents import Commit, OffsetRange, OpenBatch
 from metrics_pipeline.kafka.ports import Log
+from metrics_pipeline.ledger.deferred import HOUR_SECONDS
 from metrics_pipeline.ledger.minutes import Look, Scope
-from metrics_pipeline.ledger.owed import HOUR_SECONDS
 from metrics_pipeline.replay.plan import (
     Found,
     HourPlan,
@@ -61,7 +61,7 @@ class Read:
     decoded: Decoded
 
 
-class Survey:
+class Diff:
     """Reads for one replay. Not thread-safe: one thread calls it."""
 
     def __init__(
@@ -177,9 +177,9 @@ class Survey:
         before = self._retry.call(lambda: self._minutes.ledger_minutes(scope))
         distinct = self._retry.call(lambda: self._minutes.raw_minutes(scope, distinct=True))
         ranges = [r for batch in self._retry.call(self._on_their_way) for r in batch.ranges]
-        moving = self._retry.call(lambda: self._minutes.open_minutes(scope, ranges)) if ranges else frozenset()
+        in_flux = self._retry.call(lambda: self._minutes.open_minutes(scope, ranges)) if ranges else frozenset()
         after = self._retry.call(lambda: self._minutes.ledger_minutes(scope))
-        return deficits(Look(before, distinct, distinct, after), minutes, moving)
+        return deficits(Look(before, distinct, distinct, after), minutes, in_flux)
 
 
 def _times(messages: pl.DataFrame) -> tuple[datetime, datetime]:

@@ -1,4 +1,4 @@
-"""Where the tables are whole: reading and noting horizons, and what a TTL says."""
+"""How far back the tables are whole: reading and noting it, and what a TTL says."""
 
 import time
 from collections.abc import Mapping
@@ -8,10 +8,10 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.ddl.live import IS_OWN, time_to_live_days
 from metrics_pipeline.ddl.objects import Column, Table
-from metrics_pipeline.rollups.horizons import DEAD_LETTERS, RAW, STANDS_FOR, Horizons
+from metrics_pipeline.rollups.retained_from import DEAD_LETTERS, RAW, REPLACED_BY, RetainedFrom
 
-HORIZONS = Table(
-    name="horizons",
+RETAINED_FROM = Table(
+    name="retained_from",
     engine="AggregatingMergeTree",
     partition_by="tuple()",
     order_by=("what",),
@@ -20,33 +20,36 @@ HORIZONS = Table(
         Column(
             "until", "SimpleAggregateFunction(max, DateTime('UTC'))", comment="Rows of times before this may be gone"
         ),
-        Column("stands", "SimpleAggregateFunction(max, UInt32)", comment="Length of the buckets read instead, seconds"),
+        Column(
+            "replaced_by", "SimpleAggregateFunction(max, UInt32)", comment="Length of the buckets read instead, seconds"
+        ),
     ),
     comment="How far back what is whole: noted by retention before it drops anything.",
 )
 
-BORDERS = f"""(SELECT maxMap(map(stands, toUnixTimestamp(until))) FROM {HORIZONS.name} WHERE stands > 0)"""
+CUTOFFS = f"""(SELECT maxMap(map(replaced_by, toUnixTimestamp(until))) FROM {RETAINED_FROM.name}
+    WHERE replaced_by > 0)"""
 """Length of buckets -> epoch seconds: of times before this, nothing finer is left. One small read for a whole query."""
 
 
 _DAY_SECONDS = 86_400
 
 
-def read_horizons(client: Client) -> Horizons:
+def read_retained_from(client: Client) -> RetainedFrom:
     """As retention noted them; of tables with a TTL also where it has begun to drop parts, one after the other."""
-    sql = f"SELECT what, toUnixTimestamp(max(until)) FROM {HORIZONS.name} GROUP BY what"
+    sql = f"SELECT what, toUnixTimestamp(max(until)) FROM {RETAINED_FROM.name} GROUP BY what"
     rows = calling("reading what was dropped", lambda: client.query(sql).result_rows)
     noted = {str(what): int(until) for what, until in rows}
     expired = {table: max(until, noted.get(table, 0)) for table, until in _expired(client).items()}
-    return Horizons(noted | expired)
+    return RetainedFrom(noted | expired)
 
 
-def note_horizons(client: Client, until: Mapping[str, int]) -> None:
-    """Move horizons forward; one that is further already stays."""
-    rows = [[what, moment, STANDS_FOR[what].seconds if what in STANDS_FOR else 0] for what, moment in until.items()]
+def note_retained_from(client: Client, until: Mapping[str, int]) -> None:
+    """Move these moments forward; one that is further already stays."""
+    rows = [[what, moment, REPLACED_BY[what].seconds if what in REPLACED_BY else 0] for what, moment in until.items()]
     calling(
         "noting what is dropped",
-        lambda: client.insert(HORIZONS.name, rows, column_names=[column.name for column in HORIZONS.columns]),
+        lambda: client.insert(RETAINED_FROM.name, rows, column_names=[column.name for column in RETAINED_FROM.columns]),
     )
 
 

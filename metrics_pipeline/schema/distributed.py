@@ -16,13 +16,13 @@ from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.ddl.change import Plan
 from metrics_pipeline.ddl.live import LiveSchema
 from metrics_pipeline.ddl.migrating import Migration, Progress
-from metrics_pipeline.ddl.objects import SchemaObject, Spread, View
+from metrics_pipeline.ddl.objects import Distributed, SchemaObject, View
 from metrics_pipeline.ddl.planner import plan as compare
-from metrics_pipeline.ddl.stock import disks_view, parts_view
+from metrics_pipeline.ddl.storage_views import disks_view, parts_view
 from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
 from metrics_pipeline.ledger.tables import BATCHES, REPLAY_PLAN
-from metrics_pipeline.rollups.horizon_store import HORIZONS
-from metrics_pipeline.rollups.tables import BOOKS, BUCKETS, ROLLUP_TABLES
+from metrics_pipeline.rollups.retained_from_store import RETAINED_FROM
+from metrics_pipeline.rollups.tables import BUCKETS, BUILDS, ROLLUP_TABLES
 from metrics_pipeline.rollups.views import ARGUMENTS, ROLLUP_VIEWS
 
 _BY_EVENT = "cityHash64(event_id)"
@@ -30,7 +30,7 @@ _FIRST_SHARD = "0"
 _NOWHERE = ""
 _SHARDING_KEYS = {
     RAW_EVENTS: _BY_EVENT,
-    **dict.fromkeys((HORIZONS, BOOKS, *ROLLUP_TABLES), _NOWHERE),
+    **dict.fromkeys((RETAINED_FROM, BUILDS, *ROLLUP_TABLES), _NOWHERE),
     **dict.fromkeys((DEAD_LETTERS, BATCHES, REPLAY_PLAN, ALERT_LOG, CANARIES), _FIRST_SHARD),
 }
 _GIVEN = ", ".join(f"{name} = {{{name}:{kind}}}" for name, kind in ARGUMENTS.items())
@@ -40,7 +40,7 @@ _NO_STORAGE = Storage(0)
 
 def objects(cluster: str, database: str) -> tuple[SchemaObject, ...]:
     """Of the database over all shards, whose own is `database`."""
-    tables = (Spread(table, cluster, database, key) for table, key in _SHARDING_KEYS.items())
+    tables = (Distributed(table, cluster, database, key) for table, key in _SHARDING_KEYS.items())
     own, disk = f"'{database}'", "concat(hostName(), ':', name)"
     return (
         *tables,

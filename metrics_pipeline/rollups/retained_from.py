@@ -14,12 +14,12 @@ from metrics_pipeline.runtime.timerange import TimeRange
 
 RAW, DEAD_LETTERS, LEDGER = "raw_events", "dead_letters", "batches"
 
-STANDS_FOR: Mapping[str, Grain] = {fine.name: coarse for fine, coarse in pairwise(GRAINS)}
+REPLACED_BY: Mapping[str, Grain] = {fine.name: coarse for fine, coarse in pairwise(GRAINS)}
 """Grain whose rows were dropped -> the buckets that are read instead."""
 
 
 @dataclass(frozen=True, slots=True)
-class Horizons:
+class RetainedFrom:
     """Name of a table, or of a grain -> epoch seconds: rows of times before this may be gone. Absent: none is."""
 
     until: Mapping[str, int] = field(default_factory=dict)
@@ -34,21 +34,21 @@ class Horizons:
         return max(self.of(RAW), self.of(LIVE.name))
 
     @property
-    def borders(self) -> Mapping[int, int]:
+    def cutoffs(self) -> Mapping[int, int]:
         """Length of buckets -> epoch seconds: buckets that start before have no finer rows any more."""
-        return {STANDS_FOR[fine].seconds: until for fine, until in sorted(self.until.items()) if fine in STANDS_FOR}
+        return {REPLACED_BY[fine].seconds: until for fine, until in sorted(self.until.items()) if fine in REPLACED_BY}
 
     def buildable_from(self, grain: Grain) -> int:
         """Buckets of a grain that start earlier lack rows to be built from."""
-        return max((self.of(fine) for fine, coarse in STANDS_FOR.items() if coarse is grain), default=0)
+        return max((self.of(fine) for fine, coarse in REPLACED_BY.items() if coarse is grain), default=0)
 
 
-NO_HORIZONS = Horizons()
+NOTHING_DROPPED = RetainedFrom()
 
 
-def _standing(horizons: Horizons, moment_seconds: int) -> Grain | None:
+def _standing(retained_from: RetainedFrom, moment_seconds: int) -> Grain | None:
     """The shortest buckets that are left of that moment; None where all are."""
-    found = [grain for grain in BUILT if moment_seconds < horizons.buildable_from(grain)]
+    found = [grain for grain in BUILT if moment_seconds < retained_from.buildable_from(grain)]
     return found[-1] if found else None
 
 

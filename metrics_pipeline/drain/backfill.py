@@ -1,10 +1,10 @@
-"""The fill: what a jump skipped lands, exactly once, while drains go on at the head.
+"""The backfill: what a skip to head skipped lands, exactly once, while drains go on at the head.
 
-    resume -> [what is owed -> lost ones -> (read -> deliver)*]* -> close
+    resume -> [what is deferred -> lost ones -> (read -> deliver)*]* -> close
 
 Batches go through the delivery protocol as a drain's do, but their offsets' intents stand in a side group of one owner:
-of two fills the newer fences the older, and finishes the batch that it left open. What is owed is read from the ledger
-after that, never remembered. Each batch lies within one hour that was skipped.
+of two fills the newer fences the older, and finishes the batch that it left open. What is deferred is read from the
+ledger after that, never remembered. Each batch lies within one hour that was skipped.
 
 Two batches exist at a time: one is being read by the caller's thread, one is being delivered by a second thread.
 """
@@ -22,23 +22,23 @@ from metrics_pipeline.errors import OffsetOutOfRangeError
 from metrics_pipeline.event.decode import EventLimits
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.kafka.ports import Log
+from metrics_pipeline.ledger.deferred import DeferredEntry, deferred_within
 from metrics_pipeline.ledger.entry import LedgerEntry
-from metrics_pipeline.ledger.owed import OwedEntry, owed_within
 from metrics_pipeline.runtime.ports import Clock, Job, Worker
 from metrics_pipeline.runtime.retry import Retry
 
-logger = logging.getLogger("metrics_pipeline.fill")
+logger = logging.getLogger("metrics_pipeline.backfill")
 
 
 @dataclass(slots=True)
-class FillReport:
-    """What a fill did, in offsets and messages. `total` was owed when it began, `left` is owed still.
+class BackfillReport:
+    """What a backfill did, in offsets and messages. `total` was deferred when it began, `left` is deferred still.
 
     `taken_back` events were stored by others in the same moment.
     """
 
     total: int = 0
-    filled: int = 0
+    backfilled: int = 0
     left: int = 0
     batches: int = 0
     consumed: int = 0
@@ -50,7 +50,7 @@ class FillReport:
 
     def add(self, entry: LedgerEntry) -> None:
         self.batches += 1
-        self.filled += sum(a.range.offsets for a in entry.accounts)
+        self.backfilled += sum(a.range.offsets for a in entry.accounts)
         self.consumed += entry.consumed
         self.inserted += entry.inserted
         self.duplicates += entry.duplicates
@@ -58,29 +58,29 @@ class FillReport:
         self.lost += entry.lost
 
 
-class Fill:
-    """One fill. `owed` reads from the ledger what is owed now."""
+class Backfill:
+    """One backfill. `deferred` reads from the ledger what is deferred now."""
 
     def __init__(
         self,
         log: Log,
         delivery: Delivery,
         takeover: Takeover,
-        owed: Callable[[], tuple[OwedEntry, ...]],
+        deferred: Callable[[], tuple[DeferredEntry, ...]],
         clock: Clock,
         worker: Worker,
         retry: Retry,
         batch_limits: BatchLimits,
         event_limits: EventLimits,
-        report: FillReport,
+        report: BackfillReport,
         *,
         stop: Callable[[], bool],
-        on_progress: Callable[[FillReport], None],
+        on_progress: Callable[[BackfillReport], None],
     ) -> None:
         self._log = log
         self._delivery = delivery
         self._takeover = takeover
-        self._owed = owed
+        self._deferred = deferred
         self._clock = clock
         self._worker = worker
         self._retry = retry
@@ -92,34 +92,34 @@ class Fill:
         self._delivering: Job[LedgerEntry] | None = None
 
     def run(self, ranges: Sequence[OffsetRange] | None) -> None:
-        """Fill what is owed within `ranges` (None: all of it), or until `stop` says so; nothing is left half done.
+        """Fill what is deferred within `ranges` (None: all of it), or until `stop` says so; nothing is left half done.
 
         Raises FencedError if another fill took over, and what the adapters raise; a repeat goes on from there.
         """
         self._takeover.resume()
-        owed = self._read_owed(ranges)
+        deferred = self._read_deferred(ranges)
         # With what an earlier fill had begun.
-        self._report.total = self._report.filled + sum(entry.offsets for entry in owed)
+        self._report.total = self._report.backfilled + sum(entry.offsets for entry in deferred)
         try:
-            while owed and not self._stop():
-                filled_before = self._report.filled
-                for entry in owed:
-                    self._fill(entry)
+            while deferred and not self._stop():
+                backfilled_before = self._report.backfilled
+                for entry in deferred:
+                    self._backfill(entry)
                 self._join()
-                owed = self._read_owed(ranges)
-                if self._report.filled == filled_before:
+                deferred = self._read_deferred(ranges)
+                if self._report.backfilled == backfilled_before:
                     break
         finally:
             if self._delivering is not None:
                 self._delivering.wait()
         self._delivery.close()
-        self._report.left = sum(entry.offsets for entry in owed)
+        self._report.left = sum(entry.offsets for entry in deferred)
 
-    def _read_owed(self, ranges: Sequence[OffsetRange] | None) -> tuple[OwedEntry, ...]:
-        owed = self._retry.call(self._owed)
-        return owed if ranges is None else owed_within(owed, ranges)
+    def _read_deferred(self, ranges: Sequence[OffsetRange] | None) -> tuple[DeferredEntry, ...]:
+        deferred = self._retry.call(self._deferred)
+        return deferred if ranges is None else deferred_within(deferred, ranges)
 
-    def _fill(self, entry: OwedEntry) -> None:
+    def _backfill(self, entry: DeferredEntry) -> None:
         for ranges in _one_per_partition(entry.ranges):
             if self._stop():
                 return
@@ -127,7 +127,7 @@ class Fill:
             lost = already_lost(ranges, marks)
             if lost:
                 gone = tuple(OffsetRange(p, r.start, r.start + lost[p]) for r in ranges if (p := r.partition) in lost)
-                logger.error("lost to the topic's retention while they were owed: %s", gone)
+                logger.error("lost to the topic's retention while they were deferred: %s", gone)
                 self._deliver(lost_batch(gone))
             left = (OffsetRange(r.partition, r.start + lost.get(r.partition, 0), r.end) for r in ranges)
             self._read(tuple(r for r in left if r.offsets))
@@ -138,7 +138,7 @@ class Fill:
             while not reader.is_done and not self._stop():
                 self._deliver(reader.next(self._batch_limits))
         except OffsetOutOfRangeError as error:
-            # What is owed is read anew, and found lost.
+            # What is deferred is read anew, and found lost.
             logger.warning("%s", error)
 
     def _deliver(self, batch: MicroBatch) -> None:

@@ -1,9 +1,9 @@
-"""What a fill and a drain store in the same moment: each looks up before it sees the other's rows.
+"""What a backfill and a drain store in the same moment: each looks up before it sees the other's rows.
 
-The fill gives way. It takes its rows back, so that raw_events and the ledger count the event once, as the drain's; the
-rollups, which have counted both, are repaired from raw_events. It looks twice: at once, before a merge can leave its
-own row alone, and when every batch has landed that may have looked up before the fill's rows were visible. Batches that
-began later see them.
+The backfill gives way. It takes its rows back, so that raw_events and the ledger count the event once, as the drain's;
+the rollups, which have counted both, are repaired from raw_events. It looks twice: at once, before a merge can leave
+its own row alone, and when every batch has landed that may have looked up before the backfill's rows were visible.
+Batches that began later see them.
 """
 
 import logging
@@ -19,12 +19,12 @@ from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.retry import Retry
 
-logger = logging.getLogger("metrics_pipeline.fill")
+logger = logging.getLogger("metrics_pipeline.backfill")
 
 _CHECK_SECONDS = 0.05
 
 
-class Settling:
+class Yielding:
     """`under_way` says which batches of others are open and not in the ledger, by their tokens.
 
     `on_taken_back` hears of events that the rollups have counted twice.
@@ -46,7 +46,7 @@ class Settling:
         self._under_way = under_way
         self._on_taken_back = on_taken_back
 
-    def settle(self, suspects: pl.DataFrame, landed: pl.DataFrame, ranges: Sequence[OffsetRange]) -> pl.DataFrame:
+    def give_way(self, suspects: pl.DataFrame, landed: pl.DataFrame, ranges: Sequence[OffsetRange]) -> pl.DataFrame:
         """Those of `landed` that are stored by this batch alone; of `suspects` all others are taken back.
 
         Raises RetryableError if a batch elsewhere stays open for too long.
@@ -81,7 +81,8 @@ class Settling:
             if self._clock.monotonic_seconds() > deadline_seconds:
                 raise RetryableError(
                     f"the batches {sorted(waited_for)} have been open for {self._retry.limit_seconds:.0f} s, and may "
-                    "hold the same events: let a drain, or `dead-letters replay`, finish them; the next fill goes on"
+                    "hold the same events: let a drain, or `dead-letters replay`, finish them; the next "
+                    "backfill goes on"
                 )
             self._clock.sleep(_CHECK_SECONDS)
             waited_for &= self._retry.call(self._under_way)

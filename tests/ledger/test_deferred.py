@@ -1,4 +1,4 @@
-"""Arithmetic of what is owed, against sets of single offsets."""
+"""Arithmetic of what is deferred, against sets of single offsets."""
 
 from itertools import pairwise
 
@@ -6,16 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics_pipeline.delivery.accounts import accounts_of
-from metrics_pipeline.delivery.batch import lost_batch, noted_entry, owed_batch
+from metrics_pipeline.delivery.batch import deferred_batch, lost_batch, noted_entry
 from metrics_pipeline.event.contract import NO_DEAD_LETTERS, NO_EVENTS
 from metrics_pipeline.kafka.intents import Commit, Intent, OffsetRange, batch_token, open_batches
-from metrics_pipeline.ledger.owed import (
-    OwedEntry,
+from metrics_pipeline.ledger.deferred import (
+    DeferredEntry,
+    deferred_hours,
+    deferred_within,
     intersected,
     merged,
-    owed_hours,
-    owed_within,
-    still_owed,
+    still_deferred,
     subtracted,
 )
 
@@ -32,7 +32,7 @@ RANGES = st.lists(
 )
 ENTRIES = st.lists(
     st.builds(
-        lambda ranges, hour: OwedEntry(tuple(ranges), hour * HOUR_MS, (hour + 1) * HOUR_MS - 1),
+        lambda ranges, hour: DeferredEntry(tuple(ranges), hour * HOUR_MS, (hour + 1) * HOUR_MS - 1),
         RANGES,
         st.integers(0, 5),
     ),
@@ -66,10 +66,10 @@ def test_subtracting_and_intersecting_are_those_of_sets(ranges: list[OffsetRange
 
 
 @given(ENTRIES, RANGES)
-def test_what_is_still_owed_is_each_offset_once_in_its_first_entry(
-    entries: list[OwedEntry], covered: list[OffsetRange]
+def test_what_is_still_deferred_is_each_offset_once_in_its_first_entry(
+    entries: list[DeferredEntry], covered: list[OffsetRange]
 ) -> None:
-    found = still_owed(entries, covered)
+    found = still_deferred(entries, covered)
     known = offsets(covered)
     expected = []
     for entry in entries:
@@ -82,16 +82,16 @@ def test_what_is_still_owed_is_each_offset_once_in_its_first_entry(
 
 
 @given(ENTRIES, RANGES)
-def test_only_what_is_asked_for_is_taken(entries: list[OwedEntry], ranges: list[OffsetRange]) -> None:
-    found = owed_within(entries, ranges)
+def test_only_what_is_asked_for_is_taken(entries: list[DeferredEntry], ranges: list[OffsetRange]) -> None:
+    found = deferred_within(entries, ranges)
     wanted = [(e.first_ms, offsets(e.ranges) & offsets(ranges)) for e in entries]
     assert [(e.first_ms, offsets(e.ranges)) for e in found] == [(ms, both) for ms, both in wanted if both]
-    assert owed_hours(found) == tuple(sorted({ms // 1_000 for ms, both in wanted if both}))
+    assert deferred_hours(found) == tuple(sorted({ms // 1_000 for ms, both in wanted if both}))
 
 
 def test_an_entry_survives_the_way_through_an_open_intent() -> None:
-    entry = OwedEntry((OffsetRange(0, 5, 9), OffsetRange(2, 1, 4)), 3 * HOUR_MS + 60_000, 3 * HOUR_MS + 119_999)
-    batch = owed_batch(entry)
+    entry = DeferredEntry((OffsetRange(0, 5, 9), OffsetRange(2, 1, 4)), 3 * HOUR_MS + 60_000, 3 * HOUR_MS + 119_999)
+    batch = deferred_batch(entry)
     token = batch_token("group", "topic", batch.ranges, batch.note)
     commits = {r.partition: Commit(r.start, Intent(r.end, token, note=batch.note), "topic") for r in batch.ranges}
     (opened,) = open_batches(commits)
@@ -100,13 +100,13 @@ def test_an_entry_survives_the_way_through_an_open_intent() -> None:
     assert noted_entry(opened.ranges, "") is None
 
 
-def test_the_account_of_an_owed_range_explains_no_offset() -> None:
+def test_the_account_of_an_deferred_range_explains_no_offset() -> None:
     """Neither consumed nor skipped nor lost; the token is none that a batch of the same offsets could have."""
     ranges = (OffsetRange(0, 5, 9),)
-    batch = owed_batch(OwedEntry(ranges, 0, 59_999))
+    batch = deferred_batch(DeferredEntry(ranges, 0, 59_999))
     (account,) = accounts_of(batch, NO_EVENTS, NO_DEAD_LETTERS)
-    assert account.is_owed
+    assert account.is_deferred
     assert (account.consumed, account.skipped, account.lost) == (0, 0, 0)
     (lost,) = accounts_of(lost_batch(ranges), NO_EVENTS, NO_DEAD_LETTERS)
-    assert (lost.is_owed, lost.skipped, lost.lost) == (False, 0, 4)
+    assert (lost.is_deferred, lost.skipped, lost.lost) == (False, 0, 4)
     assert batch_token("g", "t", ranges, batch.note) != batch_token("g", "t", ranges)

@@ -8,16 +8,16 @@ import pytest
 from pydantic import TypeAdapter
 
 from metrics_pipeline.alerting.message import BODY_LIMIT_CHARACTERS, TITLE_LIMIT_CHARACTERS, Links, compose
-from metrics_pipeline.alerting.notices import (
+from metrics_pipeline.alerting.notifications import (
     MAX_STATES,
     AlertState,
-    Board,
-    Notice,
+    AlertStates,
     NoticePolicy,
+    Notification,
     Phase,
     advance,
     due,
-    told,
+    notified,
 )
 from metrics_pipeline.alerting.rules import Alert, Judgement, Severity
 
@@ -40,34 +40,34 @@ class World:
     """Evaluates every 30 s, and keeps what was told as (seconds, notice, key)."""
 
     policy: NoticePolicy = POLICY
-    board: Board = field(default_factory=Board)
+    alert_states: AlertStates = field(default_factory=AlertStates)
     now: float = 1_000_000.0
-    heard: list[tuple[float, Notice | None, str]] = field(default_factory=list)
+    heard: list[tuple[float, Notification | None, str]] = field(default_factory=list)
     reachable: bool = True
 
     def tick(self, *alerts: Alert, known: frozenset[str] = KNOWN, times: int = 1) -> None:
         for _ in range(times):
-            self.board = advance(self.board, Judgement(alerts, known), self.now, self.policy)
-            notices = due(self.board, self.now, self.policy)
-            if notices and self.reachable:
-                self.board = told(self.board, notices, self.now)
-                self.heard += [(self.now - 1_000_000, n.owes, n.alert.key) for n in notices]
+            self.alert_states = advance(self.alert_states, Judgement(alerts, known), self.now, self.policy)
+            notifications = due(self.alert_states, self.now, self.policy)
+            if notifications and self.reachable:
+                self.alert_states = notified(self.alert_states, notifications, self.now)
+                self.heard += [(self.now - 1_000_000, n.unsent, n.alert.key) for n in notifications]
             self.now += 30
 
     @property
-    def notices(self) -> list[Notice | None]:
-        return [notice for _, notice, _ in self.heard]
+    def notifications(self) -> list[Notification | None]:
+        return [notification for _, notification, _ in self.heard]
 
 
 def test_a_state_must_last_to_be_told_and_be_gone_for_a_while_to_be_resolved() -> None:
     world = World()
     world.tick(LAG, times=6)
-    assert world.heard == [(60, Notice.FIRING, LAG.key)]
+    assert world.heard == [(60, Notification.FIRING, LAG.key)]
     world.tick(times=6)
-    assert world.heard[1:] == [(270, Notice.RESOLVED, LAG.key)]
+    assert world.heard[1:] == [(270, Notification.RESOLVED, LAG.key)]
     world.tick(times=1_000)
     assert len(world.heard) == 2
-    assert world.board.states == {}
+    assert world.alert_states.states == {}
 
 
 def test_a_blip_tells_nobody() -> None:
@@ -81,15 +81,19 @@ def test_a_blip_tells_nobody() -> None:
 def test_a_failed_run_is_told_at_once_once_per_problem_and_resolved_at_once() -> None:
     world = World()
     world.tick(RUN, times=20)
-    assert world.heard == [(0, Notice.FIRING, RUN.key)]
+    assert world.heard == [(0, Notification.FIRING, RUN.key)]
     world.tick()
-    assert world.notices == [Notice.FIRING, Notice.RESOLVED]
+    assert world.notifications == [Notification.FIRING, Notification.RESOLVED]
 
 
 def test_what_lasts_is_told_again_after_hours() -> None:
     world = World()
     world.tick(RUN, times=241)
-    assert world.heard == [(0, Notice.FIRING, RUN.key), (3_600, Notice.AGAIN, RUN.key), (7_200, Notice.AGAIN, RUN.key)]
+    assert world.heard == [
+        (0, Notification.FIRING, RUN.key),
+        (3_600, Notification.AGAIN, RUN.key),
+        (7_200, Notification.AGAIN, RUN.key),
+    ]
 
 
 def test_what_gets_worse_is_told_at_once() -> None:
@@ -97,7 +101,7 @@ def test_what_gets_worse_is_told_at_once() -> None:
     world.tick(LAG, times=4)
     worse = Alert(LAG.kind, LAG.subject, Severity.CRITICAL, "worse")
     world.tick(worse, times=4)
-    assert world.notices == [Notice.FIRING, Notice.AGAIN]
+    assert world.notifications == [Notification.FIRING, Notification.AGAIN]
 
 
 def test_a_flapping_problem_is_told_ever_less_often() -> None:
@@ -107,25 +111,25 @@ def test_a_flapping_problem_is_told_ever_less_often() -> None:
         world.tick()
     assert 2 <= len(world.heard) <= 8
     world.tick(times=1_000)
-    assert world.notices[-1] is Notice.RESOLVED
+    assert world.notifications[-1] is Notification.RESOLVED
 
 
 def test_nothing_is_concluded_while_nothing_is_known() -> None:
     world = World()
     world.tick(RUN, times=2)
     world.tick(known=frozenset(), times=100)
-    assert world.notices == [Notice.FIRING]
+    assert world.notifications == [Notification.FIRING]
     world.tick()
-    assert world.notices == [Notice.FIRING, Notice.RESOLVED]
+    assert world.notifications == [Notification.FIRING, Notification.RESOLVED]
 
 
 def test_what_is_never_heard_of_again_is_closed_after_days() -> None:
     world = World()
     world.tick(RUN)
     world.tick(known=frozenset(), times=86_400 // 30 + 2)
-    assert world.notices == [Notice.FIRING, Notice.FORGOTTEN]
+    assert world.notifications == [Notification.FIRING, Notification.FORGOTTEN]
     world.tick(known=frozenset(), times=86_400 // 30 + 2)
-    assert world.board.states == {}
+    assert world.alert_states.states == {}
 
 
 def test_all_notices_of_a_moment_are_one_message_the_worst_first() -> None:
@@ -134,7 +138,7 @@ def test_all_notices_of_a_moment_are_one_message_the_worst_first() -> None:
     world.tick(LAG, times=2)
     world.tick(LAG, *many)
     assert [key for _, _, key in world.heard] == [*(a.key for a in many), LAG.key]
-    assert len(world.board.sent) == 1
+    assert len(world.alert_states.sent) == 1
 
 
 def test_more_messages_than_the_limit_are_held_back_and_go_out_together() -> None:
@@ -145,17 +149,17 @@ def test_more_messages_than_the_limit_are_held_back_and_go_out_together() -> Non
         world.tick(*alerts)
     assert len(world.heard) == POLICY.messages_per_hour
     world.tick(*alerts, times=110)
-    told_later = [key for at, notice, key in world.heard if at > 15 * 30 and notice is Notice.FIRING]
+    told_later = [key for at, notification, key in world.heard if at > 15 * 30 and notification is Notification.FIRING]
     assert sorted(told_later) == sorted(a.key for a in alerts[10:])
-    assert len({at for at, notice, _ in world.heard if notice is Notice.FIRING}) == 11
+    assert len({at for at, notification, _ in world.heard if notification is Notification.FIRING}) == 11
 
 
-def test_what_could_not_be_sent_is_owed() -> None:
+def test_what_could_not_be_sent_is_deferred() -> None:
     world = World(reachable=False)
     world.tick(RUN, times=5)
     world.reachable = True
     world.tick(RUN)
-    assert world.heard == [(150, Notice.FIRING, RUN.key)]
+    assert world.heard == [(150, Notification.FIRING, RUN.key)]
 
 
 def test_who_was_never_told_of_a_problem_is_not_told_of_its_end() -> None:
@@ -176,7 +180,7 @@ def test_an_end_that_could_not_be_told_is_told_though_the_problem_came_and_went_
     world.tick(times=40)
     world.reachable = True
     world.tick(times=5)
-    assert world.notices == [Notice.FIRING, Notice.RESOLVED]
+    assert world.notifications == [Notification.FIRING, Notification.RESOLVED]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -191,11 +195,13 @@ def test_whatever_happens_people_hear_of_begin_and_end_in_turn_and_within_the_li
     world.reachable = True
     world.tick(times=500)
     for alert in (LAG, RUN):
-        own = [notice for _, notice, key in world.heard if key == alert.key]
+        own = [notification for _, notification, key in world.heard if key == alert.key]
         assert own
-        assert own[0] is Notice.FIRING
-        assert own[-1] is Notice.RESOLVED, "at rest, everybody knows that it is over"
-        assert all(after is not Notice.RESOLVED for before, after in pairwise(own) if before is Notice.RESOLVED)
+        assert own[0] is Notification.FIRING
+        assert own[-1] is Notification.RESOLVED, "at rest, everybody knows that it is over"
+        assert all(
+            after is not Notification.RESOLVED for before, after in pairwise(own) if before is Notification.RESOLVED
+        )
     moments = sorted({at for at, _, _ in world.heard})
     assert all(sum(at <= m < at + 3_600 for m in moments) <= POLICY.messages_per_hour for at in moments)
 
@@ -203,20 +209,20 @@ def test_whatever_happens_people_hear_of_begin_and_end_in_turn_and_within_the_li
 def test_the_board_survives_as_json() -> None:
     world = World()
     world.tick(LAG, RUN, times=4)
-    adapter = TypeAdapter(Board)
-    assert adapter.validate_json(adapter.dump_json(world.board)) == world.board
+    adapter = TypeAdapter(AlertStates)
+    assert adapter.validate_json(adapter.dump_json(world.alert_states)) == world.alert_states
 
 
 def test_the_board_is_bounded_and_keeps_what_fires() -> None:
     many = tuple(Alert("failed_runs", f"job {n}", Severity.CRITICAL, "failed") for n in range(MAX_STATES + 50))
-    older = Board({RUN.key: AlertState(RUN, Phase.FIRING, 0, 0)})
-    board = advance(older, Judgement((RUN, *many), KNOWN), 1, POLICY)
-    assert len(board.states) == MAX_STATES
-    assert RUN.key in board.states
+    older = AlertStates({RUN.key: AlertState(RUN, Phase.FIRING, 0, 0)})
+    alert_states = advance(older, Judgement((RUN, *many), KNOWN), 1, POLICY)
+    assert len(alert_states.states) == MAX_STATES
+    assert RUN.key in alert_states.states
 
 
 def test_a_message_says_what_happened_what_it_means_and_what_to_do() -> None:
-    state = AlertState(RUN, Phase.FIRING, 0, 0, owes=Notice.FIRING)
+    state = AlertState(RUN, Phase.FIRING, 0, 0, unsent=Notification.FIRING)
     message = compose([state], LINKS)
     assert message.title == "metrics-pipeline critical: runs fail (drain 0-of-1)"
     assert RUN.summary in message.body
@@ -227,14 +233,16 @@ def test_a_message_says_what_happened_what_it_means_and_what_to_do() -> None:
 
 
 def test_a_message_of_ends_alone_is_no_alarm() -> None:
-    message = compose([AlertState(LAG, Phase.RESOLVED, 0, 0, owes=Notice.RESOLVED)], LINKS)
+    message = compose([AlertState(LAG, Phase.RESOLVED, 0, 0, unsent=Notification.RESOLVED)], LINKS)
     assert message.severity is None
     assert message.title.startswith("metrics-pipeline resolved")
 
 
 def test_a_message_is_bounded_and_counts_what_it_leaves_out() -> None:
     many = [
-        AlertState(Alert("lag", f"topic {n}", Severity.WARNING, "x" * 400), Phase.FIRING, 0, 0, owes=Notice.FIRING)
+        AlertState(
+            Alert("lag", f"topic {n}", Severity.WARNING, "x" * 400), Phase.FIRING, 0, 0, unsent=Notification.FIRING
+        )
         for n in range(100)
     ]
     message = compose(many, LINKS)

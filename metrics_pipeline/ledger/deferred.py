@@ -1,7 +1,8 @@
-"""Offsets that a drain skipped to be at the head of the topic, and that are owed until a fill has landed them. Pure.
+"""Offsets that a drain skipped to be at the head of the topic, and that are deferred until a backfill has landed them.
+Pure.
 
-A *jump* writes ledger rows that cover nothing: each names ranges of one wall-clock hour of Kafka's time. What else the
-ledger covers of them, since then or ever, is not owed.
+A *skip to head* writes ledger rows that cover nothing: each names ranges of one wall-clock hour of Kafka's time. What
+else the ledger covers of them, since then or ever, is not deferred.
 """
 
 from bisect import bisect_right
@@ -12,13 +13,13 @@ from itertools import groupby
 from metrics_pipeline.kafka.intents import OffsetRange
 
 HOUR_SECONDS = 3_600
-GROUP_SUFFIX = ".owed"
-"""The side group whose offsets hold the open batch of a fill, and whose owner may fill."""
-_NOTE = "owed"
+GROUP_SUFFIX = ".deferred"
+"""The side group whose offsets hold the open batch of a backfill, and whose owner may backfill."""
+_NOTE = "deferred"
 
 
 @dataclass(frozen=True, slots=True)
-class OwedEntry:
+class DeferredEntry:
     """Skipped ranges whose messages Kafka has of one hour: of [first_ms, last_ms], within whole minutes."""
 
     ranges: tuple[OffsetRange, ...]
@@ -35,12 +36,12 @@ class OwedEntry:
         return self.first_ms // 1_000 // HOUR_SECONDS * HOUR_SECONDS
 
 
-def owed_hours(entries: Iterable[OwedEntry]) -> tuple[int, ...]:
-    """The hours of which something is owed, in order: epoch seconds of their starts."""
+def deferred_hours(entries: Iterable[DeferredEntry]) -> tuple[int, ...]:
+    """The hours of which something is deferred, in order: epoch seconds of their starts."""
     return tuple(sorted({entry.hour_seconds for entry in entries}))
 
 
-def still_owed(entries: Iterable[OwedEntry], covered: Iterable[OffsetRange]) -> tuple[OwedEntry, ...]:
+def still_deferred(entries: Iterable[DeferredEntry], covered: Iterable[OffsetRange]) -> tuple[DeferredEntry, ...]:
     """What of `entries` is not covered, each offset once; entries of which nothing is left are dropped."""
     known = _by_partition(merged(covered))
     left = []
@@ -53,7 +54,7 @@ def still_owed(entries: Iterable[OwedEntry], covered: Iterable[OffsetRange]) -> 
     return tuple(left)
 
 
-def owed_within(entries: Iterable[OwedEntry], ranges: Iterable[OffsetRange]) -> tuple[OwedEntry, ...]:
+def deferred_within(entries: Iterable[DeferredEntry], ranges: Iterable[OffsetRange]) -> tuple[DeferredEntry, ...]:
     """What of `entries` lies within `ranges`."""
     wanted = merged(ranges)
     found = (replace(entry, ranges=intersected(entry.ranges, wanted)) for entry in entries)

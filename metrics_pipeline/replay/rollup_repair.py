@@ -31,7 +31,7 @@ class Repaired:
 
 
 @dataclass(frozen=True, slots=True)
-class TouchedRollups:
+class RollupRepair:
     """Of the replays of one consumer group."""
 
     books: ReplayBooks
@@ -41,22 +41,22 @@ class TouchedRollups:
 
     def repair(self) -> Repaired:
         """Repair what replays have touched since the last settlement."""
-        touched, newest_ms = self.retry.call(self.books.unsettled)
-        units = {UNIT.floor(minute) for minute in touched}
-        repaired, moving, poorer = 0, units, 0
+        changed, newest_ms = self.retry.call(self.books.unrepaired)
+        units = {UNIT.floor(minute) for minute in changed}
+        repaired, in_flux, poorer = 0, units, 0
         for _ in range(ROUNDS):
-            if not moving:
+            if not in_flux:
                 break
-            done, moving, kept = self._round(moving)
+            done, in_flux, kept = self._round(in_flux)
             repaired += done
             poorer += kept
-        if newest_ms and not moving:
-            self.retry.call(lambda: self.books.settle(newest_ms))
-        return Repaired(repaired, len(moving) + poorer)
+        if newest_ms and not in_flux:
+            self.retry.call(lambda: self.books.note_repaired(newest_ms))
+        return Repaired(repaired, len(in_flux) + poorer)
 
     def _round(self, units: set[int]) -> tuple[int, set[int], int]:
         """How many units were repaired, those that move, and how many are left as they are."""
-        repaired, kept, moving = 0, 0, set[int]()
+        repaired, kept, in_flux = 0, 0, set[int]()
         for start, end in spans_of(units, MAX_GAP_UNITS):
             accounts = self._accounts(start, end)
             wanted = {unit: account for unit, account in accounts.items() if account.is_repairable}
@@ -64,10 +64,10 @@ class TouchedRollups:
             for span in spans_of(unit for unit, account in wanted.items() if not account.is_to_be_forgotten):
                 checked = self._check(Span(*span))
                 repaired += len(checked.repaired)
-                moving |= set(checked.moving) | set(checked.unrepaired)
+                in_flux |= set(checked.in_flux) | set(checked.unrepaired)
             for span in spans_of(unit for unit, account in wanted.items() if account.is_to_be_forgotten):
                 repaired += self._forget(Span(*span))
-        return repaired, moving, kept
+        return repaired, in_flux, kept
 
     def _check(self, span: Span) -> Checked:
         return self.retry.call(lambda: self.rollups.check(span, repair=True))

@@ -16,7 +16,7 @@ from metrics_pipeline.ddl.change import Plan
 from metrics_pipeline.ddl.migrating import Progress, Works
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.schema import all as schema
-from metrics_pipeline.schema import spread
+from metrics_pipeline.schema import distributed
 from metrics_pipeline.settings import Settings
 
 
@@ -27,17 +27,17 @@ class Place:
     settings: Settings
     client: Client
     server: Server | None = None
-    is_spread: bool = False
+    is_distributed: bool = False
 
     def plan(self) -> Plan:
-        if self.is_spread:
-            return spread.plan(self.client, self.settings.clickhouse.cluster or "", shard_database(self.settings))
+        if self.is_distributed:
+            return distributed.plan(self.client, self.settings.clickhouse.cluster or "", shard_database(self.settings))
         return schema.plan(self.client, storage_of(self.settings))
 
     def apply(self, works: Works, progress: Progress, *, allow_destructive: bool) -> Plan:
-        if self.is_spread:
+        if self.is_distributed:
             cluster = self.settings.clickhouse.cluster or ""
-            return spread.apply(self.client, cluster, shard_database(self.settings), progress)
+            return distributed.apply(self.client, cluster, shard_database(self.settings), progress)
         return schema.apply(
             self.client, storage_of(self.settings), allow_destructive=allow_destructive, works=works, progress=progress
         )
@@ -46,14 +46,14 @@ class Place:
         """What it changes, with where."""
         if self.server is None:
             return plan
-        where = self.server.name if self.is_spread else f"{self.server.name}, shard {self.server.shard}"
+        where = self.server.name if self.is_distributed else f"{self.server.name}, shard {self.server.shard}"
         return Plan(tuple(replace(change, object=f"{where}: {change.object}") for change in plan.changes))
 
 
 def plan_everywhere(settings: Settings) -> Plan:
     """Compare what is wanted with all servers."""
-    with _places(settings) as places:
-        return _joined(place.named(place.plan()) for place in places)
+    with _targets(settings) as targets:
+        return _joined(target.named(target.plan()) for target in targets)
 
 
 def apply_everywhere(
@@ -69,22 +69,22 @@ def apply_everywhere(
     Harmless when repeated, interrupted or run twice at once. Where a hash is expected, raises ConfigurationError if
     another plan is needed by now; that nothing is left to do is fine.
     """
-    with _places(settings) as places:
+    with _targets(settings) as targets:
         if expected_hash:
-            wanted = _joined(place.named(place.plan()) for place in places)
+            wanted = _joined(target.named(target.plan()) for target in targets)
             if not wanted.is_empty and wanted.hash != expected_hash:
                 raise ConfigurationError(
                     "the server, or this version, is not what the plan was made for: run `metrics-pipeline schema "
                     "plan` again and look at what it says"
                 )
         return _joined(
-            place.named(place.apply(works_of(place.client), progress, allow_destructive=allow_destructive))
-            for place in places
+            target.named(target.apply(works_of(target.client), progress, allow_destructive=allow_destructive))
+            for target in targets
         )
 
 
 @contextmanager
-def _places(settings: Settings) -> Iterator[tuple[Place, ...]]:
+def _targets(settings: Settings) -> Iterator[tuple[Place, ...]]:
     """The shards' own tables first: what is spread over them can't ask for a column that they lack."""
     with ExitStack() as stack:
         if settings.clickhouse.cluster is None:
@@ -93,8 +93,8 @@ def _places(settings: Settings) -> Iterator[tuple[Place, ...]]:
         servers = read_servers(settings, all_of_them=True)
         databases = ((shard_database(settings), False), (database_name(settings), True))
         yield tuple(
-            Place(settings, stack.enter_context(connect_to(settings, server.url, database)), server, is_spread)
-            for database, is_spread in databases
+            Place(settings, stack.enter_context(connect_to(settings, server.url, database)), server, is_distributed)
+            for database, is_distributed in databases
             for server in servers
         )
 

@@ -7,9 +7,9 @@ import pytest
 from dagster import DagsterInstance, ExecuteInProcessResult, RunConfig
 
 from metrics_pipeline.definitions import defs
-from metrics_pipeline.defs.fresh_first import FreshFirstConfig
+from metrics_pipeline.defs.skip_to_head import FreshFirstConfig
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.wiring.fill import owed_ranges
+from metrics_pipeline.wiring.backfill import deferred_ranges
 from tests.worlds.events import events
 from tests.worlds.pipeline import assert_exact, drain_once, send
 
@@ -20,15 +20,15 @@ def instance(tmp_path: Path) -> Iterator[DagsterInstance]:
         yield made
 
 
-def jump(instance: DagsterInstance, **config: object) -> dict[str, object]:
+def skip_to_head(instance: DagsterInstance, **config: object) -> dict[str, object]:
     run_config = RunConfig(ops={"skip_backlog": FreshFirstConfig(**config)})  # type: ignore[arg-type]
-    result = defs.resolve_job_def("fresh_first").execute_in_process(instance=instance, run_config=run_config)
+    result = defs.resolve_job_def("skip_to_head").execute_in_process(instance=instance, run_config=run_config)
     (found,) = result.get_asset_observation_events()
     return {n: v.value for n, v in found.asset_observation_data.asset_observation.metadata.items()}
 
 
 def rows(result: ExecuteInProcessResult) -> dict[str, object]:
-    found = result.asset_materializations_for_node("fill_backlog")
+    found = result.asset_materializations_for_node("backfill_backlog")
     return {m.asset_key.path[-1]: m.metadata["rows"].value for m in found}
 
 
@@ -37,12 +37,12 @@ def test_the_backlog_is_skipped_once_that_is_asked_for_and_filled(
 ) -> None:
     monkeypatch.setenv("METRICS_DRAIN__SHARDS", "2")
     send(settings, [*events(300), b"{"])
-    assert jump(instance) == {"dry_run": True, "owed_offsets": 301}
-    assert owed_ranges(settings) == ()
-    assert jump(instance, dry_run=False, shard=1) == {"dry_run": False, "owed_offsets": 150}
-    assert jump(instance, dry_run=False) == {"dry_run": False, "owed_offsets": 151}
-    assert sum(entry.offsets for entry in owed_ranges(settings)) == 301
-    filled = defs.resolve_job_def("fill_owed").execute_in_process(instance=instance)
+    assert skip_to_head(instance) == {"dry_run": True, "deferred_offsets": 301}
+    assert deferred_ranges(settings) == ()
+    assert skip_to_head(instance, dry_run=False, shard=1) == {"dry_run": False, "deferred_offsets": 150}
+    assert skip_to_head(instance, dry_run=False) == {"dry_run": False, "deferred_offsets": 151}
+    assert sum(entry.offsets for entry in deferred_ranges(settings)) == 301
+    filled = defs.resolve_job_def("backfill_deferred").execute_in_process(instance=instance)
     assert rows(filled)["raw_events"] == rows(filled)["rollup_1m"] == 300
     assert rows(filled)["dead_letters"] == 1
     monkeypatch.setenv("METRICS_DRAIN__SHARDS", "1")

@@ -1,4 +1,4 @@
-"""The jump: a run that is far behind begins at the head, and puts what it skips on record as owed.
+"""The skip to head: a run that is far behind begins at the head, and puts what it skips on record as deferred.
 
 What it skips is cut at the hours of Kafka's time: hour h of a partition is what lies from its first message at h or
 later to its first one at h + 1 or later, in whatever order times are. Each hour is a batch of the delivery protocol
@@ -9,26 +9,27 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from metrics_pipeline.delivery.batch import owed_batch
+from metrics_pipeline.delivery.batch import deferred_batch
 from metrics_pipeline.delivery.delivery import Delivery
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.kafka.ports import Log
+from metrics_pipeline.ledger.deferred import HOUR_SECONDS, DeferredEntry
 from metrics_pipeline.ledger.entry import LedgerEntry
-from metrics_pipeline.ledger.owed import HOUR_SECONDS, OwedEntry
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.retry import Retry
 
-logger = logging.getLogger("metrics_pipeline.jump")
+logger = logging.getLogger("metrics_pipeline.skip to head")
 
 MAX_ENTRIES = 5_000
-"""A jump writes so many at most: 200 days of hours. The last one then takes the rest, which no real backlog has."""
+"""A skip to head writes so many at most: 200 days of hours. The last one then takes the rest, which no real backlog
+has."""
 _LAST_MINUTE = (1 << 32) // 60
 _HOUR_MINUTES = HOUR_SECONDS // 60
 _MINUTE_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
-class Jump:
+class SkipToHead:
     """Skips where a shard is more than `lag_offsets` behind. `on_entry` hears of each hour that was skipped."""
 
     log: Log
@@ -47,18 +48,18 @@ class Jump:
         reached = dict(positions)
         if lag <= self.lag_offsets:
             return reached
-        logger.warning("%d offsets behind: skipping them, they are owed until a fill has landed them", lag)
+        logger.warning("%d offsets behind: skipping them, they are deferred until a backfill has landed them", lag)
         for entry in skipped_hours(self.log, self.retry, positions, heads, self.clock.now_ms()):
             if self.stop():
                 break
-            self.on_entry(self.delivery.deliver(owed_batch(entry)))
+            self.on_entry(self.delivery.deliver(deferred_batch(entry)))
             reached |= {r.partition: r.end for r in entry.ranges}
         return reached
 
 
 def skipped_hours(
     log: Log, retry: Retry, positions: Mapping[int, int], heads: Mapping[int, int], now_ms: int
-) -> Iterator[OwedEntry]:
+) -> Iterator[DeferredEntry]:
     """What lies between `positions` and `heads` (partition -> offset), by hours, the oldest first.
 
     `now_ms` is about where the last hour is: off by much, it takes some more questions.
@@ -78,7 +79,7 @@ class _Hours:
         self._ends = {p: r.end for p, r in ranges.items()}
         self._now = min(max(now_ms // _MINUTE_MS, 1), _LAST_MINUTE - 1)
 
-    def entries(self) -> Iterator[OwedEntry]:
+    def entries(self) -> Iterator[DeferredEntry]:
         messages = self._at(0)
         if messages == self._ends:
             return  # Control records alone: nothing to skip.
@@ -89,7 +90,7 @@ class _Hours:
         for number, (hour, hour_ends) in enumerate(hours, 1):
             is_last = number == MAX_ENTRIES
             ends = self._ends if is_last else hour_ends
-            yield OwedEntry(
+            yield DeferredEntry(
                 tuple(OffsetRange(p, reached[p], ends[p]) for p in sorted(ends) if reached[p] < ends[p]),
                 max(first, hour * _HOUR_MINUTES) * _MINUTE_MS,
                 (end if is_last else min(end, (hour + 1) * _HOUR_MINUTES)) * _MINUTE_MS - 1,

@@ -1,4 +1,5 @@
-"""Puts the jump to the head and the fill of what it skipped together from settings, for command line and Dagster."""
+"""Puts the skip to head to the head and the backfill of what it skipped together from settings, for command line and
+Dagster."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -13,12 +14,12 @@ from metrics_pipeline.delivery.batch import BatchLimits
 from metrics_pipeline.delivery.chunk import SLOT, decode_chunk
 from metrics_pipeline.delivery.delivery import Delivery, Source
 from metrics_pipeline.delivery.ownership import Ownership
-from metrics_pipeline.delivery.settling import Settling
 from metrics_pipeline.delivery.steps import Step
+from metrics_pipeline.delivery.yielding import Yielding
+from metrics_pipeline.drain.backfill import Backfill, BackfillReport
 from metrics_pipeline.drain.ending import Reason
-from metrics_pipeline.drain.fill import Fill, FillReport
-from metrics_pipeline.drain.jump import skipped_hours
 from metrics_pipeline.drain.owner import event_limits, shard_owner
+from metrics_pipeline.drain.skip_to_head import skipped_hours
 from metrics_pipeline.drain.takeover import Takeover
 from metrics_pipeline.errors import StopError
 from metrics_pipeline.kafka.admin import describe_topic
@@ -26,9 +27,9 @@ from metrics_pipeline.kafka.committed import CommittedOffsets, FencedOffsets
 from metrics_pipeline.kafka.intents import OffsetRange, Owner, open_batches
 from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.kafka.log import KafkaLog
-from metrics_pipeline.ledger.entry import FILL, LedgerEntry, minutes_of
-from metrics_pipeline.ledger.owed import OwedEntry
-from metrics_pipeline.ledger.reading_owed import ClickHouseOwed
+from metrics_pipeline.ledger.deferred import DeferredEntry
+from metrics_pipeline.ledger.entry import BACKFILL, LedgerEntry, minutes_of
+from metrics_pipeline.ledger.reading_deferred import ClickHouseDeferred
 from metrics_pipeline.rollups.grains import UNIT
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.runtime.clock import SystemClock
@@ -41,19 +42,19 @@ from metrics_pipeline.wiring.drain import (
     at_once,
     check_age,
     check_schema,
-    owed_group,
+    deferred_group,
     replay_group,
     rollups,
     run_drain,
     warehouse_of,
 )
 
-logger = logging.getLogger("metrics_pipeline.fill")
+logger = logging.getLogger("metrics_pipeline.backfill")
 
-FILL_OWNER = Owner(1, 0)
-"""Of the side group of fills: one at a time."""
-JUMP_ATTEMPTS = 5
-"""The relay starts a drain some seconds after the one before was fenced, which is longer than a jump takes."""
+BACKFILL_OWNER = Owner(1, 0)
+"""Of the side group of backfills: one at a time."""
+SKIP_TO_HEAD_ATTEMPTS = 5
+"""The relay starts a drain some seconds after the one before was fenced, which is longer than a skip to head takes."""
 
 
 def shards_of(settings: Settings, shard: int | None) -> tuple[int, ...]:
@@ -61,8 +62,8 @@ def shards_of(settings: Settings, shard: int | None) -> tuple[int, ...]:
     return tuple(range(settings.drain.shards)) if shard is None else (shard,)
 
 
-def preview_jump(settings: Settings, shards: Sequence[int]) -> tuple[OwedEntry, ...]:
-    """What a jump of these shards would skip now, the oldest hour first; commits nothing."""
+def preview_skip_to_head(settings: Settings, shards: Sequence[int]) -> tuple[DeferredEntry, ...]:
+    """What a skip to head of these shards would skip now, the oldest hour first; commits nothing."""
     address = kafka_address(settings)
     retry = Retry(SystemClock(), settings.drain.retry_seconds, lambda: False, say_waiting)
     lags = retry.call(lambda: read_lag(address, settings.kafka))
@@ -73,7 +74,7 @@ def preview_jump(settings: Settings, shards: Sequence[int]) -> tuple[OwedEntry, 
         return tuple(skipped_hours(log, retry, positions, heads, SystemClock().now_ms()))
 
 
-def jump_to_head(
+def skip_to_head(
     settings: Settings,
     shards: Sequence[int],
     run_id: str,
@@ -81,49 +82,51 @@ def jump_to_head(
     stop: Callable[[], bool] = lambda: False,
     on_entry: Callable[[LedgerEntry], None] = lambda _entry: None,
 ) -> int:
-    """Let these shards go on at the head, fencing their drains; returns the offsets that are owed since.
+    """Let these shards go on at the head, fencing their drains; returns the offsets that are deferred since.
 
-    Each is a drain run that jumps and ends; the next drain goes on at the head. One that the relay starts meanwhile
-    fences the jump, which then tries again. Raises StopError if it is fenced every time.
+    Each is a drain run that skips to head and ends; the next drain goes on at the head. One that the relay starts
+    meanwhile fences the skip to head, which then tries again. Raises StopError if it is fenced every time.
     """
-    owed = 0
+    deferred = 0
     for shard in shards:
-        run = DrainRun(run_id, shard, is_jumping=True)
-        for _ in range(JUMP_ATTEMPTS):
+        run = DrainRun(run_id, shard, is_skipping_to_head=True)
+        for _ in range(SKIP_TO_HEAD_ATTEMPTS):
             report = run_drain(settings, run, at_once, stop=stop, on_entry=on_entry)
-            owed += report.owed
+            deferred += report.deferred
             if report.reason is not Reason.FENCED:
                 break
         else:
             raise StopError(
-                f"shard {shard}: new drains fenced the jump {JUMP_ATTEMPTS} times, {owed} offsets are owed so far: "
-                "stop what starts them (the sensor `relay`) for a moment, or set METRICS_DRAIN__JUMP_LAG_OFFSETS for it"
+                f"shard {shard}: new drains fenced the skip to head {SKIP_TO_HEAD_ATTEMPTS} times, "
+                f"{deferred} offsets are deferred so far: "
+                "stop what starts them (the sensor `relay`) for a moment, or set "
+                "METRICS_DRAIN__SKIP_TO_HEAD_LAG_OFFSETS for it"
             )
-    return owed
+    return deferred
 
 
-def owed_ranges(settings: Settings) -> tuple[OwedEntry, ...]:
-    """What drains skipped of the present topic and no fill has landed yet, the oldest hour first."""
+def deferred_ranges(settings: Settings) -> tuple[DeferredEntry, ...]:
+    """What drains skipped of the present topic and no backfill has landed yet, the oldest hour first."""
     topic_id = describe_topic(kafka_address(settings), settings.kafka).topic_id
     with connect(settings) as client:
-        return ClickHouseOwed(client, settings.kafka.topic, topic_id, settings.kafka.group).read()
+        return ClickHouseDeferred(client, settings.kafka.topic, topic_id, settings.kafka.group).read()
 
 
-def fill_owed(
+def backfill_deferred(
     settings: Settings,
     ranges: Sequence[OffsetRange] | None,
     run_id: str,
     *,
     stop: Callable[[], bool] = lambda: False,
-    on_progress: Callable[[FillReport], None] = lambda _report: None,
+    on_progress: Callable[[BackfillReport], None] = lambda _report: None,
     observe: Callable[[Step], None] = lambda _step: None,
     clock: Clock | None = None,
-) -> FillReport:
-    """Land what is owed within `ranges` (None: all of it) in the foreground; see `Fill.run` for what is raised."""
+) -> BackfillReport:
+    """Land what is deferred within `ranges` (None: all of it) in the foreground; see `Fill.run` for what is raised."""
     address, clock = kafka_address(settings), clock or SystemClock()
     retry = Retry(clock, settings.drain.retry_seconds, stop, say_waiting)
-    side, drain, limits = owed_group(settings), settings.drain, event_limits(settings)
-    report = FillReport()
+    side, drain, limits = deferred_group(settings), settings.drain, event_limits(settings)
+    report = BackfillReport()
     units: set[int] = set()
 
     def note_taken_back(events: pl.DataFrame) -> None:
@@ -136,23 +139,23 @@ def fill_owed(
         retry.call(lambda: check_schema(client, settings))
         retry.call(lambda: check_age(client, settings, clock))
         log = retry.call(lambda: stack.enter_context(KafkaLog(address, settings.kafka)))
-        store = stack.enter_context(FencedOffsets(address, side, FILL_OWNER, log.partitions()))
+        store = stack.enter_context(FencedOffsets(address, side, BACKFILL_OWNER, log.partitions()))
         drains = stack.enter_context(CommittedOffsets(address, settings.kafka))
         replays = stack.enter_context(CommittedOffsets(address, replay_group(settings)))
         books = ClickHouseBooks(client, settings.kafka.topic, log.topic_id, settings.kafka.group)
         warehouse = warehouse_of(settings, client, log.topic_id)
-        ownership = Ownership(FILL_OWNER, store, clock, retry, zombie_seconds=drain.zombie_seconds, observe=observe)
-        settling = Settling(
+        ownership = Ownership(BACKFILL_OWNER, store, clock, retry, zombie_seconds=drain.zombie_seconds, observe=observe)
+        yielding = Yielding(
             warehouse, ownership, clock, retry, lambda: _under_way(log, drains, replays, books), note_taken_back
         )
-        source = Source(side.group, log.topic_id, run_id, FILL)
-        delivery = Delivery(source, ownership, warehouse, clock, retry, observe=observe, settling=settling)
+        source = Source(side.group, log.topic_id, run_id, BACKFILL)
+        delivery = Delivery(source, ownership, warehouse, clock, retry, observe=observe, yielding=yielding)
         stack.callback(lambda: _repair(settings, units, clock))
-        Fill(
+        Backfill(
             log,
             delivery,
             Takeover(log, ownership, delivery, warehouse, clock, retry, limits, report.add, observe),
-            ClickHouseOwed(client, settings.kafka.topic, log.topic_id, settings.kafka.group).read,
+            ClickHouseDeferred(client, settings.kafka.topic, log.topic_id, settings.kafka.group).read,
             clock,
             stack.enter_context(ThreadWorker("delivery")),
             retry,

@@ -17,19 +17,19 @@ from metrics_pipeline.alerting.reading import read_flow, read_landed
 from metrics_pipeline.cli import app
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.delivery.steps import Step
+from metrics_pipeline.drain.backfill import BackfillReport
 from metrics_pipeline.drain.drain import DrainReport
-from metrics_pipeline.drain.fill import FillReport
 from metrics_pipeline.errors import FencedError, RetryableError
 from metrics_pipeline.kafka.intents import OffsetRange
-from metrics_pipeline.ledger.owed import owed_hours
+from metrics_pipeline.ledger.deferred import deferred_hours
 from metrics_pipeline.ledger.tables import LedgerScope
 from metrics_pipeline.metrics.collector import PipelineCollector
 from metrics_pipeline.metrics.observe import look
 from metrics_pipeline.questions.completeness import incomplete_minutes
 from metrics_pipeline.runtime.timerange import TimeRange
 from metrics_pipeline.settings import Settings, kafka_address
+from metrics_pipeline.wiring.backfill import backfill_deferred, deferred_ranges, skip_to_head
 from metrics_pipeline.wiring.drain import DrainRun, at_once, audit, run_drain, until_caught_up, until_window_ends
-from metrics_pipeline.wiring.fill import fill_owed, jump_to_head, owed_ranges
 from tests.worlds.events import events
 from tests.worlds.pipeline import CrashError, assert_exact, counts, crash_at, drain_once, send
 
@@ -37,8 +37,8 @@ HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 
 
-def jump(settings: Settings, **named: object) -> DrainReport:
-    run = DrainRun("jump", is_jumping=True)
+def drain_from_head(settings: Settings, **named: object) -> DrainReport:
+    run = DrainRun("skip to head", is_skipping_to_head=True)
     return run_drain(settings, run, at_once, stop=lambda: False, **named)  # type: ignore[arg-type]
 
 
@@ -60,11 +60,11 @@ def test_a_jump_skips_by_hours_and_the_audit_names_it(settings: Settings) -> Non
     send_at(settings, 20, hour_ms - 3 * HOUR_MS + 90_000, seed=2)
     send_at(settings, 30, hour_ms - HOUR_MS, seed=3, partition=1)
     send_at(settings, 5, hour_ms - 2 * HOUR_MS, seed=4)
-    report = jump(settings)
-    assert (report.owed, report.consumed, report.batches) == (55, 0, 0)
+    report = drain_from_head(settings)
+    assert (report.deferred, report.consumed, report.batches) == (55, 0, 0)
     send(settings, events(7, seed=5))
     assert drain_once(settings).inserted == 7
-    found = [(e.hour_seconds, e.offsets, e.first_ms, e.last_ms) for e in owed_ranges(settings)]
+    found = [(e.hour_seconds, e.offsets, e.first_ms, e.last_ms) for e in deferred_ranges(settings)]
     assert found == [
         ((hour_ms - 3 * HOUR_MS) // 1_000, 20, hour_ms - 3 * HOUR_MS + 60_000, hour_ms - 2 * HOUR_MS - 1),
         ((hour_ms - 2 * HOUR_MS) // 1_000, 5, hour_ms - 2 * HOUR_MS, hour_ms - HOUR_MS - 1),
@@ -72,7 +72,7 @@ def test_a_jump_skips_by_hours_and_the_audit_names_it(settings: Settings) -> Non
     ]
     verdict = audit(settings)
     assert verdict.problems == ()
-    assert verdict.owed_offsets == 55
+    assert verdict.deferred_offsets == 55
     assert counts(settings).raw == 17
 
 
@@ -84,16 +84,16 @@ def test_a_crash_before_any_step_of_a_jump_is_finished_by_the_next_run(settings:
     crashes = ((Step.INTENT, 1), (Step.LEDGER, 1), (Step.INTENT, 2), (Step.LEDGER, 2), (Step.CLOSE, 1))
     for number, (step, occurrence) in enumerate(crashes):
         with pytest.raises(CrashError):
-            jump(settings, observe=crash_at(step, occurrence))
+            drain_from_head(settings, observe=crash_at(step, occurrence))
         verdict = audit(settings)
         assert verdict.problems == ()
         send_at(settings, 20, hour_ms, seed=10 + number)
-    jump(settings)
-    assert sum(entry.offsets for entry in owed_ranges(settings)) == 160
+    drain_from_head(settings)
+    assert sum(entry.offsets for entry in deferred_ranges(settings)) == 160
     assert counts(settings).raw == 0
-    fill_owed(settings, None, "fill")
+    backfill_deferred(settings, None, "backfill")
     assert_exact(settings, events=160)
-    assert owed_ranges(settings) == ()
+    assert deferred_ranges(settings) == ()
 
 
 @pytest.mark.usefixtures("undisturbed")
@@ -105,29 +105,29 @@ def test_a_fill_that_crashes_before_any_step_loses_and_doubles_nothing(
     small = settings.model_copy(update={"drain": settings.drain.model_copy(update={"flush_events": 100})})
     sent = events(300)
     send(settings, [*sent, b"{", *sent[:20], None], partition=0)
-    jump(settings)
+    drain_from_head(settings)
     send(settings, [*sent[:10], *events(50, seed=1)], partition=0)
     assert drain_once(settings).inserted == 60
     if step is Step.RECOVER:
         with pytest.raises(CrashError):
-            fill_owed(small, None, "first", observe=crash_at(Step.EVENTS))
+            backfill_deferred(small, None, "first", observe=crash_at(Step.EVENTS))
     with suppress(CrashError):
-        fill_owed(small, None, "second", observe=crash_at(step, occurrence))
+        backfill_deferred(small, None, "second", observe=crash_at(step, occurrence))
     verdict = audit(settings)
     assert verdict.problems == ()
-    fill_owed(small, None, "third")
+    backfill_deferred(small, None, "third")
     assert_exact(settings, events=350, dead=2)
-    assert owed_ranges(settings) == ()
+    assert deferred_ranges(settings) == ()
 
 
-def test_live_events_are_fresh_while_a_long_backlog_is_owed_and_all_of_it_lands_once(settings: Settings) -> None:
-    """The backlog has duplicates, of itself and of live events; the fill is stopped midway and killed midway."""
+def test_live_events_are_fresh_while_a_long_backlog_is_deferred_and_all_of_it_lands_once(settings: Settings) -> None:
+    """The backlog has duplicates, of itself and of live events; the backfill is stopped midway and killed midway."""
     small = settings.model_copy(update={"drain": settings.drain.model_copy(update={"flush_events": 20_000})})
     backlog, live = events(300_000, seed=1), events(20_000, seed=2)
     waiting = [*backlog, *backlog[:500], *live[:100]]
     for part in range(0, len(waiting), 50_000):
         send(settings, waiting[part : part + 50_000])
-    jump(settings)
+    drain_from_head(settings)
     stop = threading.Event()
     reports = []
     with ThreadPoolExecutor(1) as pool:
@@ -139,17 +139,19 @@ def test_live_events_are_fresh_while_a_long_backlog_is_owed_and_all_of_it_lands_
                 assert not draining.done(), draining.result()
             verdict = audit(settings)
             assert verdict.problems == ()
-            assert verdict.owed_offsets == 300_600
+            assert verdict.deferred_offsets == 300_600
             with pytest.raises(CrashError):
-                fill_owed(settings, None, "killed", observe=crash_at(Step.EVENTS, 2))
+                backfill_deferred(settings, None, "killed", observe=crash_at(Step.EVENTS, 2))
             send(settings, backlog[-1_000:])
             stopped = threading.Event()
             reports.append(
-                fill_owed(small, None, "stopped", stop=stopped.is_set, on_progress=lambda _report: stopped.set())
+                backfill_deferred(
+                    small, None, "stopped", stop=stopped.is_set, on_progress=lambda _report: stopped.set()
+                )
             )
             assert 0 < reports[0].left < reports[0].total
-            assert audit(settings).owed_offsets == reports[0].left
-            reports.append(fill_owed(settings, None, "last"))
+            assert audit(settings).deferred_offsets == reports[0].left
+            reports.append(backfill_deferred(settings, None, "last"))
         finally:
             stop.set()
     drained = draining.result()
@@ -157,7 +159,7 @@ def test_live_events_are_fresh_while_a_long_backlog_is_owed_and_all_of_it_lands_
     assert reports[1].left == 0
     drain_once(settings)
     assert_exact(settings, events=320_000)
-    assert audit(settings).owed_offsets == 0
+    assert audit(settings).deferred_offsets == 0
 
 
 def test_a_jump_that_a_new_drain_fences_tries_again(settings: Settings) -> None:
@@ -174,29 +176,29 @@ def test_a_jump_that_a_new_drain_fences_tries_again(settings: Settings) -> None:
             run = DrainRun("relayed")
             fencing.append(run_drain(small, run, until_caught_up, stop=lambda: len(seen) > 1, on_entry=seen.append))
 
-    owed = jump_to_head(settings, (0,), "jump", on_entry=drain_a_little)
+    deferred = skip_to_head(settings, (0,), "skip to head", on_entry=drain_a_little)
     drained = fencing[0].consumed
     assert 0 < drained < 2_000
-    assert owed == 3_000 - drained
-    assert sum(entry.offsets for entry in owed_ranges(settings)) == owed
-    fill_owed(settings, None, "fill")
+    assert deferred == 3_000 - drained
+    assert sum(entry.offsets for entry in deferred_ranges(settings)) == deferred
+    backfill_deferred(settings, None, "backfill")
     assert_exact(settings, events=3_000)
 
 
-def test_only_what_is_owed_within_the_asked_ranges_is_filled(settings: Settings) -> None:
+def test_only_what_is_deferred_within_the_asked_ranges_is_filled(settings: Settings) -> None:
     hour_ms = time.time_ns() // 1_000_000 // HOUR_MS * HOUR_MS
     send_at(settings, 10, hour_ms - 3 * HOUR_MS, seed=1)
     drain_once(settings)
     send_at(settings, 10, hour_ms - 2 * HOUR_MS, seed=2)
     send_at(settings, 10, hour_ms - HOUR_MS, seed=3, partition=1)
-    jump(settings)
-    assert owed_hours(owed_ranges(settings)) == ((hour_ms - 2 * HOUR_MS) // 1_000, (hour_ms - HOUR_MS) // 1_000)
-    report = fill_owed(settings, [OffsetRange(0, 0, 14), OffsetRange(1, 8, 100), OffsetRange(2, 0, 9)], "part")
-    assert (report.total, report.filled, report.inserted, report.left) == (6, 6, 6, 0)
-    assert [e.ranges for e in owed_ranges(settings)] == [(OffsetRange(0, 14, 20),), (OffsetRange(1, 0, 8),)]
+    drain_from_head(settings)
+    assert deferred_hours(deferred_ranges(settings)) == ((hour_ms - 2 * HOUR_MS) // 1_000, (hour_ms - HOUR_MS) // 1_000)
+    report = backfill_deferred(settings, [OffsetRange(0, 0, 14), OffsetRange(1, 8, 100), OffsetRange(2, 0, 9)], "part")
+    assert (report.total, report.backfilled, report.inserted, report.left) == (6, 6, 6, 0)
+    assert [e.ranges for e in deferred_ranges(settings)] == [(OffsetRange(0, 14, 20),), (OffsetRange(1, 0, 8),)]
     assert audit(settings).problems == ()
-    assert fill_owed(settings, [OffsetRange(0, 0, 14)], "again").total == 0
-    fill_owed(settings, None, "rest")
+    assert backfill_deferred(settings, [OffsetRange(0, 0, 14)], "again").total == 0
+    backfill_deferred(settings, None, "rest")
     assert_exact(settings, events=30)
 
 
@@ -208,56 +210,61 @@ def test_the_commands_say_what_they_would_do_and_do_it(settings: Settings) -> No
         assert done.exit_code == code, done.output
         return done.stdout
 
-    plan = json.loads(call("fresh-first", "--dry-run", "--json"))
+    plan = json.loads(call("skip-to-head", "--dry-run", "--json"))
     assert plan["offsets"] == 201
     assert [hour["ranges"] for hour in plan["hours"]] == [[{"partition": 3, "start": 0, "end": 201}]]
-    assert "201 offsets of 1 partitions would be skipped" in call("fresh-first", answer="n\n", code=1)
-    assert owed_ranges(settings) == ()
-    assert "201 offsets are owed" in call("fresh-first", "--yes")
-    assert "no offsets would be skipped" in call("fresh-first", "--yes")
+    assert "201 offsets of 1 partitions would be skipped" in call("skip-to-head", answer="n\n", code=1)
+    assert deferred_ranges(settings) == ()
+    assert "201 offsets are deferred" in call("skip-to-head", "--yes")
+    assert "no offsets would be skipped" in call("skip-to-head", "--yes")
     audited = json.loads(call("audit", "--json"))
     assert audited["ok"]
-    assert audited["owed"] == {"offsets": 201, "ranges": [{"partition": 3, "start": 0, "end": 201}]}
-    assert "but for the 201 that are owed" in call("audit")
-    assert json.loads(call("status", "--json"))["owed_offsets"] == 201
-    assert "201 offsets of 1 partitions are owed" in call("fill", "--dry-run")
-    filled = json.loads(call("fill", "--json"))
-    assert (filled["owed"], filled["filled"], filled["inserted"], filled["dead_letters"]) == (201, 201, 200, 1)
-    assert "no offsets are owed" in call("fill", "--dry-run")
-    assert json.loads(call("audit", "--json"))["owed"] == {"offsets": 0, "ranges": []}
+    assert audited["deferred"] == {"offsets": 201, "ranges": [{"partition": 3, "start": 0, "end": 201}]}
+    assert "but for the 201 that are deferred" in call("audit")
+    assert json.loads(call("status", "--json"))["deferred_offsets"] == 201
+    assert "201 offsets of 1 partitions are deferred" in call("fill", "--dry-run")
+    backfilled = json.loads(call("fill", "--json"))
+    assert (backfilled["deferred"], backfilled["filled"], backfilled["inserted"], backfilled["dead_letters"]) == (
+        201,
+        201,
+        200,
+        1,
+    )
+    assert "no offsets are deferred" in call("fill", "--dry-run")
+    assert json.loads(call("audit", "--json"))["deferred"] == {"offsets": 0, "ranges": []}
     assert_exact(settings, events=200, dead=1)
 
 
 def test_of_two_fills_the_newer_fences_the_older(settings: Settings) -> None:
     small = settings.model_copy(update={"drain": settings.drain.model_copy(update={"flush_events": 100})})
     send(settings, events(1_000))
-    jump(settings)
+    drain_from_head(settings)
     overtaken = []
 
     def overtake(step: Step) -> None:
         if step is Step.LEDGER and not overtaken:
-            overtaken.append(fill_owed(settings, None, "newer"))
+            overtaken.append(backfill_deferred(settings, None, "newer"))
 
     with pytest.raises(FencedError):
-        fill_owed(small, None, "older", observe=overtake)
+        backfill_deferred(small, None, "older", observe=overtake)
     assert overtaken[0].left == 0
     assert_exact(settings, events=1_000)
 
 
-def test_what_retention_ate_of_owed_ranges_is_on_record_as_lost(settings: Settings) -> None:
+def test_what_retention_ate_of_deferred_ranges_is_on_record_as_lost(settings: Settings) -> None:
     send(settings, events(500), partition=0)
-    jump(settings)
+    drain_from_head(settings)
     send(settings, events(50, seed=1), partition=0)
     drain_once(settings)
     admin = AdminClient({"bootstrap.servers": kafka_address(settings)})
     deleted = admin.delete_records([TopicPartition(settings.kafka.topic, 0, 200)])
     assert all(f.result().low_watermark == 200 for f in deleted.values())
-    report = fill_owed(settings, None, "fill")
+    report = backfill_deferred(settings, None, "backfill")
     assert (report.inserted, report.lost, report.left) == (300, 200, 0)
     verdict = audit(settings)
     assert verdict.books.ledger.lost == (OffsetRange(0, 0, 200),)
     assert len(verdict.problems) == 1
-    assert verdict.owed_offsets == 0
+    assert verdict.deferred_offsets == 0
 
 
 @pytest.mark.parametrize("first", ["drain", "fill"])
@@ -267,33 +274,33 @@ def test_an_event_that_a_drain_and_a_fill_store_in_the_same_moment_counts_once(s
     noon_ms = (time.time_ns() // 1_000_000 // DAY_MS - 1) * DAY_MS + DAY_MS // 2
     repeated = events(200, seed=1, timestamp=noon_ms)
     send(settings, [*repeated, *events(300, seed=2)], partition=0)
-    jump(settings)
+    drain_from_head(settings)
     send(settings, [*repeated, *events(100, seed=3)], partition=0)
     inner: list[DrainReport] = []
 
     def drain_between(step: Step) -> None:
-        """The fill has looked up, and the drain delivers all of its batch, before the fill inserts."""
+        """The backfill has looked up, and the drain delivers all of its batch, before the backfill inserts."""
         if step is Step.EVENTS and not inner:
             inner.append(drain_once(settings))
 
     def fill_between(step: Step) -> None:
-        """The drain has looked up; the fill inserts, and waits for it."""
-        if step is Step.EVENTS and not filling:
-            filling.append(pool.submit(fill_owed, settings, None, "fill", observe=note))
+        """The drain has looked up; the backfill inserts, and waits for it."""
+        if step is Step.EVENTS and not backfilling:
+            backfilling.append(pool.submit(backfill_deferred, settings, None, "fill", observe=note))
             assert inserted.wait(60)
 
     def note(step: Step) -> None:
-        if step is Step.SETTLE:
+        if step is Step.YIELD:
             inserted.set()
 
-    filling: list[Future[FillReport]] = []
+    backfilling: list[Future[BackfillReport]] = []
     inserted = threading.Event()
     if first == "drain":
-        report = fill_owed(settings, None, "fill", observe=drain_between)
+        report = backfill_deferred(settings, None, "fill", observe=drain_between)
     else:
         with ThreadPoolExecutor(1) as pool:
             drain_once(settings, fill_between)
-            report = filling[0].result()
+            report = backfilling[0].result()
     assert (report.taken_back, report.inserted, report.duplicates) == (200, 300, 200)
     assert_exact(settings, events=600)
 
@@ -303,41 +310,42 @@ def test_a_crash_while_events_are_taken_back_is_made_good(settings: Settings) ->
     noon_ms = (time.time_ns() // 1_000_000 // DAY_MS - 1) * DAY_MS + DAY_MS // 2
     repeated = events(200, seed=1, timestamp=noon_ms)
     send(settings, [*repeated, *events(300, seed=2)], partition=0)
-    jump(settings)
+    drain_from_head(settings)
     send(settings, repeated, partition=0)
     inner: list[DrainReport] = []
 
     def drain_between(step: Step) -> None:
         if step is Step.EVENTS and not inner:
             inner.append(drain_once(settings))
-        if step is Step.SETTLE:
+        if step is Step.YIELD:
             raise CrashError(step)
 
     with pytest.raises(CrashError):
-        fill_owed(settings, None, "first", observe=drain_between)
-    report = fill_owed(settings, None, "second")
+        backfill_deferred(settings, None, "first", observe=drain_between)
+    report = backfill_deferred(settings, None, "second")
     assert (report.taken_back, report.inserted) == (200, 300)
     assert_exact(settings, events=500)
 
 
 @pytest.mark.usefixtures("undisturbed")
 def test_a_drain_that_dies_in_that_moment_keeps_what_it_stored(settings: Settings) -> None:
-    """Its successor finds the fill's rows of the same events, too; the fill takes these back: they are the drain's."""
+    """Its successor finds the backfill's rows of the same events, too; the backfill takes these back: they are the
+    drain's."""
     noon_ms = (time.time_ns() // 1_000_000 // DAY_MS - 1) * DAY_MS + DAY_MS // 2
     repeated = events(200, seed=1, timestamp=noon_ms)
     send(settings, [*repeated, *events(300, seed=2)], partition=0)
-    jump(settings)
+    drain_from_head(settings)
     send(settings, repeated, partition=0)
     inserted = threading.Event()
-    filling: list[Future[FillReport]] = []
+    backfilling: list[Future[BackfillReport]] = []
 
     def note(step: Step) -> None:
-        if step is Step.SETTLE:
+        if step is Step.YIELD:
             inserted.set()
 
     def die(step: Step) -> None:
         if step is Step.EVENTS:
-            filling.append(pool.submit(fill_owed, settings, None, "fill", observe=note))
+            backfilling.append(pool.submit(backfill_deferred, settings, None, "fill", observe=note))
             assert inserted.wait(60)
         if step is Step.LEDGER:
             raise CrashError(step)
@@ -346,7 +354,7 @@ def test_a_drain_that_dies_in_that_moment_keeps_what_it_stored(settings: Setting
         with pytest.raises(CrashError):
             drain_once(settings, die)
         assert drain_once(settings).inserted == 200
-        report = filling[0].result()
+        report = backfilling[0].result()
     assert (report.taken_back, report.inserted) == (200, 300)
     assert_exact(settings, events=500)
 
@@ -354,65 +362,66 @@ def test_a_drain_that_dies_in_that_moment_keeps_what_it_stored(settings: Setting
 def test_a_fill_waits_for_a_batch_that_a_dead_drain_left_open_and_says_so(settings: Settings) -> None:
     impatient = settings.model_copy(update={"drain": settings.drain.model_copy(update={"retry_seconds": 0.5})})
     send(settings, events(100), partition=0)
-    jump(settings)
+    drain_from_head(settings)
     send(settings, events(100, seed=1), partition=0)
     with pytest.raises(CrashError):
         drain_once(settings, crash_at(Step.EVENTS))
     with pytest.raises(RetryableError, match="let a drain"):
-        fill_owed(impatient, None, "first")
+        backfill_deferred(impatient, None, "first")
     drain_once(settings)
-    fill_owed(settings, None, "second")
+    backfill_deferred(settings, None, "second")
     assert_exact(settings, events=200)
 
 
 def test_a_run_with_more_lag_than_the_policy_allows_jumps_by_itself(settings: Settings) -> None:
     patient, impatient = (
-        settings.model_copy(update={"drain": settings.drain.model_copy(update={"jump_lag_offsets": lag})})
+        settings.model_copy(update={"drain": settings.drain.model_copy(update={"skip_to_head_lag_offsets": lag})})
         for lag in (100, 99)
     )
     send(settings, events(100))
-    assert drain_once(patient).owed == 0
+    assert drain_once(patient).deferred == 0
     send(settings, events(100, seed=1))
-    assert drain_once(impatient).owed == 100
-    fill_owed(settings, None, "fill")
+    assert drain_once(impatient).deferred == 100
+    backfill_deferred(settings, None, "backfill")
     assert_exact(settings, events=200)
 
 
 def test_figures_tell_fills_from_drains(settings: Settings) -> None:
-    """Old messages that a fill lands are no late ones; they count in totals; what is owed is told until then."""
+    """Old messages that a backfill lands are no late ones; they count in totals; what is deferred is told until
+    then."""
     hour_ms = time.time_ns() // 1_000_000 // HOUR_MS * HOUR_MS
     scope = LedgerScope(settings.kafka.topic, settings.kafka.group)
     send_at(settings, 100, hour_ms - 2 * HOUR_MS, seed=1, partition=1)
-    jump(settings)
+    drain_from_head(settings)
     send(settings, [*events(50, seed=2), b"{"], partition=0)
     drain_once(settings)
     with connect(settings) as client:
-        assert look(settings, client).owed == 100
-        assert owed_metric(settings) == 100
+        assert look(settings, client).deferred == 100
+        assert deferred_metric(settings) == 100
         minutes = TimeRange(
             datetime.fromtimestamp(hour_ms / 1_000 - 7_200, UTC), datetime.fromtimestamp(hour_ms / 1_000 - 7_140, UTC)
         )
-        assert [i.reason for i in incomplete_minutes(client, minutes)] == ["owed"]
-        fill_owed(settings, None, "fill")
+        assert [i.reason for i in incomplete_minutes(client, minutes)] == ["deferred"]
+        backfill_deferred(settings, None, "backfill")
         overview = look(settings, client)
-        assert (overview.owed, overview.lag, owed_metric(settings)) == (0, 0, 0)
+        assert (overview.deferred, overview.lag, deferred_metric(settings)) == (0, 0, 0)
         assert incomplete_minutes(client, minutes) == ()
         statistics = overview.statistics
         assert (statistics.batches, statistics.consumed, statistics.inserted) == (2, 151, 150)
         assert statistics.freshness is not None
         assert statistics.freshness.max < 3_600
         landed = read_landed(client, scope)
-        assert set(landed) == {0}, "a fill says nothing of whether drains stand still"
+        assert set(landed) == {0}, "a backfill says nothing of whether drains stand still"
         flow = read_flow(client, scope, landed, window_seconds=300, lost_window_seconds=300)
         assert flow.freshness_p99_seconds is not None
         assert flow.freshness_p99_seconds < 3_600
 
 
-def owed_metric(settings: Settings) -> float:
+def deferred_metric(settings: Settings) -> float:
     collector, registry = PipelineCollector(settings, limit_seconds=60), CollectorRegistry()
     registry.register(collector)
     try:
-        found = registry.get_sample_value("metrics_pipeline_owed_offsets", {"topic": settings.kafka.topic})
+        found = registry.get_sample_value("metrics_pipeline_deferred_offsets", {"topic": settings.kafka.topic})
     finally:
         collector.close()
     assert found is not None

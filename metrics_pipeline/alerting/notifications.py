@@ -5,7 +5,7 @@
 
 One notice per problem, not per retry. A problem that comes back again and again must be healthy ever longer before it
 is called resolved, so a flapping one is told once. All notices of a moment go out as one message, and messages are
-limited per hour; what may not be sent, or could not, is owed and goes with a later one.
+limited per hour; what may not be sent, or could not, is deferred and goes with a later one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ class Phase(StrEnum):
     RESOLVED = "resolved"
 
 
-class Notice(StrEnum):
+class Notification(StrEnum):
     """What people are told."""
 
     FIRING = "firing"
@@ -53,26 +53,27 @@ class AlertState:
     """What is known about one problem. Times are epoch seconds.
 
     `since` is when it began, `seen` when it was last there, `told` when the last notice went out (0: none did) and
-    `told_as` which one that was, `starts` when it began firing lately. `owes` is the notice that is still to be sent.
+    `notified_as` which one that was, `starts` when it began firing lately. `unsent` is the notice that is still to be
+    sent.
     """
 
     alert: Alert
     phase: Phase
     since: float
     seen: float
-    told: float = 0
-    told_as: Notice | None = None
+    notified: float = 0
+    notified_as: Notification | None = None
     starts: tuple[float, ...] = ()
-    owes: Notice | None = None
+    unsent: Notification | None = None
 
     @property
     def is_open_to_people(self) -> bool:
         """They were told that it is there, and not yet that it is gone."""
-        return self.told_as in (Notice.FIRING, Notice.AGAIN)
+        return self.notified_as in (Notification.FIRING, Notification.AGAIN)
 
 
 @dataclass(frozen=True, slots=True)
-class Board:
+class AlertStates:
     """Everything that must be remembered from one evaluation to the next; `sent` is when messages went out lately."""
 
     states: Mapping[str, AlertState] = field(default_factory=dict)
@@ -85,12 +86,12 @@ class Board:
         return tuple(sorted(firing, key=lambda s: (s.alert.severity is not Severity.CRITICAL, s.alert.key)))
 
 
-def advance(board: Board, judgement: Judgement, now: float, policy: NoticePolicy) -> Board:
-    """The board after this judgement; notices that are due are owed on it."""
+def advance(alert_states: AlertStates, judgement: Judgement, now: float, policy: NoticePolicy) -> AlertStates:
+    """The board after this judgement; notices that are due are deferred on it."""
     wrong = {alert.key: alert for alert in judgement.alerts}
     states: dict[str, AlertState] = {}
-    for key in sorted({*board.states, *wrong}):
-        before = board.states.get(key)
+    for key in sorted({*alert_states.states, *wrong}):
+        before = alert_states.states.get(key)
         if key in wrong:
             state: AlertState | None = _wrong(before, wrong[key], now, policy)
         elif before is None:
@@ -101,21 +102,21 @@ def advance(board: Board, judgement: Judgement, now: float, policy: NoticePolicy
             state = _unknown(before, now, policy)
         if state is not None:
             states[key] = state
-    recent = tuple(t for t in board.sent if now - t < _HOUR_SECONDS)
-    return Board(_bounded(states), recent)
+    recent = tuple(t for t in alert_states.sent if now - t < _HOUR_SECONDS)
+    return AlertStates(_bounded(states), recent)
 
 
-def due(board: Board, now: float, policy: NoticePolicy) -> tuple[AlertState, ...]:
+def due(alert_states: AlertStates, now: float, policy: NoticePolicy) -> tuple[AlertState, ...]:
     """What the next message says, the worst first; nothing while the limit of messages per hour is reached."""
-    if sum(now - t < _HOUR_SECONDS for t in board.sent) >= policy.messages_per_hour:
+    if sum(now - t < _HOUR_SECONDS for t in alert_states.sent) >= policy.messages_per_hour:
         return ()
-    owing = [s for s in board.states.values() if s.owes is not None]
-    order = list(Notice)
+    owing = [s for s in alert_states.states.values() if s.unsent is not None]
+    order = list(Notification)
     return tuple(
         sorted(
             owing,
             key=lambda s: (
-                order.index(s.owes or Notice.FIRING),
+                order.index(s.unsent or Notification.FIRING),
                 s.alert.severity is not Severity.CRITICAL,
                 s.alert.key,
             ),
@@ -123,12 +124,14 @@ def due(board: Board, now: float, policy: NoticePolicy) -> tuple[AlertState, ...
     )
 
 
-def told(board: Board, notices: Sequence[AlertState], now: float) -> Board:
+def notified(alert_states: AlertStates, notifications: Sequence[AlertState], now: float) -> AlertStates:
     """The board after a message with these notices went out."""
-    states = dict(board.states)
-    for notice in notices:
-        states[notice.alert.key] = replace(states[notice.alert.key], told=now, told_as=notice.owes, owes=None)
-    return Board(states, (*board.sent, now) if notices else board.sent)
+    states = dict(alert_states.states)
+    for notification in notifications:
+        states[notification.alert.key] = replace(
+            states[notification.alert.key], notified=now, notified_as=notification.unsent, unsent=None
+        )
+    return AlertStates(states, (*alert_states.sent, now) if notifications else alert_states.sent)
 
 
 def _wrong(before: AlertState | None, alert: Alert, now: float, policy: NoticePolicy) -> AlertState:
@@ -143,40 +146,40 @@ def _wrong(before: AlertState | None, alert: Alert, now: float, policy: NoticePo
         state = replace(before, alert=alert, seen=now, starts=starts)
         if now - before.since < hold:
             return state
-        return replace(state, phase=Phase.FIRING, starts=(*starts, now), owes=Notice.FIRING)
-    owes = before.owes
-    if owes is None:
+        return replace(state, phase=Phase.FIRING, starts=(*starts, now), unsent=Notification.FIRING)
+    unsent = before.unsent
+    if unsent is None:
         is_worse = alert.severity is Severity.CRITICAL and before.alert.severity is not Severity.CRITICAL
-        owes = Notice.AGAIN if is_worse or now - before.told >= policy.repeat_seconds else None
-    return replace(before, alert=alert, seen=now, starts=starts, owes=owes)
+        unsent = Notification.AGAIN if is_worse or now - before.notified >= policy.repeat_seconds else None
+    return replace(before, alert=alert, seen=now, starts=starts, unsent=unsent)
 
 
 def _healthy(before: AlertState, now: float, policy: NoticePolicy) -> AlertState | None:
     starts = _recent(before.starts, now, policy)
     if before.phase is Phase.RESOLVED:
         # Its starts are remembered, so that one that comes back is known to flap.
-        return replace(before, starts=starts) if starts or before.owes else None
+        return replace(before, starts=starts) if starts or before.unsent else None
     if before.phase is Phase.PENDING:
-        if not starts and before.owes is None:
+        if not starts and before.unsent is None:
             return None
         return replace(before, phase=Phase.RESOLVED, starts=starts)
     if now - before.seen < _quiet_seconds(before, policy):
         return replace(before, starts=starts)
-    return _closed(before, Notice.RESOLVED, now, starts)
+    return _closed(before, Notification.RESOLVED, now, starts)
 
 
 def _unknown(before: AlertState, now: float, policy: NoticePolicy) -> AlertState | None:
     if now - before.seen < policy.forget_seconds:
         return before
     if before.phase is not Phase.FIRING:
-        return before if before.owes is not None else None
-    return _closed(before, Notice.FORGOTTEN, now, ())
+        return before if before.unsent is not None else None
+    return _closed(before, Notification.FORGOTTEN, now, ())
 
 
-def _closed(before: AlertState, notice: Notice, now: float, starts: tuple[float, ...]) -> AlertState:
+def _closed(before: AlertState, notification: Notification, now: float, starts: tuple[float, ...]) -> AlertState:
     """Who was never told of the problem need not be told of its end."""
-    owes = notice if before.is_open_to_people else None
-    return replace(before, phase=Phase.RESOLVED, since=now, starts=starts, owes=owes)
+    unsent = notification if before.is_open_to_people else None
+    return replace(before, phase=Phase.RESOLVED, since=now, starts=starts, unsent=unsent)
 
 
 def _quiet_seconds(state: AlertState, policy: NoticePolicy) -> float:

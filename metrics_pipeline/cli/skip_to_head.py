@@ -1,4 +1,4 @@
-"""`fresh-first` and `fill`: live events before the backlog, and the backlog later."""
+"""`skip-to-head` and `backfill`: live events before the backlog, and the backlog later."""
 
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,10 +12,16 @@ from rich.table import Table
 
 from metrics_pipeline.cli.output import print_json
 from metrics_pipeline.cli.signals import stop_on_signal
-from metrics_pipeline.drain.fill import FillReport
-from metrics_pipeline.ledger.owed import OwedEntry
+from metrics_pipeline.drain.backfill import BackfillReport
+from metrics_pipeline.ledger.deferred import DeferredEntry
 from metrics_pipeline.settings import load_settings
-from metrics_pipeline.wiring.fill import fill_owed, jump_to_head, owed_ranges, preview_jump, shards_of
+from metrics_pipeline.wiring.backfill import (
+    backfill_deferred,
+    deferred_ranges,
+    preview_skip_to_head,
+    shards_of,
+    skip_to_head,
+)
 
 app = typer.Typer()
 
@@ -25,23 +31,23 @@ _JSON = typer.Option(False, "--json", help="Print one JSON object.")
 
 
 @app.command(
-    "fresh-first",
-    epilog="Examples: metrics-pipeline fresh-first --dry-run;  metrics-pipeline fresh-first --shard 0 --yes",
+    "skip-to-head",
+    epilog="Examples: metrics-pipeline skip-to-head --dry-run;  metrics-pipeline skip-to-head --shard 0 --yes",
 )
-def fresh_first(
+def skip(
     shard: int | None = typer.Option(None, min=0, help="Of this shard alone; of all without it."),
     dry_run: bool = _DRY_RUN,
     yes: bool = typer.Option(False, "--yes", help="Don't ask."),
     as_json: bool = _JSON,
 ) -> None:
-    """Let drains go on at the head of the topic now, and leave the backlog to `fill`.
+    """Let drains go on at the head of the topic now, and leave the backlog to `backfill`.
 
     Shows what would be skipped, and asks. A drain that is running is fenced and ends; the next one starts at the head.
-    What is skipped is on record as owed, by hours of Kafka's time: audit and charts name it until it is filled.
+    What is skipped is on record as deferred, by hours of Kafka's time: audit and charts name it until it is backfilled.
     """
     settings = load_settings()
     shards, console = shards_of(settings, shard), Console(highlight=False, stderr=as_json)
-    entries = preview_jump(settings, shards)
+    entries = preview_skip_to_head(settings, shards)
     if dry_run and as_json:
         print_json({"dry_run": True, **_as_fields(entries)})
         return
@@ -52,51 +58,51 @@ def fresh_first(
         typer.confirm("Skip them for now?", abort=True, err=True)
     offsets = sum(entry.offsets for entry in entries)
     with stop_on_signal() as stop, _progress("skipping", offsets) as (bar, task):
-        owed = jump_to_head(
+        deferred = skip_to_head(
             settings,
             shards,
             f"cli-{uuid.uuid4()}",
             stop=stop.is_set,
-            on_entry=lambda entry: bar.update(task, advance=entry.owed),
+            on_entry=lambda entry: bar.update(task, advance=entry.deferred),
         )
     if as_json:
-        print_json({"dry_run": False, "owed_offsets": owed})
+        print_json({"dry_run": False, "deferred_offsets": deferred})
     else:
-        console.print(f"{owed:,} offsets are owed; `metrics-pipeline fill` lands them")
+        console.print(f"{deferred:,} offsets are deferred; `metrics-pipeline backfill` lands them")
 
 
-@app.command(epilog="Examples: metrics-pipeline fill --dry-run;  metrics-pipeline fill")
-def fill(dry_run: bool = _DRY_RUN, as_json: bool = _JSON) -> None:
-    """Land what `fresh-first` (or METRICS_DRAIN__JUMP_LAG_OFFSETS) skipped, exactly once, beside the drains.
+@app.command(epilog="Examples: metrics-pipeline backfill --dry-run;  metrics-pipeline backfill")
+def backfill(dry_run: bool = _DRY_RUN, as_json: bool = _JSON) -> None:
+    """Land what `skip-to-head` (or METRICS_DRAIN__SKIP_TO_HEAD_LAG_OFFSETS) skipped, exactly once, beside the drains.
 
     May be interrupted and repeated; one at a time, the newest wins. Ctrl-C and SIGTERM finish the batch under way.
     """
     settings = load_settings()
     console = Console(highlight=False, stderr=as_json)
     if dry_run:
-        entries = owed_ranges(settings)
+        entries = deferred_ranges(settings)
         if as_json:
             print_json({"dry_run": True, **_as_fields(entries)})
         else:
-            _print(console, entries, "are owed")
+            _print(console, entries, "are deferred")
         return
-    with stop_on_signal() as stop, _progress("filling", None) as (bar, task):
-        report = fill_owed(
+    with stop_on_signal() as stop, _progress("backfilling", None) as (bar, task):
+        report = backfill_deferred(
             settings,
             None,
             f"cli-{uuid.uuid4()}",
             stop=stop.is_set,
-            on_progress=lambda report: bar.update(task, completed=report.filled, total=report.total),
+            on_progress=lambda report: bar.update(task, completed=report.backfilled, total=report.total),
         )
     if as_json:
         print_json({"dry_run": False, **_report(report)})
         return
-    console.print(f"{report.filled:,} of {report.total:,} offsets filled: {report.consumed:,} messages")
+    console.print(f"{report.backfilled:,} of {report.total:,} offsets backfilled: {report.consumed:,} messages")
     for name, value in list(_report(report).items())[4:]:
         console.print(f"  {value:,} {name.replace('_', ' ')}")
 
 
-def _as_fields(entries: Sequence[OwedEntry]) -> dict[str, object]:
+def _as_fields(entries: Sequence[DeferredEntry]) -> dict[str, object]:
     return {
         "offsets": sum(entry.offsets for entry in entries),
         "hours": [
@@ -112,10 +118,10 @@ def _as_fields(entries: Sequence[OwedEntry]) -> dict[str, object]:
     }
 
 
-def _report(report: FillReport) -> dict[str, int]:
+def _report(report: BackfillReport) -> dict[str, int]:
     return {
-        "owed": report.total,
-        "filled": report.filled,
+        "deferred": report.total,
+        "filled": report.backfilled,
         "batches": report.batches,
         "consumed": report.consumed,
         "inserted": report.inserted,
@@ -127,7 +133,7 @@ def _report(report: FillReport) -> dict[str, int]:
     }
 
 
-def _print(console: Console, entries: Sequence[OwedEntry], what: str) -> None:
+def _print(console: Console, entries: Sequence[DeferredEntry], what: str) -> None:
     offsets = sum(entry.offsets for entry in entries)
     if not entries:
         console.print("no offsets " + what)
@@ -145,11 +151,11 @@ def _print(console: Console, entries: Sequence[OwedEntry], what: str) -> None:
         console.print(f"… and {len(entries) - _SHOWN_HOURS} more hours: --json lists them")
 
 
-def _partitions(entries: Iterable[OwedEntry]) -> int:
+def _partitions(entries: Iterable[DeferredEntry]) -> int:
     return len({r.partition for entry in entries for r in entry.ranges})
 
 
-def _hour(entry: OwedEntry) -> str:
+def _hour(entry: DeferredEntry) -> str:
     return f"{datetime.fromtimestamp(entry.hour_seconds, UTC):%Y-%m-%dT%H:%MZ}"
 
 

@@ -6,21 +6,21 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.errors import RetryableError
-from metrics_pipeline.rollups.horizon_store import read_horizons
+from metrics_pipeline.rollups.retained_from_store import read_retained_from
 from metrics_pipeline.rollups.views import rollup_views
 
 _ROUNDS = 10
 
 
 def refresh_views(client: Client) -> None:
-    """Replace the views by ones that go by the noted horizons, whoever else does so at the same time.
+    """Replace the views by ones that go by the noted retained_from, whoever else does so at the same time.
 
-    Raises RetryableError if the horizons move all the time.
+    Raises RetryableError if the retained_from move all the time.
     """
     for _ in range(_ROUNDS):
-        borders = read_horizons(client).borders
-        for view in rollup_views(borders):
+        cutoffs = read_retained_from(client).cutoffs
+        for view in rollup_views(cutoffs):
             calling(f"replacing the view {view.name}", partial(client.command, view.replacement))
-        if read_horizons(client).borders == borders:
+        if read_retained_from(client).cutoffs == cutoffs:
             return
-    raise RetryableError("others move the horizons of retention all the time: run it again")
+    raise RetryableError("others move the retained_from of retention all the time: run it again")

@@ -1,4 +1,5 @@
-"""Live events before the backlog, in Dagster: a job that lets drains go on at the head, and one that fills the rest."""
+"""Live events before the backlog, in Dagster: a job that lets drains go on at the head, and one that backfills the
+rest."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -18,16 +19,16 @@ from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, LIVE_ASSETS, RAW_EV
 from metrics_pipeline.defs.interruptible import in_thread
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
-from metrics_pipeline.drain.fill import FillReport
-from metrics_pipeline.ledger.entry import FILL
+from metrics_pipeline.drain.backfill import BackfillReport
+from metrics_pipeline.ledger.entry import BACKFILL
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.wiring.fill import fill_owed, jump_to_head, preview_jump, shards_of
+from metrics_pipeline.wiring.backfill import backfill_deferred, preview_skip_to_head, shards_of, skip_to_head
 
 _T = TypeVar("_T")
 
 
 class FreshFirstConfig(Config):
-    """As `metrics-pipeline fresh-first` has it."""
+    """As `metrics-pipeline skip-to-head` has it."""
 
     shard: int | None = Field(default=None, ge=0, description="Of this shard alone; of all without it.")
     dry_run: bool = Field(default=True, description="Only say what would be skipped. Turn it off to skip it.")
@@ -35,59 +36,60 @@ class FreshFirstConfig(Config):
 
 @op
 def skip_backlog(context: OpExecutionContext, config: FreshFirstConfig, pipeline: PipelineResource) -> None:
-    """Fence the drains, put the backlog on record as owed, and let the next drains start at the head."""
+    """Fence the drains, put the backlog on record as deferred, and let the next drains start at the head."""
     settings = pipeline.settings()
     shards = shards_of(settings, config.shard)
 
     def work(stop: Callable[[], bool]) -> int:
         if config.dry_run:
-            return sum(entry.offsets for entry in preview_jump(settings, shards))
-        return jump_to_head(settings, shards, context.run_id, stop=stop)
+            return sum(entry.offsets for entry in preview_skip_to_head(settings, shards))
+        return skip_to_head(settings, shards, context.run_id, stop=stop)
 
-    def record(owed: int) -> None:
-        context.log.info(f"{owed:,} offsets {'would be' if config.dry_run else 'are'} owed")
-        metadata = {"dry_run": config.dry_run, "owed_offsets": owed}
+    def record(deferred: int) -> None:
+        context.log.info(f"{deferred:,} offsets {'would be' if config.dry_run else 'are'} deferred")
+        metadata = {"dry_run": config.dry_run, "deferred_offsets": deferred}
         context.log_event(AssetObservation(RAW_EVENTS_ASSET.key, metadata=metadata))
 
     _done(work, record)
 
 
 @op
-def fill_backlog(context: OpExecutionContext, pipeline: PipelineResource) -> None:
-    """Land what is owed, exactly once, beside the drains. A cancel finishes the batch under way."""
+def backfill_backlog(context: OpExecutionContext, pipeline: PipelineResource) -> None:
+    """Land what is deferred, exactly once, beside the drains. A cancel finishes the batch under way."""
     settings = pipeline.settings()
-    _done(lambda stop: _fill(context, settings, stop), lambda report: _record(context, report))
+    _done(lambda stop: _backfill(context, settings, stop), lambda report: _record(context, report))
 
 
 @job(
-    name="fresh_first",
+    name="skip_to_head",
     executor_def=in_process_executor,
-    description="Lets drains go on at the head, and leaves the backlog to `fill_owed`. By default it only says what it "
+    description="Lets drains go on at the head, and leaves the backlog to `backfill_deferred`. By default it only says "
+    "what it "
     "would skip.",
     tags={"dagster/priority": "110"},
 )
-def fresh_first_job() -> None:
+def skip_to_head_job() -> None:
     """One op: the relay starts the drains again."""
     skip_backlog()
 
 
 @job(
-    name="fill_owed",
+    name="backfill_deferred",
     executor_def=in_process_executor,
     description="Lands what drains skipped to be at the head.",
     # Behind the live drains in the queue.
     tags={"dagster/priority": "-10"},
 )
-def fill_owed_job() -> None:
-    """One op: a fill is one owner of the side group."""
-    fill_backlog()
+def backfill_deferred_job() -> None:
+    """One op: a backfill is one owner of the side group."""
+    backfill_backlog()
 
 
-def _fill(context: OpExecutionContext, settings: Settings, stop: Callable[[], bool]) -> FillReport:
-    def show(report: FillReport) -> None:
-        context.log.debug(f"{report.filled:,} of {report.total:,} offsets filled")
+def _backfill(context: OpExecutionContext, settings: Settings, stop: Callable[[], bool]) -> BackfillReport:
+    def show(report: BackfillReport) -> None:
+        context.log.debug(f"{report.backfilled:,} of {report.total:,} offsets backfilled")
 
-    return fill_owed(settings, None, context.run_id, stop=stop, on_progress=show)
+    return backfill_deferred(settings, None, context.run_id, stop=stop, on_progress=show)
 
 
 def _done(work: Callable[[Callable[[], bool]], _T], record: Callable[[_T], None]) -> None:
@@ -95,12 +97,13 @@ def _done(work: Callable[[Callable[[], bool]], _T], record: Callable[[_T], None]
         in_thread(work, record)
 
 
-def _record(context: OpExecutionContext, report: FillReport) -> None:
+def _record(context: OpExecutionContext, report: BackfillReport) -> None:
     context.log.info(
-        f"{report.filled:,} of {report.total:,} offsets filled: {report.inserted} inserted, {report.duplicates} "
+        f"{report.backfilled:,} of {report.total:,} offsets backfilled: {report.inserted} inserted, "
+        f"{report.duplicates} "
         f"duplicates, {report.dead_letters} dead letters, {report.lost} lost"
     )
-    shared: dict[str, int | str] = {"source": FILL, "left": report.left}
+    shared: dict[str, int | str] = {"source": BACKFILL, "left": report.left}
     if report.inserted:
         landed = {"rows": report.inserted, "duplicates": report.duplicates, **shared}
         for spec in (RAW_EVENTS_ASSET, *LIVE_ASSETS.values()):

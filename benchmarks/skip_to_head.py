@@ -1,9 +1,9 @@
-"""Fresh first with a long backlog: `python -m benchmarks.fresh_first [--events 10000000] [--rate 5000]`.
+"""Skip to head with a long backlog: `python -m benchmarks.skip_to_head [--events 10000000] [--rate 5000]`.
 
 Starts engines of its own, fills a topic while nothing drains it, then sends live events, starts drains one after the
-other as the relay does, jumps to the head, and fills what was skipped; all of it as processes of the command line.
-Says how long it takes until 99% of the live events are fresh, how long and how fast the fill is, how fresh live events
-are beside it, and what the audit says in the end.
+other as the relay does, skips to head to the head, and fills what was skipped; all of it as processes of the command
+line. Says how long it takes until 99% of the live events are fresh, how long and how fast the backfill is, how fresh
+live events are beside it, and what the audit says in the end.
 """
 
 import argparse
@@ -34,9 +34,9 @@ LOOK_BACK_SECONDS = 2
 CHECK_SECONDS = 0.1
 LONGEST_WAIT_SECONDS = 300
 BEHIND_SECONDS = 10
-"""Drains work on the backlog for so long before the jump."""
+"""Drains work on the backlog for so long before the skip to head."""
 LIVE_SECONDS = 20
-"""Live events alone are watched for so long before the fill begins."""
+"""Live events alone are watched for so long before the backfill begins."""
 
 _RECENT = f"""
     SELECT count(), quantileExactWeighted(0.99)(age, weight) / 1000 FROM batches
@@ -116,7 +116,7 @@ def seconds_until_fresh(client: Client, since: float) -> float:
         if batches and p99 < FRESH_SECONDS:
             return time.time() - since
         time.sleep(CHECK_SECONDS)
-    raise SystemExit(f"live events are not fresh {LONGEST_WAIT_SECONDS} s after the jump")
+    raise SystemExit(f"live events are not fresh {LONGEST_WAIT_SECONDS} s after the skip to head")
 
 
 def freshness(client: Client, since: float, until: float) -> str:
@@ -126,42 +126,44 @@ def freshness(client: Client, since: float, until: float) -> str:
 
 
 def measure(home: Path, events: int, rate: int) -> None:
-    os.environ["METRICS_KAFKA__TOPIC"] = os.environ["METRICS_KAFKA__GROUP"] = "fresh-first"
+    os.environ["METRICS_KAFKA__TOPIC"] = os.environ["METRICS_KAFKA__GROUP"] = "skip-to-head"
     settings = load_settings()
     prepare(settings)
     produce(LoadPlan(rate=0, events=events, duplicates=0.02, late=0.002, malformed=0.001), settings)
     with connect(settings) as client, drains(home), live(home, rate):
         time.sleep(BEHIND_SECONDS)
         began = time.time()
-        owed = run("fresh-first", "--yes", "--json")["owed_offsets"]
+        deferred = run("skip-to-head", "--yes", "--json")["deferred_offsets"]
         jumped = time.time()
-        print(f"the jump: {jumped - began:.1f} s, {owed:,} offsets owed", flush=True)
+        print(f"the skip to head: {jumped - began:.1f} s, {deferred:,} offsets deferred", flush=True)
         print(f"fresh {seconds_until_fresh(client, jumped):.1f} s after that", flush=True)
         alone = time.time()
         time.sleep(LIVE_SECONDS)
         began = time.time()
         print(f"live events, alone: {freshness(client, alone, began)}", flush=True)
         verdict = run("audit", "--json")
-        print(f"audit while owed: ok {verdict['ok']}, owed {verdict['owed']['offsets']:,}", flush=True)
+        print(f"audit while deferred: ok {verdict['ok']}, deferred {verdict['owed']['offsets']:,}", flush=True)
         began = time.time()
-        filled = run("fill", "--json")
+        backfilled = run("fill", "--json")
         ended = time.time()
         print(
-            f"the fill: {filled['filled']:,} offsets in {ended - began:.1f} s, "
-            f"{filled['filled'] / (ended - began):,.0f} a second; {filled['batches']} batches, "
-            f"{filled['inserted']:,} inserted, {filled['taken_back']} taken back",
+            f"the backfill: {backfilled['filled']:,} offsets in {ended - began:.1f} s, "
+            f"{backfilled['filled'] / (ended - began):,.0f} a second; {backfilled['batches']} batches, "
+            f"{backfilled['inserted']:,} inserted, {backfilled['taken_back']} taken back",
             flush=True,
         )
-        print(f"live events, beside the fill: {freshness(client, began, ended)}", flush=True)
+        print(f"live events, beside the backfill: {freshness(client, began, ended)}", flush=True)
     run("drain", "--once", "--json")
     verdict = run("audit", "--json", accepts=(0, 1))
-    print(f"audit: ok {verdict['ok']}, owed {verdict['owed']['offsets']}, {verdict['raw_rows']:,} rows in raw_events")
+    print(
+        f"audit: ok {verdict['ok']}, deferred {verdict['owed']['offsets']}, {verdict['raw_rows']:,} rows in raw_events"
+    )
     for problem in verdict["problems"][:5]:
         print(f"  {problem}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fresh_first", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.skip_to_head", description=__doc__)
     parser.add_argument("--events", type=int, default=10_000_000, help="backlog")
     parser.add_argument("--rate", type=int, default=5_000, help="live events per second")
     given = parser.parse_args()

@@ -16,7 +16,7 @@ from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.insert import delete_rows
 from metrics_pipeline.rollups.cubes import CUBES, METRICS, Cube
 from metrics_pipeline.rollups.grains import GRAINS, Grain
-from metrics_pipeline.rollups.tables import BUILDS, IS_STALE
+from metrics_pipeline.rollups.tables import BUCKETS, BUILDS, IS_STALE
 from metrics_pipeline.rollups.views import source_of
 
 MAX_BUCKETS = 36
@@ -66,10 +66,10 @@ class RollupBuilder:
         With `only_stale` those that have no build, or one that doesn't count all events.
         """
         stale = f"AND {IS_STALE}" if only_stale else ""
-        sql = f"""SELECT toUnixTimestamp(minute) AS start, sum(events) AS n FROM {BUILDS.name}
+        sql = f"""SELECT toUnixTimestamp(minute), events FROM {BUCKETS.name}
             WHERE grain = {{grain:UInt32}} AND minute >= {{start:DateTime('UTC')}}
-                AND minute <= {{last:DateTime('UTC')}}
-            GROUP BY start HAVING n > 0 {stale} ORDER BY start LIMIT {{limit:UInt32}}"""
+                AND minute <= {{last:DateTime('UTC')}} AND events > 0 {stale}
+            ORDER BY minute LIMIT {{limit:UInt32}}"""
         parameters = {
             "grain": grain.seconds,
             "start": start_seconds,

@@ -11,7 +11,7 @@ from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.rollups.cubes import CUBES
 from metrics_pipeline.rollups.drift import Build, BuiltFigures, Count, CubeRows, Observation, UnitFigures
 from metrics_pipeline.rollups.grains import BUILT, GRAINS, LIVE, UNIT, Grain
-from metrics_pipeline.rollups.tables import BUILDS
+from metrics_pipeline.rollups.tables import BUCKETS
 
 FINAL_SETTINGS: Mapping[str, Any] = {
     # Rows with the same key are in the same partition: one that is a single merged part needs no merging.
@@ -83,13 +83,12 @@ class RollupObserver:
 
     def builds(self, start_seconds: int, end_seconds: int) -> UnitBuilds:
         """The books of all buckets that overlap [start, end), with all of their units."""
-        sql = f"""SELECT grain, toUnixTimestamp(minute) AS bucket, sum(events), max(built), max(repaired)
-            FROM {BUILDS.name} WHERE minute >= {{start:DateTime('UTC')}} AND minute < {{end:DateTime('UTC')}}
-            GROUP BY grain, bucket"""
+        sql = f"""SELECT grain, toUnixTimestamp(minute), events, built, repaired
+            FROM {BUCKETS.name} WHERE minute >= {{start:DateTime('UTC')}} AND minute < {{end:DateTime('UTC')}}"""
         parameters = {"start": _COARSEST.floor(start_seconds), "end": _COARSEST.ceil(end_seconds)}
         grains = {grain.seconds: grain for grain in BUILT}
         builds = UnitBuilds()
-        for seconds, bucket, events, built, repaired in self._query(BUILDS.name, sql, parameters):
+        for seconds, bucket, events, built, repaired in self._query(BUCKETS.name, sql, parameters):
             grain = grains.get(int(seconds))
             if grain is None:
                 continue

@@ -23,7 +23,7 @@ from metrics_pipeline.clickhouse.insert import delete_rows
 from metrics_pipeline.rollups.cubes import CUBES, METRICS, Cube
 from metrics_pipeline.rollups.grains import BUILT, LIVE, UNIT, Grain
 from metrics_pipeline.rollups.observing import FINAL_SETTINGS, RAW_SPAN, RAW_UNIT, RollupObserver, UnitBuilds
-from metrics_pipeline.rollups.tables import BUILDS, select_from_events
+from metrics_pipeline.rollups.tables import BUCKETS, BUILDS, REPAIR_IS_STALE, select_from_events
 
 MAX_UNITS = 144
 MAX_EVENTS = 4_000_000
@@ -53,10 +53,10 @@ class RollupRepairer:
 
     def stale(self, start_seconds: int, end_seconds: int) -> list[int]:
         """Units within [start, end) that were repaired and got events since; oldest first."""
-        sql = f"""SELECT toUnixTimestamp(minute) AS unit FROM {BUILDS.name}
+        sql = f"""SELECT toUnixTimestamp(minute) FROM {BUCKETS.name}
             WHERE grain = {UNIT.seconds} AND minute >= {{start:DateTime('UTC')}} AND minute <= {{last:DateTime('UTC')}}
-            GROUP BY unit HAVING max(repaired).1 > 0 AND max(repaired).2 != sum(events)
-            ORDER BY unit LIMIT {MAX_STALE}"""
+                AND {REPAIR_IS_STALE}
+            ORDER BY minute LIMIT {MAX_STALE}"""
         parameters = {"start": start_seconds, "last": end_seconds - UNIT.seconds}
         rows = calling("looking for stale repairs", lambda: self._client.query(sql, parameters=parameters).result_rows)
         return [int(row[0]) for row in rows]

@@ -10,12 +10,12 @@ from metrics_pipeline.rollups.cubes import CUBES
 from metrics_pipeline.rollups.grains import BUILT, GRAINS, LIVE, UNIT, Grain
 from metrics_pipeline.rollups.rebuilds import Stale
 from metrics_pipeline.rollups.retained_from_store import CUTOFFS
-from metrics_pipeline.rollups.tables import BUCKETS
+from metrics_pipeline.rollups.tables import BUCKETS, REPAIR_IS_STALE
 
 _BUCKETS = f"""SELECT grain AS length, toUnixTimestamp(minute) AS start, events AS n, built AS newest,
         repaired AS repair, start + length <= {{closed:UInt32}} AS is_closed,
         newest.1 > 0 AND newest.2 = n AS is_right, newest.2 > 0 AND NOT is_right AS is_stale,
-        repair.1 > 0 AND repair.2 != n AS is_stale_repair
+        {REPAIR_IS_STALE} AS is_stale_repair
     FROM {BUCKETS.name} WHERE n > 0 OR is_stale_repair"""
 """One row per bucket with events, and shard. A build that a repair took back counts nothing, and is as good as none."""
 

@@ -39,9 +39,6 @@ CURRENT_ROWS = f"""(build = 0 AND {_UNIT_OF_ROW} NOT IN (SELECT minute {_REPAIRS
     OR build > 0 AND ({_UNIT_OF_ROW}, build) IN (SELECT minute, max(repaired).1 {_REPAIRS}))"""
 """A condition on rows of the live grain: as they came, or of their unit's newest repair, so those that readers take."""
 
-IS_STALE = "max(built).2 != sum(events)"
-"""Of a bucket with events, its rows in the books put together: it has no build, or one that doesn't count them all."""
-
 BUILDS_VIEW = MaterializedView(
     name=f"{BUILDS.name}_view",
     target=BUILDS.name,
@@ -121,4 +118,6 @@ FROM {BUILDS.name} GROUP BY grain, minute""",
 
 
 IS_STALE = "built.2 != events"
-"""Of a bucket with events: it has no build, or one that doesn't count them all."""
+"""Of rows of rollup_buckets with events: there is no build, or one that doesn't count them all."""
+REPAIR_IS_STALE = "(repaired.1 > 0 AND repaired.2 != events)"
+"""Of its rows of units: they got events since their repair."""

@@ -33,9 +33,8 @@ from metrics_pipeline.wiring.drain import prepare
 VERSIONS = (
     "tables",
     "tables,promoted",
-    "tables,promoted,shapes",
-    "tables,promoted,shapes,grain",
-    "tables,promoted,shapes,grain,dimension",
+    "tables,promoted,grain",
+    "tables,promoted,grain,dimension",
 )
 WARM_UP_SECONDS = 10
 QUESTION_PAUSE_SECONDS = 0.5

@@ -14,7 +14,6 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.ddl.change import Change, Phase, Plan, Way
 from metrics_pipeline.ddl.live import LiveSchema, Mutation
-from metrics_pipeline.ddl.rebuilding import Rebuild
 from metrics_pipeline.ddl.work import Work
 from metrics_pipeline.errors import ConfigurationError, PipelineError, RetryableError
 
@@ -62,9 +61,6 @@ class Migration:
         self.progress(f"{change.phase.value}: {change.object}: {change.what}")
         if change.work is Work.FILL_COLUMN:
             self._fill(change, live)
-            return
-        if change.shadow is not None:
-            Rebuild(self.client, change.shadow, self.progress, self.sleep).run()
             return
         if change.phase is Phase.MIGRATE and change.work is not Work.NOTHING:
             work = self.works.get(change.work)

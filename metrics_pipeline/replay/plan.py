@@ -332,14 +332,12 @@ def minutes_of_events(events: pl.DataFrame) -> frozenset[int]:
 def deficits(look: Look, minutes: frozenset[int], in_flux: frozenset[int]) -> tuple[dict[int, int], frozenset[int]]:
     """Minute -> events that the ledger has accounted for and raw_events lacks; and minutes that can't be judged yet.
 
-    Those of ledger rows that don't say their minutes are in neither. `moving` are minutes of open batches.
+    `in_flux` are minutes of open batches.
     """
     table = tabulate(look)
     found = dict.fromkeys(minutes, 0)
     for row in table.filter(pl.col("minute").is_in(list(minutes))).iter_rows(named=True):
-        if not row["is_noted"]:
-            del found[row["minute"]]
-        elif row["is_touched"]:
+        if row["is_touched"]:
             in_flux |= {row["minute"]}
         else:
             found[row["minute"]] = max(0, row["ledger"] - row["raw"])

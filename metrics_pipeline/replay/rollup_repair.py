@@ -80,7 +80,7 @@ class RollupRepair:
 
     def _accounts(self, start: int, end: int) -> dict[int, UnitAccount]:
         scope = Scope(start, end)
-        ledger = self.retry.call(lambda: self.minutes.ledger_minutes(scope)).counts
+        ledger = self.retry.call(lambda: self.minutes.ledger_minutes(scope))
         raw = self.retry.call(lambda: self.minutes.raw_minutes(scope, distinct=True))
         rollup = self.retry.call(lambda: self.minutes.rollup_minutes(scope))
         none = dict.fromkeys(range(start, end, UNIT.seconds), UnitAccount())

@@ -48,7 +48,7 @@ from metrics_pipeline.rollups.rebuilds import (
     partition_seconds,
     plan_rebuilds,
 )
-from metrics_pipeline.rollups.shards import AnyRollups
+from metrics_pipeline.rollups.shards import RollupsOfShards
 from metrics_pipeline.rollups.state import read_stale
 from metrics_pipeline.rollups.tables import table_of
 from metrics_pipeline.wiring.drain import rollups as open_rollups
@@ -116,7 +116,7 @@ def _built_assets(grain: Grain, specs: Sequence[AssetSpec]) -> AssetsDefinition:
 
 
 def _build(
-    rollups: AnyRollups, grain: Grain, span: Span, config: BuildConfig, warn: Callable[[str], None]
+    rollups: RollupsOfShards, grain: Grain, span: Span, config: BuildConfig, warn: Callable[[str], None]
 ) -> dict[str, int | float]:
     done = rollups.rebuild(span, (grain,), only_stale=config.only_stale)
     built = done.built[grain.name]

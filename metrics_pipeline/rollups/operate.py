@@ -38,6 +38,11 @@ Progress = Callable[[float], None]
 """Told the share that is done, 0 to 1."""
 
 
+def part_of(progress: Progress, number: int, of: int) -> Progress:
+    """For one of several parts of equal weight."""
+    return lambda share: progress((number + share) / of)
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """[start, end), epoch seconds."""

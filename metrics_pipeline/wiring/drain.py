@@ -45,7 +45,7 @@ from metrics_pipeline.rollups.operate import Rollups
 from metrics_pipeline.rollups.repair import RollupRepairer
 from metrics_pipeline.rollups.retained_from import DEAD_LETTERS
 from metrics_pipeline.rollups.retained_from_store import read_retained_from
-from metrics_pipeline.rollups.shards import AnyRollups, RollupsOfShards
+from metrics_pipeline.rollups.shards import RollupsOfShards
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.retry import Retry, say_waiting
@@ -219,11 +219,10 @@ def audit(settings: Settings, scope: Scope = EVERYTHING, *, deep: bool = False) 
 
 
 @contextmanager
-def rollups(settings: Settings, clock: Clock | None = None) -> Iterator[AnyRollups]:
+def rollups(settings: Settings, clock: Clock | None = None) -> Iterator[RollupsOfShards]:
     """The rollups of all shards."""
     with connect_shards(settings) as shards:
-        of_shards = [rollups_of_shard(settings, shard, clock) for shard in shards]
-        yield of_shards[0] if len(of_shards) == 1 else RollupsOfShards(of_shards)
+        yield RollupsOfShards([rollups_of_shard(settings, shard, clock) for shard in shards])
 
 
 def rollups_of_shard(settings: Settings, shard: Client, clock: Clock | None = None) -> Rollups:

@@ -18,10 +18,11 @@ from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.ledger.deferred import subtracted
 from metrics_pipeline.ledger.entry import BACKFILL, DEFERRED, PartitionAccount
-from metrics_pipeline.ledger.minutes import COUNTS_SCHEMA, MINUTE_SECONDS, Scope
+from metrics_pipeline.ledger.minutes import COUNTS_SCHEMA, Scope
 from metrics_pipeline.ledger.reading_deferred import ClickHouseDeferred
 from metrics_pipeline.ledger.tables import REPLAY_PLAN, PlanStep
 from metrics_pipeline.rollups.tables import CURRENT_ROWS
+from metrics_pipeline.runtime.timerange import DAY_SECONDS, MINUTE_SECONDS
 
 LONGEST_LIST = 1_000
 """So many gaps, overlaps or broken rows are listed at most."""
@@ -354,6 +355,6 @@ _NOT_DROPPED = f"""kafka_timestamp >= toDateTime64({{held:UInt32}}, 3, 'UTC') AN
 more than it does."""
 _REPLAYED_DAYS = 31
 _HELD_FOR_REPLAYS = f"""first_message >= toDateTime64(
-    if({{held:UInt32}} = 0, 0, {{held:UInt32}} + {_REPLAYED_DAYS * 86_400}), 3, 'UTC')"""
+    if({{held:UInt32}} = 0, 0, {{held:UInt32}} + {_REPLAYED_DAYS * DAY_SECONDS}), 3, 'UTC')"""
 """Likewise of chunks of replays, which say when they were opened: their messages are so much older at most."""
 _LAST_SECONDS = (1 << 32) - 1

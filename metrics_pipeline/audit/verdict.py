@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from metrics_pipeline.kafka.intents import OffsetRange, OpenBatch
-from metrics_pipeline.ledger.deferred import HOUR_SECONDS
 from metrics_pipeline.ledger.entry import PartitionAccount
 from metrics_pipeline.ledger.minutes import MinuteDrift
 from metrics_pipeline.rollups.grains import UNIT
-from metrics_pipeline.runtime.timerange import minute_name
+from metrics_pipeline.runtime.timerange import HOUR_SECONDS, minute_name
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -39,10 +39,8 @@ from metrics_pipeline.rollups.cubes import CUBES, Cube
 from metrics_pipeline.rollups.grains import BUILT, SETTLE_SECONDS, Grain, grain_named
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.rollups.rebuilds import (
-    DAY_SECONDS,
     FIRST_DAY,
     FIRST_WEEK,
-    WEEK_SECONDS,
     Rebuild,
     RecentRun,
     partition_seconds,
@@ -51,6 +49,7 @@ from metrics_pipeline.rollups.rebuilds import (
 from metrics_pipeline.rollups.shards import RollupsOfShards
 from metrics_pipeline.rollups.state import read_stale
 from metrics_pipeline.rollups.tables import table_of
+from metrics_pipeline.runtime.timerange import DAY_SECONDS, WEEK_SECONDS
 from metrics_pipeline.wiring.drain import rollups as open_rollups
 
 TICK_SECONDS = 120

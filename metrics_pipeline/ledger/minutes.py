@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-MINUTE_SECONDS = 60
+from metrics_pipeline.runtime.timerange import MINUTE_SECONDS
+
 COUNTS_SCHEMA = pl.Schema({"minute": pl.Int64(), "events": pl.Int64()})
 NO_COUNTS = pl.DataFrame(schema=COUNTS_SCHEMA)
 

@@ -27,6 +27,10 @@ _ENTRIES = f"""
         partitions, partition_start, partition_end
     FROM batches WHERE {_INCARNATION} AND source = '{DEFERRED}' ORDER BY first_message, batch LIMIT {{limit:UInt32}}
 """
+_AROUND = f"""
+    SELECT p, s, e FROM batches ARRAY JOIN partitions AS p, partition_start AS s, partition_end AS e
+    WHERE {_INCARNATION} AND s < transform(p, {{partitions:Array(UInt32)}}, {{ends:Array(UInt64)}}, toUInt64(0))
+        AND e > transform(p, {{partitions:Array(UInt32)}}, {{starts:Array(UInt64)}}, toUInt64(0))"""
 
 
 class ClickHouseDeferred:
@@ -64,7 +68,8 @@ class ClickHouseDeferred:
             starts[r.partition] = min(r.start, starts.get(r.partition, r.start))
             ends[r.partition] = max(r.end, ends.get(r.partition, 0))
         bounds = {"partitions": list(starts), "starts": list(starts.values()), "ends": [ends[p] for p in starts]}
-        rows = self._rows(_islands(source), bounds | {"limit": MAX_ISLANDS})
+        sql = f"{merged(f'{_AROUND} AND {source}')} LIMIT {{limit:UInt32}}"
+        rows = self._rows(sql, bounds | {"limit": MAX_ISLANDS})
         if len(rows) == MAX_ISLANDS:
             raise StopError(
                 f"the ledger has more than {MAX_ISLANDS:,} stretches between what is deferred: run `metrics-pipeline "
@@ -90,15 +95,12 @@ def read_deferred(client: Client, scope: LedgerScope) -> tuple[DeferredEntry, ..
     return ClickHouseDeferred(client, scope.topic, str(lives[0][0]), scope.group).read() if lives else ()
 
 
-def _islands(source: str) -> str:
-    """Rows (p, s, e): what rows of that source cover, merged."""
+def merged(rows: str) -> str:
+    """Of a query of ranges (p, s, e): those that touch or overlap put together, as (p, s, e), in order."""
     return f"""SELECT p, min(s), max(e) FROM (
         SELECT p, s, e, sum(is_first) OVER (PARTITION BY p ORDER BY s, e ROWS UNBOUNDED PRECEDING) AS island FROM (
             SELECT p, s, e, s > max(e) OVER (
                 PARTITION BY p ORDER BY s, e ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS is_first
-            FROM batches ARRAY JOIN partitions AS p, partition_start AS s, partition_end AS e
-            WHERE {_INCARNATION} AND {source}
-                AND s < transform(p, {{partitions:Array(UInt32)}}, {{ends:Array(UInt64)}}, toUInt64(0))
-                AND e > transform(p, {{partitions:Array(UInt32)}}, {{starts:Array(UInt64)}}, toUInt64(0))
+            FROM ({rows})
         )
-    ) GROUP BY p, island LIMIT {{limit:UInt32}}"""
+    ) GROUP BY p, island ORDER BY p, min(s)"""

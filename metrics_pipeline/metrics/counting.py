@@ -15,8 +15,9 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.ledger.entry import DEFERRED
 from metrics_pipeline.ledger.tables import IS_BATCH, LedgerScope
+from metrics_pipeline.runtime.timerange import DAY_SECONDS
 
-STEP_SECONDS = 86_400
+STEP_SECONDS = DAY_SECONDS
 """So much of the ledger is read by one query at most."""
 SETTLE_SECONDS = 600
 """Rows land in the order of `visible_at` but for so much: what is older is read once."""

@@ -18,9 +18,10 @@ from metrics_pipeline.delivery.stored import IN_RANGES, ranges_parameters
 from metrics_pipeline.delivery.tables import DEAD_LETTERS
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.ledger.entry import DEFERRED
-from metrics_pipeline.ledger.minutes import MINUTE_SECONDS
+from metrics_pipeline.ledger.reading_deferred import merged
 from metrics_pipeline.ledger.tables import BATCHES, REPLAY_PLAN, PlanStep
 from metrics_pipeline.replay.plan import PLAN_SCHEMA, LostLetters
+from metrics_pipeline.runtime.timerange import MINUTE_SECONDS
 
 _OF_GROUP = "topic = {topic:String} AND topic_id = {topic_id:String} AND consumer_group = {group:String}"
 _OVERLAPS = """arrayExists((p_, s_, e_) -> p = p_ AND s < e_ AND e > s_,
@@ -32,14 +33,7 @@ _ACCOUNTED = f"""
     ARRAY JOIN {_RANGES}, partition_consumed AS c, partition_skipped AS sk, partition_lost AS l
     WHERE {_OF_GROUP} AND c + sk + l > 0 AND {_OVERLAPS}
 """
-_MERGED = f"""
-    SELECT p, min(s), max(e) FROM (
-        SELECT p, s, e, sum(is_first) OVER (PARTITION BY p ORDER BY s, e) AS stretch FROM (
-            SELECT p, s, e, s > max(e) OVER (
-                PARTITION BY p ORDER BY s, e ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS is_first
-            FROM ({_ACCOUNTED})))
-    GROUP BY p, stretch ORDER BY p, min(s)
-"""
+_MERGED = merged(_ACCOUNTED)
 """Neighbours put together: an hour has thousands of batches."""
 _DROPPED = f"""
     SELECT p, min(s), max(least(e, low)) FROM (

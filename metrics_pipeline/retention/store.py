@@ -14,12 +14,13 @@ from metrics_pipeline.ddl.live import time_to_live_days
 from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.ledger.tables import BATCHES
-from metrics_pipeline.retention.plan import DAY_SECONDS, Partition, SelectiveDelete
+from metrics_pipeline.retention.plan import Partition, SelectiveDelete
 from metrics_pipeline.retention.policy import RawPolicy
 from metrics_pipeline.rollups.cubes import CUBES, SERVICES
 from metrics_pipeline.rollups.grains import GRAINS, UNIT
 from metrics_pipeline.rollups.tables import BUILDS, ROLLUP_TABLES
 from metrics_pipeline.rollups.views import source_of
+from metrics_pipeline.runtime.timerange import DAY_SECONDS
 
 MAX_PARTITIONS = 100_000
 GRAIN_OF = {cube.table(grain): grain for cube in CUBES for grain in GRAINS}

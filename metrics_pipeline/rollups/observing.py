@@ -12,6 +12,7 @@ from metrics_pipeline.rollups.cubes import CUBES
 from metrics_pipeline.rollups.drift import Build, BuiltFigures, Count, CubeRows, Observation, UnitFigures
 from metrics_pipeline.rollups.grains import BUILT, GRAINS, LIVE, UNIT, Grain
 from metrics_pipeline.rollups.tables import BUCKETS
+from metrics_pipeline.runtime.timerange import DAY_SECONDS
 
 FINAL_SETTINGS: Mapping[str, Any] = {
     # Rows with the same key are in the same partition: one that is a single merged part needs no merging.
@@ -23,7 +24,6 @@ RAW_SPAN = (
 )
 """Bounds with milliseconds, as the column has. With bounds in seconds the server's index takes `< x` for `<= x - 1`,
 and skips granules that lie within the last second."""
-_DAY_SECONDS = 86_400
 _COARSEST = BUILT[-1]
 
 
@@ -64,9 +64,9 @@ class RollupObserver:
         within = {u for u in builds.events[UNIT] if start_seconds <= u < end_seconds}
         mismatched = _first_units(builds.mismatched, start_seconds, end_seconds, within)
         starts = sorted(within | raw.keys() | rows[LIVE].keys() | mismatched.keys())
-        days = {u // _DAY_SECONDS for u in raw}
-        lacking = {u // _DAY_SECONDS for u in starts} - days
-        days |= {day for day in lacking if self._has_raw(day * _DAY_SECONDS)}
+        days = {u // DAY_SECONDS for u in raw}
+        lacking = {u // DAY_SECONDS for u in starts} - days
+        days |= {day for day in lacking if self._has_raw(day * DAY_SECONDS)}
         units = tuple(
             UnitFigures(
                 start,
@@ -74,7 +74,7 @@ class RollupObserver:
                 _cube_rows(LIVE, rows[LIVE].get(start, {})),
                 builds.events[UNIT].get(start, 0),
                 *builds.repaired.get(start, (0, 0)),
-                is_day_in_raw=start // _DAY_SECONDS in days,
+                is_day_in_raw=start // DAY_SECONDS in days,
                 mismatched=tuple(mismatched.get(start, ())),
             )
             for start in starts
@@ -107,7 +107,7 @@ class RollupObserver:
 
     def _has_raw(self, day_seconds: int) -> bool:
         sql = f"SELECT 1 FROM raw_events WHERE {RAW_SPAN} LIMIT 1"
-        return bool(self._query("raw_events", sql, {"start": day_seconds, "end": day_seconds + _DAY_SECONDS}))
+        return bool(self._query("raw_events", sql, {"start": day_seconds, "end": day_seconds + DAY_SECONDS}))
 
     def _rows(self, span: Mapping[str, int]) -> dict[Grain, dict[int, dict[str, list[Build]]]]:
         """Grain -> bucket (units for the live one) -> table -> builds."""

@@ -9,6 +9,7 @@ from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.ddl.live import IS_OWN, time_to_live_days
 from metrics_pipeline.ddl.objects import Column, Table
 from metrics_pipeline.rollups.retained_from import DEAD_LETTERS, RAW, REPLACED_BY, RetainedFrom
+from metrics_pipeline.runtime.timerange import DAY_SECONDS
 
 RETAINED_FROM = Table(
     name="retained_from",
@@ -30,9 +31,6 @@ RETAINED_FROM = Table(
 CUTOFFS = f"""(SELECT maxMap(map(replaced_by, toUnixTimestamp(until))) FROM {RETAINED_FROM.name}
     WHERE replaced_by > 0)"""
 """Length of buckets -> epoch seconds: of times before this, nothing finer is left. One small read for a whole query."""
-
-
-_DAY_SECONDS = 86_400
 
 
 def read_retained_from(client: Client) -> RetainedFrom:
@@ -61,8 +59,8 @@ def _expired(client: Client) -> Mapping[str, int]:
     rows = calling("reading what TTLs drop", lambda: client.query(sql, parameters=parameters).result_rows)
     now = time.time()
     found = {str(table): time_to_live_days(str(engine)) for table, engine in rows}
-    return {table: _next_midnight(now - days * _DAY_SECONDS) for table, days in found.items() if days is not None}
+    return {table: _next_midnight(now - days * DAY_SECONDS) for table, days in found.items() if days is not None}
 
 
 def _next_midnight(moment_seconds: float) -> int:
-    return -(-int(moment_seconds) // _DAY_SECONDS) * _DAY_SECONDS
+    return -(-int(moment_seconds) // DAY_SECONDS) * DAY_SECONDS

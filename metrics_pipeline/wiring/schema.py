@@ -15,11 +15,11 @@ from metrics_pipeline.delivery.tables import RAW_EVENTS
 from metrics_pipeline.rollups.grains import UNIT
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.rollups.retained_from_store import read_retained_from
+from metrics_pipeline.runtime.timerange import DAY_SECONDS
 from metrics_pipeline.schema.targets import apply_everywhere
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.wiring.drain import rollups_of_shard
 
-_DAY_SECONDS = 86_400
 _SINCE = re.compile(r" Made anew since (\d+)\.$")
 
 
@@ -52,7 +52,7 @@ def _remake(settings: Settings, client: Client, progress: Progress) -> bool:
     operated = rollups_of_shard(settings, client)
     closed_until = operated.closed_until()
     for number, day in enumerate(days, 1):
-        span = Span(day, day + _DAY_SECONDS).since(cutoff).until(closed_until)
+        span = Span(day, day + DAY_SECONDS).since(cutoff).until(closed_until)
         if span.start_seconds < span.end_seconds:
             progress(f"  day {number} of {len(days)}")
             in_flux += operated.remake(span, since_build=since_ns).units_in_flux

@@ -4,7 +4,6 @@ Tables are counted whole, so minutes are compared with the ledger rows of every 
 those of the present one. Only one group may feed the tables at a time: batches of another are not known to be open.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -14,7 +13,7 @@ import polars as pl
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.audit.verdict import BrokenAccount, BrokenRow, Ledger, PartitionKey, PartitionTotals
-from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.query import query_frame, query_rows
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.ledger.deferred import subtracted
 from metrics_pipeline.ledger.entry import BACKFILL, DEFERRED, PartitionAccount
@@ -270,24 +269,10 @@ class ClickHouseBooks:
         return tuple(OffsetRange(int(p), int(s), int(e)) for p, s, e in self._rows("the ledger", sql, parameters))
 
     def _rows(self, table: str, sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        return calling(
-            f"auditing {table}",
-            lambda: [
-                tuple(row)
-                for row in self._client.query(
-                    sql, parameters=self._parameters(parameters), settings=dict(_FINAL_SETTINGS)
-                ).result_rows
-            ],
-        )
+        return query_rows(self._client, f"auditing {table}", sql, self._parameters(parameters), _FINAL_SETTINGS)
 
     def _frame(self, table: str, sql: str, parameters: Mapping[str, Any]) -> pl.DataFrame:
-        answer = calling(
-            f"auditing {table}",
-            lambda: self._client.raw_query(
-                sql, parameters=self._parameters(parameters), fmt="ArrowStream", settings=dict(_FINAL_SETTINGS)
-            ),
-        )
-        return pl.read_ipc_stream(io.BytesIO(answer))
+        return query_frame(self._client, f"auditing {table}", sql, self._parameters(parameters), _FINAL_SETTINGS)
 
     def _parameters(self, more: Mapping[str, Any]) -> dict[str, Any]:
         named = {

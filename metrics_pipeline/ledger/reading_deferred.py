@@ -5,7 +5,7 @@ from typing import Any
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.query import query_rows
 from metrics_pipeline.errors import StopError
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.ledger.deferred import DeferredEntry, still_deferred
@@ -78,19 +78,13 @@ class ClickHouseDeferred:
         return tuple(OffsetRange(int(p), int(s), int(e)) for p, s, e in rows)
 
     def _rows(self, sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        return calling(
-            "reading what is deferred",
-            lambda: [
-                tuple(r) for r in self._client.query(sql, parameters=self._incarnation | dict(parameters)).result_rows
-            ],
-        )
+        return query_rows(self._client, "reading what is deferred", sql, self._incarnation | dict(parameters))
 
 
 def read_deferred(client: Client, scope: LedgerScope) -> tuple[DeferredEntry, ...]:
     """What is deferred of the topic as the ledger knows it last."""
-    lives = calling(
-        "reading what is deferred",
-        lambda: client.query(_NEWEST_INCARNATION, parameters={"topic": scope.topic, "group": scope.group}).result_rows,
+    lives = query_rows(
+        client, "reading what is deferred", _NEWEST_INCARNATION, {"topic": scope.topic, "group": scope.group}
     )
     return ClickHouseDeferred(client, scope.topic, str(lives[0][0]), scope.group).read() if lives else ()
 

@@ -14,6 +14,7 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.insert import delete_rows
+from metrics_pipeline.clickhouse.query import query_rows, run_command
 from metrics_pipeline.rollups.cubes import CUBES, METRICS, Cube
 from metrics_pipeline.rollups.grains import GRAINS, Grain
 from metrics_pipeline.rollups.tables import BUCKETS, BUILDS, IS_STALE
@@ -76,7 +77,7 @@ class RollupBuilder:
             "last": end_seconds - grain.seconds,
             "limit": limit,
         }
-        rows = calling("looking for buckets", lambda: self._client.query(sql, parameters=parameters).result_rows)
+        rows = query_rows(self._client, "looking for buckets", sql, parameters)
         return [Bucket(int(start), int(events)) for start, events in rows]
 
     def build(self, grain: Grain, buckets: Sequence[Bucket]) -> Iterator[Built]:
@@ -128,10 +129,7 @@ class RollupBuilder:
             "build": build,
             "buckets": [b.start_seconds for b in chunk],
         }
-        calling(
-            f"building {cube.table(grain)}",
-            lambda: self._client.command(sql, parameters=parameters, settings=_INSERT_SETTINGS),
-        )
+        run_command(self._client, f"building {cube.table(grain)}", sql, parameters, _INSERT_SETTINGS)
 
     def _count(self, grain: Grain, chunk: Sequence[Bucket], build: int) -> dict[int, list[int]]:
         """Requests of each bucket, a figure for each cube that has rows of it."""
@@ -141,10 +139,7 @@ class RollupBuilder:
             GROUP BY start"""
             for cube in CUBES
         )
-        rows = calling(
-            "counting a build",
-            lambda: self._client.query(counts, parameters={**_span(grain, chunk), "build": build}).result_rows,
-        )
+        rows = query_rows(self._client, "counting a build", counts, {**_span(grain, chunk), "build": build})
         found: dict[int, list[int]] = {}
         for start, requests in rows:
             found.setdefault(int(start), []).append(int(requests))

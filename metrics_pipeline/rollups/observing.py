@@ -7,7 +7,7 @@ from typing import Any
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.query import query_rows
 from metrics_pipeline.rollups.cubes import CUBES
 from metrics_pipeline.rollups.drift import Build, BuiltFigures, Count, CubeRows, Observation, UnitFigures
 from metrics_pipeline.rollups.grains import BUILT, GRAINS, LIVE, UNIT, Grain
@@ -133,15 +133,7 @@ class RollupObserver:
     def _query(
         self, table: str, sql: str, parameters: Mapping[str, Any], settings: Mapping[str, Any] | None = None
     ) -> list[tuple[Any, ...]]:
-        return calling(
-            f"observing {table}",
-            lambda: [
-                tuple(row)
-                for row in self._client.query(
-                    sql, parameters=dict(parameters), settings=dict(settings or {})
-                ).result_rows
-            ],
-        )
+        return query_rows(self._client, f"observing {table}", sql, parameters, settings or {})
 
 
 def _pair(value: Any) -> tuple[int, int]:

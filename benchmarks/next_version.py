@@ -3,15 +3,14 @@
 
 CHANGES are names with commas between them: `tables` (a column, a codec, comments, an index, a TTL, a wider type),
 `promoted` (the attribute version is a column), `dimension` (rollups by endpoint have the region, too), `grain` (buckets
-of 28 days), `shapes` (dead letters and the ledger are partitioned by day). Constants are changed before what is made of
-them is imported.
+of 28 days). Constants are changed before what is made of them is imported.
 """
 
 import sys
 from dataclasses import replace
 
 from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
-from metrics_pipeline.ledger.tables import BATCHES, REPLAY_PLAN
+from metrics_pipeline.ledger.tables import REPLAY_PLAN
 
 
 def promote() -> None:
@@ -57,25 +56,11 @@ def change_tables() -> None:
     schema.OBJECTS = tuple(wanted.get(o.name, o) for o in schema.OBJECTS)  # type: ignore[misc]
 
 
-def change_shapes() -> None:
-    from metrics_pipeline.schema import all as schema
-
-    wanted = {
-        DEAD_LETTERS.name: "toYYYYMMDD(kafka_timestamp)",
-        BATCHES.name: "toYYYYMMDD(last_message)",
-    }
-    schema.OBJECTS = tuple(
-        replace(o, partition_by=wanted[o.name]) if o.name in wanted else o  # type: ignore[arg-type]
-        for o in schema.OBJECTS
-    )
-
-
 CHANGES = {
     "grain": add_grain,
     "dimension": add_dimension,
     "promoted": promote,
     "tables": change_tables,
-    "shapes": change_shapes,
 }
 """In the order in which modules import each other."""
 

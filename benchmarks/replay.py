@@ -6,7 +6,6 @@ first with a loss that is restored (the late events are deleted from raw_events)
 replace. At the end the audit has to be exact.
 """
 
-import argparse
 import json
 import os
 import signal
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from clickhouse_connect.driver.client import Client
 
-from benchmarks.skip_to_head import command, drains, engines, live, run
+from benchmarks.skip_to_head import command, drains, engines, live, rate_and_events, run
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import produce
@@ -101,11 +100,7 @@ def measure(home: Path, rate: int, seconds: float, events: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rate", type=int, default=20_000)
-    parser.add_argument("--seconds", type=float, default=120)
-    parser.add_argument("--events", type=int, default=3_000_000)
-    arguments = parser.parse_args()
+    arguments = rate_and_events(__doc__, 120, 3_000_000)
     with engines() as home:
         measure(home, arguments.rate, arguments.seconds, arguments.events)
 

@@ -6,7 +6,6 @@ says how long each took, how fresh live events were meanwhile, and how long ques
 last version take over, no question may have failed, and the audit has to be exact.
 """
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -21,7 +20,7 @@ from threading import Event, Thread
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import Error
 
-from benchmarks.skip_to_head import command, drains, engines, freshness, live, run
+from benchmarks.skip_to_head import command, drains, engines, freshness, live, rate_and_events, run
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.dashboards.panel import panel_query
 from metrics_pipeline.dashboards.panels import PANELS
@@ -33,9 +32,8 @@ from metrics_pipeline.wiring.drain import prepare
 VERSIONS = (
     "tables",
     "tables,promoted",
-    "tables,promoted,shapes",
-    "tables,promoted,shapes,grain",
-    "tables,promoted,shapes,grain,dimension",
+    "tables,promoted,grain",
+    "tables,promoted,grain,dimension",
 )
 WARM_UP_SECONDS = 10
 QUESTION_PAUSE_SECONDS = 0.5
@@ -123,11 +121,7 @@ def measure(home: Path, rate: int, seconds: float, events: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rate", type=int, default=20_000)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--events", type=int, default=2_000_000)
-    arguments = parser.parse_args()
+    arguments = rate_and_events(__doc__, 60, 2_000_000)
     with engines() as home:
         measure(home, arguments.rate, arguments.seconds, arguments.events)
 

@@ -142,9 +142,9 @@ def measure(home: Path, events: int, rate: int) -> None:
         began = time.time()
         print(f"live events, alone: {freshness(client, alone, began)}", flush=True)
         verdict = run("audit", "--json")
-        print(f"audit while deferred: ok {verdict['ok']}, deferred {verdict['owed']['offsets']:,}", flush=True)
+        print(f"audit while deferred: ok {verdict['ok']}, deferred {verdict['deferred']['offsets']:,}", flush=True)
         began = time.time()
-        backfilled = run("fill", "--json")
+        backfilled = run("backfill", "--json")
         ended = time.time()
         print(
             f"the backfill: {backfilled['filled']:,} offsets in {ended - began:.1f} s, "
@@ -156,10 +156,20 @@ def measure(home: Path, events: int, rate: int) -> None:
     run("drain", "--once", "--json")
     verdict = run("audit", "--json", accepts=(0, 1))
     print(
-        f"audit: ok {verdict['ok']}, deferred {verdict['owed']['offsets']}, {verdict['raw_rows']:,} rows in raw_events"
+        f"audit: ok {verdict['ok']}, deferred {verdict['deferred']['offsets']}, {verdict['raw_rows']:,} rows in "
+        "raw_events"
     )
     for problem in verdict["problems"][:5]:
         print(f"  {problem}")
+
+
+def rate_and_events(about: str | None, seconds: float, events: int) -> argparse.Namespace:
+    """The options of a benchmark beside live events, with its own defaults."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--rate", type=int, default=20_000, help="live events per second")
+    parser.add_argument("--seconds", type=float, default=seconds)
+    parser.add_argument("--events", type=int, default=events, help="history")
+    return parser.parse_args()
 
 
 def main() -> None:

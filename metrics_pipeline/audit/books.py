@@ -4,7 +4,6 @@ Tables are counted whole, so minutes are compared with the ledger rows of every 
 those of the present one. Only one group may feed the tables at a time: batches of another are not known to be open.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -14,14 +13,15 @@ import polars as pl
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.audit.verdict import BrokenAccount, BrokenRow, Ledger, PartitionKey, PartitionTotals
-from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.query import query_frame, query_rows
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.ledger.deferred import subtracted
 from metrics_pipeline.ledger.entry import BACKFILL, DEFERRED, PartitionAccount
-from metrics_pipeline.ledger.minutes import COUNTS_SCHEMA, MINUTE_SECONDS, LedgerMinutes, Scope, Unnoted
+from metrics_pipeline.ledger.minutes import COUNTS_SCHEMA, Scope
 from metrics_pipeline.ledger.reading_deferred import ClickHouseDeferred
 from metrics_pipeline.ledger.tables import REPLAY_PLAN, PlanStep
 from metrics_pipeline.rollups.tables import CURRENT_ROWS
+from metrics_pipeline.runtime.timerange import DAY_SECONDS, MINUTE_SECONDS
 
 LONGEST_LIST = 1_000
 """So many gaps, overlaps or broken rows are listed at most."""
@@ -43,8 +43,8 @@ _MAX_RANGES = 200_000
 _IN_SCOPE = """(
         inserted > 0 AND first_event < toDateTime({end:UInt32}, 'UTC')
             AND last_event >= toDateTime({start:UInt32}, 'UTC')
-            AND (empty(minutes) OR arrayExists(
-                m -> toUnixTimestamp(m) >= {start:UInt32} AND toUnixTimestamp(m) < {end:UInt32}, minutes))
+            AND arrayExists(
+                m -> toUnixTimestamp(m) >= {start:UInt32} AND toUnixTimestamp(m) < {end:UInt32}, minutes)
         OR inserted = 0 AND started_at >= toDateTime({start:UInt32}, 'UTC')
             AND started_at < toDateTime({end:UInt32}, 'UTC'))"""
 """Ledger rows that touch the scope: by their events, or, where they inserted none, by when they landed."""
@@ -72,14 +72,9 @@ _OVERLAPS = f"""SELECT p, s, least(e, before) FROM ({_ORDERED} AND {_COVERS})
     WHERE position > 1 AND s < before LIMIT {{limit:UInt32}}"""
 
 _LEDGER_MINUTES = """
-    SELECT empty(minutes) AS is_unnoted, toUnixTimestamp(m) AS minute, sum(n - r) AS events, count() AS batches,
-        if(is_unnoted, toUnixTimestamp(min(first_event)), 0) AS first,
-        if(is_unnoted, toUnixTimestamp(max(last_event)), 0) AS last
-    FROM batches FINAL
-    ARRAY JOIN if(empty(minutes), [toDateTime(0, 'UTC')], minutes) AS m,
-        if(empty(minutes), [inserted], minute_inserted) AS n,
-        arrayResize(minute_removed, greatest(1, length(minutes))) AS r
-    WHERE {where} GROUP BY is_unnoted, minute
+    SELECT toUnixTimestamp(m) AS minute, sum(n - r) AS events FROM batches FINAL
+    ARRAY JOIN minutes AS m, minute_inserted AS n, arrayResize(minute_removed, length(minutes)) AS r
+    WHERE {where} GROUP BY minute
 """
 
 _OF_DRAINS = f"""batch NOT IN (
@@ -175,21 +170,16 @@ class ClickHouseBooks:
                 found[PartitionKey(topic, topic_id, int(partition))] = int(count)
         return found
 
-    def ledger_minutes(self, scope: Scope) -> LedgerMinutes:
-        conditions, bounds = ["(inserted > 0 OR notEmpty(minutes))"], _bounds(scope)
+    def ledger_minutes(self, scope: Scope) -> pl.DataFrame:
+        conditions, bounds = ["1"], _bounds(scope)
         if "start" in bounds:
-            conditions.append("last_event >= toDateTime({start:UInt32}, 'UTC')")
-            conditions.append("(empty(minutes) OR toUnixTimestamp(m) >= {start:UInt32})")
+            conditions.append("last_event >= toDateTime({start:UInt32}, 'UTC') AND minute >= {start:UInt32}")
         if "end" in bounds:
-            conditions.append("first_event < toDateTime({end:UInt32}, 'UTC')")
-            conditions.append("(empty(minutes) OR toUnixTimestamp(m) < {end:UInt32})")
+            conditions.append("first_event < toDateTime({end:UInt32}, 'UTC') AND minute < {end:UInt32}")
         if scope.minutes:
-            conditions.append("(empty(minutes) OR toUnixTimestamp(m) IN {minutes:Array(UInt32)})")
-        found = self._frame("the ledger", _LEDGER_MINUTES.format(where=" AND ".join(conditions)), bounds)
-        is_unnoted = pl.col("is_unnoted").cast(pl.Boolean)
-        counts = found.filter(~is_unnoted).select("minute", "events").cast(COUNTS_SCHEMA)
-        unnoted = found.filter(is_unnoted).to_dicts()
-        return LedgerMinutes(counts, _unnoted(unnoted[0]) if unnoted else Unnoted())
+            conditions.append("minute IN {minutes:Array(UInt32)}")
+        sql = _LEDGER_MINUTES.format(where=" AND ".join(conditions))
+        return self._frame("the ledger", sql, bounds).cast(COUNTS_SCHEMA)
 
     def raw_minutes(self, scope: Scope, *, distinct: bool = False) -> pl.DataFrame:
         where, bounds = _raw_where(scope)
@@ -249,15 +239,14 @@ class ClickHouseBooks:
         )
 
     def _broken_rows(self, touches: str, bounds: Mapping[str, Any]) -> tuple[BrokenRow, ...]:
-        sql = f"""SELECT batch, inserted, arraySum(partition_inserted), arraySum(minute_inserted), notEmpty(minutes)
+        sql = f"""SELECT batch, inserted, arraySum(partition_inserted), arraySum(minute_inserted)
             {_ROWS} WHERE {_OF_GROUP} AND (
                 (source = 'drain' OR notEmpty(partitions)) AND inserted != arraySum(partition_inserted)
-                OR source != 'drain' AND inserted != arraySum(minute_inserted)
-                OR notEmpty(minutes) AND inserted != arraySum(minute_inserted)) AND {touches}
+                OR inserted != arraySum(minute_inserted)) AND {touches}
             ORDER BY batch LIMIT {{limit:UInt32}}"""
         return tuple(
-            BrokenRow(str(batch), int(inserted), int(by_partition), int(by_minute) if is_noted else None)
-            for batch, inserted, by_partition, by_minute, is_noted in self._rows("the ledger", sql, bounds)
+            BrokenRow(str(batch), int(inserted), int(by_partition), int(by_minute))
+            for batch, inserted, by_partition, by_minute in self._rows("the ledger", sql, bounds)
         )
 
     def _without_drained(self, totals: PartitionTotals) -> PartitionTotals:
@@ -280,24 +269,10 @@ class ClickHouseBooks:
         return tuple(OffsetRange(int(p), int(s), int(e)) for p, s, e in self._rows("the ledger", sql, parameters))
 
     def _rows(self, table: str, sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        return calling(
-            f"auditing {table}",
-            lambda: [
-                tuple(row)
-                for row in self._client.query(
-                    sql, parameters=self._parameters(parameters), settings=dict(_FINAL_SETTINGS)
-                ).result_rows
-            ],
-        )
+        return query_rows(self._client, f"auditing {table}", sql, self._parameters(parameters), _FINAL_SETTINGS)
 
     def _frame(self, table: str, sql: str, parameters: Mapping[str, Any]) -> pl.DataFrame:
-        answer = calling(
-            f"auditing {table}",
-            lambda: self._client.raw_query(
-                sql, parameters=self._parameters(parameters), fmt="ArrowStream", settings=dict(_FINAL_SETTINGS)
-            ),
-        )
-        return pl.read_ipc_stream(io.BytesIO(answer))
+        return query_frame(self._client, f"auditing {table}", sql, self._parameters(parameters), _FINAL_SETTINGS)
 
     def _parameters(self, more: Mapping[str, Any]) -> dict[str, Any]:
         named = {
@@ -356,12 +331,6 @@ def _raw_where(scope: Scope) -> tuple[str, dict[str, Any]]:
     return " AND ".join(conditions), bounds
 
 
-def _unnoted(row: Mapping[str, int]) -> Unnoted:
-    start = row["first"] // MINUTE_SECONDS * MINUTE_SECONDS
-    end = (row["last"] // MINUTE_SECONDS + 1) * MINUTE_SECONDS
-    return Unnoted(row["batches"], row["events"], start, end)
-
-
 _HELD = "first_message >= toDateTime64({held:UInt32}, 3, 'UTC')"
 """Of batches: dead_letters still has all that they refused."""
 _NOT_DROPPED = f"""kafka_timestamp >= toDateTime64({{held:UInt32}}, 3, 'UTC') AND batch NOT IN (
@@ -371,6 +340,6 @@ _NOT_DROPPED = f"""kafka_timestamp >= toDateTime64({{held:UInt32}}, 3, 'UTC') AN
 more than it does."""
 _REPLAYED_DAYS = 31
 _HELD_FOR_REPLAYS = f"""first_message >= toDateTime64(
-    if({{held:UInt32}} = 0, 0, {{held:UInt32}} + {_REPLAYED_DAYS * 86_400}), 3, 'UTC')"""
+    if({{held:UInt32}} = 0, 0, {{held:UInt32}} + {_REPLAYED_DAYS * DAY_SECONDS}), 3, 'UTC')"""
 """Likewise of chunks of replays, which say when they were opened: their messages are so much older at most."""
 _LAST_SECONDS = (1 << 32) - 1

@@ -7,7 +7,7 @@ import polars as pl
 
 from metrics_pipeline.audit.verdict import Ledger, PartitionKey, PartitionTotals
 from metrics_pipeline.kafka.intents import OffsetRange
-from metrics_pipeline.ledger.minutes import LedgerMinutes, Scope
+from metrics_pipeline.ledger.minutes import Scope
 
 
 class BookReader(Protocol):
@@ -21,8 +21,8 @@ class BookReader(Protocol):
         """Rows of dead_letters within the ledger's [start, end) per partition, of the batches that touch `scope`."""
         ...
 
-    def ledger_minutes(self, scope: Scope) -> LedgerMinutes:
-        """Events inserted per minute, by the ledger."""
+    def ledger_minutes(self, scope: Scope) -> pl.DataFrame:
+        """Events inserted per minute, by the ledger (minutes.COUNTS_SCHEMA)."""
         ...
 
     def raw_minutes(self, scope: Scope, *, distinct: bool = False) -> pl.DataFrame:

@@ -20,12 +20,9 @@ from metrics_pipeline.ledger.minutes import (
     Look,
     MinuteDrift,
     Scope,
-    UnnotedDrift,
     disagreeing,
     drifts,
-    is_touched_within,
     tabulate,
-    unnoted_drift,
     unsettled,
 )
 from metrics_pipeline.runtime.ports import Clock
@@ -44,8 +41,6 @@ NAMED_MINUTES = 200
 class _Seen:
     """One look, tabulated, and what was on its way when the tables had been read."""
 
-    scope: Scope
-    look: Look
     table: pl.DataFrame
     open: tuple[OpenBatch, ...]
 
@@ -110,15 +105,13 @@ class Audit:
                 tail=unaccounted_tail(ledger, self._topic_id, committed),
                 deferred=ledger.deferred(self._topic_id),
                 dead_letter_rows=dead_letter_rows,
-                ledger_events=int(first.table["ledger"].sum()) + first.look.after.unnoted.inserted,
+                ledger_events=int(first.table["ledger"].sum()),
                 raw_rows=int(first.table["raw"].sum()),
                 rollup_requests=int(first.table["rollup"].sum()),
                 drifting=findings.drifting,
                 drifting_minutes=tuple(sorted(findings.listed, key=lambda m: m.minute)),
                 rollup_drift=findings.rollup_drift,
                 raw_doubles=findings.raw_doubles,
-                unnoted_rows=first.look.after.unnoted.rows,
-                unnoted_drift=self._unnoted(first),
                 minutes_in_flight=tuple(sorted(pending)),
                 open_batches=last.open,
                 compared_from=self._compared_from,
@@ -136,7 +129,7 @@ class Audit:
         table = tabulate(look)
         if minutes is not None:
             table = table.filter(pl.col("minute").is_in(list(minutes)))
-        return _Seen(scope, look, table, on_their_way)
+        return _Seen(table, on_their_way)
 
     def _open_batches(self) -> tuple[OpenBatch, ...]:
         """Batches with an open intent and without a ledger row, read in this order."""
@@ -168,22 +161,10 @@ class Audit:
 
     def _with_doubles(self, wrong: pl.DataFrame) -> pl.DataFrame:
         """Where raw_events holds too many rows, say how many are doubles; a deep audit knows it of all minutes."""
-        too_many = wrong.filter((pl.col("raw") > pl.col("ledger")) | ~pl.col("is_noted"))["minute"].head(NAMED_MINUTES)
+        too_many = wrong.filter(pl.col("raw") > pl.col("ledger"))["minute"].head(NAMED_MINUTES)
         if self._deep or not len(too_many):
             return wrong
         counted = self._books.raw_minutes(Scope.around(too_many.to_list(), NAMED_MINUTES), distinct=True)
         joined = wrong.join(counted.rename({"events": "found"}), on="minute", how="left", maintain_order="left")
         # Rows that landed since the look are no doubles.
         return joined.with_columns(distinct=pl.min_horizontal("raw", "found")).drop("found")
-
-    def _unnoted(self, seen: _Seen) -> UnnotedDrift | None:
-        """Contradiction over the span of ledger rows that don't say their minutes, if all of it is settled."""
-        unnoted = seen.look.before.unnoted
-        drift = unnoted_drift(seen.table, unnoted)
-        if drift is None or not seen.scope.holds(unnoted.start_seconds, unnoted.end_seconds):
-            return None
-        if is_touched_within(seen.table, unnoted):
-            return None
-        span = Scope(unnoted.start_seconds, unnoted.end_seconds)
-        is_open = bool(seen.open) and bool(self._books.open_minutes(span, seen.open_ranges))
-        return None if is_open else drift

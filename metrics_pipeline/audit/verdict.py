@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from metrics_pipeline.kafka.intents import OffsetRange, OpenBatch
-from metrics_pipeline.ledger.deferred import HOUR_SECONDS
 from metrics_pipeline.ledger.entry import PartitionAccount
-from metrics_pipeline.ledger.minutes import MinuteDrift, UnnotedDrift
+from metrics_pipeline.ledger.minutes import MinuteDrift
 from metrics_pipeline.rollups.grains import UNIT
-from metrics_pipeline.runtime.timerange import minute_name
+from metrics_pipeline.runtime.timerange import HOUR_SECONDS, minute_name
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -58,12 +57,12 @@ class BrokenAccount:
 
 @dataclass(frozen=True, slots=True)
 class BrokenRow:
-    """A ledger row whose sums contradict: per row, per partition and per minute (None: the row doesn't say)."""
+    """A ledger row whose sums contradict: per row, per partition and per minute."""
 
     batch: str
     inserted: int
     partition_inserted: int
-    minute_inserted: int | None
+    minute_inserted: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +135,6 @@ class Books:
     drifting_minutes: tuple[MinuteDrift, ...] = ()
     rollup_drift: int = 0
     raw_doubles: int = 0
-    unnoted_rows: int = 0
-    unnoted_drift: UnnotedDrift | None = None
     minutes_in_flight: tuple[int, ...] = ()
     open_batches: tuple[OpenBatch, ...] = ()
     compared_from: int = 0
@@ -209,8 +206,6 @@ def judge(books: Books) -> Verdict:
         problems.append(
             f"{books.drifting - len(books.drifting_minutes)} more minutes contradict: audit parts of them with --range"
         )
-    if books.unnoted_drift is not None:
-        problems.append(_unnoted(books.unnoted_drift))
     return Verdict(books, tuple(problems), rollup_problems)
 
 
@@ -225,10 +220,10 @@ def _broken_account(broken: BrokenAccount) -> str:
 
 
 def _broken_row(broken: BrokenRow) -> str:
-    parts = f"{broken.partition_inserted} by its partitions"
-    if broken.minute_inserted is not None:
-        parts += f", {broken.minute_inserted} by its minutes"
-    return f"batch {broken.batch}: {broken.inserted} inserted, but {parts}: the ledger row was changed"
+    return (
+        f"batch {broken.batch}: {broken.inserted} inserted, but {broken.partition_inserted} by its partitions, "
+        f"{broken.minute_inserted} by its minutes: the ledger row was changed"
+    )
 
 
 def _dead_letter_problems(totals: Iterable[PartitionTotals], found: Mapping[PartitionKey, int] | None) -> list[str]:
@@ -243,10 +238,9 @@ def _dead_letter_problems(totals: Iterable[PartitionTotals], found: Mapping[Part
 
 
 def _drift(m: MinuteDrift) -> str:
-    ledger = "" if m.ledger is None else f"{m.ledger} in the ledger, "
     doubled = f" ({m.doubles} more than once)" if m.doubles else ""
-    said = f"minute {minute_name(m.minute)}: {ledger}{m.raw} in raw_events{doubled}, {m.rollup} in rollup_1m"
-    return f"{said}: {_advice(m)}"
+    said = f"minute {minute_name(m.minute)}: {m.ledger} in the ledger, {m.raw} in raw_events{doubled}, {m.rollup} in "
+    return f"{said}rollup_1m: {_advice(m)}"
 
 
 def _advice(m: MinuteDrift) -> str:
@@ -256,7 +250,7 @@ def _advice(m: MinuteDrift) -> str:
             f"something else inserted into raw_events; OPTIMIZE TABLE raw_events PARTITION {day} FINAL drops the "
             f"doubles, then {_rebuilding(m.minute)}"
         )
-    if m.ledger is None or m.raw == m.ledger:
+    if m.raw == m.ledger:
         return _rebuilding(m.minute)
     if m.raw == m.rollup:
         return (
@@ -284,14 +278,6 @@ def _rebuilding(minute: int) -> str:
     return (
         "rebuild the minute in rollup_1m from raw_events: `metrics-pipeline rollups rebuild --from-raw "
         f"--from {minute_name(unit)} --to {minute_name(unit + UNIT.seconds)}`"
-    )
-
-
-def _unnoted(drift: UnnotedDrift) -> str:
-    span = drift.span
-    return (
-        f"minutes {minute_name(span.start_seconds)} to {minute_name(span.end_seconds)}: {drift.ledger} inserted by the "
-        f"ledger, but raw_events has {drift.raw} rows: look for deletes in system.mutations and for other writers"
     )
 
 

@@ -81,7 +81,6 @@ def _as_fields(verdict: Verdict) -> dict[str, object]:
         "drifting_minutes": [_minute(m) for m in books.drifting_minutes],
         "minutes_in_flight": [minute_name(m) for m in books.minutes_in_flight],
         "open_batches": [{"batch": b.token, "ranges": [_range(r) for r in b.ranges]} for b in books.open_batches],
-        "unnoted_ledger_rows": books.unnoted_rows,
         "compared_from": minute_name(books.compared_from) if books.compared_from else None,
         "problems": list(verdict.problems),
     }
@@ -102,7 +101,7 @@ def _range(r: OffsetRange) -> dict[str, int]:
     return {"partition": r.partition, "start": r.start, "end": r.end}
 
 
-def _minute(m: MinuteDrift) -> dict[str, str | int | None]:
+def _minute(m: MinuteDrift) -> dict[str, str | int]:
     return {
         "minute": minute_name(m.minute),
         "ledger": m.ledger,
@@ -170,9 +169,3 @@ def _print_in_flight(console: Console, verdict: Verdict) -> None:
     for batch in books.open_batches if books.minutes_in_flight else ():
         ranges = ", ".join(f"{r.partition}: {r.start} to {r.end - 1}" for r in batch.ranges)
         console.print(f"[yellow]…[/] batch {batch.token} is open (offsets by partition: {ranges})", soft_wrap=True)
-    if books.unnoted_rows:
-        console.print(
-            f"[yellow]…[/] {books.unnoted_rows} ledger rows don't say their minutes (they are from before it was "
-            "noted): there, raw_events and rollup_1m are compared minute by minute, the ledger as a sum",
-            soft_wrap=True,
-        )

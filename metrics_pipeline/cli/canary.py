@@ -5,8 +5,7 @@ from rich.console import Console
 
 from metrics_pipeline.alerting.burn import Tallies, burn_rate
 from metrics_pipeline.alerting.canary import Round, send_canaries
-from metrics_pipeline.alerting.canary_rules import Sighting
-from metrics_pipeline.cli.output import counting_progress, print_json
+from metrics_pipeline.cli.output import counting, print_json
 from metrics_pipeline.cli.signals import stop_on_signal
 from metrics_pipeline.settings import load_settings
 
@@ -26,13 +25,10 @@ def canary(
     if one was not seen in time. The events stay: service metrics-pipeline, endpoint /canary, tier canary.
     """
     settings = load_settings()
-    with stop_on_signal() as stop, counting_progress() as bar:
-        task = bar.add_task("canaries", total=settings.drain.shards)
-
-        def show(_sighting: Sighting) -> None:
-            bar.advance(task)
-
-        found = send_canaries(settings, limit_seconds=limit_seconds, stop=stop.is_set, on_seen=show)
+    with stop_on_signal() as stop, counting("canaries", settings.drain.shards) as show:
+        found = send_canaries(
+            settings, limit_seconds=limit_seconds, stop=stop.is_set, on_seen=lambda _sighting: show(advance=1)
+        )
     if as_json:
         print_json(_as_fields(found))
     else:

@@ -22,7 +22,7 @@ from metrics_pipeline.dashboards.panels import DASHBOARDS
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.questions.names import busiest
 from metrics_pipeline.questions.question import Names, Question
-from metrics_pipeline.runtime.timerange import TimeRange
+from metrics_pipeline.runtime.timerange import DAY_SECONDS, TimeRange
 from metrics_pipeline.settings import Settings, clickhouse_url, load_settings
 
 app = typer.Typer()
@@ -35,7 +35,7 @@ def dashboard(
     name: str = typer.Argument("", help=f"One of {', '.join(d.name for d in _ALL)}; all without it."),
     service: str = typer.Option("", help="Service of the panels about one; without it the one with most requests."),
     endpoint: str = typer.Option("", help="Endpoint of the panels about one; without it the one with most requests."),
-    seconds: int = typer.Option(DEFAULT_SECONDS, min=60, max=400 * 86_400, help="How far the panels look back."),
+    seconds: int = typer.Option(DEFAULT_SECONDS, min=60, max=400 * DAY_SECONDS, help="How far the panels look back."),
     with_tables: bool = typer.Option(False, "--tables", help="Also print links to the panels that are tables."),
     open_it: bool = typer.Option(False, "--open", help="Open it in the browser: the first, where no name is given."),
 ) -> None:

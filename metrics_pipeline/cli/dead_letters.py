@@ -3,16 +3,14 @@
 import json
 import sys
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import typer
 from clickhouse_connect.driver.client import Client
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from metrics_pipeline.cli.output import print_json
+from metrics_pipeline.cli.output import counting, print_json
 from metrics_pipeline.cli.signals import stop_on_signal
 from metrics_pipeline.cli.spans import END, START, WHEN, asked_span, now_in
 from metrics_pipeline.clickhouse.client import connect
@@ -111,8 +109,8 @@ def replay(
     settings, wanted = load_settings(), _filter(reason, service, when, start, end)
     console = Console(highlight=False, stderr=as_json)
     if dry_run or not (as_json or yes):
-        with _progress("looking") as (bar, task):
-            shown = preview_dead_letters(settings, wanted, lambda report: _advance(bar, task, report))
+        with counting("looking") as show:
+            shown = preview_dead_letters(settings, wanted, _shown_by(show))
         if dry_run and as_json:
             print_json(_report(shown))
         else:
@@ -121,13 +119,13 @@ def replay(
             return
         if shown.landed and sys.stdin.isatty():
             typer.confirm(f"Land {shown.landed} events?", abort=True)
-    with stop_on_signal() as stop, _progress("replaying") as (bar, task):
+    with stop_on_signal() as stop, counting("replaying") as show:
         report = replay_dead_letters(
             settings,
             wanted,
             f"cli-{uuid.uuid4()}",
             stop=stop.is_set,
-            on_progress=lambda report: _advance(bar, task, report),
+            on_progress=_shown_by(show),
         )
     if as_json:
         print_json(_report(report))
@@ -252,12 +250,5 @@ def _print_report(console: Console, report: ReplayReport) -> None:
         console.print(f"  {report.recovered:,} of an earlier replay that broke off were finished first")
 
 
-@contextmanager
-def _progress(doing: str) -> Iterator[tuple[Progress, TaskID]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield bar, bar.add_task(doing, total=None)
-
-
-def _advance(bar: Progress, task: TaskID, report: ReplayReport) -> None:
-    bar.update(task, completed=report.looked_at, total=max(report.total, report.looked_at))
+def _shown_by(show: Callable[..., None]) -> Callable[[ReplayReport], None]:
+    return lambda report: show(completed=report.looked_at, total=max(report.total, report.looked_at))

@@ -5,10 +5,9 @@ from enum import StrEnum
 
 import typer
 
-from metrics_pipeline.cli.output import counting_progress, print_json
+from metrics_pipeline.cli.output import counting, print_json
 from metrics_pipeline.cli.signals import stop_on_signal
 from metrics_pipeline.drain.drain import DrainReport
-from metrics_pipeline.ledger.entry import LedgerEntry
 from metrics_pipeline.settings import load_settings
 from metrics_pipeline.wiring.drain import DrainRun, reset_offsets, run_drain, until_caught_up, until_window_ends
 
@@ -35,13 +34,8 @@ def drain(
     settings = load_settings()
     run = DrainRun(run_id=f"cli-{uuid.uuid4()}", shard=shard)
     ending = until_caught_up if once else until_window_ends(settings)
-    with stop_on_signal() as stop, counting_progress() as bar:
-
-        def show(entry: LedgerEntry) -> None:
-            bar.update(task, advance=entry.consumed)
-
-        task = bar.add_task(f"shard {shard}", total=None)
-        report = run_drain(settings, run, ending, stop=stop.is_set, on_entry=show)
+    with stop_on_signal() as stop, counting(f"shard {shard}") as show:
+        report = run_drain(settings, run, ending, stop=stop.is_set, on_entry=lambda entry: show(advance=entry.consumed))
     _print_report(report, as_json=as_json)
 
 

@@ -1,12 +1,22 @@
 """How commands print."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 
 def print_json(value: Any) -> None:
@@ -14,31 +24,25 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False))
 
 
-def counting_progress() -> Progress:
-    """A bar on stderr that counts up to its total, and is gone at the end."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
+@contextmanager
+def counting(doing: str, total: int | None = None) -> Iterator[Callable[..., None]]:
+    """A bar on stderr that is gone at the end. Yields what moves it: `advance`, or `completed` and `total`."""
+    with _bar(MofNCompleteColumn()) as bar:
+        yield partial(bar.update, bar.add_task(doing, total=total))
 
 
-def share_progress() -> Progress:
-    """Likewise, with the share that is done."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
+@contextmanager
+def in_shares() -> Iterator[Callable[[str], Callable[[float], None]]]:
+    """Likewise, of work that tells the share that is done, 0 to 1. Yields what begins a line, by what is done."""
+    with _bar(TaskProgressColumn()) as bar:
+
+        def begin(doing: str) -> Callable[[float], None]:
+            task = bar.add_task(doing, total=1.0)
+            return lambda share: bar.update(task, completed=share)
+
+        yield begin
 
 
-def share_of(bar: Progress, doing: str) -> Callable[[float], None]:
-    """Begins a line of the bar; to be told the share that is done, 0 to 1."""
-    task = bar.add_task(doing, total=1.0)
-    return lambda share: bar.update(task, completed=share)
+def _bar(figure: ProgressColumn) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), figure, TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)

@@ -8,14 +8,13 @@ from math import ceil
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 
-from metrics_pipeline.cli.output import counting_progress, print_json
+from metrics_pipeline.cli.output import counting, print_json
 from metrics_pipeline.cli.signals import stop_on_signal
 from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, now_in
-from metrics_pipeline.ledger.deferred import HOUR_SECONDS
 from metrics_pipeline.replay.plan import Mode, hours_around
 from metrics_pipeline.replay.run import HourReport
+from metrics_pipeline.runtime.timerange import HOUR_SECONDS
 from metrics_pipeline.settings import load_settings
 from metrics_pipeline.wiring.replay import preview_hours, replay_hours
 
@@ -49,8 +48,8 @@ def replay(
     console = Console(highlight=False, stderr=as_json)
     console.print(f"hours of messages: {_hour(hours[0])} to {_hour(hours[-1] + HOUR_SECONDS)} UTC, {len(hours)} in all")
     if dry_run or not (as_json or yes):
-        with counting_progress() as bar:
-            shown = preview_hours(settings, hours, mode, _shown_in(bar, "looking"))
+        with counting("looking") as show:
+            shown = preview_hours(settings, hours, mode, _shown_by(show))
         if not as_json:
             _print(console, shown, mode, is_dry=True)
     if dry_run:
@@ -59,14 +58,14 @@ def replay(
         return
     if not (as_json or yes) and shown.changed and sys.stdin.isatty():
         typer.confirm(f"Change {shown.changed:,} rows?", abort=True)
-    with stop_on_signal() as stop, counting_progress() as bar:
+    with stop_on_signal() as stop, counting("replaying") as show:
         report = replay_hours(
             settings,
             hours,
             mode,
             f"cli-{uuid.uuid4()}",
             stop=stop.is_set,
-            on_progress=_shown_in(bar, "replaying"),
+            on_progress=_shown_by(show),
         )
     if as_json:
         print_json(_fields(report, hours, mode, is_dry=False))
@@ -145,6 +144,5 @@ def _left(report: HourReport, mode: Mode) -> Iterator[str]:
         yield "what an earlier replay left half done was finished first"
 
 
-def _shown_in(bar: Progress, doing: str) -> Callable[[HourReport], None]:
-    task = bar.add_task(doing, total=None)
-    return lambda report: bar.update(task, completed=report.looked_at, total=max(report.offsets, report.looked_at))
+def _shown_by(show: Callable[..., None]) -> Callable[[HourReport], None]:
+    return lambda report: show(completed=report.looked_at, total=max(report.offsets, report.looked_at))

@@ -10,10 +10,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from metrics_pipeline.cli.output import print_json, share_of, share_progress
+from metrics_pipeline.cli.output import in_shares, print_json
 from metrics_pipeline.retention.plan import Costs
 from metrics_pipeline.retention.report import MOVE, Report
-from metrics_pipeline.retention.shards import AnyRetention
+from metrics_pipeline.retention.shards import RetentionOfShards
 from metrics_pipeline.settings import load_settings
 from metrics_pipeline.wiring.retention import load_policy, retention, values_from_file
 
@@ -89,9 +89,9 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _run(work: AnyRetention, *, dry_run: bool) -> Report:
-    with share_progress() as bar:
-        return work.run(dry_run=dry_run, progress=share_of(bar, "looking" if dry_run else "dropping"))
+def _run(work: RetentionOfShards, *, dry_run: bool) -> Report:
+    with in_shares() as share_of:
+        return work.run(dry_run=dry_run, progress=share_of("looking" if dry_run else "dropping"))
 
 
 def _fields(report: Report) -> dict[str, object]:

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from metrics_pipeline.cli.output import print_json, share_of, share_progress
+from metrics_pipeline.cli.output import in_shares, print_json
 from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, now_in
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.rollups.drift import Drift, State
@@ -77,17 +77,17 @@ def rebuild(
     """
     span = _span(when, start, end, timezone)
     grains = tuple(grain_named(name.value) for name in grain) if grain else BUILT
-    with open_rollups(load_settings()) as rollups, share_progress() as bar:
+    with open_rollups(load_settings()) as rollups:
         if dry_run:
             plan = rollups.planned(span, grains, only_stale=stale)
             counted = {grain.name: len(buckets) for grain, buckets in plan.items()}
-            bar.stop()
             _print_plan(counted, rollups.units_in_raw(span) if from_raw else len(rollups.stale_units(span)), as_json)
             return
         made = Rebuilt()
-        if from_raw:
-            made = rollups.remake(span, force=force, progress=share_of(bar, f"{LIVE.name} from raw_events"))
-        built = rollups.rebuild(span, grains, only_stale=stale, progress=share_of(bar, "buckets"))
+        with in_shares() as share_of:
+            if from_raw:
+                made = rollups.remake(span, force=force, progress=share_of(f"{LIVE.name} from raw_events"))
+            built = rollups.rebuild(span, grains, only_stale=stale, progress=share_of("buckets"))
     _print_rebuilt(made, built, as_json)
     if made.refused or made.units_in_flux or built.units_in_flux or built.unpublished:
         raise typer.Exit(1)
@@ -114,8 +114,8 @@ def check(
     right nor wrong. Drift that was repaired is drift, too.
     """
     span = _span(when, start, end, timezone)
-    with open_rollups(load_settings()) as rollups, share_progress() as bar:
-        checked = rollups.check(span, repair=repair, force=force, progress=share_of(bar, "units"))
+    with open_rollups(load_settings()) as rollups, in_shares() as share_of:
+        checked = rollups.check(span, repair=repair, force=force, progress=share_of("units"))
     if as_json:
         print_json(_checked_fields(checked))
     else:

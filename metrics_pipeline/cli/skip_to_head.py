@@ -1,16 +1,14 @@
 """`skip-to-head` and `backfill`: live events before the backlog, and the backlog later."""
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from metrics_pipeline.cli.output import print_json
+from metrics_pipeline.cli.output import counting, print_json
 from metrics_pipeline.cli.signals import stop_on_signal
 from metrics_pipeline.drain.backfill import BackfillReport
 from metrics_pipeline.ledger.deferred import DeferredEntry
@@ -57,13 +55,13 @@ def skip(
     if not yes:
         typer.confirm("Skip them for now?", abort=True, err=True)
     offsets = sum(entry.offsets for entry in entries)
-    with stop_on_signal() as stop, _progress("skipping", offsets) as (bar, task):
+    with stop_on_signal() as stop, counting("skipping", offsets) as show:
         deferred = skip_to_head(
             settings,
             shards,
             f"cli-{uuid.uuid4()}",
             stop=stop.is_set,
-            on_entry=lambda entry: bar.update(task, advance=entry.deferred),
+            on_entry=lambda entry: show(advance=entry.deferred),
         )
     if as_json:
         print_json({"dry_run": False, "deferred_offsets": deferred})
@@ -86,13 +84,13 @@ def backfill(dry_run: bool = _DRY_RUN, as_json: bool = _JSON) -> None:
         else:
             _print(console, entries, "are deferred")
         return
-    with stop_on_signal() as stop, _progress("backfilling", None) as (bar, task):
+    with stop_on_signal() as stop, counting("backfilling") as show:
         report = backfill_deferred(
             settings,
             None,
             f"cli-{uuid.uuid4()}",
             stop=stop.is_set,
-            on_progress=lambda report: bar.update(task, completed=report.backfilled, total=report.total),
+            on_progress=lambda report: show(completed=report.backfilled, total=report.total),
         )
     if as_json:
         print_json({"dry_run": False, **_report(report)})
@@ -161,10 +159,3 @@ def _hour(entry: DeferredEntry) -> str:
 
 def _moment(epoch_ms: int) -> str:
     return f"{datetime.fromtimestamp(epoch_ms / 1_000, UTC):%Y-%m-%dT%H:%M:%SZ}"
-
-
-@contextmanager
-def _progress(doing: str, total: int | None) -> Iterator[tuple[Progress, TaskID]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield bar, bar.add_task(doing, total=total)

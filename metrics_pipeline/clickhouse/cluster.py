@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.client import SHARD_SUFFIX, connect, connect_to, database_name
-from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.query import query_rows
 from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.errors import ClickHouseUnavailableError, ConfigurationError
 from metrics_pipeline.settings import Settings, clickhouse_url
@@ -83,7 +83,7 @@ def read_servers(settings: Settings, *, all_of_them: bool = False) -> tuple[Serv
         ORDER BY shard_num, replica_num LIMIT {limit:UInt32}"""
     parameters = {"cluster": clickhouse.cluster, "limit": MAX_SERVERS}
     with connect(settings) as client:
-        rows = calling("reading the cluster", lambda: client.query(sql, parameters=parameters).result_rows)
+        rows = query_rows(client, "reading the cluster", sql, parameters)
     if not rows:
         raise ConfigurationError(
             f"the server knows no cluster {clickhouse.cluster}: add it to remote_servers of its configuration, or set "
@@ -117,10 +117,7 @@ def _place_of(settings: Settings, url: str) -> Server:
     sql = "SELECT shard_num, replica_num FROM system.clusters WHERE cluster = {cluster:String} AND is_local"
     server = Server(0, 0, url)
     with connect_to(settings, url, "system") as client:
-        rows = calling(
-            f"asking {server.name} for its shard",
-            lambda: client.query(sql, parameters={"cluster": settings.clickhouse.cluster}).result_rows,
-        )
+        rows = query_rows(client, f"asking {server.name} for its shard", sql, {"cluster": settings.clickhouse.cluster})
     if not rows:
         raise ConfigurationError(
             f"METRICS_CLICKHOUSE__SERVERS: {server.name} is no server of the cluster {settings.clickhouse.cluster}, "

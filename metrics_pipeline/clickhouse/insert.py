@@ -10,6 +10,7 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.external import ExternalData
 
 from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.query import run_command
 
 _INSERT_SETTINGS: Mapping[str, Any] = {
     # A token is worth something only if the server writes the block now, as one block, and the views take part.
@@ -59,4 +60,4 @@ def delete_rows(client: Client, table: str, where: str, parameters: Mapping[str,
     found = calling(f"looking for old rows of {table}", partial(client.query, count, dict(parameters))).result_rows
     if found[0][0]:
         delete = f"DELETE FROM {table} WHERE {where}"
-        calling(f"deleting old rows of {table}", partial(client.command, delete, dict(parameters)))
+        run_command(client, f"deleting old rows of {table}", delete, parameters)

@@ -4,7 +4,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-TOKEN_SECONDS = 7 * 86_400
+from metrics_pipeline.runtime.timerange import DAY_SECONDS
+
+TOKEN_SECONDS = 7 * DAY_SECONDS
 """Replicas forget a token after this time, too. Their default is an hour: a batch may be open for longer."""
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from enum import Enum
 
 from metrics_pipeline.ddl.found import NOTHING, Size
-from metrics_pipeline.ddl.shadow import Shadow
 from metrics_pipeline.ddl.work import Work
 
 
@@ -45,7 +44,6 @@ class Change:
     work: Work = Work.NOTHING
     table: str = ""
     column: str = ""
-    shadow: Shadow | None = None
 
     @property
     def difference(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.client import SHARD_SUFFIX
-from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.query import query_rows
 from metrics_pipeline.ddl.found import Found, FoundColumn, FoundTable, Size
 from metrics_pipeline.ddl.same import split
 
@@ -94,7 +94,7 @@ class LiveSchema:
         ]
 
     def _rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Sequence[Any]]:
-        return calling("reading the schema", lambda: self._client.query(sql, dict(parameters or {})).result_rows)
+        return query_rows(self._client, "reading the schema", sql, parameters or {})
 
 
 def _first(pattern: re.Pattern[str], text: str) -> str:

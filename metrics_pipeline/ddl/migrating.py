@@ -7,14 +7,12 @@ the server by itself, is found again there, and is not begun twice.
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.query import run_command
 from metrics_pipeline.ddl.change import Change, Phase, Plan, Way
 from metrics_pipeline.ddl.live import LiveSchema, Mutation
-from metrics_pipeline.ddl.rebuilding import Rebuild
 from metrics_pipeline.ddl.work import Work
 from metrics_pipeline.errors import ConfigurationError, PipelineError, RetryableError
 
@@ -63,9 +61,6 @@ class Migration:
         if change.work is Work.FILL_COLUMN:
             self._fill(change, live)
             return
-        if change.shadow is not None:
-            Rebuild(self.client, change.shadow, self.progress, self.sleep).run()
-            return
         if change.phase is Phase.MIGRATE and change.work is not Work.NOTHING:
             work = self.works.get(change.work)
             if work is None or not work(self.progress):
@@ -79,7 +74,7 @@ class Migration:
         """What fails because another apply has done it, or is at it, is no failure."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                calling(f"changing {change.object}", partial(self.client.command, statement, settings=dict(_SETTINGS)))
+                run_command(self.client, f"changing {change.object}", statement, settings=_SETTINGS)
             except PipelineError:
                 if not any(set(change.statements) & set(other.statements) for other in self.plan().changes):
                     return

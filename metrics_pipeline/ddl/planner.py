@@ -17,7 +17,6 @@ from metrics_pipeline.ddl.objects import (
     quoted,
 )
 from metrics_pipeline.ddl.same import canonical, days_of, same_engine, split
-from metrics_pipeline.ddl.shadow import FEED, NEXT, Shadow
 from metrics_pipeline.ddl.work import Work
 
 EVENTS = "raw_events"
@@ -27,11 +26,10 @@ EVENTS = "raw_events"
 def plan(objects: Sequence[SchemaObject], found: Found, storage: Storage) -> Plan:
     """Compare. Columns come first: views that are made or replaced may read them."""
     tables = [o for o in objects if isinstance(o, Table) and o.name in found]
-    changes = [c for table in tables for c in _table(table, found, storage)]
+    changes = [c for table in tables for c in _table(table, found[table.name], storage)]
     for wanted in objects:
         changes += _object(wanted, found.get(wanted.name), storage)
     changes += _remake(tables, changes, found)
-    changes += _leftovers(objects, found, storage)
     return ordered(changes)
 
 
@@ -64,15 +62,14 @@ _KINDS = {
 }
 
 
-def _table(wanted: Table, all_found: Found, storage: Storage) -> Iterator[Change]:
-    found = all_found[wanted.name]
+def _table(wanted: Table, found: FoundTable, storage: Storage) -> Iterator[Change]:
     appended = appended_key(wanted, found)
     if appended:
         yield _appending(wanted, appended)
     yield from column_changes(wanted, found, appended)
     yield from _indexes(wanted, found)
     yield from _properties(wanted, found, storage)
-    yield from _shapes(wanted, all_found, storage)
+    yield from _shapes(wanted, found, storage)
 
 
 def appended_key(wanted: Table, found: FoundTable) -> tuple[str, ...]:
@@ -100,43 +97,29 @@ def _appending(wanted: Table, names: tuple[str, ...]) -> Change:
     )
 
 
-def _shapes(wanted: Table, all_found: Found, storage: Storage) -> Iterator[Change]:
-    """What only another table can have. It takes this one's place, where that can be done exactly."""
-    found = all_found[wanted.name]
-    reasons = []
+def _shapes(wanted: Table, found: FoundTable, storage: Storage) -> Iterator[Change]:
+    """What only another table can have. None is copied here: a person does it, while nothing writes to the table."""
+    differing = []
     if not same_engine(found.engine, wanted.engine):
-        reasons.append(("engine", found.engine, wanted.engine))
+        differing.append(("engine", found.engine, wanted.engine))
     if canonical(found.partition_by or "tuple()") != canonical(wanted.partition_by):
-        reasons.append(("partition key", found.partition_by, wanted.partition_by))
+        differing.append(("partition key", found.partition_by, wanted.partition_by))
     if canonical(found.order_by) != canonical(", ".join(wanted.order_by)) and not appended_key(wanted, found):
-        reasons.append(("sorting key", found.order_by, ", ".join(wanted.order_by)))
-    refusal = _why_not(wanted, all_found, storage)
+        differing.append(("sorting key", found.order_by, ", ".join(wanted.order_by)))
+    refusal = _what_to_do(wanted)
     if storage.is_replicated and not found.engine.startswith(("Replicated", "Shared")):
-        reasons.append(("engine", found.engine, storage.engine(wanted.engine, wanted.name)))
+        differing.append(("engine", found.engine, storage.engine(wanted.engine, wanted.name)))
         refusal = (
             "while nothing writes to it: DETACH TABLE, then ATTACH TABLE … AS REPLICATED makes it the first replica of "
             "itself"
         )
-    whats = [f"its {what} is {has or 'none'}, wanted {wants}" for what, has, wants in reasons]
-    if refusal or not reasons:
-        for what in whats:
-            yield Change(wanted.name, what, Phase.MIGRATE, Way.REBUILD, size=found.size, refusal=refusal)
-        return
-    shadow = Shadow(wanted, found.partition_by, [c.name for c in wanted.columns], storage)
-    yield Change(
-        wanted.name,
-        f"{'; '.join(whats)}: copy the rows to {shadow.name}, which then takes its place",
-        Phase.MIGRATE,
-        Way.REBUILD,
-        shadow.statements,
-        found.size,
-        work=Work.REBUILD_TABLE,
-        shadow=shadow,
-    )
+    for what, has, wants in differing:
+        told = f"its {what} is {has or 'none'}, wanted {wants}"
+        yield Change(wanted.name, told, Phase.MIGRATE, Way.REBUILD, size=found.size, refusal=refusal)
 
 
-def _why_not(table: Table, found: Found, storage: Storage) -> str:
-    """Why no other table can take its place while it is written to; "" if one can."""
+def _what_to_do(table: Table) -> str:
+    """Of a table whose key, partitions or engine differ."""
     if table.name == EVENTS:
         return (
             "a table's tokens of inserts stay with it: a batch that is open while another table takes its place would "
@@ -147,24 +130,7 @@ def _why_not(table: Table, found: Found, storage: Storage) -> str:
             "drop this table and its feed while no drain runs, apply, then make it anew from raw events: "
             "`metrics-pipeline rollups rebuild --from-raw`"
         )
-    if storage.is_replicated:
-        return (
-            "replicas don't exchange tables at the same moment. While nothing writes to it: create a table of the "
-            "wanted shape under another name, INSERT SELECT the rows, and EXCHANGE TABLES on each replica"
-        )
-    has, other = found[table.name], found.get(table.name + NEXT)
-    is_replacing = same_engine(has.engine, table.engine) and table.engine.startswith("ReplacingMergeTree")
-    if not is_replacing or not set(table.order_by) <= has.columns.keys():
-        return (
-            "a copy beside writers is exact only where a row that is written twice is one row. While nothing writes to "
-            "it: create a table of the wanted shape under another name, INSERT SELECT the rows, and EXCHANGE TABLES"
-        )
-    if other and (
-        canonical(other.partition_by or "tuple()") != canonical(table.partition_by)
-        or canonical(other.order_by) != canonical(", ".join(table.order_by))
-    ):
-        return f"{table.name + NEXT} is left of another rebuild: run `schema apply --allow-destructive` first"
-    return ""
+    return "while nothing writes to it, another table takes its place: docs/runbooks/table-keys.md has the statements"
 
 
 def _indexes(wanted: Table, found: FoundTable) -> Iterator[Change]:
@@ -241,21 +207,6 @@ def _remake(tables: Sequence[Table], changes: Sequence[Change], found: Found) ->
         events.size if events else Size(),
         work=Work.REMAKE_ROLLUPS,
     )
-
-
-def _leftovers(objects: Sequence[SchemaObject], found: Found, storage: Storage) -> Iterator[Change]:
-    """Of a rebuild that is over: one that is under way has the shape that is wanted."""
-    for table in (o for o in objects if isinstance(o, Table) and o.name in found):
-        name, feed = table.name + NEXT, table.name + FEED
-        if any(c.work is Work.REBUILD_TABLE for c in _shapes(table, found, storage)):
-            continue
-        if feed in found:
-            statements = (f"DROP VIEW IF EXISTS {feed}",)
-            yield Change(feed, "drop what a rebuild left", Phase.MIGRATE, Way.METADATA, statements)
-        if name in found:
-            size, statements = found[name].size, (f"DROP TABLE IF EXISTS {name}",)
-            what = "drop the table from before a rebuild"
-            yield Change(name, what, Phase.CONTRACT, Way.METADATA, statements, size, destroys=True)
 
 
 def _same_union(wanted: Union, found: FoundTable) -> bool:

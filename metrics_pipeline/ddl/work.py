@@ -11,5 +11,3 @@ class Work(Enum):
     """Count in the books the events of buckets of new grains."""
     REMAKE_ROLLUPS = "remake rollups"
     """Make the rollups anew from raw events."""
-    REBUILD_TABLE = "rebuild table"
-    """Fill `shadow`, and let it take the table's place."""

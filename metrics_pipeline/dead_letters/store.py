@@ -3,7 +3,6 @@
 Every read takes the last version of each letter. A mark copies the row on the server, so payloads stay there.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -14,6 +13,7 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.insert import external, insert_once
+from metrics_pipeline.clickhouse.query import query_frame, query_rows
 from metrics_pipeline.ddl.live import IS_OWN, time_to_live_days
 from metrics_pipeline.dead_letters.judge import LETTER_SCHEMA, LETTERS_SCHEMA, LetterFilter
 from metrics_pipeline.delivery.stored import IN_RANGES, ranges_parameters
@@ -222,20 +222,12 @@ class ClickHouseDeadLetters:
         return self._frame(sql, parameters, output_format_arrow_string_as_string=0).cast(LETTER_SCHEMA)
 
     def _frame(self, sql: str, parameters: Mapping[str, Any], **settings: Any) -> pl.DataFrame:
-        answer = calling(
-            "reading dead letters",
-            lambda: self._client.raw_query(
-                sql,
-                parameters={"topic": self._topic, **parameters},
-                fmt="ArrowStream",
-                settings={**_SETTINGS, "output_format_arrow_string_as_string": 1, **settings},
-            ),
-        )
-        return pl.read_ipc_stream(io.BytesIO(answer))
+        named = {"topic": self._topic, **parameters}
+        return query_frame(self._client, "reading dead letters", sql, named, {**_SETTINGS, **settings})
 
     def _rows(self, doing: str, sql: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         named = {"topic": self._topic, **parameters}
-        return calling(doing, lambda: self._client.query(sql, parameters=named, settings=dict(_SETTINGS)).result_rows)
+        return query_rows(self._client, doing, sql, named, _SETTINGS)
 
 
 _LETTER_FIELDS = tuple(f.name for f in fields(Letter))

@@ -25,8 +25,8 @@ from metrics_pipeline.audit.verdict import Verdict
 from metrics_pipeline.defs.assets import RAW_EVENTS_ASSET, ROLLUP_1M_ASSET
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
-from metrics_pipeline.ledger.minutes import EVERYTHING, MINUTE_SECONDS, Scope
-from metrics_pipeline.runtime.timerange import minute_name
+from metrics_pipeline.ledger.minutes import EVERYTHING, Scope
+from metrics_pipeline.runtime.timerange import MINUTE_SECONDS, minute_name
 from metrics_pipeline.wiring.drain import audit as run_audit
 
 CHECK_NAME = "exact"

@@ -39,18 +39,17 @@ from metrics_pipeline.rollups.cubes import CUBES, Cube
 from metrics_pipeline.rollups.grains import BUILT, SETTLE_SECONDS, Grain, grain_named
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.rollups.rebuilds import (
-    DAY_SECONDS,
     FIRST_DAY,
     FIRST_WEEK,
-    WEEK_SECONDS,
     Rebuild,
     RecentRun,
     partition_seconds,
     plan_rebuilds,
 )
-from metrics_pipeline.rollups.shards import AnyRollups
+from metrics_pipeline.rollups.shards import RollupsOfShards
 from metrics_pipeline.rollups.state import read_stale
 from metrics_pipeline.rollups.tables import table_of
+from metrics_pipeline.runtime.timerange import DAY_SECONDS, WEEK_SECONDS
 from metrics_pipeline.wiring.drain import rollups as open_rollups
 
 TICK_SECONDS = 120
@@ -116,7 +115,7 @@ def _built_assets(grain: Grain, specs: Sequence[AssetSpec]) -> AssetsDefinition:
 
 
 def _build(
-    rollups: AnyRollups, grain: Grain, span: Span, config: BuildConfig, warn: Callable[[str], None]
+    rollups: RollupsOfShards, grain: Grain, span: Span, config: BuildConfig, warn: Callable[[str], None]
 ) -> dict[str, int | float]:
     done = rollups.rebuild(span, (grain,), only_stale=config.only_stale)
     built = done.built[grain.name]

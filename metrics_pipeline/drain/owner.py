@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.event.decode import EventLimits
 from metrics_pipeline.kafka.intents import Owner
+from metrics_pipeline.runtime.timerange import DAY_SECONDS
 from metrics_pipeline.settings import Settings
 
 
 def event_limits(settings: Settings) -> EventLimits:
     """How far timestamps may be from their messages."""
     return EventLimits(
-        max_age_ms=settings.events.max_age_days * 86_400_000,
+        max_age_ms=settings.events.max_age_days * DAY_SECONDS * 1_000,
         max_future_ms=settings.events.max_future_seconds * 1_000,
     )
 

@@ -13,10 +13,11 @@ from metrics_pipeline.delivery.batch import deferred_batch
 from metrics_pipeline.delivery.delivery import Delivery
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.kafka.ports import Log
-from metrics_pipeline.ledger.deferred import HOUR_SECONDS, DeferredEntry
+from metrics_pipeline.ledger.deferred import DeferredEntry
 from metrics_pipeline.ledger.entry import LedgerEntry
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.retry import Retry
+from metrics_pipeline.runtime.timerange import HOUR_SECONDS
 
 logger = logging.getLogger("metrics_pipeline.skip to head")
 

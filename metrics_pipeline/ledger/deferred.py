@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from metrics_pipeline.kafka.intents import OffsetRange
+from metrics_pipeline.runtime.timerange import HOUR_SECONDS
 
-HOUR_SECONDS = 3_600
 GROUP_SUFFIX = ".deferred"
 """The side group whose offsets hold the open batch of a backfill, and whose owner may backfill."""
 _NOTE = "deferred"

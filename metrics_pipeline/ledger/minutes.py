@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-MINUTE_SECONDS = 60
+from metrics_pipeline.runtime.timerange import MINUTE_SECONDS
+
 COUNTS_SCHEMA = pl.Schema({"minute": pl.Int64(), "events": pl.Int64()})
 NO_COUNTS = pl.DataFrame(schema=COUNTS_SCHEMA)
 
@@ -40,12 +41,6 @@ class Scope:
         start = max(self.start_seconds or 0, start_seconds)
         return replace(self, start_seconds=start, end_seconds=self.end_seconds and max(start, self.end_seconds))
 
-    def holds(self, start_seconds: int, end_seconds: int) -> bool:
-        """Is all of [start, end) within the bounds?"""
-        return (self.start_seconds is None or self.start_seconds <= start_seconds) and (
-            self.end_seconds is None or end_seconds <= self.end_seconds
-        )
-
     @staticmethod
     def around(minutes: Collection[int], longest_list: int) -> "Scope":
         """Around these minutes (at least one): exactly them, or, where they are too many to name, their span."""
@@ -58,78 +53,44 @@ EVERYTHING = Scope()
 
 
 @dataclass(frozen=True, slots=True)
-class Unnoted:
-    """Ledger rows that don't say their minutes: all that is known is the span of their events, [start, end)."""
-
-    rows: int = 0
-    inserted: int = 0
-    start_seconds: int = 0
-    end_seconds: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerMinutes:
-    """What the ledger says of each minute at one instant."""
-
-    counts: pl.DataFrame
-    unnoted: Unnoted = Unnoted()
-
-
-@dataclass(frozen=True, slots=True)
 class Look:
     """One look at all sources, framed by the ledger. `distinct` counts raw_events without doubles, if it was read."""
 
-    before: LedgerMinutes
+    before: pl.DataFrame
     raw: pl.DataFrame
     rollup: pl.DataFrame
-    after: LedgerMinutes
+    after: pl.DataFrame
     distinct: pl.DataFrame | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class MinuteDrift:
-    """A settled minute of which the sources say different figures.
-
-    `ledger` is None where rows that don't say their minutes may have landed in it. `doubles` are rows that raw_events
-    holds more than once.
+    """A settled minute of which the sources say different figures. `doubles` are rows that raw_events holds more than
+    once.
     """
 
     minute: int
-    ledger: int | None
+    ledger: int
     raw: int
     rollup: int
     doubles: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class UnnotedDrift:
-    """The span of ledger rows that don't say their minutes holds another number of events than the ledger says."""
-
-    span: Unnoted
-    ledger: int
-    raw: int
-
-
 def tabulate(look: Look) -> pl.DataFrame:
-    """One row per minute: before, ledger (the later reading), raw, rollup, distinct, is_noted, is_touched."""
+    """One row per minute: before, ledger (the later reading), raw, rollup, distinct, is_touched."""
     sources = {
-        "before": look.before.counts,
-        "ledger": look.after.counts,
+        "before": look.before,
+        "ledger": look.after,
         "raw": look.raw,
         "rollup": look.rollup,
         "distinct": look.raw if look.distinct is None else look.distinct,
     }
     named = [frame.select("minute", pl.col("events").alias(name)) for name, frame in sources.items()]
-    is_unnoted = pl.any_horizontal(*(_within(look_.unnoted) for look_ in (look.before, look.after)))
-    has_new_unnoted = look.before.unnoted.rows != look.after.unnoted.rows
     return (
         pl.concat(named, how="diagonal")
         .group_by("minute")
         .agg(pl.col(*sources).sum())
-        .with_columns(
-            is_noted=~is_unnoted,
-            is_touched=(pl.col("before") != pl.col("ledger")) | (is_unnoted & has_new_unnoted),
-        )
+        .with_columns(is_touched=pl.col("before") != pl.col("ledger"))
         .sort("minute")
     )
 
@@ -137,7 +98,7 @@ def tabulate(look: Look) -> pl.DataFrame:
 def disagreeing(table: pl.DataFrame) -> pl.DataFrame:
     """The minutes whose sources don't all say the same. The ledger agrees if either of its readings does."""
     raw = pl.col("raw")
-    is_in_ledger = (raw == pl.col("before")) | (raw == pl.col("ledger")) | ~pl.col("is_noted")
+    is_in_ledger = (raw == pl.col("before")) | (raw == pl.col("ledger"))
     return table.filter(~((raw == pl.col("rollup")) & (raw == pl.col("distinct")) & is_in_ledger))
 
 
@@ -152,31 +113,10 @@ def drifts(suspects: pl.DataFrame) -> list[MinuteDrift]:
     return [
         MinuteDrift(
             row["minute"],
-            row["ledger"] if row["is_noted"] else None,
+            row["ledger"],
             row["raw"],
             row["rollup"],
             row["raw"] - row["distinct"],
         )
         for row in suspects.iter_rows(named=True)
     ]
-
-
-def unnoted_drift(table: pl.DataFrame, unnoted: Unnoted) -> UnnotedDrift | None:
-    """Rows that don't say their minutes still say how many events they inserted: compare the sum over their span."""
-    if not unnoted.rows:
-        return None
-    span = table.filter(_within(unnoted))
-    expected = int(span["before"].sum()) + unnoted.inserted
-    stored = int(span["raw"].sum())
-    return UnnotedDrift(unnoted, expected, stored) if expected != stored else None
-
-
-def is_touched_within(table: pl.DataFrame, unnoted: Unnoted) -> bool:
-    """Did anything land in the span while it was looked at?"""
-    return bool(table.filter(_within(unnoted))["is_touched"].any())
-
-
-def _within(unnoted: Unnoted) -> pl.Expr:
-    if not unnoted.rows:
-        return pl.lit(value=False)
-    return pl.col("minute").is_between(unnoted.start_seconds, unnoted.end_seconds, closed="left")

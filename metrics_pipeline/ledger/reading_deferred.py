@@ -5,7 +5,7 @@ from typing import Any
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.query import query_rows
 from metrics_pipeline.errors import StopError
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.ledger.deferred import DeferredEntry, still_deferred
@@ -27,6 +27,10 @@ _ENTRIES = f"""
         partitions, partition_start, partition_end
     FROM batches WHERE {_INCARNATION} AND source = '{DEFERRED}' ORDER BY first_message, batch LIMIT {{limit:UInt32}}
 """
+_AROUND = f"""
+    SELECT p, s, e FROM batches ARRAY JOIN partitions AS p, partition_start AS s, partition_end AS e
+    WHERE {_INCARNATION} AND s < transform(p, {{partitions:Array(UInt32)}}, {{ends:Array(UInt64)}}, toUInt64(0))
+        AND e > transform(p, {{partitions:Array(UInt32)}}, {{starts:Array(UInt64)}}, toUInt64(0))"""
 
 
 class ClickHouseDeferred:
@@ -64,7 +68,8 @@ class ClickHouseDeferred:
             starts[r.partition] = min(r.start, starts.get(r.partition, r.start))
             ends[r.partition] = max(r.end, ends.get(r.partition, 0))
         bounds = {"partitions": list(starts), "starts": list(starts.values()), "ends": [ends[p] for p in starts]}
-        rows = self._rows(_islands(source), bounds | {"limit": MAX_ISLANDS})
+        sql = f"{merged(f'{_AROUND} AND {source}')} LIMIT {{limit:UInt32}}"
+        rows = self._rows(sql, bounds | {"limit": MAX_ISLANDS})
         if len(rows) == MAX_ISLANDS:
             raise StopError(
                 f"the ledger has more than {MAX_ISLANDS:,} stretches between what is deferred: run `metrics-pipeline "
@@ -73,32 +78,23 @@ class ClickHouseDeferred:
         return tuple(OffsetRange(int(p), int(s), int(e)) for p, s, e in rows)
 
     def _rows(self, sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        return calling(
-            "reading what is deferred",
-            lambda: [
-                tuple(r) for r in self._client.query(sql, parameters=self._incarnation | dict(parameters)).result_rows
-            ],
-        )
+        return query_rows(self._client, "reading what is deferred", sql, self._incarnation | dict(parameters))
 
 
 def read_deferred(client: Client, scope: LedgerScope) -> tuple[DeferredEntry, ...]:
     """What is deferred of the topic as the ledger knows it last."""
-    lives = calling(
-        "reading what is deferred",
-        lambda: client.query(_NEWEST_INCARNATION, parameters={"topic": scope.topic, "group": scope.group}).result_rows,
+    lives = query_rows(
+        client, "reading what is deferred", _NEWEST_INCARNATION, {"topic": scope.topic, "group": scope.group}
     )
     return ClickHouseDeferred(client, scope.topic, str(lives[0][0]), scope.group).read() if lives else ()
 
 
-def _islands(source: str) -> str:
-    """Rows (p, s, e): what rows of that source cover, merged."""
+def merged(rows: str) -> str:
+    """Of a query of ranges (p, s, e): those that touch or overlap put together, as (p, s, e), in order."""
     return f"""SELECT p, min(s), max(e) FROM (
         SELECT p, s, e, sum(is_first) OVER (PARTITION BY p ORDER BY s, e ROWS UNBOUNDED PRECEDING) AS island FROM (
             SELECT p, s, e, s > max(e) OVER (
                 PARTITION BY p ORDER BY s, e ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS is_first
-            FROM batches ARRAY JOIN partitions AS p, partition_start AS s, partition_end AS e
-            WHERE {_INCARNATION} AND {source}
-                AND s < transform(p, {{partitions:Array(UInt32)}}, {{ends:Array(UInt64)}}, toUInt64(0))
-                AND e > transform(p, {{partitions:Array(UInt32)}}, {{starts:Array(UInt64)}}, toUInt64(0))
+            FROM ({rows})
         )
-    ) GROUP BY p, island LIMIT {{limit:UInt32}}"""
+    ) GROUP BY p, island ORDER BY p, min(s)"""

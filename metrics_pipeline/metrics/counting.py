@@ -12,11 +12,12 @@ from typing import Any
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.query import query_rows
 from metrics_pipeline.ledger.entry import DEFERRED
 from metrics_pipeline.ledger.tables import IS_BATCH, LedgerScope
+from metrics_pipeline.runtime.timerange import DAY_SECONDS
 
-STEP_SECONDS = 86_400
+STEP_SECONDS = DAY_SECONDS
 """So much of the ledger is read by one query at most."""
 SETTLE_SECONDS = 600
 """Rows land in the order of `visible_at` but for so much: what is older is read once."""
@@ -121,13 +122,8 @@ class MonthlyCounter:
             "steps": list(self._bounds.steps),
             "ages": list(self._bounds.ages),
         }
-        row, reasons = calling(
-            "counting the ledger",
-            lambda: (
-                client.query(_LEDGER, parameters=parameters).result_rows[0],
-                client.query(_DEAD_LETTERS, parameters=parameters).result_rows,
-            ),
-        )
+        (row,) = query_rows(client, "counting the ledger", _LEDGER, parameters)
+        reasons = query_rows(client, "counting dead letters", _DEAD_LETTERS, parameters)
         return _totals(row, {str(reason): int(count) for reason, count in reasons})
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.query import query_rows
 from metrics_pipeline.ddl.storage_views import PARTS
 from metrics_pipeline.rollups.grains import BUILT, SETTLE_SECONDS
 from metrics_pipeline.rollups.tables import BUCKETS, IS_STALE
@@ -34,12 +34,12 @@ class TableSize:
 
 def read_tables(client: Client) -> Mapping[str, TableSize]:
     """Table -> size, of those of the client's database that hold anything."""
-    rows = calling("reading the sizes of tables", lambda: client.query(_TABLES).result_rows)
+    rows = query_rows(client, "reading the sizes of tables", _TABLES)
     return {str(table): TableSize(*map(int, figures)) for table, *figures in rows}
 
 
 def read_stale_buckets(client: Client) -> Mapping[str, int]:
     """Grain -> closed buckets that wait for a build."""
-    rows = calling("counting stale rollups", lambda: client.query(_STALE).result_rows)
+    rows = query_rows(client, "counting stale rollups", _STALE)
     found = {int(grain): int(count) for grain, count in rows}
     return {grain.name: found.get(grain.seconds, 0) for grain in BUILT}

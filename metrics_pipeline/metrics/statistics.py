@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.query import query_rows
 from metrics_pipeline.ledger.tables import IS_BATCH
 
 RATE_WINDOW_SECONDS = 10
@@ -60,13 +60,9 @@ def read_statistics(
         "seconds": freshness_seconds,
         "since": since_ms / 1000,
     }
-    totals, freshness = calling(
-        "reading the pipeline's figures",
-        lambda: (
-            client.query(_TOTALS, parameters=parameters).result_rows[0],
-            client.query(_FRESHNESS, parameters=parameters).result_rows[0][0],
-        ),
-    )
+    doing = "reading the pipeline's figures"
+    (totals,) = query_rows(client, doing, _TOTALS, parameters)
+    ((freshness,),) = query_rows(client, doing, _FRESHNESS, parameters)
     *counts, events_per_second = totals
     batches, consumed, inserted, duplicates, dead_letters, lost = map(int, counts)
     p50, p99, most = (float(age) / 1000 for age in freshness)

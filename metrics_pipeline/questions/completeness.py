@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.query import query_rows
 from metrics_pipeline.ledger import entry as ledger
 from metrics_pipeline.ledger.entry import DRAIN
 from metrics_pipeline.ledger.tables import IS_BATCH
@@ -152,9 +152,7 @@ def incomplete_minutes(client: Client, minutes: TimeRange, *, of_raw: bool = Fal
     retention left out of an answer that is read from rollups or, with `of_raw`, from raw_events."""
     sql = f"""SELECT reason, count(), toUnixTimestamp(min(minute)), toUnixTimestamp(max(minute))
         FROM ({INCOMPLETE_MINUTES}) GROUP BY reason ORDER BY reason"""
-    rows = calling(
-        "asking the ledger what is incomplete", lambda: client.query(sql, parameters=bounds(minutes)).result_rows
-    )
+    rows = query_rows(client, "asking the ledger what is incomplete", sql, bounds(minutes))
     found = tuple(
         Incomplete(
             str(reason), int(count), datetime.fromtimestamp(int(first), UTC), datetime.fromtimestamp(int(last), UTC)
@@ -185,7 +183,7 @@ def newest_landing(client: Client) -> datetime | None:
     """When a batch became visible last; None if none did lately."""
     sql = f"""SELECT toUnixTimestamp64Milli(max(visible_at)) FROM batches
         WHERE last_message >= now64(3, 'UTC') - INTERVAL {_LAG_WITHIN_DAYS} DAY AND source = '{DRAIN}'"""
-    rows = calling("asking the ledger what landed last", lambda: client.query(sql).result_rows)
+    rows = query_rows(client, "asking the ledger what landed last", sql)
     newest_ms = int(rows[0][0])
     return datetime.fromtimestamp(newest_ms / 1_000, UTC) if newest_ms > 0 else None
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.query import query_rows
 from metrics_pipeline.questions.question import RAW, Names, Question
 from metrics_pipeline.questions.sparkline import Columns
 from metrics_pipeline.rollups.cubes import (
@@ -161,4 +161,4 @@ def _point(start: datetime, row: Sequence[Any] | None) -> Point:
 
 
 def _rows(client: Client, doing: str, sql: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
-    return calling(doing, lambda: client.query(sql, parameters=parameters, settings=_RAW_SETTINGS).result_rows)
+    return query_rows(client, doing, sql, parameters, _RAW_SETTINGS)

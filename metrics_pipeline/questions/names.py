@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.query import query_rows
 from metrics_pipeline.questions.question import Names, Question
 from metrics_pipeline.rollups.cubes import Cube
 from metrics_pipeline.rollups.views import source_of
@@ -53,9 +53,7 @@ def busiest(client: Client, dimension: str, question: Question) -> str | None:
     """The name with the most of the question's requests; None without any."""
     sql = f"""SELECT {dimension} FROM {source_of(_cube_with(dimension, question.names))}
         WHERE {question.names.condition} GROUP BY {dimension} ORDER BY sum(requests) DESC, {dimension} LIMIT 1"""
-    rows = calling(
-        f"looking for the busiest {dimension}", lambda: client.query(sql, parameters=question.parameters).result_rows
-    )
+    rows = query_rows(client, f"looking for the busiest {dimension}", sql, question.parameters)
     return str(rows[0][0]) if rows else None
 
 
@@ -108,10 +106,7 @@ def _read(client: Client, dimension: str, question: Question) -> list[str]:
         WHERE {question.names.condition} AND {dimension} != '' LIMIT {{limit:UInt32}}"""
     parameters = {**question.parameters, "limit": MAX_NAMES}
     settings = {"max_execution_time": _MAX_READING_SECONDS, "timeout_overflow_mode": "break"}
-    rows = calling(
-        f"looking for names of {dimension}",
-        lambda: client.query(sql, parameters=parameters, settings=settings).result_rows,
-    )
+    rows = query_rows(client, f"looking for names of {dimension}", sql, parameters, settings)
     return [str(row[0]) for row in rows]
 
 

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from metrics_pipeline.rollups.grains import GRAINS, UNIT
-from metrics_pipeline.runtime.timerange import TimeRange, later, midnight
+from metrics_pipeline.runtime.timerange import DAY_SECONDS, HOUR_SECONDS, TimeRange, later, midnight
 
 MAX_COLUMNS = 60
 """Fits a terminal of 80 characters with a label beside it."""
 
 _BARS = "▁▂▃▄▅▆▇█"
-_HOUR_SECONDS, _DAY_SECONDS = 3_600, 86_400
 
 
 def sparkline(values: Sequence[float | None]) -> str:
@@ -31,7 +30,7 @@ class Columns:
     def width(self) -> str:
         """In words, like "3 hours"."""
         length, unit = next(
-            (s, u) for s, u in ((_DAY_SECONDS, "day"), (_HOUR_SECONDS, "hour"), (60, "minute")) if self.seconds >= s
+            (s, u) for s, u in ((DAY_SECONDS, "day"), (HOUR_SECONDS, "hour"), (60, "minute")) if self.seconds >= s
         )
         count = self.seconds // length
         return unit if count == 1 else f"{count} {unit}s"
@@ -57,19 +56,19 @@ def columns_of(span: TimeRange, limit: int = MAX_COLUMNS) -> Columns:
 
 
 def _unit_seconds(span: TimeRange) -> int:
-    if span.seconds < 6 * _HOUR_SECONDS:
+    if span.seconds < 6 * HOUR_SECONDS:
         return UNIT.seconds
-    return _HOUR_SECONDS if span.seconds <= 7 * _DAY_SECONDS + _HOUR_SECONDS else _DAY_SECONDS
+    return HOUR_SECONDS if span.seconds <= 7 * DAY_SECONDS + HOUR_SECONDS else DAY_SECONDS
 
 
 def _columns(span: TimeRange, seconds: int, unit: int) -> tuple[datetime, ...]:
-    grid = _DAY_SECONDS if seconds > unit == _DAY_SECONDS else UNIT.seconds
+    grid = DAY_SECONDS if seconds > unit == DAY_SECONDS else UNIT.seconds
     first = midnight(span.start, span.start.tzinfo)
     inner = []
-    for number in range(1, int(span.seconds + 2 * _DAY_SECONDS) // seconds + 1):
+    for number in range(1, int(span.seconds + 2 * DAY_SECONDS) // seconds + 1):
         step = timedelta(seconds=number * seconds)
         # Days are steps of the calendar, shorter columns are steps of time.
-        start = first + step if unit == _DAY_SECONDS else later(first, step)
+        start = first + step if unit == DAY_SECONDS else later(first, step)
         start = later(start, -timedelta(seconds=start.timestamp() % grid))
         if span.start.timestamp() < start.timestamp() < span.end.timestamp():
             inner.append(start)

@@ -1,13 +1,13 @@
 """Which endpoints stand out: the slowest, those with most errors, those that got worse. One query each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.query import query_rows
 from metrics_pipeline.questions.question import Question, bounds
 from metrics_pipeline.rollups.cubes import ENDPOINTS, LATENCY_MERGE_FUNCTION, LATENCY_QUANTILES
 from metrics_pipeline.rollups.views import source_of
@@ -78,11 +78,13 @@ def top(
         "min_requests": max(min_requests, 1),
     }
     if ranking is not Ranking.REGRESSIONS:
-        rows = _rows(client, _ranked(question, ranking), parameters)
+        rows = query_rows(client, "ranking endpoints", _ranked(question, ranking), parameters)
         return tuple(TopRow(row[0], row[1], row[2], _period(row[3:])) for row in rows)
     if before is None:
         raise ValueError("a regression needs a span before")
-    rows = _rows(client, _regressed(question), parameters | bounds(whole_minutes(before), "before_"))
+    rows = query_rows(
+        client, "ranking endpoints", _regressed(question), parameters | bounds(whole_minutes(before), "before_")
+    )
     return tuple(
         TopRow(row[0], row[1], row[2], _period(row[3:7]), _period(row[7:11]), row[11], row[12]) for row in rows
     )
@@ -127,7 +129,3 @@ def _period(figures: Sequence[Any]) -> Period:
     requests, errors, *latencies = figures
     p50, p99 = latencies[-2:]
     return Period(int(requests), int(errors), float(p50), float(p99))
-
-
-def _rows(client: Client, sql: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
-    return calling("ranking endpoints", lambda: client.query(sql, parameters=dict(parameters)).result_rows)

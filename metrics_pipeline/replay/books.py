@@ -1,6 +1,5 @@
 """What replays of hours read of the ledger, and their plans: a `ReplayBooks`."""
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -13,14 +12,16 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.audit.books import UNREPAIRED
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.insert import insert_once
+from metrics_pipeline.clickhouse.query import query_frame, query_rows
 from metrics_pipeline.delivery.chunk import Chunk
 from metrics_pipeline.delivery.stored import IN_RANGES, ranges_parameters
 from metrics_pipeline.delivery.tables import DEAD_LETTERS
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.ledger.entry import DEFERRED
-from metrics_pipeline.ledger.minutes import MINUTE_SECONDS
+from metrics_pipeline.ledger.reading_deferred import merged
 from metrics_pipeline.ledger.tables import BATCHES, REPLAY_PLAN, PlanStep
 from metrics_pipeline.replay.plan import PLAN_SCHEMA, LostLetters
+from metrics_pipeline.runtime.timerange import MINUTE_SECONDS
 
 _OF_GROUP = "topic = {topic:String} AND topic_id = {topic_id:String} AND consumer_group = {group:String}"
 _OVERLAPS = """arrayExists((p_, s_, e_) -> p = p_ AND s < e_ AND e > s_,
@@ -32,14 +33,7 @@ _ACCOUNTED = f"""
     ARRAY JOIN {_RANGES}, partition_consumed AS c, partition_skipped AS sk, partition_lost AS l
     WHERE {_OF_GROUP} AND c + sk + l > 0 AND {_OVERLAPS}
 """
-_MERGED = f"""
-    SELECT p, min(s), max(e) FROM (
-        SELECT p, s, e, sum(is_first) OVER (PARTITION BY p ORDER BY s, e) AS stretch FROM (
-            SELECT p, s, e, s > max(e) OVER (
-                PARTITION BY p ORDER BY s, e ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS is_first
-            FROM ({_ACCOUNTED})))
-    GROUP BY p, stretch ORDER BY p, min(s)
-"""
+_MERGED = merged(_ACCOUNTED)
 """Neighbours put together: an hour has thousands of batches."""
 _DROPPED = f"""
     SELECT p, min(s), max(least(e, low)) FROM (
@@ -110,16 +104,8 @@ class ClickHouseReplayBooks:
             WHERE consumer_group = {{group:String}} AND step != '{PlanStep.REPAIRED}'
                 AND opened_at = {{opened:DateTime64(3, 'UTC')}} AND batch = {{batch:String}}
             ORDER BY kafka_partition, kafka_offset, step"""
-        answer = calling(
-            "reading the plan of a replay",
-            lambda: self._client.raw_query(
-                sql,
-                parameters={**self._named, "batch": chunk.token, "opened": chunk.opened_ms / 1_000},
-                fmt="ArrowStream",
-                settings={"output_format_arrow_string_as_string": 1},
-            ),
-        )
-        return pl.read_ipc_stream(io.BytesIO(answer)).cast(PLAN_SCHEMA)
+        named = {**self._named, "batch": chunk.token, "opened": chunk.opened_ms / 1_000}
+        return query_frame(self._client, "reading the plan of a replay", sql, named).cast(PLAN_SCHEMA)
 
     def unrepaired(self) -> tuple[frozenset[int], int]:
         minute = f"intDiv(toUnixTimestamp(timestamp), {MINUTE_SECONDS}) * {MINUTE_SECONDS}"
@@ -142,7 +128,7 @@ class ClickHouseReplayBooks:
 
     def _rows(self, doing: str, sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         named = {**self._named, **parameters}
-        return calling(doing, lambda: [tuple(r) for r in self._client.query(sql, parameters=named).result_rows])
+        return query_rows(self._client, doing, sql, named)
 
 
 def _joined(ranges: Sequence[OffsetRange]) -> list[OffsetRange]:

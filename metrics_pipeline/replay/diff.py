@@ -19,7 +19,6 @@ from metrics_pipeline.event.decode.frame import lineage_frame
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.kafka.intents import Commit, OffsetRange, OpenBatch
 from metrics_pipeline.kafka.ports import Log
-from metrics_pipeline.ledger.deferred import HOUR_SECONDS
 from metrics_pipeline.ledger.minutes import Look, Scope
 from metrics_pipeline.replay.plan import (
     Found,
@@ -44,6 +43,7 @@ from metrics_pipeline.replay.plan import (
 from metrics_pipeline.replay.ports import ReplayBooks
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.retry import Retry
+from metrics_pipeline.runtime.timerange import HOUR_SECONDS
 
 LOOKS = 5
 PAUSE_SECONDS = 0.5

@@ -17,17 +17,17 @@ from metrics_pipeline.delivery.stored import CONTENT, ROW_SCHEMA
 from metrics_pipeline.event.contract import EVENT_SCHEMA, IDENTITY, LINEAGE
 from metrics_pipeline.event.decode import Decoded
 from metrics_pipeline.kafka.intents import Commit, OffsetRange, Watermarks
-from metrics_pipeline.ledger.deferred import HOUR_SECONDS, subtracted
+from metrics_pipeline.ledger.deferred import subtracted
 from metrics_pipeline.ledger.entry import EventMinutes
 from metrics_pipeline.ledger.minutes import Look, tabulate
 from metrics_pipeline.ledger.tables import PlanStep
 from metrics_pipeline.rollups.grains import SETTLE_SECONDS, UNIT
+from metrics_pipeline.runtime.timerange import DAY_SECONDS, HOUR_SECONDS
 
 SOURCE = "replay"
 """Of ledger rows that a replay of hours writes."""
 GROUP_SUFFIX = ".replay"
 """The side group whose one slot holds the open chunk, and whose owner may replay."""
-DAY_SECONDS = 86_400
 MAX_HOURS = 10_000
 """Replayed at once at most."""
 MAX_WINDOW_MESSAGES = 50_000
@@ -332,14 +332,12 @@ def minutes_of_events(events: pl.DataFrame) -> frozenset[int]:
 def deficits(look: Look, minutes: frozenset[int], in_flux: frozenset[int]) -> tuple[dict[int, int], frozenset[int]]:
     """Minute -> events that the ledger has accounted for and raw_events lacks; and minutes that can't be judged yet.
 
-    Those of ledger rows that don't say their minutes are in neither. `moving` are minutes of open batches.
+    `in_flux` are minutes of open batches.
     """
     table = tabulate(look)
     found = dict.fromkeys(minutes, 0)
     for row in table.filter(pl.col("minute").is_in(list(minutes))).iter_rows(named=True):
-        if not row["is_noted"]:
-            del found[row["minute"]]
-        elif row["is_touched"]:
+        if row["is_touched"]:
             in_flux |= {row["minute"]}
         else:
             found[row["minute"]] = max(0, row["ledger"] - row["raw"])

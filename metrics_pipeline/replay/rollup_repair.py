@@ -13,7 +13,7 @@ from metrics_pipeline.replay.plan import UnitAccount, spans_of, unit_accounts
 from metrics_pipeline.replay.ports import ReplayBooks
 from metrics_pipeline.rollups.grains import UNIT
 from metrics_pipeline.rollups.operate import Checked, Span
-from metrics_pipeline.rollups.shards import AnyRollups
+from metrics_pipeline.rollups.shards import RollupsOfShards
 from metrics_pipeline.runtime.retry import Retry
 
 ROUNDS = 3
@@ -36,7 +36,7 @@ class RollupRepair:
 
     books: ReplayBooks
     minutes: BookReader
-    rollups: AnyRollups
+    rollups: RollupsOfShards
     retry: Retry
 
     def repair(self) -> Repaired:
@@ -80,7 +80,7 @@ class RollupRepair:
 
     def _accounts(self, start: int, end: int) -> dict[int, UnitAccount]:
         scope = Scope(start, end)
-        ledger = self.retry.call(lambda: self.minutes.ledger_minutes(scope)).counts
+        ledger = self.retry.call(lambda: self.minutes.ledger_minutes(scope))
         raw = self.retry.call(lambda: self.minutes.raw_minutes(scope, distinct=True))
         rollup = self.retry.call(lambda: self.minutes.rollup_minutes(scope))
         none = dict.fromkeys(range(start, end, UNIT.seconds), UnitAccount())

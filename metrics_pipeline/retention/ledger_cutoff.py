@@ -6,8 +6,8 @@ from itertools import groupby
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.insert import delete_rows
+from metrics_pipeline.clickhouse.query import query_rows
 from metrics_pipeline.ledger.tables import BATCHES
 
 _AT = "if(last_message = toDateTime64(0, 3, 'UTC'), started_at, last_message)"
@@ -36,9 +36,7 @@ class _Stand:
 
 def objection(client: Client, cutoff_seconds: int) -> str | None:
     """Why the rows of messages before this may not be dropped; None if they may."""
-    rows = calling(
-        "looking at the ledger", lambda: client.query(_STANDS, parameters={"cutoff": cutoff_seconds}).result_rows
-    )
+    rows = query_rows(client, "looking at the ledger", _STANDS, {"cutoff": cutoff_seconds})
     stands = [
         _Stand(str(r[0]), str(r[1]), str(r[2]), int(r[3]), int(r[4]), int(r[5]), bool(r[6]), bool(r[7])) for r in rows
     ]

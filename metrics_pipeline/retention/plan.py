@@ -13,12 +13,12 @@ from math import fsum
 from metrics_pipeline.retention.policy import Policy, RawPolicy
 from metrics_pipeline.rollups.grains import GRAINS, LIVE, Grain
 from metrics_pipeline.rollups.retained_from import DEAD_LETTERS, LEDGER, NOTHING_DROPPED, RAW, RetainedFrom
+from metrics_pipeline.runtime.timerange import DAY_SECONDS, HOUR_SECONDS
 
-DAY_SECONDS = 86_400
 CANARIES = "canaries"
 FULL_DAYS = 7
 """The present rate is that of so many whole days."""
-_TELLING_SECONDS = 6 * 3_600
+_TELLING_SECONDS = 6 * HOUR_SECONDS
 MARGIN_DAYS = 1
 """A run that slept so long while it landed something is fenced."""
 

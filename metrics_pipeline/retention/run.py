@@ -17,7 +17,6 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.retention.ledger_cutoff import forget_losses, objection
 from metrics_pipeline.retention.plan import (
-    DAY_SECONDS,
     FULL_DAYS,
     Costs,
     GrainDrop,
@@ -39,6 +38,7 @@ from metrics_pipeline.rollups.operate import Progress, Rollups, Span
 from metrics_pipeline.rollups.retained_from import DEAD_LETTERS, LEDGER, RAW, REPLACED_BY, RetainedFrom
 from metrics_pipeline.rollups.retained_from_store import note_retained_from, read_retained_from
 from metrics_pipeline.runtime.ports import Clock
+from metrics_pipeline.runtime.timerange import DAY_SECONDS
 
 MUTATION_SECONDS = 3_600
 """A delete that takes longer goes on in the server."""

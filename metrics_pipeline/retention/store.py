@@ -9,17 +9,18 @@ from typing import Any
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.alerting.tables import ALERT_LOG, CANARIES
-from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.query import query_rows, run_command
 from metrics_pipeline.ddl.live import time_to_live_days
 from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.ledger.tables import BATCHES
-from metrics_pipeline.retention.plan import DAY_SECONDS, Partition, SelectiveDelete
+from metrics_pipeline.retention.plan import Partition, SelectiveDelete
 from metrics_pipeline.retention.policy import RawPolicy
 from metrics_pipeline.rollups.cubes import CUBES, SERVICES
 from metrics_pipeline.rollups.grains import GRAINS, UNIT
 from metrics_pipeline.rollups.tables import BUILDS, ROLLUP_TABLES
 from metrics_pipeline.rollups.views import source_of
+from metrics_pipeline.runtime.timerange import DAY_SECONDS
 
 MAX_PARTITIONS = 100_000
 GRAIN_OF = {cube.table(grain): grain for cube in CUBES for grain in GRAINS}
@@ -91,9 +92,12 @@ class RetentionStore:
     def delete_selectively(self, selective_delete: SelectiveDelete) -> None:
         """Begin to delete; the server goes on by itself, and after a restart."""
         sql = f"ALTER TABLE {RAW_EVENTS.name} DELETE IN PARTITION ID {{id:String}} WHERE {_ENDED}"
-        calling(
+        run_command(
+            self._client,
             f"selective delete partition {selective_delete.partition.id} of {RAW_EVENTS.name}",
-            lambda: self._client.command(sql, parameters=_thinned(selective_delete), settings={"mutations_sync": 0}),
+            sql,
+            _thinned(selective_delete),
+            {"mutations_sync": 0},
         )
 
     def mutations(self) -> tuple[int, str]:
@@ -137,10 +141,7 @@ class RetentionStore:
         """Whole parts go, nothing is rewritten, neither now nor later."""
         self._do(f"setting up {table}", f"ALTER TABLE {table} MODIFY SETTING ttl_only_drop_parts = 1")
         sql = f"ALTER TABLE {table} MODIFY TTL toDateTime({TTL_COLUMNS[table]}) + INTERVAL {int(days)} DAY"
-        calling(
-            f"setting the TTL of {table}",
-            lambda: self._client.command(sql, settings={"materialize_ttl_after_modify": 0}),
-        )
+        run_command(self._client, f"setting the TTL of {table}", sql, settings={"materialize_ttl_after_modify": 0})
 
     def never_replayed(self, id_: str) -> int:
         """Dead letters of a partition that no replay looked at."""
@@ -172,10 +173,10 @@ class RetentionStore:
         return float(rows[0][0]) / float(rows[0][1]) if rows else None
 
     def _rows(self, doing: str, sql: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
-        return calling(doing, lambda: self._client.query(sql, parameters=dict(parameters)).result_rows)
+        return query_rows(self._client, doing, sql, parameters)
 
     def _do(self, doing: str, sql: str, **parameters: Any) -> None:
-        calling(doing, lambda: self._client.command(sql, parameters=parameters))
+        run_command(self._client, doing, sql, parameters)
 
 
 _ENDED = """service NOT IN {kept_services:Array(String)} AND tier NOT IN {kept_tiers:Array(String)}

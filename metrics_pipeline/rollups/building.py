@@ -14,9 +14,10 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.insert import delete_rows
+from metrics_pipeline.clickhouse.query import query_rows, run_command
 from metrics_pipeline.rollups.cubes import CUBES, METRICS, Cube
 from metrics_pipeline.rollups.grains import GRAINS, Grain
-from metrics_pipeline.rollups.tables import BUILDS, IS_STALE_GROUP
+from metrics_pipeline.rollups.tables import BUCKETS, BUILDS, IS_STALE
 from metrics_pipeline.rollups.views import source_of
 
 MAX_BUCKETS = 36
@@ -65,18 +66,18 @@ class RollupBuilder:
 
         With `only_stale` those that have no build, or one that doesn't count all events.
         """
-        stale = f"AND {IS_STALE_GROUP}" if only_stale else ""
-        sql = f"""SELECT toUnixTimestamp(minute) AS start, sum(events) AS n FROM {BUILDS.name}
+        stale = f"AND {IS_STALE}" if only_stale else ""
+        sql = f"""SELECT toUnixTimestamp(minute), events FROM {BUCKETS.name}
             WHERE grain = {{grain:UInt32}} AND minute >= {{start:DateTime('UTC')}}
-                AND minute <= {{last:DateTime('UTC')}}
-            GROUP BY start HAVING n > 0 {stale} ORDER BY start LIMIT {{limit:UInt32}}"""
+                AND minute <= {{last:DateTime('UTC')}} AND events > 0 {stale}
+            ORDER BY minute LIMIT {{limit:UInt32}}"""
         parameters = {
             "grain": grain.seconds,
             "start": start_seconds,
             "last": end_seconds - grain.seconds,
             "limit": limit,
         }
-        rows = calling("looking for buckets", lambda: self._client.query(sql, parameters=parameters).result_rows)
+        rows = query_rows(self._client, "looking for buckets", sql, parameters)
         return [Bucket(int(start), int(events)) for start, events in rows]
 
     def build(self, grain: Grain, buckets: Sequence[Bucket]) -> Iterator[Built]:
@@ -128,10 +129,7 @@ class RollupBuilder:
             "build": build,
             "buckets": [b.start_seconds for b in chunk],
         }
-        calling(
-            f"building {cube.table(grain)}",
-            lambda: self._client.command(sql, parameters=parameters, settings=_INSERT_SETTINGS),
-        )
+        run_command(self._client, f"building {cube.table(grain)}", sql, parameters, _INSERT_SETTINGS)
 
     def _count(self, grain: Grain, chunk: Sequence[Bucket], build: int) -> dict[int, list[int]]:
         """Requests of each bucket, a figure for each cube that has rows of it."""
@@ -141,10 +139,7 @@ class RollupBuilder:
             GROUP BY start"""
             for cube in CUBES
         )
-        rows = calling(
-            "counting a build",
-            lambda: self._client.query(counts, parameters={**_span(grain, chunk), "build": build}).result_rows,
-        )
+        rows = query_rows(self._client, "counting a build", counts, {**_span(grain, chunk), "build": build})
         found: dict[int, list[int]] = {}
         for start, requests in rows:
             found.setdefault(int(start), []).append(int(requests))

@@ -1,10 +1,8 @@
 """Keeps the figures in the views of rollups up to date: before which moments retention left longer buckets only."""
 
-from functools import partial
-
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.query import run_command
 from metrics_pipeline.errors import RetryableError
 from metrics_pipeline.rollups.retained_from_store import read_retained_from
 from metrics_pipeline.rollups.views import rollup_views
@@ -20,7 +18,7 @@ def refresh_views(client: Client) -> None:
     for _ in range(_ROUNDS):
         cutoffs = read_retained_from(client).cutoffs
         for view in rollup_views(cutoffs):
-            calling(f"replacing the view {view.name}", partial(client.command, view.replacement))
+            run_command(client, f"replacing the view {view.name}", view.replacement)
         if read_retained_from(client).cutoffs == cutoffs:
             return
     raise RetryableError("others move the retained_from of retention all the time: run it again")

@@ -10,10 +10,9 @@ from enum import StrEnum
 from itertools import groupby
 
 from metrics_pipeline.rollups.grains import LIVE, UNIT
-from metrics_pipeline.runtime.timerange import minute_name
+from metrics_pipeline.runtime.timerange import DAY_SECONDS, minute_name
 
 RAW, BUILDS = "raw_events", "rollup_builds"
-_DAY_SECONDS = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +207,7 @@ def units_of(minutes: Iterable[int]) -> frozenset[int]:
 def chunks(units: Sequence[UnitFigures], longest: int, max_events: int) -> Iterator[list[UnitFigures]]:
     """Units in order, cut so that a chunk has at most so many units and events (but at least one unit), and lies
     within a day: then its raw events are in one partition."""
-    for _, of_day in groupby(units, key=lambda unit: unit.start_seconds // _DAY_SECONDS):
+    for _, of_day in groupby(units, key=lambda unit: unit.start_seconds // DAY_SECONDS):
         chunk: list[UnitFigures] = []
         events = 0
         for unit in of_day:
@@ -248,5 +247,5 @@ def _built_drift(figures: BuiltFigures) -> Drift:
     return Drift(figures.start_seconds, figures.grain, figures.wrong_tables, said)
 
 
-if UNIT.seconds % LIVE.seconds or _DAY_SECONDS % UNIT.seconds:
+if UNIT.seconds % LIVE.seconds or DAY_SECONDS % UNIT.seconds:
     raise AssertionError("a unit must hold whole live buckets, and a day whole units")

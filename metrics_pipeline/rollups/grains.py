@@ -7,6 +7,8 @@ whatever time zone a reader lives in. A day of a zone is then some buckets of a 
 from dataclasses import dataclass
 from itertools import pairwise
 
+from metrics_pipeline.runtime.timerange import DAY_SECONDS, HOUR_SECONDS
+
 
 @dataclass(frozen=True, slots=True)
 class Grain:
@@ -30,8 +32,8 @@ LIVE = Grain("1m", 60, partition_days=1)
 
 BUILT = (
     Grain("10m", 600, partition_days=7),
-    Grain("1h", 3_600, partition_days=28),
-    Grain("1d", 86_400, partition_days=448),
+    Grain("1h", HOUR_SECONDS, partition_days=28),
+    Grain("1d", DAY_SECONDS, partition_days=448),
     Grain("7d", 604_800, partition_days=448),
 )
 """Finest first. Another grain is another line here."""

@@ -2,7 +2,7 @@
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.query import run_command
 from metrics_pipeline.rollups.grains import BUILT, UNIT
 from metrics_pipeline.rollups.tables import BUILDS
 
@@ -29,8 +29,5 @@ def count_buckets(client: Client) -> bool:
             "max_partitions_per_insert_block": 1_000,
             "max_threads": 1,
         }
-        calling(
-            f"counting the buckets of {grain.name}",
-            lambda sql=sql, settings=settings: client.command(sql, settings=settings),  # type: ignore[misc]
-        )
+        run_command(client, f"counting the buckets of {grain.name}", sql, settings=settings)
     return True

@@ -7,11 +7,12 @@ from typing import Any
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.query import query_rows
 from metrics_pipeline.rollups.cubes import CUBES
 from metrics_pipeline.rollups.drift import Build, BuiltFigures, Count, CubeRows, Observation, UnitFigures
 from metrics_pipeline.rollups.grains import BUILT, GRAINS, LIVE, UNIT, Grain
-from metrics_pipeline.rollups.tables import BUILDS
+from metrics_pipeline.rollups.tables import BUCKETS
+from metrics_pipeline.runtime.timerange import DAY_SECONDS
 
 FINAL_SETTINGS: Mapping[str, Any] = {
     # Rows with the same key are in the same partition: one that is a single merged part needs no merging.
@@ -23,7 +24,6 @@ RAW_SPAN = (
 )
 """Bounds with milliseconds, as the column has. With bounds in seconds the server's index takes `< x` for `<= x - 1`,
 and skips granules that lie within the last second."""
-_DAY_SECONDS = 86_400
 _COARSEST = BUILT[-1]
 
 
@@ -64,9 +64,9 @@ class RollupObserver:
         within = {u for u in builds.events[UNIT] if start_seconds <= u < end_seconds}
         mismatched = _first_units(builds.mismatched, start_seconds, end_seconds, within)
         starts = sorted(within | raw.keys() | rows[LIVE].keys() | mismatched.keys())
-        days = {u // _DAY_SECONDS for u in raw}
-        lacking = {u // _DAY_SECONDS for u in starts} - days
-        days |= {day for day in lacking if self._has_raw(day * _DAY_SECONDS)}
+        days = {u // DAY_SECONDS for u in raw}
+        lacking = {u // DAY_SECONDS for u in starts} - days
+        days |= {day for day in lacking if self._has_raw(day * DAY_SECONDS)}
         units = tuple(
             UnitFigures(
                 start,
@@ -74,7 +74,7 @@ class RollupObserver:
                 _cube_rows(LIVE, rows[LIVE].get(start, {})),
                 builds.events[UNIT].get(start, 0),
                 *builds.repaired.get(start, (0, 0)),
-                is_day_in_raw=start // _DAY_SECONDS in days,
+                is_day_in_raw=start // DAY_SECONDS in days,
                 mismatched=tuple(mismatched.get(start, ())),
             )
             for start in starts
@@ -83,13 +83,12 @@ class RollupObserver:
 
     def builds(self, start_seconds: int, end_seconds: int) -> UnitBuilds:
         """The books of all buckets that overlap [start, end), with all of their units."""
-        sql = f"""SELECT grain, toUnixTimestamp(minute) AS bucket, sum(events), max(built), max(repaired)
-            FROM {BUILDS.name} WHERE minute >= {{start:DateTime('UTC')}} AND minute < {{end:DateTime('UTC')}}
-            GROUP BY grain, bucket"""
+        sql = f"""SELECT grain, toUnixTimestamp(minute), events, built, repaired
+            FROM {BUCKETS.name} WHERE minute >= {{start:DateTime('UTC')}} AND minute < {{end:DateTime('UTC')}}"""
         parameters = {"start": _COARSEST.floor(start_seconds), "end": _COARSEST.ceil(end_seconds)}
         grains = {grain.seconds: grain for grain in BUILT}
         builds = UnitBuilds()
-        for seconds, bucket, events, built, repaired in self._query(BUILDS.name, sql, parameters):
+        for seconds, bucket, events, built, repaired in self._query(BUCKETS.name, sql, parameters):
             grain = grains.get(int(seconds))
             if grain is None:
                 continue
@@ -108,7 +107,7 @@ class RollupObserver:
 
     def _has_raw(self, day_seconds: int) -> bool:
         sql = f"SELECT 1 FROM raw_events WHERE {RAW_SPAN} LIMIT 1"
-        return bool(self._query("raw_events", sql, {"start": day_seconds, "end": day_seconds + _DAY_SECONDS}))
+        return bool(self._query("raw_events", sql, {"start": day_seconds, "end": day_seconds + DAY_SECONDS}))
 
     def _rows(self, span: Mapping[str, int]) -> dict[Grain, dict[int, dict[str, list[Build]]]]:
         """Grain -> bucket (units for the live one) -> table -> builds."""
@@ -134,15 +133,7 @@ class RollupObserver:
     def _query(
         self, table: str, sql: str, parameters: Mapping[str, Any], settings: Mapping[str, Any] | None = None
     ) -> list[tuple[Any, ...]]:
-        return calling(
-            f"observing {table}",
-            lambda: [
-                tuple(row)
-                for row in self._client.query(
-                    sql, parameters=dict(parameters), settings=dict(settings or {})
-                ).result_rows
-            ],
-        )
+        return query_rows(self._client, f"observing {table}", sql, parameters, settings or {})
 
 
 def _pair(value: Any) -> tuple[int, int]:

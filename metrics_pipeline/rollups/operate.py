@@ -16,7 +16,7 @@ from metrics_pipeline.rollups.observing import RollupObserver
 from metrics_pipeline.rollups.repair import MAX_EVENTS, MAX_UNITS, RollupRepairer
 from metrics_pipeline.rollups.retained_from import NOTHING_DROPPED, RetainedFrom
 from metrics_pipeline.runtime.ports import Clock
-from metrics_pipeline.runtime.timerange import minute_name
+from metrics_pipeline.runtime.timerange import DAY_SECONDS, minute_name
 
 LONGEST_SPAN_DAYS = 4_000
 """Worked through at once at most."""
@@ -30,12 +30,16 @@ ROUNDS = 3
 """A unit into which events come during so many repairs is left to the next one."""
 ABANDONED_SECONDS = 600
 """Rows of a repair that was begun so long ago and not published are deleted."""
-_DAY_SECONDS = 86_400
 
 InFlight = Callable[[int, int], frozenset[int]]
 """Starts of units within [start, end) that rows of unfinished batches are in."""
 Progress = Callable[[float], None]
 """Told the share that is done, 0 to 1."""
+
+
+def part_of(progress: Progress, number: int, of: int) -> Progress:
+    """For one of several parts of equal weight."""
+    return lambda share: progress((number + share) / of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ class Span:
     end_seconds: int
 
     def __post_init__(self) -> None:
-        if self.end_seconds - self.start_seconds > LONGEST_SPAN_DAYS * _DAY_SECONDS:
+        if self.end_seconds - self.start_seconds > LONGEST_SPAN_DAYS * DAY_SECONDS:
             raise ConfigurationError(
                 f"the range is longer than {LONGEST_SPAN_DAYS} days: give --from and --to, a part at a time"
             )
@@ -65,7 +69,7 @@ class Span:
         """Cut at midnights, UTC."""
         start = self.start_seconds
         while start < self.end_seconds:
-            end = min(self.end_seconds, (start // _DAY_SECONDS + 1) * _DAY_SECONDS)
+            end = min(self.end_seconds, (start // DAY_SECONDS + 1) * DAY_SECONDS)
             yield Span(start, end)
             start = end
 
@@ -314,7 +318,7 @@ class Rollups:
     def _repair_starts(self, starts: Sequence[int]) -> tuple[list[int], list[int]]:
         repaired: list[int] = []
         in_flux: list[int] = []
-        for _, of_day in groupby(starts, key=lambda start: start // _DAY_SECONDS):
+        for _, of_day in groupby(starts, key=lambda start: start // DAY_SECONDS):
             wanted = set(of_day)
             units = self._observer.observe(min(wanted), max(wanted) + UNIT.seconds).units
             done, left = self._repair([unit for unit in units if unit.start_seconds in wanted and unit.raw.requests])

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from metrics_pipeline.rollups.grains import BUILT, LIVE, UNIT, Grain, grain_named
+from metrics_pipeline.runtime.timerange import DAY_SECONDS, WEEK_SECONDS
 
-DAY_SECONDS, WEEK_SECONDS = 86_400, 604_800
 FIRST_DAY = "2024-01-01"
 FIRST_WEEK = "2024-01-04"
 """Buckets of a week start on Thursdays, as 1970-01-01 was one."""

@@ -20,10 +20,11 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.insert import delete_rows
+from metrics_pipeline.clickhouse.query import query_rows, run_command
 from metrics_pipeline.rollups.cubes import CUBES, METRICS, Cube
 from metrics_pipeline.rollups.grains import BUILT, LIVE, UNIT, Grain
 from metrics_pipeline.rollups.observing import FINAL_SETTINGS, RAW_SPAN, RAW_UNIT, RollupObserver, UnitBuilds
-from metrics_pipeline.rollups.tables import BUILDS, select_from_events
+from metrics_pipeline.rollups.tables import BUCKETS, BUILDS, REPAIR_IS_STALE, select_from_events
 
 MAX_UNITS = 144
 MAX_EVENTS = 4_000_000
@@ -53,12 +54,12 @@ class RollupRepairer:
 
     def stale(self, start_seconds: int, end_seconds: int) -> list[int]:
         """Units within [start, end) that were repaired and got events since; oldest first."""
-        sql = f"""SELECT toUnixTimestamp(minute) AS unit FROM {BUILDS.name}
+        sql = f"""SELECT toUnixTimestamp(minute) FROM {BUCKETS.name}
             WHERE grain = {UNIT.seconds} AND minute >= {{start:DateTime('UTC')}} AND minute <= {{last:DateTime('UTC')}}
-            GROUP BY unit HAVING max(repaired).1 > 0 AND max(repaired).2 != sum(events)
-            ORDER BY unit LIMIT {MAX_STALE}"""
+                AND {REPAIR_IS_STALE}
+            ORDER BY minute LIMIT {MAX_STALE}"""
         parameters = {"start": start_seconds, "last": end_seconds - UNIT.seconds}
-        rows = calling("looking for stale repairs", lambda: self._client.query(sql, parameters=parameters).result_rows)
+        rows = query_rows(self._client, "looking for stale repairs", sql, parameters)
         return [int(row[0]) for row in rows]
 
     def make(self, units: Sequence[int]) -> dict[int, int]:
@@ -94,11 +95,8 @@ class RollupRepairer:
             WHERE {RAW_SPAN} AND {RAW_UNIT} IN {{units:Array(UInt32)}}"""
         sql = f"""INSERT INTO {cube.table(LIVE)} (build, {", ".join(columns)})
             SELECT {{build:UInt64}}, * FROM ({select_from_events(cube, events)})"""
-        calling(
-            f"making {cube.table(LIVE)} anew",
-            lambda: self._client.command(
-                sql, parameters={**_span(units), "build": build}, settings=dict(_INSERT_SETTINGS)
-            ),
+        run_command(
+            self._client, f"making {cube.table(LIVE)} anew", sql, {**_span(units), "build": build}, _INSERT_SETTINGS
         )
 
     def _count(self, units: Sequence[int], build: int) -> dict[int, int | None]:
@@ -108,10 +106,7 @@ class RollupRepairer:
             FROM {cube.table(LIVE)} WHERE {_IN_UNITS} AND build = {{build:UInt64}} GROUP BY unit"""
             for cube in CUBES
         )
-        rows = calling(
-            "counting a repair",
-            lambda: self._client.query(counts, parameters={**_span(units), "build": build}).result_rows,
-        )
+        rows = query_rows(self._client, "counting a repair", counts, {**_span(units), "build": build})
         found: dict[int, list[tuple[int, int]]] = {unit: [] for unit in units}
         for _, unit, requests, errors in rows:
             found[int(unit)].append((int(requests), int(errors)))

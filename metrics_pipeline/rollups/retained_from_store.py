@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.query import query_rows
 from metrics_pipeline.ddl.live import IS_OWN, time_to_live_days
 from metrics_pipeline.ddl.objects import Column, Table
 from metrics_pipeline.rollups.retained_from import DEAD_LETTERS, RAW, REPLACED_BY, RetainedFrom
+from metrics_pipeline.runtime.timerange import DAY_SECONDS
 
 RETAINED_FROM = Table(
     name="retained_from",
@@ -32,13 +34,10 @@ CUTOFFS = f"""(SELECT maxMap(map(replaced_by, toUnixTimestamp(until))) FROM {RET
 """Length of buckets -> epoch seconds: of times before this, nothing finer is left. One small read for a whole query."""
 
 
-_DAY_SECONDS = 86_400
-
-
 def read_retained_from(client: Client) -> RetainedFrom:
     """As retention noted them; of tables with a TTL also where it has begun to drop parts, one after the other."""
     sql = f"SELECT what, toUnixTimestamp(max(until)) FROM {RETAINED_FROM.name} GROUP BY what"
-    rows = calling("reading what was dropped", lambda: client.query(sql).result_rows)
+    rows = query_rows(client, "reading what was dropped", sql)
     noted = {str(what): int(until) for what, until in rows}
     expired = {table: max(until, noted.get(table, 0)) for table, until in _expired(client).items()}
     return RetainedFrom(noted | expired)
@@ -58,11 +57,11 @@ def _expired(client: Client) -> Mapping[str, int]:
     sql = f"""SELECT name, engine_full FROM system.tables
         WHERE {IS_OWN} AND name IN {{tables:Array(String)}}"""
     parameters = {"tables": [RAW, DEAD_LETTERS]}
-    rows = calling("reading what TTLs drop", lambda: client.query(sql, parameters=parameters).result_rows)
+    rows = query_rows(client, "reading what TTLs drop", sql, parameters)
     now = time.time()
     found = {str(table): time_to_live_days(str(engine)) for table, engine in rows}
-    return {table: _next_midnight(now - days * _DAY_SECONDS) for table, days in found.items() if days is not None}
+    return {table: _next_midnight(now - days * DAY_SECONDS) for table, days in found.items() if days is not None}
 
 
 def _next_midnight(moment_seconds: float) -> int:
-    return -(-int(moment_seconds) // _DAY_SECONDS) * _DAY_SECONDS
+    return -(-int(moment_seconds) // DAY_SECONDS) * DAY_SECONDS

@@ -1,11 +1,12 @@
-"""Rollups of a cluster operated: each shard has those of its own rows, so everything is done on one after the other."""
+"""Rollups operated: each shard has those of its own rows, so everything is done on one after the other. A single server
+is one shard."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from metrics_pipeline.rollups.building import Bucket
 from metrics_pipeline.rollups.grains import BUILT, Grain
-from metrics_pipeline.rollups.operate import Checked, Progress, Rebuilt, Rollups, Span
+from metrics_pipeline.rollups.operate import Checked, Progress, Rebuilt, Rollups, Span, part_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,5 @@ class RollupsOfShards:
             found += shard.check(span, repair=repair, force=force, progress=self._part(number, progress))
         return found
 
-    def _part(self, number: int, progress: Progress) -> Callable[[float], None]:
-        return lambda share: progress((number + share) / len(self.shards))
-
-
-AnyRollups = Rollups | RollupsOfShards
-"""Of one server, or of a cluster."""
+    def _part(self, number: int, progress: Progress) -> Progress:
+        return part_of(progress, number, len(self.shards))

@@ -4,18 +4,18 @@ from dataclasses import dataclass
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.query import query_rows
 from metrics_pipeline.ddl.storage_views import PARTS
 from metrics_pipeline.rollups.cubes import CUBES
 from metrics_pipeline.rollups.grains import BUILT, GRAINS, LIVE, UNIT, Grain
 from metrics_pipeline.rollups.rebuilds import Stale
 from metrics_pipeline.rollups.retained_from_store import CUTOFFS
-from metrics_pipeline.rollups.tables import BUCKETS
+from metrics_pipeline.rollups.tables import BUCKETS, REPAIR_IS_STALE
 
 _BUCKETS = f"""SELECT grain AS length, toUnixTimestamp(minute) AS start, events AS n, built AS newest,
         repaired AS repair, start + length <= {{closed:UInt32}} AS is_closed,
         newest.1 > 0 AND newest.2 = n AS is_right, newest.2 > 0 AND NOT is_right AS is_stale,
-        repair.1 > 0 AND repair.2 != n AS is_stale_repair
+        {REPAIR_IS_STALE} AS is_stale_repair
     FROM {BUCKETS.name} WHERE n > 0 OR is_stale_repair"""
 """One row per bucket with events, and shard. A build that a repair took back counts nothing, and is as good as none."""
 
@@ -40,9 +40,7 @@ def read_state(client: Client, closed_until: int) -> tuple[GrainState, ...]:
             countIf(length = {UNIT.seconds} AND is_stale_repair),
             minIf(start, length = {UNIT.seconds} AND is_stale_repair)
         FROM ({_BUCKETS}) WHERE is_closed GROUP BY length"""
-    rows = calling(
-        "reading the books of rollups", lambda: client.query(sql, parameters={"closed": closed_until}).result_rows
-    )
+    rows = query_rows(client, "reading the books of rollups", sql, {"closed": closed_until})
     of_grain = {int(row[0]): [int(n) for n in row[1:]] for row in rows}
     sizes = _sizes(client)
     _, _, _, _, repaired, stale, oldest = of_grain.get(UNIT.seconds, [0] * 7)
@@ -60,7 +58,7 @@ def read_stale(client: Client, closed_until: int, limit: int) -> list[Stale]:
         WHERE is_closed AND (NOT is_right OR is_stale_repair) AND start >= {CUTOFFS}[length]
         ORDER BY start, length LIMIT {{limit:UInt32}}"""
     parameters = {"closed": closed_until, "limit": limit}
-    rows = calling("looking for stale rollups", lambda: client.query(sql, parameters=parameters).result_rows)
+    rows = query_rows(client, "looking for stale rollups", sql, parameters)
     names = {grain.seconds: grain.name for grain in BUILT}
     found = []
     for start, length, is_right, is_stale_repair in rows:
@@ -76,9 +74,7 @@ def _sizes(client: Client) -> dict[Grain, tuple[int, int]]:
     sql = f"""SELECT table, sum(rows), sum(bytes_on_disk) FROM {PARTS.name}
         WHERE table IN {{tables:Array(String)}} GROUP BY table"""
     tables = {cube.table(grain): grain for cube in CUBES for grain in GRAINS}
-    rows = calling(
-        "reading the sizes of rollups", lambda: client.query(sql, parameters={"tables": list(tables)}).result_rows
-    )
+    rows = query_rows(client, "reading the sizes of rollups", sql, {"tables": list(tables)})
     sizes = dict.fromkeys(GRAINS, (0, 0))
     for table, count, size in rows:
         grain = tables[str(table)]

@@ -39,9 +39,6 @@ CURRENT_ROWS = f"""(build = 0 AND {_UNIT_OF_ROW} NOT IN (SELECT minute {_REPAIRS
     OR build > 0 AND ({_UNIT_OF_ROW}, build) IN (SELECT minute, max(repaired).1 {_REPAIRS}))"""
 """A condition on rows of the live grain: as they came, or of their unit's newest repair, so those that readers take."""
 
-IS_STALE_GROUP = "max(built).2 != sum(events)"
-"""IS_STALE, of the rows of a bucket in rollup_builds that a query groups."""
-
 BUILDS_VIEW = MaterializedView(
     name=f"{BUILDS.name}_view",
     target=BUILDS.name,
@@ -119,5 +116,8 @@ FROM {BUILDS.name} GROUP BY grain, minute""",
     "Buckets of rollups: events that there are, newest build, newest repair; of a cluster, one row for each shard.",
 )
 
+
 IS_STALE = "built.2 != events"
-"""Of a row of rollup_buckets with events: the bucket has no build, or one that doesn't count them all."""
+"""Of rows of rollup_buckets with events: there is no build, or one that doesn't count them all."""
+REPAIR_IS_STALE = "(repaired.1 > 0 AND repaired.2 != events)"
+"""Of its rows of units: they got events since their repair."""

@@ -18,6 +18,7 @@ from metrics_pipeline.ddl.objects import View
 from metrics_pipeline.rollups.cubes import CUBES, METRICS, Cube
 from metrics_pipeline.rollups.grains import BUILT, GRAINS, LIVE, UNIT
 from metrics_pipeline.rollups.tables import BUILDS, INSTANT
+from metrics_pipeline.runtime.timerange import DAY_SECONDS
 
 ARGUMENTS = {"start": INSTANT, "end": INSTANT, "step": "UInt32"}
 """Of each view, with their types."""
@@ -29,8 +30,7 @@ def _bound(name: str) -> str:
 
 _START, _END, _STEP = (f"{{{name}:{kind}}}" for name, kind in ARGUMENTS.items())
 
-_DAY = 86_400
-_LONG = [grain.seconds for grain in BUILT if grain.seconds % _DAY == 0]
+_LONG = [grain.seconds for grain in BUILT if grain.seconds % DAY_SECONDS == 0]
 
 Cutoffs = Mapping[int, int]
 """Length of buckets -> epoch seconds: buckets that start before have no finer rows any more."""
@@ -64,7 +64,7 @@ def _covered_days(cutoffs: Cutoffs) -> str:
     """
     moment = "toUnixTimestamp(minute)"
     return f"""SELECT arrayJoin(range(
-        intDiv(toUnixTimestamp(minute), {_DAY}), intDiv(toUnixTimestamp(minute) + grain, {_DAY})))
+        intDiv(toUnixTimestamp(minute), {DAY_SECONDS}), intDiv(toUnixTimestamp(minute) + grain, {DAY_SECONDS})))
     FROM {BUILDS.name}
     WHERE grain IN {_LONG} AND {_or_replaced(f"grain <= {_STEP}", "grain", moment, cutoffs)}
         AND minute >= {_START} AND minute + grain <= {_END}
@@ -97,7 +97,7 @@ def bucket_selection(cutoffs: Cutoffs) -> str:
         FROM {BUILDS.name}
         WHERE minute > {_START} - {UNIT.seconds} AND minute < {_END}
             AND grain <= greatest({_longest_asked(cutoffs)}, {UNIT.seconds})
-            AND (grain IN {_LONG} OR intDiv(toUnixTimestamp(minute), {_DAY}) NOT IN (
+            AND (grain IN {_LONG} OR intDiv(toUnixTimestamp(minute), {DAY_SECONDS}) NOT IN (
                 {_covered_days(cutoffs)}))
         GROUP BY bucket, length
         HAVING is_right OR length = {UNIT.seconds} AND NOT {_is_replaced("length", "bucket", cutoffs)}

@@ -13,6 +13,8 @@ import dateparser
 
 from metrics_pipeline.errors import ConfigurationError
 
+MINUTE_SECONDS, HOUR_SECONDS, DAY_SECONDS, WEEK_SECONDS = 60, 3_600, 86_400, 604_800
+
 _SLIDING = re.compile(r"^(?:the )?(?:last|past) (?:(\d{1,6}) )?(minute|hour|day|week)s?$")
 _MOMENT = re.compile(r"\d:\d|\b(?:now|ago|am|pm|hours?|minutes?|seconds?)\b")
 _STEP_BACK = re.compile(

@@ -10,10 +10,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from metrics_pipeline.alerting.tables import ALERT_LOG, CANARIES
-from metrics_pipeline.ddl.shadow import CLAIM, NEXT
-from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
-from metrics_pipeline.ledger.tables import BATCHES, REPLAY_PLAN
+from metrics_pipeline.delivery.tables import RAW_EVENTS
 from metrics_pipeline.rollups.tables import ROLLUP_TABLES, ROLLUP_UNIONS
 
 _SYSTEM = (
@@ -29,10 +26,7 @@ _SYSTEM = (
 _READS_OF_SHARDS = ("GRANT SELECT ON system.clusters", "GRANT READ ON REMOTE", "GRANT CREATE TEMPORARY TABLE ON *.*")
 _DELETABLE = (RAW_EVENTS, *ROLLUP_TABLES)
 """Tables of which a writer deletes single rows: what a replay or a repair replaces."""
-_EXCHANGED = (ALERT_LOG, BATCHES, CANARIES, DEAD_LETTERS, REPLAY_PLAN)
-_ENDS = ("", NEXT, CLAIM)
-
-_ENGINES = ("AggregatingMergeTree", "Memory", "Merge", "ReplacingMergeTree")
+_ENGINES = ("AggregatingMergeTree", "Merge", "ReplacingMergeTree")
 _ENGINES_OF_CLUSTERS = ("Distributed", "ReplicatedAggregatingMergeTree", "ReplicatedReplacingMergeTree")
 
 
@@ -72,9 +66,6 @@ def roles(database: str, own: str = "") -> tuple[Role, ...]:
                 # A union holds nothing; one of other tables replaces it, for a moment under such a name.
                 f"GRANT DROP TABLE ON {database}._tmp_replace_*",
                 *(f"GRANT DROP TABLE ON {database}.{union.name}" for union in ROLLUP_UNIONS),
-                # Another table takes their place where a key changes; the one from before is dropped when that is asked
-                # for.
-                *(f"GRANT DROP TABLE ON {database}.{table.name}{end}" for table in _EXCHANGED for end in _ENDS),
                 *(f"GRANT TABLE ENGINE ON {engine}" for engine in _ENGINES),
                 # Views that fill tables work with the rights of who made them.
                 "GRANT SET DEFINER ON *",

@@ -26,6 +26,7 @@ from metrics_pipeline.rollups.retained_from_store import read_retained_from
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.retry import Retry, say_waiting
+from metrics_pipeline.runtime.timerange import DAY_SECONDS
 from metrics_pipeline.settings import Settings, kafka_address
 from metrics_pipeline.wiring.drain import batches_under_way, check_schema, replay_group, warehouse_of
 from metrics_pipeline.wiring.retention import load_policy
@@ -93,7 +94,7 @@ def dead_letter_warnings(settings: Settings, client: Client) -> tuple[str, ...]:
         count, oldest_ms = letters.never_replayed(warning_end_ms(now_ms, kept_ms), topic_id=topic_id, lows=lows)
         found.append(expiry_warning("Kafka", kept_ms, count, oldest_ms))
     kept_days = (load_policy(settings).dead_letters.days, letters.time_to_live_days())
-    kept_ms = round(min(days for days in kept_days if days is not None) * 86_400_000)
+    kept_ms = round(min(days for days in kept_days if days is not None) * DAY_SECONDS * 1_000)
     count, oldest_ms = letters.never_replayed(warning_end_ms(now_ms, kept_ms))
     found.append(expiry_warning("the table", kept_ms, count, oldest_ms))
     return tuple(warning for warning in found if warning)

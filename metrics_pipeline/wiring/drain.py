@@ -45,11 +45,11 @@ from metrics_pipeline.rollups.operate import Rollups
 from metrics_pipeline.rollups.repair import RollupRepairer
 from metrics_pipeline.rollups.retained_from import DEAD_LETTERS
 from metrics_pipeline.rollups.retained_from_store import read_retained_from
-from metrics_pipeline.rollups.shards import AnyRollups, RollupsOfShards
+from metrics_pipeline.rollups.shards import RollupsOfShards
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.retry import Retry, say_waiting
-from metrics_pipeline.runtime.timerange import minute_name
+from metrics_pipeline.runtime.timerange import DAY_SECONDS, minute_name
 from metrics_pipeline.runtime.worker import ThreadWorker
 from metrics_pipeline.schema import all as schema
 from metrics_pipeline.schema import distributed
@@ -185,7 +185,7 @@ def check_schema(client: Client, settings: Settings) -> None:
 def check_age(client: Client, settings: Settings, clock: Clock) -> None:
     """Raises ConfigurationError if events may be taken that are of times that retention has dropped."""
     retained_from, max_age_days = read_retained_from(client).compared_from, settings.events.max_age_days
-    days = (clock.now_ms() // 1_000 - retained_from) // 86_400
+    days = (clock.now_ms() // 1_000 - retained_from) // DAY_SECONDS
     if retained_from and days < max_age_days:
         raise ConfigurationError(
             f"METRICS_EVENTS__MAX_AGE_DAYS is {max_age_days}, but events before {minute_name(retained_from)} may be "
@@ -219,11 +219,10 @@ def audit(settings: Settings, scope: Scope = EVERYTHING, *, deep: bool = False) 
 
 
 @contextmanager
-def rollups(settings: Settings, clock: Clock | None = None) -> Iterator[AnyRollups]:
+def rollups(settings: Settings, clock: Clock | None = None) -> Iterator[RollupsOfShards]:
     """The rollups of all shards."""
     with connect_shards(settings) as shards:
-        of_shards = [rollups_of_shard(settings, shard, clock) for shard in shards]
-        yield of_shards[0] if len(of_shards) == 1 else RollupsOfShards(of_shards)
+        yield RollupsOfShards([rollups_of_shard(settings, shard, clock) for shard in shards])
 
 
 def rollups_of_shard(settings: Settings, shard: Client, clock: Clock | None = None) -> Rollups:

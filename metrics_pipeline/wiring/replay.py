@@ -30,7 +30,7 @@ from metrics_pipeline.rollups.retained_from_store import read_retained_from
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.retry import Retry, say_waiting
-from metrics_pipeline.runtime.timerange import minute_name
+from metrics_pipeline.runtime.timerange import DAY_SECONDS, minute_name
 from metrics_pipeline.settings import Settings, kafka_address
 from metrics_pipeline.wiring.backfill import backfill_deferred, deferred_ranges
 from metrics_pipeline.wiring.drain import batches_under_way, check_schema, hours_group, warehouse_of
@@ -157,7 +157,7 @@ def _tools(settings: Settings, clock: Clock, retry: Retry) -> Iterator[_Tools]:
 def _refuse_dropped(settings: Settings, client: Client, hours: Sequence[int]) -> None:
     """What retention dropped would look as if it had been lost, and would be counted a second time."""
     retained_from = read_retained_from(client).compared_from
-    first = retained_from + settings.events.max_age_days * 86_400
+    first = retained_from + settings.events.max_age_days * DAY_SECONDS
     if retained_from and hours and min(hours) < first:
         raise ConfigurationError(
             f"hours before {minute_name(first)} can't be replayed: their events may be of times before "

@@ -11,7 +11,7 @@ from metrics_pipeline.kafka.admin import topic_retention_ms
 from metrics_pipeline.retention.plan import reach_days
 from metrics_pipeline.retention.policy import Policy, given_values, parse_policy
 from metrics_pipeline.retention.run import Retention
-from metrics_pipeline.retention.shards import AnyRetention, RetentionOfShards
+from metrics_pipeline.retention.shards import RetentionOfShards
 from metrics_pipeline.retention.steps import RetentionStep
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.runtime.ports import Clock
@@ -27,18 +27,19 @@ def retention(
     *,
     observe: Callable[[RetentionStep], None] = lambda _step: None,
     clock: Clock | None = None,
-) -> Iterator[AnyRetention]:
+) -> Iterator[RetentionOfShards]:
     """Raises ConfigurationError for a wrong policy, SchemaMismatchError where tables are missing."""
     policy, clock = load_policy(settings), clock or SystemClock()
     reach = reach_days(settings.events.max_age_days, topic_retention_ms(kafka_address(settings), settings.kafka))
     with connect(settings) as client:
         check_schema(client, settings)
     with connect_shards(settings) as shards:
-        of_shards = [
-            Retention(shard, rollups_of_shard(settings, shard, clock), policy, reach, clock, observe)
-            for shard in shards
-        ]
-        yield of_shards[0] if len(of_shards) == 1 else RetentionOfShards(of_shards)
+        yield RetentionOfShards(
+            [
+                Retention(shard, rollups_of_shard(settings, shard, clock), policy, reach, clock, observe)
+                for shard in shards
+            ]
+        )
 
 
 def load_policy(settings: Settings) -> Policy:

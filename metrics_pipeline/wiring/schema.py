@@ -6,7 +6,7 @@ from functools import partial
 
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.query import query_rows, run_command
 from metrics_pipeline.ddl.change import Plan
 from metrics_pipeline.ddl.migrating import Progress
 from metrics_pipeline.ddl.objects import NOT_FILLED, quoted
@@ -15,11 +15,11 @@ from metrics_pipeline.delivery.tables import RAW_EVENTS
 from metrics_pipeline.rollups.grains import UNIT
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.rollups.retained_from_store import read_retained_from
+from metrics_pipeline.runtime.timerange import DAY_SECONDS
 from metrics_pipeline.schema.targets import apply_everywhere
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.wiring.drain import rollups_of_shard
 
-_DAY_SECONDS = 86_400
 _SINCE = re.compile(r" Made anew since (\d+)\.$")
 
 
@@ -52,7 +52,7 @@ def _remake(settings: Settings, client: Client, progress: Progress) -> bool:
     operated = rollups_of_shard(settings, client)
     closed_until = operated.closed_until()
     for number, day in enumerate(days, 1):
-        span = Span(day, day + _DAY_SECONDS).since(cutoff).until(closed_until)
+        span = Span(day, day + DAY_SECONDS).since(cutoff).until(closed_until)
         if span.start_seconds < span.end_seconds:
             progress(f"  day {number} of {len(days)}")
             in_flux += operated.remake(span, since_build=since_ns).units_in_flux
@@ -72,9 +72,7 @@ def _begun_ns(client: Client) -> int:
     """When it was begun, noted where the next apply finds it: builds since then have the new column."""
     sql = """SELECT name, comment FROM system.tables
         WHERE database = currentDatabase() AND position(comment, {note:String}) > 0"""
-    rows = calling(
-        "looking for rollups to be made anew", lambda: client.query(sql, {"note": NOT_FILLED.strip()}).result_rows
-    )
+    rows = query_rows(client, "looking for rollups to be made anew", sql, {"note": NOT_FILLED.strip()})
     noted = [_SINCE.search(comment) for _, comment in rows]
     if rows and all(noted):
         return max(int(found[1]) for found in noted if found)
@@ -82,7 +80,7 @@ def _begun_ns(client: Client) -> int:
     for table, comment in rows:
         note = f"{_SINCE.sub('', comment)} Made anew since {now_ns}."
         statement = f"ALTER TABLE {table} MODIFY COMMENT '{quoted(note)}'"
-        calling(f"noting that {table} is made anew", partial(client.command, statement))
+        run_command(client, f"noting that {table} is made anew", statement)
     return now_ns
 
 
@@ -91,4 +89,4 @@ def _days(client: Client) -> list[int]:
     sql = f"""SELECT DISTINCT toUnixTimestamp(toDateTime(parseDateTime(partition_id, '%Y%m%d', 'UTC'), 'UTC'))
         FROM system.parts WHERE active AND database = currentDatabase() AND table = '{RAW_EVENTS.name}'
         ORDER BY 1 DESC"""
-    return [int(row[0]) for row in calling("looking for days", lambda: client.query(sql).result_rows)]
+    return [int(row[0]) for row in query_rows(client, "looking for days", sql)]

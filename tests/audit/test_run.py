@@ -18,15 +18,14 @@ from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import produce
 from metrics_pipeline.ledger.minutes import Scope
-from metrics_pipeline.ledger.tables import BATCHES
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.runtime.timerange import minute_name
 from metrics_pipeline.schema import all as schema
 from metrics_pipeline.settings import Settings, load_settings
-from metrics_pipeline.wiring.drain import DrainRun, audit, prepare, rollups, run_drain, until_window_ends
+from metrics_pipeline.wiring.drain import DrainRun, audit, rollups, run_drain, until_window_ends
 from tests.worlds.events import encode, event
 from tests.worlds.hours import command
-from tests.worlds.pipeline import CrashError, assert_exact, crash_at, drain_once, send
+from tests.worlds.pipeline import CrashError, crash_at, drain_once, send
 
 MINUTE = 60
 NOON = int(datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0).timestamp()) - 2 * 86_400
@@ -218,46 +217,6 @@ def test_a_batch_left_open_is_in_flight_and_no_contradiction(three: Settings, st
     verdict = audit(three)
     assert verdict.books.minutes_in_flight == ()
     assert len(verdict.problems) == 1
-
-
-def test_ledger_rows_from_before_minutes_were_noted_are_checked_as_a_sum(three: Settings) -> None:
-    command(three, "ALTER TABLE batches UPDATE minutes = [], minute_inserted = [] WHERE partition_start[1] < 22")
-    verdict = audit(three)
-    assert verdict.problems == ()
-    assert verdict.books.unnoted_rows == 2
-    command(three, "ALTER TABLE raw_events DELETE WHERE kafka_offset = 3")
-    drift, total = audit(three).problems
-    assert drift.startswith(f"minute {name(0)}: 9 in raw_events, 10 in rollup_1m")
-    assert total.startswith(f"minutes {name(0)} to {name(2)}: 20 inserted by the ledger, but raw_events has 19 rows")
-
-
-def test_a_table_from_before_gets_the_columns_that_it_lacks(three: Settings) -> None:
-    command(
-        three,
-        "ALTER TABLE batches DROP COLUMN minutes, DROP COLUMN minute_inserted",
-        "DROP TABLE rollup_1m_view",
-    )
-    with connect(three) as client:
-        planned = schema.plan(client, storage_of(load_settings()))
-        assert [s.split("\n")[0].split("(")[0] for s in planned.statements] == [
-            "ALTER TABLE batches ADD COLUMN IF NOT EXISTS `minutes` Array",
-            "ALTER TABLE batches ADD COLUMN IF NOT EXISTS `minute_inserted` Array",
-            "CREATE MATERIALIZED VIEW IF NOT EXISTS rollup_1m_view TO rollup_1m AS",
-        ]
-        assert planned.differences == ()
-        prepare(three)
-        assert schema.plan(client, storage_of(load_settings())).is_empty
-        columns = [
-            r[0]
-            for r in client.query(
-                "SELECT name FROM system.columns WHERE table = 'batches' AND "
-                "database = currentDatabase() ORDER BY position"
-            ).result_rows
-        ]
-    assert columns == [c.name for c in BATCHES.columns]
-    drain_batches(three, at(3, 10))
-    assert_exact(three, events=40, dead=2)
-    assert audit(three).books.unnoted_rows == 3
 
 
 def test_a_column_of_a_sorting_key_is_not_added_but_named(settings: Settings) -> None:

@@ -1,7 +1,9 @@
 """The planner alone: what a server has is made of what is wanted, and then changed."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,6 +20,7 @@ from metrics_pipeline.ddl.work import Work
 from metrics_pipeline.delivery.tables import RAW_EVENTS
 from metrics_pipeline.schema import all as schema
 
+ROOT = Path(__file__).parents[2]
 STORAGE = Storage(100)
 SIZE = Size(3, 1_000, 2_500_000)
 
@@ -191,10 +194,14 @@ def test_a_rollup_that_lacks_a_column_is_made_anew() -> None:
 
 def test_tables_of_others_are_no_business_of_ours() -> None:
     other = FoundTable("MergeTree", columns={"x": FoundColumn("UInt8")}, size=SIZE)
-    assert changes({**HAS, "theirs": other, "theirs__next": other}) == ()
-    (change,) = changes({**HAS, "batches__next": other})
-    assert change.statements == ("DROP TABLE IF EXISTS batches__next",)
-    assert change.destroys
+    assert changes({**HAS, "theirs": other}) == ()
+
+
+def test_another_key_is_told_with_the_run_book_that_says_how() -> None:
+    (change,) = changes({**HAS, "dead_letters": replace(HAS["dead_letters"], partition_by="tuple()")})
+    assert (change.way, change.statements) == (Way.REBUILD, ())
+    (page,) = re.findall(r"docs/runbooks/\S+\.md", change.refusal)
+    assert (ROOT / page).is_file()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metrics_pipeline.rollups.rebuilds import DAY_SECONDS, Rebuild, RebuildPolicy, RecentRun, Stale, plan_rebuilds
+from metrics_pipeline.rollups.rebuilds import Rebuild, RebuildPolicy, RecentRun, Stale, plan_rebuilds
+from metrics_pipeline.runtime.timerange import DAY_SECONDS
 
 DAY = 20_700 * DAY_SECONDS
 """2026-09-04, a Friday; the week began on the day before."""

@@ -412,7 +412,7 @@ def test_a_database_whose_events_are_older_than_its_rollups_is_filled(
         for cube in ("rollup", "rollup_regions", "rollup_services", "rollup_totals")
         for grain in GRAINS
     ]
-    for name in [f"{n}_view" for n in names if n.endswith("_1m")] + ["rollup_books_view", *names, "rollup_builds"]:
+    for name in [f"{n}_view" for n in names if n.endswith("_1m")] + ["rollup_builds_view", *names, "rollup_builds"]:
         client.command(f"DROP TABLE {name}")
     insert(client, NOON, 3_000, 26 * HOUR)
     prepare(settings)

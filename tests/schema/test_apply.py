@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 from clickhouse_connect.driver.client import Client
@@ -39,6 +40,8 @@ from tests.worlds.schemas import (
     with_version,
     without_column,
 )
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -152,7 +155,6 @@ def test_a_type_is_widened_by_a_mutation(client: Client, monkeypatch: pytest.Mon
 def test_what_destroys_data_is_told_and_only_done_when_allowed(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     insert(client, "2026-11-01", 1_000)
     client.command("ALTER TABLE raw_events ADD COLUMN team String DEFAULT 'a'")
-    client.command("CREATE TABLE raw_events__next (x UInt8) ENGINE = MergeTree ORDER BY x AS SELECT 1 AS x")
     client.command("CREATE TABLE somebody_elses (x UInt8) ENGINE = MergeTree ORDER BY x")
     want(monkeypatch, with_column("latency_ms", lambda column: replace(column, type="Float32")))
     want(monkeypatch, replace(table("canaries"), ttl="toDateTime(produced_at) + INTERVAL 400 DAY"))
@@ -161,7 +163,6 @@ def test_what_destroys_data_is_told_and_only_done_when_allowed(client: Client, m
     assert {(c.object, c.phase) for c in planned.destructive} == {
         ("raw_events.team", Phase.CONTRACT),
         ("raw_events.latency_ms", Phase.CONTRACT),
-        ("raw_events__next", Phase.CONTRACT),
         ("canaries", Phase.CONTRACT),
         ("replay_plan", Phase.CONTRACT),
     }
@@ -374,100 +375,22 @@ def test_a_grain_is_added_and_knows_what_was_before(client: Client) -> None:
     assert rows(client, answered) == [(1_060,)]
 
 
-LETTERS = """INSERT INTO dead_letters (topic, topic_id, kafka_partition, kafka_offset, kafka_timestamp, reason, payload)
-    SELECT 't', 'i', number % 3, number, toDateTime64('2026-01-01 00:00:00', 3, 'UTC') + toIntervalDay(number % 90),
-        'empty', toString(number) FROM numbers({first:UInt32}, {count:UInt32})"""
-LETTERS_SAY = "SELECT count(), uniqExact(kafka_offset), sum(cityHash64(* EXCEPT stored_at)) FROM dead_letters FINAL"
-
-
-def by_day() -> Table:
-    return replace(table("dead_letters"), partition_by="toYYYYMMDD(kafka_timestamp)")
-
-
-def test_a_partition_key_is_changed_by_a_shadow_that_takes_the_tables_place(
+def test_three_statements_of_the_run_book_change_a_partition_key(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client.command(LETTERS, parameters={"first": 0, "count": 900})
-    client.command("INSERT INTO dead_letters SELECT * REPLACE ('landed' AS outcome) FROM dead_letters LIMIT 10")
-    before = rows(client, LETTERS_SAY)
-    want(monkeypatch, by_day())
-    (change,) = schema.plan(client, STORAGE).changes
-    assert (change.phase, change.way, change.size.partitions) == (Phase.MIGRATE, Way.REBUILD, 3)
+    client.command(
+        """INSERT INTO dead_letters (topic, topic_id, kafka_partition, kafka_offset, kafka_timestamp, reason)
+        SELECT 't', 'i', number % 3, number, toDateTime('2026-01-01', 'UTC') + toIntervalDay(number % 90), 'empty'
+        FROM numbers(900)"""
+    )
+    letters = "SELECT count(), sum(cityHash64(*)) FROM dead_letters"
+    before = rows(client, letters)
+    want(monkeypatch, replace(table("dead_letters"), partition_by="toYYYYMMDD(kafka_timestamp)"))
+    (change,) = schema.apply(client, STORAGE).refused
+    (page,) = re.findall(r"docs/runbooks/\S+\.md", change.refusal)
+    (statements,) = re.findall(r"```sql\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    for statement in statements.split(";\n")[:-1]:
+        client.command(statement)
     schema.apply(client, STORAGE)
-    assert rows(client, LETTERS_SAY) == before
-    assert rows(client, "SELECT countIf(outcome = 'landed') FROM dead_letters FINAL") == [(10,)]
-    (left,) = schema.plan(client, STORAGE).changes
-    assert (left.object, left.destroys) == ("dead_letters__next", True)
-    assert rows(
-        client,
-        "SELECT uniqExact(partition_id) FROM system.parts WHERE active AND table = 'dead_letters' AND \
-        database = currentDatabase()",
-    ) == [(90,)]
-    schema.apply(client, STORAGE, allow_destructive=True)
     assert schema.plan(client, STORAGE).changes == ()
-    names = "SELECT count() FROM system.tables WHERE database = currentDatabase() AND match(name, '__')"
-    assert rows(client, names) == [(0,)]
-
-
-def test_rows_that_are_written_meanwhile_are_in_the_shadow(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By two applies at once, with a writer and a reader beside them."""
-    client.command(LETTERS, parameters={"first": 0, "count": 3_000})
-    want(monkeypatch, by_day())
-    stop = threading.Event()
-
-    def write() -> int:
-        first = 3_000
-        with connect(load_settings()) as mine:
-            while not stop.is_set():
-                mine.command(LETTERS, parameters={"first": first, "count": 30})
-                first += 30
-        return first
-
-    def read() -> int:
-        asked = 0
-        with connect(load_settings()) as mine:
-            while not stop.is_set():
-                assert rows(mine, "SELECT count() FROM dead_letters FINAL")[0][0] >= 3_000
-                asked += 1
-        return asked
-
-    def apply() -> None:
-        with connect(load_settings()) as mine:
-            schema.apply(mine, STORAGE)
-
-    with ThreadPoolExecutor(4) as pool:
-        writing, reading = pool.submit(write), pool.submit(read)
-        try:
-            for done in [pool.submit(apply) for _ in range(2)]:
-                done.result(120)
-        finally:
-            stop.set()
-        written, asked = writing.result(30), reading.result(30)
-    assert asked > 0
-    assert rows(client, LETTERS_SAY)[0][:2] == (written, written)
-    assert schema.plan(client, STORAGE).safe == ()
-
-
-def test_a_rebuild_that_was_killed_goes_on(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    client.command(LETTERS, parameters={"first": 0, "count": 900})
-    want(monkeypatch, by_day())
-
-    class KilledError(Exception):
-        pass
-
-    def killed_at(words: str) -> Callable[[str], None]:
-        def progress(said: str) -> None:
-            if words in said:
-                raise KilledError
-
-        return progress
-
-    for words in ("2 of 3", "takes the place"):
-        with pytest.raises(KilledError):
-            schema.apply(client, STORAGE, progress=killed_at(words))
-        client.command(LETTERS, parameters={"first": 900, "count": 10})
-    copied = rows(client, "SELECT count() FROM dead_letters__next FINAL")
-    assert copied == [(910,)]
-    schema.apply(client, STORAGE)
-    assert rows(client, LETTERS_SAY)[0][:2] == (910, 910)
-    assert schema.plan(client, STORAGE).safe == ()
+    assert rows(client, letters) == before

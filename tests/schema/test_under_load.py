@@ -17,7 +17,7 @@ from metrics_pipeline.wiring.drain import DrainRun, audit, run_drain, until_wind
 from tests.worlds.pipeline import drain_once
 from tests.worlds.schemas import next_version, rows
 
-VERSIONS = ("tables,promoted", "tables,promoted,shapes,grain,dimension")
+VERSIONS = ("tables,promoted", "tables,promoted,grain,dimension")
 
 
 def ask_panels(settings: Settings, until: "Future[object]") -> tuple[int, Counter[str]]:

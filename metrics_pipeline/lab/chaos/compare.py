@@ -1,6 +1,5 @@
 """What landed against what was sent: every event once, with its values, in raw_events and in the rollup."""
 
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,7 +8,7 @@ import polars as pl
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.audit.verdict import Verdict
-from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.query import query_frame
 from metrics_pipeline.lab.chaos.load import Eaten, Sent
 from metrics_pipeline.lab.loadgen.sent import SENT_SCHEMA
 from metrics_pipeline.rollups.tables import CURRENT_ROWS
@@ -96,9 +95,8 @@ def compare(client: Client, sent: Sequence[Sent], eaten: Eaten, verdict: Verdict
 
 
 def _rows(client: Client, sql: str) -> pl.DataFrame:
-    settings = {"output_format_arrow_string_as_string": 1, "output_format_arrow_low_cardinality_as_dictionary": 0}
-    answer = calling("reading what landed", lambda: client.raw_query(sql, fmt="ArrowStream", settings=settings))
-    return pl.read_ipc_stream(io.BytesIO(answer))
+    settings = {"output_format_arrow_low_cardinality_as_dictionary": 0}
+    return query_frame(client, "reading what landed", sql, settings=settings)
 
 
 def _drifting_minutes(wanted: pl.DataFrame, rollup: pl.DataFrame) -> pl.DataFrame:

@@ -13,9 +13,9 @@ _ROUNDS = 10
 
 
 def refresh_views(client: Client) -> None:
-    """Replace the views by ones that go by the noted retained_from, whoever else does so at the same time.
+    """Replace the views by ones that go by what retained_from says, whoever else does so at the same time.
 
-    Raises RetryableError if the retained_from move all the time.
+    Raises RetryableError if other runs change retained_from all the time.
     """
     for _ in range(_ROUNDS):
         cutoffs = read_retained_from(client).cutoffs
@@ -23,4 +23,4 @@ def refresh_views(client: Client) -> None:
             calling(f"replacing the view {view.name}", partial(client.command, view.replacement))
         if read_retained_from(client).cutoffs == cutoffs:
             return
-    raise RetryableError("others move the retained_from of retention all the time: run it again")
+    raise RetryableError("other runs of retention change retained_from all the time: run it again")

@@ -39,6 +39,6 @@ def share_progress() -> Progress:
 
 
 def share_of(bar: Progress, doing: str) -> Callable[[float], None]:
-    """Begins a line of the bar; to be told the share that is done, 0 to 1."""
+    """Begins a line of the bar; call the result with the share that is done, 0 to 1."""
     task = bar.add_task(doing, total=1.0)
     return lambda share: bar.update(task, completed=share)

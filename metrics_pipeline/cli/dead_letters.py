@@ -17,7 +17,7 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.dead_letters.judge import LetterFilter, Verdict, letter_filter, position_of, verdict_on
 from metrics_pipeline.dead_letters.replay import ReplayReport
 from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters, Group, Letter
-from metrics_pipeline.drain.owner import event_limits
+from metrics_pipeline.drain.owner import rules_of
 from metrics_pipeline.errors import RetryableError
 from metrics_pipeline.settings import Settings, load_settings
 from metrics_pipeline.wiring.dead_letters import dead_letter_warnings, preview_dead_letters, replay_dead_letters
@@ -150,7 +150,7 @@ def _warnings(settings: Settings, client: Client) -> tuple[str, ...]:
 
 def _verdict(letter: Letter, settings: Settings) -> Verdict:
     message_ms = round(letter.message_time.timestamp() * 1_000)
-    return verdict_on(letter.payload, letter.reason, message_ms, event_limits(settings))
+    return verdict_on(letter.payload, letter.reason, message_ms, rules_of(settings))
 
 
 def _group(group: Group) -> dict[str, str | int]:

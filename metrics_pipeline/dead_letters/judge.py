@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import polars as pl
 
-from metrics_pipeline.delivery.chunk import ORIGIN, POSITION, Chunk, cuts, open_chunk, own_rows, ranges_of
+from metrics_pipeline.delivery.chunk import ORIGIN, POSITION, cuts, open_chunk, own_rows, ranges_of
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.event.contract import (
     DEAD_LETTER_SCHEMA,
@@ -16,9 +16,10 @@ from metrics_pipeline.event.contract import (
     MAX_PAYLOAD_BYTES,
     Reason,
 )
-from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.decode.exact import DeadLetter, decode_exact
 from metrics_pipeline.event.messages import Messages
+from metrics_pipeline.event.rules import Rules
+from metrics_pipeline.kafka.intents import OpenBatch
 from metrics_pipeline.runtime.timerange import TimeRange
 
 LETTERS_SCHEMA = pl.Schema({name: EVENT_SCHEMA[name] for name in POSITION} | {"outcome": pl.String()})
@@ -30,7 +31,7 @@ GROUP_SUFFIX = ".dead-letters"
 """The side group whose one slot holds the open chunk of a replay, and whose owner may replay."""
 
 MAX_CHUNK_LETTERS = 2_000
-"""So many verdicts on refused rows fit beside the positions, even if every row is refused."""
+"""The search bits of so many rows fit beside the positions, even if every row is refused."""
 
 DROPPED_DETAIL = "retention dropped events of that time, so a second copy would not be recognised"
 CUT_DETAIL = f"the payload was cut to its first {MAX_PAYLOAD_BYTES} bytes when it was stored: the table can't replay it"
@@ -104,11 +105,11 @@ class Verdict:
     detail: str
 
 
-def verdict_on(payload: bytes, reason: str, message_ms: int, limits: EventLimits) -> Verdict:
+def verdict_on(payload: bytes, reason: str, message_ms: int, rules: Rules) -> Verdict:
     """Judge one letter; whether the server would take its row is not known."""
     if len(payload) >= MAX_PAYLOAD_BYTES:
         return Verdict(is_event=False, reason=Reason.TOO_LARGE, detail=CUT_DETAIL)
-    outcome = decode_exact(_value(payload, reason), message_ms, limits)
+    outcome = decode_exact(_value(payload, reason), message_ms, rules.limits)
     if isinstance(outcome, DeadLetter):
         return Verdict(is_event=False, reason=outcome.reason, detail=outcome.detail)
     return Verdict(is_event=True, reason="", detail="")
@@ -136,10 +137,10 @@ class Sorted:
     copies: pl.DataFrame
 
 
-def judge(letters: pl.DataFrame, limits: EventLimits) -> Judged:
+def judge(letters: pl.DataFrame, rules: Rules) -> Judged:
     """Decode letters (LETTER_SCHEMA, one incarnation of the topic) as a drain does: against the time of their
     messages."""
-    decoded = decode(_messages(letters), limits)
+    decoded = rules.decode(_messages(letters))
     is_cut = letters.select(*POSITION, is_cut=pl.col("payload").bin.size() >= MAX_PAYLOAD_BYTES)
     kept = (
         decoded.dead_letters.join(is_cut, on=POSITION, how="left", maintain_order="left")
@@ -197,14 +198,14 @@ def changed(wanted: pl.DataFrame, letters: pl.DataFrame) -> pl.DataFrame:
 
 
 def chunks_of(
-    topic_id: str, group: str, missing: pl.DataFrame, limits: EventLimits, opened_ms: int
-) -> Iterator[tuple[Chunk, pl.DataFrame]]:
+    topic_id: str, group: str, missing: pl.DataFrame, rules: Rules, opened_ms: int
+) -> Iterator[tuple[OpenBatch, pl.DataFrame]]:
     """Cut events (ordered by position) into chunks that can be written down, each with its events."""
     start = 0
     for ranges in cuts(ranges_of(missing.select(POSITION).iter_rows()), MAX_CHUNK_LETTERS):
-        chunk = open_chunk(SOURCE, group, topic_id, ranges, limits, opened_ms)
-        yield chunk, missing[start : start + chunk.positions]
-        start += chunk.positions
+        chunk = open_chunk(SOURCE, group, topic_id, ranges, rules, opened_ms)
+        yield chunk, missing[start : start + chunk.offsets]
+        start += chunk.offsets
 
 
 def _messages(letters: pl.DataFrame) -> Messages:

@@ -44,21 +44,25 @@ from metrics_pipeline.delivery.chunk import (
     PLACE,
     POSITION,
     SLOT,
-    Chunk,
-    decode_chunk,
+    closed_slot,
+    each_position,
+    open_chunk_of,
     placed,
+    say_doubled,
+    slot_commits,
     stored_elsewhere,
 )
-from metrics_pipeline.delivery.landing import DOUBLED, Landing, Refused, refused_before
+from metrics_pipeline.delivery.landing import Landing, Refused, Rows, refused_before
 from metrics_pipeline.delivery.ownership import Ownership
 from metrics_pipeline.delivery.ports import StoredEvents, Warehouse
 from metrics_pipeline.delivery.steps import ReplayStep
 from metrics_pipeline.event.contract import Reason
-from metrics_pipeline.event.decode import EventLimits
 from metrics_pipeline.event.refusal import UNKNOWN_ERROR
+from metrics_pipeline.event.rules import Rules
+from metrics_pipeline.kafka.intents import OpenBatch
 from metrics_pipeline.ledger.entry import minutes_of
-from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.retry import Retry
+from metrics_pipeline.runtime.run import Run
 
 logger = logging.getLogger("metrics_pipeline.dead_letters")
 
@@ -116,14 +120,14 @@ class Reading:
         self,
         letters: LetterStore,
         events: StoredEvents,
-        limits: EventLimits,
+        rules: Rules,
         open_tokens: Callable[[], frozenset[str]],
         retry: Retry,
         landable_from_ms: int = 0,
     ) -> None:
         self.letters = letters
         self.events = events
-        self.limits = limits
+        self.rules = rules
         self._open_tokens = open_tokens
         self._retry = retry
         self._landable_from_ms = landable_from_ms
@@ -133,7 +137,7 @@ class Reading:
 
     def judge(self, page: pl.DataFrame) -> Judged:
         """By today's rules, and by what retention has left."""
-        return without_dropped(judge(page, self.limits), self._landable_from_ms)
+        return without_dropped(judge(page, self.rules), self._landable_from_ms)
 
     def stored(self, events: pl.DataFrame) -> pl.DataFrame:
         return self._retry.call(lambda: self.events.of(events))
@@ -173,32 +177,27 @@ def preview(reading: Reading, wanted: LetterFilter, on_progress: Callable[[Repla
 
 
 class Replay:
-    """One replay. Not thread-safe: one thread calls it."""
+    """One replay. `warehouse_of` has the tables for one incarnation of the topic. Not thread-safe."""
 
     def __init__(
         self,
-        reading: Reading,
-        warehouse_of: Callable[[str], Warehouse],
-        ownership: Ownership,
-        clock: Clock,
-        retry: Retry,
-        *,
         group: str,
-        run_id: str,
-        stop: Callable[[], bool],
-        observe: Callable[[ReplayStep], None],
+        reading: Reading,
+        ownership: Ownership,
+        warehouse_of: Callable[[str], Warehouse],
+        run: Run,
     ) -> None:
+        self._group = group
         self._reading = reading
         self._letters = reading.letters
-        self._warehouse_of = warehouse_of
         self._ownership = ownership
-        self._clock = clock
-        self._retry = retry
-        self._group = group
-        self._run_id = run_id
-        self._stop = stop
-        self._observe = observe
-        self._landing = Landing(ownership, reading.events, retry, observe)
+        self._warehouse_of = warehouse_of
+        self._run_id = run.id
+        self._clock = run.clock
+        self._retry = run.retry
+        self._stop = run.stop
+        self._observe = run.observe
+        self._landing = Landing(ownership, run, slot_commits)
 
     def run(self, wanted: LetterFilter, on_progress: Callable[[ReplayReport], None]) -> ReplayReport:
         """Replay what matches, or until `stop` says so: then what is under way is finished first.
@@ -222,22 +221,20 @@ class Replay:
         return report
 
     def _recover(self, report: ReplayReport) -> None:
-        self._observe(ReplayStep.FENCE)
-        commits = self._ownership.take_over((SLOT,))
-        chunk = decode_chunk(commits.get(SLOT))
+        chunk = open_chunk_of(self._ownership.take_over((SLOT,)))
         if chunk is None:
             return
         self._observe(ReplayStep.RECOVER)
-        letters = self._retry.call(lambda: self._letters.at(chunk.topic_id, chunk.each_position()))
-        if len(letters) < chunk.positions:
+        letters = self._retry.call(lambda: self._letters.at(chunk.topic_id, each_position(chunk.ranges)))
+        if len(letters) < chunk.offsets:
             logger.error(
                 "%d dead letters of a replay that broke off are gone from the table: what of them had landed shows as "
                 "a drifting minute in `metrics-pipeline audit`",
-                chunk.positions - len(letters),
+                chunk.offsets - len(letters),
             )
         warehouse = self._warehouse_of(chunk.topic_id)
         is_whole = self._retry.call(lambda: warehouse.remembers(chunk.opened_ms))
-        events = judge(letters, chunk.limits).events
+        events = judge(letters, Rules.parse(chunk.rules)).events
         report.recovered = len(letters)
         self._finish(chunk, events, only_missing=not is_whole)
 
@@ -258,8 +255,9 @@ class Replay:
         report.landed += len(found.landed)
         report.duplicates += len(found.duplicates)
         now_ms = self._clock.now_ms()
-        for chunk, of_chunk in chunks_of(topic_id, self._group, found.missing, self._reading.limits, now_ms):
-            self._landing.open(chunk)
+        for chunk, of_chunk in chunks_of(topic_id, self._group, found.missing, self._reading.rules, now_ms):
+            self._observe(ReplayStep.INTENT)
+            self._ownership.commit(slot_commits(chunk))
             result = self._finish(chunk, of_chunk, page=page)
             report.landed += len(result.landed)
             report.duplicates += len(result.duplicates)
@@ -267,12 +265,12 @@ class Replay:
         return found.copies
 
     def _finish(
-        self, chunk: Chunk, events: pl.DataFrame, *, only_missing: bool = False, page: pl.DataFrame | None = None
+        self, chunk: OpenBatch, events: pl.DataFrame, *, only_missing: bool = False, page: pl.DataFrame | None = None
     ) -> _Result:
         """Bring an open chunk to its end, wherever an earlier try left it; without a page an earlier run opened it."""
         is_repeat = page is None
         warehouse = self._warehouse_of(chunk.topic_id)
-        refused = refused_before(chunk)
+        refused = refused_before(chunk, chunk.offsets)
         is_booked = self._retry.call(lambda: warehouse.has_ledger_entry(chunk.token))
         if not is_booked:
             refused = self._insert(warehouse, chunk, events, only_missing=only_missing, is_repeat=is_repeat)
@@ -284,16 +282,16 @@ class Replay:
             self._observe(ReplayStep.LEDGER)
             self._landing.inserting.insert_entry(warehouse, entry, is_repeat=is_repeat)
         elsewhere = stored_elsewhere(events, stored)
-        if doubled := len(landed.join(elsewhere, on=ORIGIN, how="semi")):
-            logger.error(DOUBLED, doubled)
+        say_doubled(landed, elsewhere)
         result = _result(chunk, events, landed, elsewhere, refused)
         noted = pl.concat([result.landed, result.duplicates, result.refused])
         self._mark(chunk.topic_id, noted if page is None else changed(noted, page), ReplayStep.MARK)
-        self._landing.close(chunk)
+        self._observe(ReplayStep.CLOSE)
+        self._ownership.commit(closed_slot(chunk))
         return result
 
     def _insert(
-        self, warehouse: Warehouse, chunk: Chunk, events: pl.DataFrame, *, only_missing: bool, is_repeat: bool
+        self, warehouse: Warehouse, chunk: OpenBatch, events: pl.DataFrame, *, only_missing: bool, is_repeat: bool
     ) -> Refused:
         """Insert the chunk's events that no other message brought.
 
@@ -304,7 +302,7 @@ class Replay:
         if only_missing:
             unwanted = pl.concat([unwanted, landed_of(events, stored)])
         wanted = events.join(unwanted, on=ORIGIN, how="anti")
-        return self._landing.insert(warehouse, chunk, wanted, is_repeat=is_repeat)
+        return self._landing.insert(warehouse, chunk, Rows(placed(chunk, wanted), chunk.offsets, is_repeat))
 
     def _mark(self, topic_id: str, noted: pl.DataFrame, step: ReplayStep) -> None:
         if len(noted):
@@ -313,7 +311,7 @@ class Replay:
 
 
 def _result(
-    chunk: Chunk, events: pl.DataFrame, landed: pl.DataFrame, elsewhere: pl.DataFrame, refused: Refused
+    chunk: OpenBatch, events: pl.DataFrame, landed: pl.DataFrame, elsewhere: pl.DataFrame, refused: Refused
 ) -> _Result:
     others = elsewhere.join(landed, on=ORIGIN, how="anti")
     numbered = placed(chunk, events)

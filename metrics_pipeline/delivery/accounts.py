@@ -3,7 +3,7 @@
 import polars as pl
 
 from metrics_pipeline.delivery.batch import MicroBatch
-from metrics_pipeline.delivery.chunk import Chunk
+from metrics_pipeline.kafka.intents import OpenBatch
 from metrics_pipeline.ledger.entry import (
     NO_SHARD,
     EventMinutes,
@@ -15,7 +15,7 @@ from metrics_pipeline.ledger.entry import (
 
 
 def entry_of_chunk(
-    chunk: Chunk,
+    chunk: OpenBatch,
     source: str,
     run_id: str,
     visible_ms: int,

@@ -1,21 +1,22 @@
-"""A *chunk*: messages that land together outside of a drain, by their positions, and how it is put on record. Pure.
+"""A *chunk*: an open batch of a replay, whose ranges may be many, and how it is put on record. Pure.
 
-It is written into the metadata of a committed offset of a side group before anything is inserted, with the rules that
-judge it, so that whoever comes after a crash builds the identical block. Rows have fixed *places*: those of their
-messages among the chunk's positions, which the parts are slices of where the server refuses rows.
+All ranges of a chunk stand in the metadata of one committed offset of a side group. Its rows have fixed *places*: those
+of their messages among the chunk's positions, which the parts are slices of where the server refuses rows.
 """
 
 import base64
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 import polars as pl
 
 from metrics_pipeline.event.contract import IDENTITY, LINEAGE
-from metrics_pipeline.event.decode import EventLimits
+from metrics_pipeline.event.rules import Rules
 from metrics_pipeline.kafka.intents import Commit, Intent, OffsetRange, OpenBatch
+
+logger = logging.getLogger("metrics_pipeline.replay")
 
 SLOT = 0
 """Partition of the topic that the side group's one slot stands at: every topic has it."""
@@ -28,75 +29,51 @@ ORIGIN = tuple(column.name for column in LINEAGE)
 PLACE = "place"
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Messages of one incarnation of the topic that land together; `ranges` are in order and don't overlap.
-
-    `kind` is what the owner of the side group wants to remember of it, one word. `verdicts` says how far the search for
-    rows that the server refuses has come.
-    """
-
-    topic_id: str
-    token: str
-    ranges: tuple[OffsetRange, ...]
-    limits: EventLimits
-    opened_ms: int
-    search_bits: str = ""
-    kind: str = "-"
-
-    def with_search_bits(self, search_bits: str) -> "Chunk":
-        return replace(self, search_bits=search_bits)
-
-    @property
-    def positions(self) -> int:
-        """How many messages it may have: as many as there are places."""
-        return sum(r.offsets for r in self.ranges)
-
-    def each_position(self) -> list[tuple[int, int]]:
-        return [(r.partition, offset) for r in self.ranges for offset in range(r.start, r.end)]
-
-    @property
-    def as_open_batch(self) -> OpenBatch:
-        """What an audit needs to know of it while it is on its way."""
-        return OpenBatch(self.token, self.ranges, self.opened_ms, self.search_bits)
-
-
 def open_chunk(
     source: str,
     group: str,
     topic_id: str,
     ranges: Sequence[OffsetRange],
-    limits: EventLimits,
+    rules: Rules,
     opened_ms: int,
     kind: str = "-",
-) -> Chunk:
-    """A new chunk. Its token names what is in it and when it was opened: the same messages may be tried again later."""
+) -> OpenBatch:
+    """A new chunk; `kind` is one word that the owner of the side group wants to remember of it.
+
+    Its token names what is in it and when it was opened: the same messages may be tried again later.
+    """
     lines = [source, group, topic_id, str(opened_ms), *(f"{r.partition}:{r.start}-{r.end}" for r in ranges)]
     token = hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
-    return Chunk(topic_id, token, tuple(ranges), limits, opened_ms, kind=kind)
+    return OpenBatch(topic_id, token, tuple(ranges), opened_ms, rules.encode(), note=kind)
 
 
-def encode_chunk(chunk: Chunk) -> Commit:
+def slot_commits(chunk: OpenBatch) -> dict[int, Commit]:
     """The commit that puts a chunk on record."""
     packed = base64.b85encode(_packed(chunk.ranges)).decode()
-    note = f"{chunk.limits.max_age_ms} {chunk.limits.max_future_ms} {chunk.kind} {packed}"
-    return Commit(0, Intent(0, chunk.token, chunk.opened_ms, chunk.search_bits, note), chunk.topic_id)
+    note = f"{chunk.note} {packed}"
+    intent = Intent(0, chunk.token, chunk.opened_ms, chunk.rules, chunk.search_bits, note)
+    return {SLOT: Commit(0, intent, chunk.topic_id)}
 
 
-def decode_chunk(commit: Commit | None) -> Chunk | None:
-    """The chunk that is open, if any."""
+def open_chunk_of(commits: Mapping[int, Commit]) -> OpenBatch | None:
+    """The chunk that is open in a side group, if any."""
+    commit = commits.get(SLOT)
     if commit is None or commit.intent is None:
         return None
     intent = commit.intent
-    max_age_ms, max_future_ms, kind, packed = intent.note.split(" ", 3)
+    kind, packed = intent.note.split(" ", 1)
     ranges = tuple(_unpacked(base64.b85decode(packed)))
-    limits = EventLimits(int(max_age_ms), int(max_future_ms))
-    return Chunk(commit.topic_id, intent.token, ranges, limits, intent.opened_ms, intent.search_bits, kind)
+    return OpenBatch(commit.topic_id, intent.token, ranges, intent.opened_ms, intent.rules, intent.search_bits, kind)
 
 
-def closing(chunk: Chunk) -> Commit:
+def closed_slot(chunk: OpenBatch) -> dict[int, Commit]:
     """The commit that takes a chunk off record."""
-    return Commit(0, topic_id=chunk.topic_id)
+    return {SLOT: Commit(0, topic_id=chunk.topic_id)}
+
+
+def each_position(ranges: Iterable[OffsetRange]) -> list[tuple[int, int]]:
+    """(partition, offset) of every message that they may hold."""
+    return [(r.partition, offset) for r in ranges for offset in range(r.start, r.end)]
 
 
 def ranges_of(positions: Iterable[tuple[int, int]]) -> tuple[OffsetRange, ...]:
@@ -135,7 +112,7 @@ def cuts(ranges: Sequence[OffsetRange], max_positions: int) -> Iterator[tuple[Of
         yield tuple(held)
 
 
-def placed(chunk: Chunk, rows: pl.DataFrame) -> pl.DataFrame:
+def placed(chunk: OpenBatch, rows: pl.DataFrame) -> pl.DataFrame:
     """`rows` that lie within the chunk, with their places in a column PLACE, in the order that they have."""
     partition, offset = POSITION
     types = {partition: rows.schema[partition], "start": rows.schema[offset], "end": rows.schema[offset]}
@@ -171,6 +148,16 @@ def stored_elsewhere(events: pl.DataFrame, stored: pl.DataFrame) -> pl.DataFrame
     """Those of `events` (a chunk's) that raw_events holds from messages outside of the chunk."""
     foreign = stored.join(events, on=ORIGIN, how="anti")
     return events.join(foreign, on=IDENTITY, how="semi", maintain_order="left")
+
+
+def say_doubled(landed: pl.DataFrame, elsewhere: pl.DataFrame) -> None:
+    """Log events of a chunk that landed although another message brought them in the same moment."""
+    if doubled := len(landed.join(elsewhere, on=ORIGIN, how="semi")):
+        logger.error(
+            "%d events landed from other messages in the same moment and are stored twice: a sender repeated what is "
+            "being replayed; `metrics-pipeline audit --deep` names the minutes",
+            doubled,
+        )
 
 
 def _packed(ranges: Sequence[OffsetRange]) -> bytes:

@@ -1,29 +1,45 @@
-"""Landing the rows of a chunk: what every replay has in common, wherever its messages come from.
+"""Inserting the rows of an open batch, whatever opened it: the only search for rows that the server refuses.
 
-A chunk is open from the commit that puts it on record to the one that takes it off. In between its rows are inserted
-under its token, part by part where the server refuses some; each verdict is committed before the next part is sent.
-Whoever finds a chunk open repeats all of that; what had landed is recognised by the token.
+The rows are inserted under the batch's token. Where the server refuses some for their content, they are inserted part
+by part, each part under a token of its own, and what the server said is committed before the next part is sent. Whoever
+finds the batch open repeats all of that; what had landed is recognised by the tokens.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import polars as pl
 
 from metrics_pipeline.delivery.bisection import Bisection, Slice
-from metrics_pipeline.delivery.chunk import PLACE, SLOT, Chunk, closing, encode_chunk, own_rows, placed
+from metrics_pipeline.delivery.chunk import PLACE
 from metrics_pipeline.delivery.inserting import Inserting
 from metrics_pipeline.delivery.ownership import Ownership
-from metrics_pipeline.delivery.ports import StoredEvents, Warehouse
-from metrics_pipeline.delivery.steps import ReplayStep
+from metrics_pipeline.delivery.ports import Warehouse
+from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.errors import RejectedError, StopError
 from metrics_pipeline.event.contract import IDENTITY
-from metrics_pipeline.runtime.retry import Retry
+from metrics_pipeline.kafka.intents import Commit, OpenBatch
+from metrics_pipeline.runtime.run import Run
 
-DOUBLED = (
-    "%d events landed from other messages in the same moment and are stored twice: a sender repeated what is being "
-    "replayed; `metrics-pipeline audit --deep` names the minutes"
-)
+Record = Callable[[OpenBatch], Mapping[int, Commit]]
+"""The commits that put a batch on record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows to insert, in order, each with its place in the column PLACE: one of [0, places), fixed by the batch.
+
+    With `is_repeat` an earlier run may have inserted them.
+    """
+
+    frame: pl.DataFrame
+    places: int
+    is_repeat: bool
+
+    def of(self, part: Slice) -> pl.DataFrame:
+        if part.rows == self.places:
+            return self.frame
+        return self.frame.filter(pl.col(PLACE).is_between(part.start, part.end, closed="left"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,83 +49,69 @@ class Refused:
     places: tuple[int, ...] = ()
     errors: dict[int, str] = field(default_factory=dict)
 
+    def among(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Those of `rows` (with PLACE) that were refused."""
+        return rows.filter(pl.col(PLACE).is_in(list(self.places)))
 
-def refused_before(chunk: Chunk) -> Refused:
-    """What the chunk's verdicts say: of a search that has come to its end, all rows that were refused."""
-    return Refused(Bisection(chunk.positions, chunk.search_bits).refused)
+
+def refused_before(opened: OpenBatch, places: int) -> Refused:
+    """What the batch's search bits say: of a search that has come to its end, all rows that were refused."""
+    return Refused(Bisection(places, opened.search_bits).refused)
 
 
 class Landing:
-    """Lands chunks of one side group, one after the other. Not thread-safe: one thread calls it."""
+    """Inserts the rows of open batches of one owner, one batch after the other. Not thread-safe."""
 
-    def __init__(
-        self,
-        ownership: Ownership,
-        stored: StoredEvents,
-        retry: Retry,
-        observe: Callable[[ReplayStep], None],
-    ) -> None:
+    def __init__(self, ownership: Ownership, run: Run, record: Record) -> None:
         self._ownership = ownership
-        self._stored = stored
-        self._retry = retry
-        self._observe = observe
-        self.inserting = Inserting(ownership, retry)
+        self._run = run
+        self._record = record
+        self.inserting = Inserting(ownership, run.retry)
 
-    def open(self, chunk: Chunk) -> None:
-        self._observe(ReplayStep.INTENT)
-        self._ownership.commit({SLOT: encode_chunk(chunk)})
-
-    def close(self, chunk: Chunk) -> None:
-        self._observe(ReplayStep.CLOSE)
-        self._ownership.commit({SLOT: closing(chunk)})
-
-    def insert(self, warehouse: Warehouse, chunk: Chunk, rows: pl.DataFrame, *, is_repeat: bool) -> Refused:
-        """Insert `rows` (of messages of the chunk), part by part where the server refuses some.
-
-        `is_repeat`: an earlier run left the chunk open.
-        """
-        numbered = placed(chunk, rows)
-        search, errors = Bisection(chunk.positions, chunk.search_bits), dict[int, str]()
+    def insert(self, warehouse: Warehouse, opened: OpenBatch, rows: Rows) -> Refused:
+        """Insert all rows that the server takes."""
+        search, errors = Bisection(rows.places, opened.search_bits), dict[int, str]()
         while (part := search.next) is not None:
-            of_part = numbered.filter(pl.col(PLACE).is_between(part.start, part.end, closed="left"))
             try:
-                self._insert_part(warehouse, chunk, part, of_part, is_repeat=is_repeat)
+                self._insert_part(warehouse, opened, part, rows)
             except RejectedError as error:
-                self._assure_nothing_landed(of_part, error)
+                self._assure_nothing_landed(warehouse, rows.of(part), error)
                 errors[part.start] = str(error)
                 search.note(is_refused=True)
-                self._note_search_bits(chunk, search, error)
+                self._note_search_bits(opened, search, error)
             else:
                 search.note(is_refused=False)
         return Refused(search.refused, errors)
 
-    def _insert_part(
-        self, warehouse: Warehouse, chunk: Chunk, part: Slice, rows: pl.DataFrame, *, is_repeat: bool
-    ) -> None:
-        if not len(rows):
+    def _insert_part(self, warehouse: Warehouse, opened: OpenBatch, part: Slice, rows: Rows) -> None:
+        events = rows.of(part).drop(PLACE)
+        if not len(events):
             return
-        token = chunk.token if part.rows == chunk.positions else part.token(chunk.token)
-        self._observe(ReplayStep.EVENTS)
-        self.inserting.insert(rows.drop(PLACE), token, warehouse.insert_events, self._not_stored, is_repeat=is_repeat)
+        token = opened.token if part.rows == rows.places else part.token(opened.token)
 
-    def _not_stored(self, rows: pl.DataFrame) -> pl.DataFrame:
-        return rows.join(self._stored.of(rows), on=IDENTITY, how="anti", maintain_order="left")
+        def missing(events: pl.DataFrame) -> pl.DataFrame:
+            """Those that no batch has stored, neither this one in an earlier attempt nor another message."""
+            return events.join(warehouse.existing(events, ()), on=IDENTITY, how="anti", maintain_order="left")
 
-    def _assure_nothing_landed(self, rows: pl.DataFrame, error: RejectedError) -> None:
+        self._run.observe(Step.EVENTS)
+        self.inserting.insert(events, token, warehouse.insert_events, missing, is_repeat=rows.is_repeat)
+
+    def _assure_nothing_landed(self, warehouse: Warehouse, rows: pl.DataFrame, error: RejectedError) -> None:
         """A part that has landed must not be cut, though the server refuses it now: a rule may have come since."""
-        stored = self._retry.call(lambda: self._stored.of(rows))
-        if landed := len(own_rows(rows, stored)):
+        stored = self._run.retry.call(lambda: warehouse.own(rows))
+        if len(stored):
+            # If a newer run inserted these rows, we were fenced: end quietly instead of reporting an error.
             self._ownership.prove_anew()
             raise StopError(
-                f"the server refuses rows that are in raw_events already ({landed} of {len(rows)}): {error}; a "
-                "constraint came after them: drop it, the next replay goes on"
+                f"the server refuses rows that are in raw_events already ({len(stored)} of {len(rows)}): {error}; "
+                "a constraint came after them: drop it, the next run goes on"
             ) from error
 
-    def _note_search_bits(self, chunk: Chunk, search: Bisection, error: RejectedError) -> None:
+    def _note_search_bits(self, opened: OpenBatch, search: Bisection, error: RejectedError) -> None:
         if search.is_exhausted:
             raise StopError(
-                f"the server refuses too many rows at once, {len(search.refused)} so far, the last one {error}: mend "
-                "the constraint that refuses them, the next replay goes on"
+                f"the server refuses too many rows of one batch, {len(search.refused)} so far, the last one {error}: "
+                "mend the constraint that refuses them, the next run goes on"
             ) from error
-        self._observe(ReplayStep.SEARCH)
-        self._ownership.commit({SLOT: encode_chunk(chunk.with_search_bits(search.search_bits))})
+        self._run.observe(Step.SEARCH)
+        self._ownership.commit(self._record(opened.found_until(search.search_bits)))

@@ -14,13 +14,12 @@ registered later than that look, hence looks later still, sees the first one's n
 Source: the doorway of Lamport's bakery algorithm (1974).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.kafka.intents import Commit, Owner, rivals
 from metrics_pipeline.kafka.ports import OffsetStore
-from metrics_pipeline.runtime.ports import Clock
-from metrics_pipeline.runtime.retry import Retry
+from metrics_pipeline.runtime.run import Run
 
 
 class Ownership:
@@ -30,18 +29,16 @@ class Ownership:
         self,
         owner: Owner,
         store: OffsetStore,
-        clock: Clock,
-        retry: Retry,
+        run: Run,
         *,
         zombie_seconds: float,
-        observe: Callable[[Step], None],
     ) -> None:
         self.owner = owner
         self._store = store
-        self._clock = clock
-        self._retry = retry
+        self._clock = run.clock
+        self._retry = run.retry
         self._zombie_seconds = zombie_seconds
-        self._observe = observe
+        self._observe = run.observe
         self._last_commit: Mapping[int, Commit] = {}
         self._proved_at_seconds = float("-inf")
         self._fenced_at_seconds = float("-inf")

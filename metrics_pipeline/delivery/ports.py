@@ -6,8 +6,7 @@ from typing import Protocol
 
 import polars as pl
 
-from metrics_pipeline.delivery.chunk import Chunk
-from metrics_pipeline.kafka.intents import OffsetRange
+from metrics_pipeline.kafka.intents import OffsetRange, OpenBatch
 from metrics_pipeline.ledger.entry import LedgerEntry
 
 
@@ -80,6 +79,6 @@ class StoredEvents(Protocol):
         """The content (columns POSITION, CONTENT) that rows of these events have."""
         ...
 
-    def remove(self, chunk: Chunk) -> bool:
+    def remove(self, chunk: OpenBatch) -> bool:
         """Have the rows removed that the chunk's plan says; False when none of them is left. To be called again."""
         ...

@@ -11,12 +11,12 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.insert import external
-from metrics_pipeline.delivery.chunk import ORIGIN, POSITION, Chunk
+from metrics_pipeline.delivery.chunk import ORIGIN, POSITION
 from metrics_pipeline.delivery.tables import RAW_EVENTS
 from metrics_pipeline.delivery.warehouse import CANDIDATES, fresh_and_late
 from metrics_pipeline.errors import StopError
 from metrics_pipeline.event.contract import EVENT_SCHEMA, FIELDS, IDENTITY, RAW_COLUMNS
-from metrics_pipeline.kafka.intents import OffsetRange
+from metrics_pipeline.kafka.intents import OffsetRange, OpenBatch
 from metrics_pipeline.ledger.tables import REPLAY_PLAN, PlanStep
 
 CONTENT = "content"
@@ -110,12 +110,12 @@ class ClickHouseEvents:
         found = self._frame("hashing events", sql, {}, external_data=external("events", _EVENTS, events))
         return found.select(columns).cast(schema)
 
-    def remove(self, chunk: Chunk) -> bool:
+    def remove(self, chunk: OpenBatch) -> bool:
         # All of them are asked, not up to the first one that is at it: they delete side by side.
         under_way = [self._remove(shard, chunk) for shard in self._shards]
         return any(under_way)
 
-    def _remove(self, shard: Client, chunk: Chunk) -> bool:
+    def _remove(self, shard: Client, chunk: OpenBatch) -> bool:
         to_be_removed = _IS_TO_BE_REMOVED.format(plan=self._plan)
         parameters = {"batch": chunk.token, "opened": chunk.opened_ms / 1_000}
         under_way = self._rows("looking for deletes", _UNDER_WAY_SQL, parameters, shard)

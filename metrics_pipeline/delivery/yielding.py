@@ -11,13 +11,11 @@ from collections.abc import Callable, Sequence
 
 import polars as pl
 
-from metrics_pipeline.delivery.ownership import Ownership
-from metrics_pipeline.delivery.ports import Warehouse
+from metrics_pipeline.delivery.hold import Hold
 from metrics_pipeline.errors import RetryableError
 from metrics_pipeline.event.contract import IDENTITY
 from metrics_pipeline.kafka.intents import OffsetRange
-from metrics_pipeline.runtime.ports import Clock
-from metrics_pipeline.runtime.retry import Retry
+from metrics_pipeline.runtime.run import Run
 
 logger = logging.getLogger("metrics_pipeline.backfill")
 
@@ -32,17 +30,15 @@ class Yielding:
 
     def __init__(
         self,
-        warehouse: Warehouse,
-        ownership: Ownership,
-        clock: Clock,
-        retry: Retry,
+        hold: Hold,
+        run: Run,
         under_way: Callable[[], frozenset[str]],
         on_taken_back: Callable[[pl.DataFrame], None],
     ) -> None:
-        self._warehouse = warehouse
-        self._ownership = ownership
-        self._clock = clock
-        self._retry = retry
+        self._warehouse = hold.warehouse
+        self._ownership = hold.ownership
+        self._clock = run.clock
+        self._retry = run.retry
         self._under_way = under_way
         self._on_taken_back = on_taken_back
 

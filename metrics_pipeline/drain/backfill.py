@@ -3,29 +3,32 @@
     resume -> [what is deferred -> lost ones -> (read -> deliver)*]* -> close
 
 Batches go through the delivery protocol as a drain's do, but their offsets' intents stand in a side group of one owner:
-of two fills the newer fences the older, and finishes the batch that it left open. What is deferred is read from the
-ledger after that, never remembered. Each batch lies within one hour that was skipped.
+of two backfills the newer one fences the older, and finishes the batch that it left open. What is deferred is read from
+the ledger after that, never remembered. Each batch lies within one hour that was skipped.
 
 Two batches exist at a time: one is being read by the caller's thread, one is being delivered by a second thread.
 """
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+
+import polars as pl
 
 from metrics_pipeline.delivery.batch import BatchLimits, MicroBatch, lost_batch
 from metrics_pipeline.delivery.delivery import Delivery
+from metrics_pipeline.delivery.hold import Hold
+from metrics_pipeline.delivery.yielding import Yielding
 from metrics_pipeline.drain.ranges import RangeReader, already_lost
 from metrics_pipeline.drain.takeover import Takeover
 from metrics_pipeline.errors import OffsetOutOfRangeError
-from metrics_pipeline.event.decode import EventLimits
+from metrics_pipeline.event.rules import Rules
 from metrics_pipeline.kafka.intents import OffsetRange
-from metrics_pipeline.kafka.ports import Log
 from metrics_pipeline.ledger.deferred import DeferredEntry, deferred_within
-from metrics_pipeline.ledger.entry import LedgerEntry
-from metrics_pipeline.runtime.ports import Clock, Job, Worker
-from metrics_pipeline.runtime.retry import Retry
+from metrics_pipeline.ledger.entry import LedgerEntry, minutes_of
+from metrics_pipeline.runtime.ports import Job, Worker
+from metrics_pipeline.runtime.run import Run
 
 logger = logging.getLogger("metrics_pipeline.backfill")
 
@@ -34,7 +37,8 @@ logger = logging.getLogger("metrics_pipeline.backfill")
 class BackfillReport:
     """What a backfill did, in offsets and messages. `total` was deferred when it began, `left` is deferred still.
 
-    `taken_back` events were stored by others in the same moment.
+    `taken_back` events were stored by others in the same moment; the rollups count them twice in `doubled_minutes`
+    (epoch seconds).
     """
 
     total: int = 0
@@ -47,6 +51,11 @@ class BackfillReport:
     dead_letters: int = 0
     lost: int = 0
     taken_back: int = 0
+    doubled_minutes: set[int] = field(default_factory=set)
+
+    def take_back(self, events: pl.DataFrame) -> None:
+        self.taken_back += len(events)
+        self.doubled_minutes.update(minutes_of(events["timestamp"]).starts_seconds)
 
     def add(self, entry: LedgerEntry) -> None:
         self.batches += 1
@@ -59,46 +68,44 @@ class BackfillReport:
 
 
 class Backfill:
-    """One backfill. `deferred` reads from the ledger what is deferred now."""
+    """One backfill.
+
+    `deferred` reads from the ledger what is deferred now; `under_way` tells the tokens of batches that others hold.
+    """
 
     def __init__(
         self,
-        log: Log,
-        delivery: Delivery,
-        takeover: Takeover,
-        deferred: Callable[[], tuple[DeferredEntry, ...]],
-        clock: Clock,
+        hold: Hold,
+        run: Run,
+        rules: Rules,
+        limits: BatchLimits,
         worker: Worker,
-        retry: Retry,
-        batch_limits: BatchLimits,
-        event_limits: EventLimits,
-        report: BackfillReport,
-        *,
-        stop: Callable[[], bool],
+        deferred: Callable[[], tuple[DeferredEntry, ...]],
+        under_way: Callable[[], frozenset[str]],
         on_progress: Callable[[BackfillReport], None],
     ) -> None:
-        self._log = log
-        self._delivery = delivery
-        self._takeover = takeover
-        self._deferred = deferred
-        self._clock = clock
+        self._log = hold.log
+        self._run = run
+        self._retry = run.retry
+        self._stop = run.stop
+        self._rules = rules
+        self._limits = limits
         self._worker = worker
-        self._retry = retry
-        self._batch_limits = batch_limits
-        self._event_limits = event_limits
-        self._report = report
-        self._stop = stop
+        self._deferred = deferred
         self._on_progress = on_progress
+        self.report = self._report = BackfillReport()
+        self._delivery = Delivery(hold, run, Yielding(hold, run, under_way, self._report.take_back))
+        self._takeover = Takeover(hold, run, rules, self._delivery, self._report.add)
         self._delivering: Job[LedgerEntry] | None = None
 
     def run(self, ranges: Sequence[OffsetRange] | None) -> None:
-        """Fill what is deferred within `ranges` (None: all of it), or until `stop` says so; nothing is left half done.
+        """Land what is deferred within `ranges` (None: all of it), or until `stop` says so; nothing is left half done.
 
-        Raises FencedError if another fill took over, and what the adapters raise; a repeat goes on from there.
+        Raises FencedError if another backfill took over, and what the adapters raise; a repeat goes on from there.
         """
         self._takeover.resume()
         deferred = self._read_deferred(ranges)
-        # With what an earlier fill had begun.
+        # With what an earlier backfill had begun.
         self._report.total = self._report.backfilled + sum(entry.offsets for entry in deferred)
         try:
             while deferred and not self._stop():
@@ -133,10 +140,10 @@ class Backfill:
             self._read(tuple(r for r in left if r.offsets))
 
     def _read(self, ranges: Sequence[OffsetRange]) -> None:
-        reader = RangeReader(self._log, self._clock, self._retry, self._event_limits, ranges)
+        reader = RangeReader(self._log, self._run, self._rules, ranges)
         try:
             while not reader.is_done and not self._stop():
-                self._deliver(reader.next(self._batch_limits))
+                self._deliver(reader.next(self._limits))
         except OffsetOutOfRangeError as error:
             # What is deferred is read anew, and found lost.
             logger.warning("%s", error)
@@ -144,7 +151,7 @@ class Backfill:
     def _deliver(self, batch: MicroBatch) -> None:
         """Begin to, when the one before has landed."""
         self._join()
-        self._delivering = self._worker.start(partial(self._delivery.deliver, batch))
+        self._delivering = self._worker.start(partial(self._delivery.deliver, batch, self._rules))
 
     def _join(self) -> None:
         """Take the result of the delivery on its way; raises what it raised."""

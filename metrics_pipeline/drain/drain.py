@@ -14,15 +14,17 @@ from functools import partial
 
 from metrics_pipeline.delivery.batch import BatchBuilder, BatchLimits
 from metrics_pipeline.delivery.delivery import Delivery
+from metrics_pipeline.delivery.hold import Hold
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.drain.ending import Ending, Reason, Situation
 from metrics_pipeline.drain.skip_to_head import SkipToHead
 from metrics_pipeline.drain.takeover import Takeover
 from metrics_pipeline.errors import FencedError, KafkaUnavailableError, OffsetOutOfRangeError
-from metrics_pipeline.event.decode import EventLimits, decode
-from metrics_pipeline.kafka.ports import Handover, Log
+from metrics_pipeline.event.rules import Rules
+from metrics_pipeline.kafka.ports import Handover
 from metrics_pipeline.ledger.entry import DEFERRED, LedgerEntry, weighted_quantile
-from metrics_pipeline.runtime.ports import Clock, Job, Worker
+from metrics_pipeline.runtime.ports import Job, Worker
+from metrics_pipeline.runtime.run import Run
 
 logger = logging.getLogger("metrics_pipeline.drain")
 
@@ -69,43 +71,49 @@ class DrainReport:
         self.freshness_ms.update(dict(zip(entry.freshness.upper_ms, entry.freshness.events, strict=True)))
 
 
-class Drain:
-    """Drains partitions of a log into a warehouse until an ending, or `stop`, says so.
+@dataclass(frozen=True, slots=True)
+class DrainPolicy:
+    """How a run cuts batches, how long the log may stand still with messages left, and when the run skips to the head.
 
-    `on_entry` hears, in the caller's thread, of each landed batch. With a `skip to head` the run may begin at the head.
+    `skip_lag_offsets`: a run that is further behind begins at the head; None: it never does.
+    """
+
+    batches: BatchLimits
+    stall_seconds: float
+    skip_lag_offsets: int | None = None
+
+
+class Drain:
+    """Drains partitions of a log into a warehouse until an ending, or the run's `stop`, says so.
+
+    `on_entry` hears, in the caller's thread, of each landed batch.
     """
 
     def __init__(
         self,
-        log: Log,
-        delivery: Delivery,
-        takeover: Takeover,
+        hold: Hold,
+        run: Run,
+        rules: Rules,
+        policy: DrainPolicy,
         handover: Handover,
-        clock: Clock,
         worker: Worker,
-        batch_limits: BatchLimits,
-        event_limits: EventLimits,
-        *,
-        stall_seconds: float,
-        stop: Callable[[], bool],
         on_entry: Callable[[LedgerEntry], None],
-        observe: Callable[[Step], None],
-        skip_to_head: SkipToHead | None = None,
     ) -> None:
-        self._log = log
-        self._delivery = delivery
-        self._takeover = takeover
+        self._log = hold.log
+        self._clock = run.clock
+        self._stop = run.stop
+        self._observe = run.observe
+        self._rules = rules
+        self._policy = policy
         self._handover = handover
-        self._clock = clock
         self._worker = worker
-        self._batch_limits = batch_limits
-        self._event_limits = event_limits
-        self._stall_seconds = stall_seconds
-        self._stop = stop
         self._on_entry = on_entry
-        self._observe = observe
-        self._skip_to_head = skip_to_head
-        self._builder = BatchBuilder({}, batch_limits)
+        self._delivery = Delivery(hold, run)
+        self._takeover = Takeover(hold, run, rules, self._delivery, on_entry)
+        self._skip_to_head: SkipToHead | None = None
+        if policy.skip_lag_offsets is not None:
+            self._skip_to_head = SkipToHead(hold.log, run, rules, self._delivery, policy.skip_lag_offsets, on_entry)
+        self._builder = BatchBuilder({}, policy.batches)
         self._delivering: Job[LedgerEntry | None] | None = None
         self._last_message_seconds = 0.0
         self._full_since_seconds: float | None = None
@@ -148,7 +156,7 @@ class Drain:
 
     def _read_from(self, positions: dict[int, int]) -> None:
         self._log.assign(positions)
-        self._builder = BatchBuilder(dict(positions), self._batch_limits)
+        self._builder = BatchBuilder(dict(positions), self._policy.batches)
         self._is_paused = False
         self._full_since_seconds = None
 
@@ -170,9 +178,9 @@ class Drain:
             )
             if reason is not None:
                 return reason
-            if now_seconds - self._last_message_seconds > self._stall_seconds and not self._delivering:
+            if now_seconds - self._last_message_seconds > self._policy.stall_seconds and not self._delivering:
                 raise KafkaUnavailableError(
-                    f"no message for {self._stall_seconds:.0f} s though the topic goes on behind "
+                    f"no message for {self._policy.stall_seconds:.0f} s though the topic goes on behind "
                     f"{self._builder.positions}: check the brokers; the next run goes on from there"
                 )
             if self._delivering is not None and self._builder.is_full:
@@ -197,7 +205,7 @@ class Drain:
         now_seconds = self._clock.monotonic_seconds()
         if len(fetched.messages):
             self._last_message_seconds = now_seconds
-            self._builder.add(fetched.messages, decode(fetched.messages, self._event_limits), now_seconds)
+            self._builder.add(fetched.messages, self._rules.decode(fetched.messages), now_seconds)
         self._builder.advance(fetched.ends, now_seconds)
 
     def _hold(self, now_seconds: float) -> None:
@@ -219,8 +227,8 @@ class Drain:
         now_seconds = self._clock.monotonic_seconds()
         if self._builder.is_due(now_seconds):
             batch = self._builder.build()
-            self._builder = BatchBuilder(self._builder.positions, self._batch_limits)
-            self._delivering = self._worker.start(partial(self._delivery.deliver, batch))
+            self._builder = BatchBuilder(self._builder.positions, self._policy.batches)
+            self._delivering = self._worker.start(partial(self._delivery.deliver, batch, self._rules))
         elif self._delivery.has_unclosed_batch and self._is_quiet(now_seconds):
             self._delivering = self._worker.start(self._delivery.close)
 
@@ -233,8 +241,8 @@ class Drain:
         self._reap()
         if not self._builder.is_empty:
             batch = self._builder.build()
-            self._builder = BatchBuilder(self._builder.positions, self._batch_limits)
-            self._on_entry(self._delivery.deliver(batch))
+            self._builder = BatchBuilder(self._builder.positions, self._policy.batches)
+            self._on_entry(self._delivery.deliver(batch, self._rules))
         self._delivery.close()
 
     def _reap(self) -> None:

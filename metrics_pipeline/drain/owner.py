@@ -1,19 +1,22 @@
-"""Who owns a shard, and the limits that its events are judged by."""
+"""Who owns a shard, and the rules that its messages are judged by."""
 
 from collections.abc import Sequence
 
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.event.decode import EventLimits
+from metrics_pipeline.event.rules import Rules
 from metrics_pipeline.kafka.intents import Owner
 from metrics_pipeline.runtime.timerange import DAY_SECONDS
 from metrics_pipeline.settings import Settings
 
 
-def event_limits(settings: Settings) -> EventLimits:
-    """How far timestamps may be from their messages."""
-    return EventLimits(
-        max_age_ms=settings.events.max_age_days * DAY_SECONDS * 1_000,
-        max_future_ms=settings.events.max_future_seconds * 1_000,
+def rules_of(settings: Settings) -> Rules:
+    """Today's rules: those that new batches are judged by."""
+    return Rules(
+        EventLimits(
+            max_age_ms=settings.events.max_age_days * DAY_SECONDS * 1_000,
+            max_future_ms=settings.events.max_future_seconds * 1_000,
+        )
     )
 
 

@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from metrics_pipeline.delivery.batch import BatchBuilder, BatchLimits, MicroBatch
 from metrics_pipeline.errors import KafkaUnavailableError
-from metrics_pipeline.event.decode import EventLimits, decode
+from metrics_pipeline.event.rules import Rules
 from metrics_pipeline.kafka.intents import OffsetRange, Watermarks
 from metrics_pipeline.kafka.ports import Log
-from metrics_pipeline.runtime.ports import Clock
-from metrics_pipeline.runtime.retry import Retry
+from metrics_pipeline.runtime.run import Run
 
 UNLIMITED = BatchLimits(events=1 << 62, size_bytes=1 << 62, age_seconds=float("inf"))
 _POLL_SECONDS = 0.1
@@ -25,16 +24,15 @@ class RangeReader:
     def __init__(
         self,
         log: Log,
-        clock: Clock,
-        retry: Retry,
-        events: EventLimits,
+        run: Run,
+        rules: Rules,
         ranges: Sequence[OffsetRange],
         lost: Mapping[int, int] | None = None,
     ) -> None:
         self._log = log
-        self._clock = clock
-        self._limit_seconds = retry.limit_seconds
-        self._events = events
+        self._clock = run.clock
+        self._limit_seconds = run.retry.limit_seconds
+        self._rules = rules
         self._ends = {r.partition: r.end for r in ranges}
         self._starts = {r.partition: r.start for r in ranges}
         self._lost = dict(lost or {})
@@ -71,7 +69,7 @@ class RangeReader:
         )
         open_before = len(self._open())
         inside = fetched.messages.before(self._ends)
-        builder.add(inside, decode(inside, self._events), now_seconds)
+        builder.add(inside, self._rules.decode(inside), now_seconds)
         # A chunk may tell of a partition's end and hold messages of it: whichever is further on.
         for reached in (fetched.messages.next_offsets(), fetched.ends):
             builder.advance({p: min(end, self._ends[p]) for p, end in reached.items()}, now_seconds)

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 from metrics_pipeline.delivery.batch import deferred_batch
 from metrics_pipeline.delivery.delivery import Delivery
+from metrics_pipeline.event.rules import Rules
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.kafka.ports import Log
 from metrics_pipeline.ledger.deferred import DeferredEntry
 from metrics_pipeline.ledger.entry import LedgerEntry
-from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.retry import Retry
+from metrics_pipeline.runtime.run import Run
 from metrics_pipeline.runtime.timerange import HOUR_SECONDS
 
 logger = logging.getLogger("metrics_pipeline.skip to head")
@@ -34,26 +35,25 @@ class SkipToHead:
     """Skips where a shard is more than `lag_offsets` behind. `on_entry` hears of each hour that was skipped."""
 
     log: Log
+    run: Run
+    rules: Rules
     delivery: Delivery
-    retry: Retry
-    clock: Clock
     lag_offsets: int
     on_entry: Callable[[LedgerEntry], None]
-    stop: Callable[[], bool]
 
     def ahead(self, positions: Mapping[int, int]) -> dict[int, int]:
         """Partition -> where to read next: the head, or `positions` where they are near enough."""
-        marks = self.retry.call(lambda: self.log.watermarks(sorted(positions)))
+        marks = self.run.retry.call(lambda: self.log.watermarks(sorted(positions)))
         heads = {p: max(marks[p].high, position) for p, position in positions.items()}
         lag = sum(heads[p] - position for p, position in positions.items())
         reached = dict(positions)
         if lag <= self.lag_offsets:
             return reached
         logger.warning("%d offsets behind: skipping them, they are deferred until a backfill has landed them", lag)
-        for entry in skipped_hours(self.log, self.retry, positions, heads, self.clock.now_ms()):
-            if self.stop():
+        for entry in skipped_hours(self.log, self.run.retry, positions, heads, self.run.clock.now_ms()):
+            if self.run.stop():
                 break
-            self.on_entry(self.delivery.deliver(deferred_batch(entry)))
+            self.on_entry(self.delivery.deliver(deferred_batch(entry), self.rules))
             reached |= {r.partition: r.end for r in entry.ranges}
         return reached
 

@@ -13,19 +13,18 @@ from dataclasses import dataclass
 
 from metrics_pipeline.delivery.batch import MicroBatch, deferred_batch, lost_batch, noted_entry
 from metrics_pipeline.delivery.delivery import Delivery
-from metrics_pipeline.delivery.ownership import Ownership
-from metrics_pipeline.delivery.ports import Warehouse
+from metrics_pipeline.delivery.hold import Hold
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.drain.ranges import UNLIMITED, RangeReader, already_lost
 from metrics_pipeline.errors import StopError, TopicMismatchError
-from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.deduplicate import deduplicate
 from metrics_pipeline.event.messages import Messages
+from metrics_pipeline.event.rules import Rules
 from metrics_pipeline.kafka.intents import Commit, OffsetRange, OpenBatch, Watermarks, open_batches
 from metrics_pipeline.kafka.ports import Log
 from metrics_pipeline.ledger.entry import LedgerEntry
-from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.retry import Retry
+from metrics_pipeline.runtime.run import Run
 
 logger = logging.getLogger("metrics_pipeline.takeover")
 
@@ -43,15 +42,19 @@ RESET_HINT = "to begin anew at the start of the present topic, run `metrics-pipe
 class Takeover:
     """Takes a shard over. `on_entry` hears of each batch that lands on the way."""
 
-    log: Log
-    ownership: Ownership
+    hold: Hold
+    run: Run
+    rules: Rules
     delivery: Delivery
-    warehouse: Warehouse
-    clock: Clock
-    retry: Retry
-    events: EventLimits
     on_entry: Callable[[LedgerEntry], None]
-    observe: Callable[[Step], None]
+
+    @property
+    def log(self) -> Log:
+        return self.hold.log
+
+    @property
+    def retry(self) -> Retry:
+        return self.run.retry
 
     def rehearse(self, partitions: Sequence[int]) -> None:
         """Do once, without effect, what the first batch will need: connections, compiled decoders, the look-up.
@@ -59,16 +62,16 @@ class Takeover:
         What is slow the first time then happens while the predecessor still drains.
         """
         self.retry.call(lambda: self.log.watermarks(partitions))
-        self.ownership.committed(partitions)
-        unique = deduplicate(decode(_REHEARSAL, self.events).events).events
-        self.retry.call(lambda: self.warehouse.existing(unique, ()))
+        self.hold.ownership.committed(partitions)
+        unique = deduplicate(self.rules.decode(_REHEARSAL).events).events
+        self.retry.call(lambda: self.hold.warehouse.existing(unique, ()))
 
     def start(self, partitions: Sequence[int]) -> dict[int, int]:
         """Own `partitions`; returns partition -> offset to read next, with nothing unfinished before it.
 
         Raises TopicMismatchError if what is committed belongs to another topic.
         """
-        positions = self._finish(partitions, self.ownership.take_over(self.log.partitions()))
+        positions = self._finish(partitions, self.hold.ownership.take_over(self.log.partitions()))
         unknown = self._unknown_starts([p for p in partitions if p not in positions])
         if unknown:
             self.delivery.claim(unknown)
@@ -80,7 +83,7 @@ class Takeover:
         What was left open of an earlier incarnation of the topic can't be finished any more.
         """
         partitions = self.log.partitions()
-        commits = self.ownership.take_over(partitions)
+        commits = self.hold.ownership.take_over(partitions)
         present = {p: c for p, c in commits.items() if c.topic_id in ("", self.log.topic_id)}
         if gone := [c.intent.token for p, c in commits.items() if p not in present and c.intent is not None]:
             logger.error(
@@ -121,14 +124,14 @@ class Takeover:
         )
         if lost:
             logger.error("lost to the topic's retention before they were read: %s", lost)
-            self.on_entry(self.delivery.deliver(lost_batch(lost)))
+            self.on_entry(self.delivery.deliver(lost_batch(lost), self.rules))
         return {**positions, **{r.partition: r.end for r in lost}}
 
     def _unknown_starts(self, partitions: Sequence[int]) -> dict[int, int]:
         """Where to start without a committed offset: behind the ledger, else at the log's first offset."""
         if not partitions:
             return {}
-        ledger = self.retry.call(lambda: self.warehouse.ledger_ends(partitions))
+        ledger = self.retry.call(lambda: self.hold.warehouse.ledger_ends(partitions))
         known = ledger.get(self.log.topic_id, {})
         if ledger and not known:
             raise TopicMismatchError(
@@ -139,7 +142,7 @@ class Takeover:
         return {p: known.get(p, marks[p].low) for p in partitions}
 
     def _has_landed(self, opened: OpenBatch) -> bool:
-        return self.retry.call(lambda: self.warehouse.has_ledger_entry(opened.token))
+        return self.retry.call(lambda: self.hold.warehouse.has_ledger_entry(opened.token))
 
     def _closes(self, opened: OpenBatch) -> bool:
         """Close the batch if it has landed."""
@@ -151,14 +154,14 @@ class Takeover:
 
     def _recover(self, opened: OpenBatch) -> None:
         """Finish a batch that an earlier run left open."""
-        self.observe(Step.RECOVER)
+        self.run.observe(Step.RECOVER)
         if self._closes(opened):
             return
         batch = self._rebuilt(opened)
         if batch.lost:
             # Its account differs from the one that a predecessor may be about to insert, and may stand in another
             # partition, where no token tells them apart.
-            self.ownership.await_predecessors()
+            self.hold.ownership.await_predecessors()
             if self._closes(opened):
                 return
         if self.delivery.token(batch) != opened.token:
@@ -176,7 +179,8 @@ class Takeover:
         logger.info("rebuilding batch %s: %s", opened.token, opened.ranges)
         marks = self.retry.call(lambda: self.log.watermarks(sorted(opened.ends)))
         lost = already_lost(opened.ranges, marks)
-        return RangeReader(self.log, self.clock, self.retry, self.events, opened.ranges, lost).next(UNLIMITED)
+        rules = Rules.parse(opened.rules)
+        return RangeReader(self.log, self.run, rules, opened.ranges, lost).next(UNLIMITED)
 
 
 def closing_commits(positions: Mapping[int, int], topic_id: str) -> dict[int, Commit]:

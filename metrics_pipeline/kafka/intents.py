@@ -2,15 +2,15 @@
 
 A committed offset carries metadata: the id of the topic that it belongs to (a topic that was deleted and recreated has
 the same name and another id), and, while a micro-batch [start, end) is on its way, an *intent*: `start` is committed
-with `{"topic": id, "end": end, "batch": token, "at": ms}`; whoever reads it must rebuild exactly that batch before
-going on. Where the server refused rows of it, `"search_bits"` says how far the search for them has come:
-delivery/bisection.py.
+with `{"topic": id, "end": end, "batch": token, "at": ms, "rules": rules}`. Whoever reads it must rebuild exactly that
+batch, by those rules, before it goes on. Where the server refused rows of the batch, `"search"` says how far the search
+for them has come (delivery/bisection.py).
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 METADATA_LIMIT_BYTES = 4096
 """Kafka's default `offset.metadata.max.bytes`."""
@@ -37,13 +37,15 @@ class OffsetRange:
 class Intent:
     """The promise to insert everything up to `end` as the batch `token`.
 
-    `opened_ms` is the wall clock when it was made, epoch milliseconds; `search_bits` is what delivery/bisection.py
-    needs to go on with a batch of which the server refused rows; `note` is what else it takes to build the batch again.
+    `opened_ms` is the wall clock when it was made, epoch milliseconds. `rules` are those that judge the batch, as
+    event/rules.py writes them. `search_bits` is what delivery/bisection.py needs to go on with a batch of which the
+    server refused rows. `note` is what else it takes to build the batch again.
     """
 
     end: int
     token: str
     opened_ms: int = 0
+    rules: str = ""
     search_bits: str = ""
     note: str = ""
 
@@ -62,16 +64,38 @@ class Commit:
 class OpenBatch:
     """A batch whose intent stands in committed offsets; `ranges` lacks partitions that are closed already."""
 
+    topic_id: str
     token: str
     ranges: tuple[OffsetRange, ...]
     opened_ms: int
-    search_bits: str
+    rules: str
+    search_bits: str = ""
     note: str = ""
 
     @property
     def ends(self) -> dict[int, int]:
         """Partition -> offset behind the batch."""
         return {r.partition: r.end for r in self.ranges}
+
+    @property
+    def offsets(self) -> int:
+        """How many messages the batch may hold."""
+        return sum(r.offsets for r in self.ranges)
+
+    def found_until(self, search_bits: str) -> "OpenBatch":
+        """The same batch with a search for refused rows that has come that far."""
+        return replace(self, search_bits=search_bits)
+
+    def commits(self) -> dict[int, Commit]:
+        """Partition -> the commit that puts the batch on record."""
+        return {
+            r.partition: Commit(
+                r.start,
+                Intent(r.end, self.token, self.opened_ms, self.rules, self.search_bits, self.note),
+                self.topic_id,
+            )
+            for r in self.ranges
+        }
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -106,8 +130,8 @@ def encode_metadata(commit: Commit) -> str:
     fields: dict[str, str | int] = {"topic": commit.topic_id}
     if commit.intent is not None:
         intent = commit.intent
-        fields |= {"end": intent.end, "batch": intent.token, "at": intent.opened_ms}
-        fields |= {"search_bits": intent.search_bits} if intent.search_bits else {}
+        fields |= {"end": intent.end, "batch": intent.token, "at": intent.opened_ms, "rules": intent.rules}
+        fields |= {"search": intent.search_bits} if intent.search_bits else {}
         fields |= {"note": intent.note} if intent.note else {}
     return json.dumps(fields, separators=(",", ":"))
 
@@ -121,8 +145,9 @@ def decode_commit(offset: int, metadata: str | None) -> Commit:
             intent = Intent(
                 end=int(fields["end"]),
                 token=str(fields["batch"]),
-                opened_ms=int(fields.get("at", 0)),
-                search_bits=str(fields.get("search_bits", "")),
+                opened_ms=int(fields["at"]),
+                rules=str(fields["rules"]),
+                search_bits=str(fields.get("search", "")),
                 note=str(fields.get("note", "")),
             )
         return Commit(offset, intent, str(fields.get("topic", "")))
@@ -155,11 +180,14 @@ def open_batches(commits: Mapping[int, Commit]) -> tuple[OpenBatch, ...]:
 
 def _open_batch(token: str, commits: Mapping[int, Commit]) -> OpenBatch:
     intents = {p: c.intent for p, c in commits.items() if c.intent is not None}
+    some = next(iter(intents.values()))
     return OpenBatch(
+        next(iter(commits.values())).topic_id,
         token,
         tuple(OffsetRange(p, commits[p].offset, intent.end) for p, intent in intents.items()),
         min(intent.opened_ms for intent in intents.values()),
+        some.rules,
         # Owners that share the batch go the same way; who came further knows more.
         max((intent.search_bits for intent in intents.values()), key=len),
-        next(intent.note for intent in intents.values()),
+        some.note,
     )

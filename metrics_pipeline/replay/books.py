@@ -13,10 +13,9 @@ from metrics_pipeline.audit.books import UNREPAIRED
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.insert import insert_once
 from metrics_pipeline.clickhouse.query import query_frame, query_rows
-from metrics_pipeline.delivery.chunk import Chunk
 from metrics_pipeline.delivery.stored import IN_RANGES, ranges_parameters
 from metrics_pipeline.delivery.tables import DEAD_LETTERS
-from metrics_pipeline.kafka.intents import OffsetRange
+from metrics_pipeline.kafka.intents import OffsetRange, OpenBatch
 from metrics_pipeline.ledger.entry import DEFERRED
 from metrics_pipeline.ledger.reading_deferred import merged
 from metrics_pipeline.ledger.tables import BATCHES, REPLAY_PLAN, PlanStep
@@ -91,7 +90,7 @@ class ClickHouseReplayBooks:
         lost = [replace(b, count=b.count - found.get((b.batch, b.range.partition), 0)) for b in batches]
         return [b for b in lost if b.count > 0]
 
-    def write_plan(self, chunk: Chunk, plan: pl.DataFrame, token: str) -> None:
+    def write_plan(self, chunk: OpenBatch, plan: pl.DataFrame, token: str) -> None:
         rows = plan.with_columns(
             consumer_group=pl.lit(self._named["group"]),
             batch=pl.lit(chunk.token),
@@ -99,7 +98,7 @@ class ClickHouseReplayBooks:
         )
         insert_once(self._client, REPLAY_PLAN.name, rows, token)
 
-    def plan(self, chunk: Chunk) -> pl.DataFrame:
+    def plan(self, chunk: OpenBatch) -> pl.DataFrame:
         sql = f"""SELECT {", ".join(PLAN_SCHEMA.names())} FROM {REPLAY_PLAN.name} FINAL
             WHERE consumer_group = {{group:String}} AND step != '{PlanStep.REPAIRED}'
                 AND opened_at = {{opened:DateTime64(3, 'UTC')}} AND batch = {{batch:String}}

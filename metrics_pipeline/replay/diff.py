@@ -7,16 +7,14 @@ from typing import cast
 
 import polars as pl
 
-from metrics_pipeline.audit.ports import BookReader
-from metrics_pipeline.dead_letters.ports import LetterStore
 from metrics_pipeline.delivery.chunk import ORIGIN
-from metrics_pipeline.delivery.ports import StoredEvents
 from metrics_pipeline.delivery.stored import ROW_SCHEMA
 from metrics_pipeline.drain.ranges import UNLIMITED, RangeReader
 from metrics_pipeline.event.contract import IDENTITY, NO_DEAD_LETTERS, NO_EVENTS
-from metrics_pipeline.event.decode import Decoded, EventLimits
+from metrics_pipeline.event.decode import Decoded
 from metrics_pipeline.event.decode.frame import lineage_frame
 from metrics_pipeline.event.messages import Messages
+from metrics_pipeline.event.rules import Rules
 from metrics_pipeline.kafka.intents import Commit, OffsetRange, OpenBatch
 from metrics_pipeline.kafka.ports import Log
 from metrics_pipeline.ledger.minutes import Look, Scope
@@ -40,9 +38,8 @@ from metrics_pipeline.replay.plan import (
     without_right_row,
     wrong_rows,
 )
-from metrics_pipeline.replay.ports import ReplayBooks
-from metrics_pipeline.runtime.ports import Clock
-from metrics_pipeline.runtime.retry import Retry
+from metrics_pipeline.replay.ports import Tables
+from metrics_pipeline.runtime.run import Run
 from metrics_pipeline.runtime.timerange import HOUR_SECONDS
 
 LOOKS = 5
@@ -67,25 +64,19 @@ class Diff:
     def __init__(
         self,
         log: Log,
-        events: StoredEvents,
-        letters: LetterStore,
-        books: ReplayBooks,
-        minutes: BookReader,
+        tables: Tables,
+        run: Run,
         committed: Callable[[], Mapping[int, Commit]],
         on_their_way: Callable[[], Sequence[OpenBatch]],
-        clock: Clock,
-        retry: Retry,
     ) -> None:
         self.topic_id = log.topic_id
+        self.tables = tables
         self._log = log
-        self._events = events
-        self._letters = letters
-        self._books = books
-        self._minutes = minutes
+        self._run = run
+        self._clock = run.clock
+        self._retry = run.retry
         self._committed = committed
         self._on_their_way = on_their_way
-        self._clock = clock
-        self._retry = retry
 
     def hour(self, start_seconds: int) -> HourPlan:
         """Which offsets an hour is, and whose they are."""
@@ -96,9 +87,9 @@ class Diff:
         marks = self._retry.call(lambda: log.watermarks(partitions))
         commits = self._retry.call(self._committed)
         whole = plan_hour(start_seconds, starts, ends, marks, commits, self.topic_id)
-        accounted = self._retry.call(lambda: self._books.accounted(whole.ranges)) if whole.ranges else ()
+        accounted = self._retry.call(lambda: self.tables.plans.accounted(whole.ranges)) if whole.ranges else ()
         lows = {p: m.low for p, m in marks.items()}
-        dropped = self._retry.call(lambda: self._books.dropped(lows, start_seconds, end_seconds))
+        dropped = self._retry.call(lambda: self.tables.plans.dropped(lows, start_seconds, end_seconds))
         return with_accounts(whole, accounted, dropped)
 
     def held(self, ranges: Sequence[OffsetRange]) -> tuple[OffsetRange, ...]:
@@ -107,11 +98,11 @@ class Diff:
         clipped = (OffsetRange(r.partition, min(max(r.start, marks[r.partition].low), r.end), r.end) for r in ranges)
         return tuple(r for r in clipped if r.offsets)
 
-    def read(self, ranges: Sequence[OffsetRange], limits: EventLimits) -> Read:
+    def read(self, ranges: Sequence[OffsetRange], rules: Rules) -> Read:
         """All messages of ranges that the log holds, one per partition."""
         if not ranges:
             return Read(Messages.concat(()), Decoded(NO_EVENTS, NO_DEAD_LETTERS))
-        batch = RangeReader(self._log, self._clock, self._retry, limits, ranges).next(UNLIMITED)
+        batch = RangeReader(self._log, self._run, rules, ranges).next(UNLIMITED)
         return Read(
             Messages.concat(batch.messages),
             Decoded(pl.concat([NO_EVENTS, *batch.events]), pl.concat([NO_DEAD_LETTERS, *batch.dead_letters])),
@@ -120,7 +111,7 @@ class Diff:
     def examine(self, read: Read, ranges: Sequence[OffsetRange], mode: Mode, now_ms: int) -> tuple[Found, int]:
         """What has to change for messages of these ranges; and how many dead letters among them are good today."""
         origins = lineage_frame(read.messages)
-        letters = self._retry.call(lambda: self._letters.within(self.topic_id, ranges))
+        letters = self._retry.call(lambda: self.tables.letters.within(self.topic_id, ranges))
         decoded = without_letters(read.decoded, letters)
         if mode is Mode.FILL:
             stored = self._stored(decoded.events)
@@ -128,7 +119,7 @@ class Diff:
             wrong = NO_ROWS
         else:
             window = Window(origins, self._rows_at(origins, ranges, with_content=True), letters, decoded)
-            wrong = wrong_rows(window, self._retry.call(lambda: self._events.contents(decoded.events)))
+            wrong = wrong_rows(window, self._retry.call(lambda: self.tables.events.contents(decoded.events)))
             stored = self._stored(without_right_row(window, wrong))
         found = examine(window, wrong, stored, mode, closed_until(now_ms))
         return found, len(read.decoded.events.join(still_to_land(window), on=ORIGIN, how="semi"))
@@ -138,7 +129,7 @@ class Diff:
         lost: Sequence[LostLetters] = ()
         if len(found.bad):
             first, last = _times(found.bad)
-            lost = self._retry.call(lambda: self._books.lost_letters(ranges, first, last))
+            lost = self._retry.call(lambda: self.tables.plans.lost_letters(ranges, first, last))
         return make_plan(found, lost, self._deficits(found), mode)
 
     def _rows_of(self, decoded: Decoded, stored: pl.DataFrame, ranges: Sequence[OffsetRange]) -> pl.DataFrame:
@@ -152,11 +143,11 @@ class Diff:
         if not len(origins):
             return NO_ROWS
         first, last = _times(origins)
-        found = self._retry.call(lambda: self._events.at(ranges, first, last, with_content=with_content))
+        found = self._retry.call(lambda: self.tables.events.at(ranges, first, last, with_content=with_content))
         return rows_of_messages(found, origins)
 
     def _stored(self, events: pl.DataFrame) -> pl.DataFrame:
-        return self._retry.call(lambda: self._events.of(events))
+        return self._retry.call(lambda: self.tables.events.of(events))
 
     def _deficits(self, found: Found) -> Mapping[int, int]:
         """Minute -> events that the ledger has accounted for and raw_events lacks; only minutes that can be judged."""
@@ -174,11 +165,11 @@ class Diff:
     def _look(self, minutes: frozenset[int]) -> tuple[dict[int, int], frozenset[int]]:
         """The deficits of the minutes that nothing lands in right now, and the others."""
         scope = Scope.around(minutes, NAMED_MINUTES)
-        before = self._retry.call(lambda: self._minutes.ledger_minutes(scope))
-        distinct = self._retry.call(lambda: self._minutes.raw_minutes(scope, distinct=True))
+        before = self._retry.call(lambda: self.tables.minutes.ledger_minutes(scope))
+        distinct = self._retry.call(lambda: self.tables.minutes.raw_minutes(scope, distinct=True))
         ranges = [r for batch in self._retry.call(self._on_their_way) for r in batch.ranges]
-        in_flux = self._retry.call(lambda: self._minutes.open_minutes(scope, ranges)) if ranges else frozenset()
-        after = self._retry.call(lambda: self._minutes.ledger_minutes(scope))
+        in_flux = self._retry.call(lambda: self.tables.minutes.open_minutes(scope, ranges)) if ranges else frozenset()
+        after = self._retry.call(lambda: self.tables.minutes.ledger_minutes(scope))
         return deficits(Look(before, distinct, distinct, after), minutes, in_flux)
 
 

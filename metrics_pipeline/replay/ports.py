@@ -1,13 +1,16 @@
-"""What a replay of hours reads and writes besides events."""
+"""What a replay of hours reads and writes."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 import polars as pl
 
-from metrics_pipeline.delivery.chunk import Chunk
-from metrics_pipeline.kafka.intents import OffsetRange
+from metrics_pipeline.audit.ports import BookReader
+from metrics_pipeline.dead_letters.ports import LetterStore
+from metrics_pipeline.delivery.ports import StoredEvents
+from metrics_pipeline.kafka.intents import OffsetRange, OpenBatch
 from metrics_pipeline.replay.plan import LostLetters
 
 
@@ -26,11 +29,11 @@ class ReplayBooks(Protocol):
         """Batches with messages in these ranges, of times from `first` to `last`, of which dead letters are gone."""
         ...
 
-    def write_plan(self, chunk: Chunk, plan: pl.DataFrame, token: str) -> None:
+    def write_plan(self, chunk: OpenBatch, plan: pl.DataFrame, token: str) -> None:
         """Note what the chunk changes (PLAN_SCHEMA), under the chunk's token or another one: once, whoever is first."""
         ...
 
-    def plan(self, chunk: Chunk) -> pl.DataFrame:
+    def plan(self, chunk: OpenBatch) -> pl.DataFrame:
         """What is noted; empty if nothing is."""
         ...
 
@@ -45,3 +48,13 @@ class ReplayBooks(Protocol):
     def newest_ms(self) -> int:
         """When the newest chunk of all was opened; 0 if none was."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """The tables of one incarnation of the topic: raw_events, dead_letters, replay_plan, and figures per minute."""
+
+    events: StoredEvents
+    letters: LetterStore
+    plans: ReplayBooks
+    minutes: BookReader

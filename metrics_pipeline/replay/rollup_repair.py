@@ -7,10 +7,9 @@ becomes of a replay, the next one settles them.
 
 from dataclasses import dataclass
 
-from metrics_pipeline.audit.ports import BookReader
 from metrics_pipeline.ledger.minutes import Scope
 from metrics_pipeline.replay.plan import UnitAccount, spans_of, unit_accounts
-from metrics_pipeline.replay.ports import ReplayBooks
+from metrics_pipeline.replay.ports import Tables
 from metrics_pipeline.rollups.grains import UNIT
 from metrics_pipeline.rollups.operate import Checked, Span
 from metrics_pipeline.rollups.shards import RollupsOfShards
@@ -34,14 +33,13 @@ class Repaired:
 class RollupRepair:
     """Of the replays of one consumer group."""
 
-    books: ReplayBooks
-    minutes: BookReader
+    tables: Tables
     rollups: RollupsOfShards
     retry: Retry
 
     def repair(self) -> Repaired:
         """Repair what replays have touched since the last settlement."""
-        changed, newest_ms = self.retry.call(self.books.unrepaired)
+        changed, newest_ms = self.retry.call(self.tables.plans.unrepaired)
         units = {UNIT.floor(minute) for minute in changed}
         repaired, in_flux, poorer = 0, units, 0
         for _ in range(ROUNDS):
@@ -51,7 +49,7 @@ class RollupRepair:
             repaired += done
             poorer += kept
         if newest_ms and not in_flux:
-            self.retry.call(lambda: self.books.note_repaired(newest_ms))
+            self.retry.call(lambda: self.tables.plans.note_repaired(newest_ms))
         return Repaired(repaired, len(in_flux) + poorer)
 
     def _round(self, units: set[int]) -> tuple[int, set[int], int]:
@@ -80,8 +78,8 @@ class RollupRepair:
 
     def _accounts(self, start: int, end: int) -> dict[int, UnitAccount]:
         scope = Scope(start, end)
-        ledger = self.retry.call(lambda: self.minutes.ledger_minutes(scope))
-        raw = self.retry.call(lambda: self.minutes.raw_minutes(scope, distinct=True))
-        rollup = self.retry.call(lambda: self.minutes.rollup_minutes(scope))
+        ledger = self.retry.call(lambda: self.tables.minutes.ledger_minutes(scope))
+        raw = self.retry.call(lambda: self.tables.minutes.raw_minutes(scope, distinct=True))
+        rollup = self.retry.call(lambda: self.tables.minutes.rollup_minutes(scope))
         none = dict.fromkeys(range(start, end, UNIT.seconds), UnitAccount())
         return none | unit_accounts(ledger, raw, rollup)

@@ -25,27 +25,27 @@ from dataclasses import dataclass, field, fields
 
 import polars as pl
 
-from metrics_pipeline.dead_letters.ports import LetterStore
 from metrics_pipeline.delivery.accounts import entry_of_chunk
 from metrics_pipeline.delivery.chunk import (
     ORIGIN,
     PLACE,
     POSITION,
     SLOT,
-    Chunk,
-    decode_chunk,
+    closed_slot,
     open_chunk,
+    open_chunk_of,
     own_rows,
     placed,
+    say_doubled,
+    slot_commits,
     stored_elsewhere,
 )
-from metrics_pipeline.delivery.landing import DOUBLED, Landing, Refused
-from metrics_pipeline.delivery.ownership import Ownership
-from metrics_pipeline.delivery.ports import StoredEvents, Warehouse
-from metrics_pipeline.event.decode import EventLimits
+from metrics_pipeline.delivery.hold import Hold
+from metrics_pipeline.delivery.landing import Landing, Refused, Rows
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.event.refusal import refused_dead_letters
-from metrics_pipeline.kafka.intents import OffsetRange
+from metrics_pipeline.event.rules import Rules
+from metrics_pipeline.kafka.intents import OffsetRange, OpenBatch
 from metrics_pipeline.ledger.entry import LedgerEntry
 from metrics_pipeline.ledger.tables import PlanStep
 from metrics_pipeline.replay.diff import Diff, Read
@@ -60,11 +60,10 @@ from metrics_pipeline.replay.plan import (
     planned_letters,
     windows,
 )
-from metrics_pipeline.replay.ports import ReplayBooks
 from metrics_pipeline.replay.rollup_repair import Repaired, RollupRepair
 from metrics_pipeline.replay.steps import HourStep
 from metrics_pipeline.runtime.ports import Clock
-from metrics_pipeline.runtime.retry import Retry
+from metrics_pipeline.runtime.run import Run
 
 logger = logging.getLogger("metrics_pipeline.replay")
 
@@ -165,7 +164,7 @@ Progress = Callable[[HourReport], None]
 
 
 def preview(
-    diff: Diff, hours: Iterable[int], mode: Mode, limits: EventLimits, clock: Clock, on_progress: Progress
+    diff: Diff, hours: Iterable[int], mode: Mode, rules: Rules, clock: Clock, on_progress: Progress
 ) -> HourReport:
     """What a replay would do now; writes nothing. Copies of one event count as missing once per window."""
     report = HourReport()
@@ -174,7 +173,7 @@ def preview(
     for plan in plans:
         for ranges in windows(plan.ranges):
             held = diff.held(ranges)
-            found, good_letters = diff.examine(diff.read(held, limits), held, mode, clock.now_ms())
+            found, good_letters = diff.examine(diff.read(held, rules), held, mode, clock.now_ms())
             report.find(found, good_letters)
             if found.has_changes:
                 report.change(found, diff.plan(found, held, mode))
@@ -188,37 +187,25 @@ class HourReplay:
 
     def __init__(
         self,
+        hold: Hold,
+        run: Run,
+        rules: Rules,
         diff: Diff,
-        warehouse: Warehouse,
-        events: StoredEvents,
-        letters: LetterStore,
-        books: ReplayBooks,
-        touched: RollupRepair,
-        ownership: Ownership,
-        limits: EventLimits,
-        clock: Clock,
-        retry: Retry,
-        *,
-        group: str,
-        run_id: str,
-        stop: Callable[[], bool],
-        observe: Callable[[HourStep], None],
+        rollups: RollupRepair,
     ) -> None:
+        self._group = hold.group
+        self._ownership = hold.ownership
+        self._warehouse = hold.warehouse
+        self._rules = rules
         self._diff = diff
-        self._warehouse = warehouse
-        self._events = events
-        self._letters = letters
-        self._books = books
-        self._touched = touched
-        self._ownership = ownership
-        self._limits = limits
-        self._clock = clock
-        self._retry = retry
-        self._group = group
-        self._run_id = run_id
-        self._stop = stop
-        self._observe = observe
-        self._landing = Landing(ownership, events, retry, lambda step: observe(HourStep(step.value)))
+        self._tables = diff.tables
+        self._rollups = rollups
+        self._run_id = run.id
+        self._clock = run.clock
+        self._retry = run.retry
+        self._stop = run.stop
+        self._observe = run.observe
+        self._landing = Landing(hold.ownership, run, slot_commits)
         self._newest_ms = 0
 
     def run(self, hours: Iterable[int], mode: Mode, on_progress: Progress) -> HourReport:
@@ -245,19 +232,18 @@ class HourReplay:
         return report
 
     def _recover(self, report: HourReport) -> None:
-        self._observe(HourStep.FENCE)
-        chunk = decode_chunk(self._ownership.take_over((SLOT,)).get(SLOT))
-        self._newest_ms = self._retry.call(self._books.newest_ms)
+        chunk = open_chunk_of(self._ownership.take_over((SLOT,)))
+        self._newest_ms = self._retry.call(self._tables.plans.newest_ms)
         if chunk is None:
             return
         self._observe(HourStep.RECOVER)
         report.recovered = 1
         self._newest_ms = max(self._newest_ms, chunk.opened_ms)
-        read = self._diff.read(self._diff.held(chunk.ranges), chunk.limits)
-        plan = self._retry.call(lambda: self._books.plan(chunk))
+        read = self._diff.read(self._diff.held(chunk.ranges), Rules.parse(chunk.rules))
+        plan = self._retry.call(lambda: self._tables.plans.plan(chunk))
         if not len(plan):
             # Nothing was changed yet, but another replay may be about to note its plan: this one has to be first.
-            mode = Mode(chunk.kind)
+            mode = Mode(chunk.note)
             found, _ = self._diff.examine(read, chunk.ranges, mode, chunk.opened_ms)
             plan = self._noted(chunk, self._diff.plan(found, chunk.ranges, mode))
         self._finish(chunk, plan, read, is_repeat=True)
@@ -272,7 +258,7 @@ class HourReplay:
             self._observe(HourStep.READ)
             held = self._diff.held(ranges)
             report.dropped += _offsets(ranges) - _offsets(held)
-            read = self._diff.read(held, self._limits)
+            read = self._diff.read(held, self._rules)
             now_ms = max(self._clock.now_ms(), self._newest_ms + 1)
             found, good_letters = self._diff.examine(read, held, mode, now_ms)
             report.find(found, good_letters)
@@ -302,26 +288,27 @@ class HourReplay:
         report.change(found, wanted)
         if not len(wanted):
             return
-        chunk = open_chunk(SOURCE, self._group, self._diff.topic_id, ranges, self._limits, now_ms, kind=mode.value)
+        chunk = open_chunk(SOURCE, self._group, self._diff.topic_id, ranges, self._rules, now_ms, kind=mode.value)
         self._newest_ms = now_ms
-        self._landing.open(chunk)
+        self._observe(HourStep.INTENT)
+        self._ownership.commit(slot_commits(chunk))
         plan = self._noted(chunk, wanted)
         report.refused += self._finish(chunk, plan, read, is_repeat=False)
 
-    def _noted(self, chunk: Chunk, plan: pl.DataFrame) -> pl.DataFrame:
+    def _noted(self, chunk: OpenBatch, plan: pl.DataFrame) -> pl.DataFrame:
         """Note the plan; returns what is noted: another replay of the chunk may have been faster."""
         if len(plan):
             self._observe(HourStep.PLAN)
             self._landing.inserting.insert(
                 plan,
                 chunk.token,
-                lambda rows, token: self._books.write_plan(chunk, rows, token),
-                lambda rows: rows if self._books.plan(chunk).is_empty() else rows.clear(),
+                lambda rows, token: self._tables.plans.write_plan(chunk, rows, token),
+                lambda rows: rows if self._tables.plans.plan(chunk).is_empty() else rows.clear(),
                 is_repeat=False,
             )
-        return self._retry.call(lambda: self._books.plan(chunk))
+        return self._retry.call(lambda: self._tables.plans.plan(chunk))
 
-    def _finish(self, chunk: Chunk, plan: pl.DataFrame, read: Read, *, is_repeat: bool) -> int:
+    def _finish(self, chunk: OpenBatch, plan: pl.DataFrame, read: Read, *, is_repeat: bool) -> int:
         """Do what is planned, wherever an earlier try left it; returns how many rows the server refused."""
         refused = Refused()
         if len(plan) and not self._retry.call(lambda: self._warehouse.has_ledger_entry(chunk.token)):
@@ -337,45 +324,45 @@ class HourReplay:
                 self._landing.inserting.insert(
                     letters,
                     chunk.token,
-                    lambda rows, token: self._letters.add(chunk.topic_id, rows, token),
+                    lambda rows, token: self._tables.letters.add(chunk.topic_id, rows, token),
                     self._warehouse.missing_dead_letters,
                     is_repeat=is_repeat,
                 )
             entry = self._entry(chunk, plan, events, refusals)
             self._observe(HourStep.LEDGER)
             self._landing.inserting.insert_entry(self._warehouse, entry, is_repeat=is_repeat)
-        self._landing.close(chunk)
+        self._observe(HourStep.CLOSE)
+        self._ownership.commit(closed_slot(chunk))
         return len(refused.places)
 
-    def _remove(self, chunk: Chunk, plan: pl.DataFrame) -> None:
+    def _remove(self, chunk: OpenBatch, plan: pl.DataFrame) -> None:
         if not len(of_step(plan, PlanStep.REMOVE)):
             return
         self._observe(HourStep.REMOVE)
         while self._is_removing(chunk):
             self._clock.sleep(REMOVAL_CHECK_SECONDS)
 
-    def _is_removing(self, chunk: Chunk) -> bool:
+    def _is_removing(self, chunk: OpenBatch) -> bool:
         def attempt() -> bool:
             self._ownership.prove()
-            return self._events.remove(chunk)
+            return self._tables.events.remove(chunk)
 
         return self._retry.call(attempt)
 
-    def _insert(self, chunk: Chunk, events: pl.DataFrame, *, is_repeat: bool) -> Refused:
+    def _insert(self, chunk: OpenBatch, events: pl.DataFrame, *, is_repeat: bool) -> Refused:
         """Insert events that no other message brought; if tokens are forgotten, without what has landed."""
         stored = self._stored(events)
         unwanted = stored_elsewhere(events, stored)
         if not self._retry.call(lambda: self._warehouse.remembers(chunk.opened_ms)):
             unwanted = pl.concat([unwanted, own_rows(events, stored)])
         wanted = events.join(unwanted, on=ORIGIN, how="anti")
-        return self._landing.insert(self._warehouse, chunk, wanted, is_repeat=is_repeat)
+        return self._landing.insert(self._warehouse, chunk, Rows(placed(chunk, wanted), chunk.offsets, is_repeat))
 
-    def _entry(self, chunk: Chunk, plan: pl.DataFrame, events: pl.DataFrame, refused: pl.DataFrame) -> LedgerEntry:
+    def _entry(self, chunk: OpenBatch, plan: pl.DataFrame, events: pl.DataFrame, refused: pl.DataFrame) -> LedgerEntry:
         """What the chunk has changed: no offsets, since they are accounted for."""
         stored = self._stored(events)
         landed, elsewhere = own_rows(events, stored), stored_elsewhere(events, stored)
-        if doubled := len(landed.join(elsewhere, on=ORIGIN, how="semi")):
-            logger.error(DOUBLED, doubled)
+        say_doubled(landed, elsewhere)
         others = elsewhere.join(landed, on=ORIGIN, how="anti")
         spent = pl.concat([frame.select(POSITION) for frame in (others, refused)])
         restored = of_step(plan, PlanStep.RESTORE).join(landed, on=ORIGIN, how="semi")
@@ -391,16 +378,15 @@ class HourReplay:
 
     def _repair_rollups(self, report: HourReport) -> None:
         self._observe(HourStep.REPAIR_ROLLUPS)
-        report.note_repaired(self._touched.repair())
+        report.note_repaired(self._rollups.repair())
 
     def _stored(self, events: pl.DataFrame) -> pl.DataFrame:
-        return self._retry.call(lambda: self._events.of(events))
+        return self._retry.call(lambda: self._tables.events.of(events))
 
 
-def _refusals(chunk: Chunk, messages: Messages, events: pl.DataFrame, refused: Refused) -> pl.DataFrame:
+def _refusals(chunk: OpenBatch, messages: Messages, events: pl.DataFrame, refused: Refused) -> pl.DataFrame:
     """Dead letters of the events that the server refused."""
-    is_refused = pl.col(PLACE).is_in(list(refused.places))
-    rows = placed(chunk, events).filter(is_refused)
+    rows = refused.among(placed(chunk, events))
     return refused_dead_letters([messages], rows, refused.errors, PLACE).with_columns(batch=pl.lit(chunk.token))
 
 

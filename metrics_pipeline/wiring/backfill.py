@@ -6,53 +6,35 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from itertools import groupby
 
-import polars as pl
-
 from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.delivery.batch import BatchLimits
-from metrics_pipeline.delivery.chunk import SLOT, decode_chunk
-from metrics_pipeline.delivery.delivery import Delivery, Source
-from metrics_pipeline.delivery.ownership import Ownership
-from metrics_pipeline.delivery.steps import Step
-from metrics_pipeline.delivery.yielding import Yielding
+from metrics_pipeline.delivery.chunk import SLOT, open_chunk_of
 from metrics_pipeline.drain.backfill import Backfill, BackfillReport
 from metrics_pipeline.drain.ending import Reason
-from metrics_pipeline.drain.owner import event_limits, shard_owner
+from metrics_pipeline.drain.owner import rules_of, shard_owner
 from metrics_pipeline.drain.skip_to_head import skipped_hours
-from metrics_pipeline.drain.takeover import Takeover
 from metrics_pipeline.errors import StopError
 from metrics_pipeline.kafka.admin import describe_topic
-from metrics_pipeline.kafka.committed import CommittedOffsets, FencedOffsets
-from metrics_pipeline.kafka.intents import OffsetRange, Owner, open_batches
+from metrics_pipeline.kafka.committed import CommittedOffsets
+from metrics_pipeline.kafka.intents import OffsetRange, open_batches
 from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.ledger.deferred import DeferredEntry
-from metrics_pipeline.ledger.entry import BACKFILL, LedgerEntry, minutes_of
+from metrics_pipeline.ledger.entry import LedgerEntry
 from metrics_pipeline.ledger.reading_deferred import ClickHouseDeferred
 from metrics_pipeline.rollups.grains import UNIT
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.runtime.ports import Clock
-from metrics_pipeline.runtime.retry import Retry, say_waiting
+from metrics_pipeline.runtime.run import new_run
 from metrics_pipeline.runtime.worker import ThreadWorker
 from metrics_pipeline.settings import Settings, kafka_address
-from metrics_pipeline.wiring.drain import (
-    DrainRun,
-    at_once,
-    check_age,
-    check_schema,
-    deferred_group,
-    replay_group,
-    rollups,
-    run_drain,
-    warehouse_of,
-)
+from metrics_pipeline.wiring.drain import DrainRun, at_once, rollups, run_drain
+from metrics_pipeline.wiring.engines import backfills_hold, letters_group, open_engines
 
 logger = logging.getLogger("metrics_pipeline.backfill")
 
-BACKFILL_OWNER = Owner(1, 0)
-"""Of the side group of backfills: one at a time."""
 SKIP_TO_HEAD_ATTEMPTS = 5
 """The relay starts a drain some seconds after the one before was fenced, which is longer than a skip to head takes."""
 
@@ -65,7 +47,7 @@ def shards_of(settings: Settings, shard: int | None) -> tuple[int, ...]:
 def preview_skip_to_head(settings: Settings, shards: Sequence[int]) -> tuple[DeferredEntry, ...]:
     """What a skip to head of these shards would skip now, the oldest hour first; commits nothing."""
     address = kafka_address(settings)
-    retry = Retry(SystemClock(), settings.drain.retry_seconds, lambda: False, say_waiting)
+    retry = new_run("preview", SystemClock(), settings.drain.retry_seconds).retry
     lags = retry.call(lambda: read_lag(address, settings.kafka))
     partitions = [p for shard in shards for p in shard_owner(settings, shard, tuple(lags)).partitions(lags)]
     with KafkaLog(address, settings.kafka) as log:
@@ -119,53 +101,35 @@ def backfill_deferred(
     *,
     stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[BackfillReport], None] = lambda _report: None,
-    observe: Callable[[Step], None] = lambda _step: None,
+    observe: Callable[[str], None] = lambda _step: None,
     clock: Clock | None = None,
 ) -> BackfillReport:
-    """Land what is deferred within `ranges` (None: all of it) in the foreground; see `Fill.run` for what is raised."""
-    address, clock = kafka_address(settings), clock or SystemClock()
-    retry = Retry(clock, settings.drain.retry_seconds, stop, say_waiting)
-    side, drain, limits = deferred_group(settings), settings.drain, event_limits(settings)
-    report = BackfillReport()
-    units: set[int] = set()
+    """Land what is deferred within `ranges` (None: all of it) in the foreground.
 
-    def note_taken_back(events: pl.DataFrame) -> None:
-        report.taken_back += len(events)
-        units.update(UNIT.floor(start) for start in minutes_of(events["timestamp"]).starts_seconds)
-
+    See `Backfill.run` for what is raised.
+    """
+    address, drain = kafka_address(settings), settings.drain
+    run = new_run(run_id, clock or SystemClock(), drain.retry_seconds, stop, observe)
     with ExitStack() as stack:
-        # One thread per query: the drains beside need the others.
-        client = retry.call(lambda: stack.enter_context(connect(settings, max_threads=1)))
-        retry.call(lambda: check_schema(client, settings))
-        retry.call(lambda: check_age(client, settings, clock))
-        log = retry.call(lambda: stack.enter_context(KafkaLog(address, settings.kafka)))
-        store = stack.enter_context(FencedOffsets(address, side, BACKFILL_OWNER, log.partitions()))
+        engines = stack.enter_context(open_engines(settings, run, is_gentle=True))
+        client, log = engines.client, engines.log
+        hold = stack.enter_context(backfills_hold(engines, run))
         drains = stack.enter_context(CommittedOffsets(address, settings.kafka))
-        replays = stack.enter_context(CommittedOffsets(address, replay_group(settings)))
+        replays = stack.enter_context(CommittedOffsets(address, letters_group(settings)))
         books = ClickHouseBooks(client, settings.kafka.topic, log.topic_id, settings.kafka.group)
-        warehouse = warehouse_of(settings, client, log.topic_id)
-        ownership = Ownership(BACKFILL_OWNER, store, clock, retry, zombie_seconds=drain.zombie_seconds, observe=observe)
-        yielding = Yielding(
-            warehouse, ownership, clock, retry, lambda: _under_way(log, drains, replays, books), note_taken_back
-        )
-        source = Source(side.group, log.topic_id, run_id, BACKFILL)
-        delivery = Delivery(source, ownership, warehouse, clock, retry, observe=observe, yielding=yielding)
-        stack.callback(lambda: _repair(settings, units, clock))
-        Backfill(
-            log,
-            delivery,
-            Takeover(log, ownership, delivery, warehouse, clock, retry, limits, report.add, observe),
-            ClickHouseDeferred(client, settings.kafka.topic, log.topic_id, settings.kafka.group).read,
-            clock,
-            stack.enter_context(ThreadWorker("delivery")),
-            retry,
+        backfill = Backfill(
+            hold,
+            run,
+            rules_of(settings),
             BatchLimits(drain.flush_events, drain.flush_bytes, float("inf")),
-            limits,
-            report,
-            stop=stop,
-            on_progress=on_progress,
-        ).run(ranges)
-    return report
+            stack.enter_context(ThreadWorker("delivery")),
+            ClickHouseDeferred(client, settings.kafka.topic, log.topic_id, settings.kafka.group).read,
+            lambda: _under_way(log, drains, replays, books),
+            on_progress,
+        )
+        stack.callback(lambda: _repair(settings, backfill.report.doubled_minutes, run.clock))
+        backfill.run(ranges)
+    return backfill.report
 
 
 def _under_way(
@@ -173,14 +137,14 @@ def _under_way(
 ) -> frozenset[str]:
     """Batches of drains and replays that are open and not in the ledger."""
     commits = {p: c for p, c in drains.read(log.partitions()).items() if c.topic_id == log.topic_id}
-    chunk = decode_chunk(replays.read((SLOT,)).get(SLOT))
+    chunk = open_chunk_of(replays.read((SLOT,)))
     tokens = [*(batch.token for batch in open_batches(commits)), *([] if chunk is None else [chunk.token])]
     return frozenset(tokens) - (books.landed(tokens) if tokens else frozenset())
 
 
-def _repair(settings: Settings, units: Iterable[int], clock: Clock) -> None:
+def _repair(settings: Settings, minutes: Iterable[int], clock: Clock) -> None:
     """Make the rollups count once what they counted twice; units that aren't closed yet are left to the drift check."""
-    numbered = enumerate(sorted(units))
+    numbered = enumerate(sorted({UNIT.floor(start) for start in minutes}))
     spans = [[unit for _, unit in run] for _, run in groupby(numbered, key=lambda n: n[1] - n[0] * UNIT.seconds)]
     if not spans:
         return

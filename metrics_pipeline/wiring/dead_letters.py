@@ -12,36 +12,30 @@ from metrics_pipeline.dead_letters.expiry import expiry_warning, warning_end_ms
 from metrics_pipeline.dead_letters.judge import LetterFilter
 from metrics_pipeline.dead_letters.replay import Reading, Replay, ReplayReport, preview
 from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters
-from metrics_pipeline.delivery.chunk import SLOT
-from metrics_pipeline.delivery.ownership import Ownership
-from metrics_pipeline.delivery.steps import ReplayStep
 from metrics_pipeline.delivery.stored import ClickHouseEvents
-from metrics_pipeline.drain.owner import event_limits
+from metrics_pipeline.drain.owner import rules_of
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.kafka.admin import TopicDescription, describe_topic, topic_retention_ms
-from metrics_pipeline.kafka.committed import FencedOffsets
-from metrics_pipeline.kafka.intents import Owner
 from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.rollups.retained_from_store import read_retained_from
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.runtime.ports import Clock
-from metrics_pipeline.runtime.retry import Retry, say_waiting
+from metrics_pipeline.runtime.retry import Retry
+from metrics_pipeline.runtime.run import new_run
 from metrics_pipeline.runtime.timerange import DAY_SECONDS
 from metrics_pipeline.settings import Settings, kafka_address
-from metrics_pipeline.wiring.drain import batches_under_way, check_schema, replay_group, warehouse_of
+from metrics_pipeline.wiring.drain import batches_under_way
+from metrics_pipeline.wiring.engines import check_schema, letters_group, slot_owner, warehouse_of
 from metrics_pipeline.wiring.retention import load_policy
 
 logger = logging.getLogger("metrics_pipeline.dead_letters")
-
-REPLAY_OWNER = Owner(1, 0)
-"""Of the side group of replays: one at a time."""
 
 
 def preview_dead_letters(
     settings: Settings, wanted: LetterFilter, on_progress: Callable[[ReplayReport], None] = lambda _report: None
 ) -> ReplayReport:
     """What a replay would do now; writes nothing."""
-    retry = Retry(SystemClock(), settings.drain.retry_seconds, lambda: False, say_waiting)
+    retry = new_run("preview", SystemClock(), settings.drain.retry_seconds).retry
     with connect(settings) as client:
         check_schema(client, settings)
         topic = describe_topic(kafka_address(settings), settings.kafka)
@@ -55,32 +49,21 @@ def replay_dead_letters(
     *,
     stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[ReplayReport], None] = lambda _report: None,
-    observe: Callable[[ReplayStep], None] = lambda _step: None,
+    observe: Callable[[str], None] = lambda _step: None,
     clock: Clock | None = None,
 ) -> ReplayReport:
     """Replay dead letters in the foreground; see `Replay.run` for what is raised."""
-    address, clock = kafka_address(settings), clock or SystemClock()
-    side = replay_group(settings)
-    retry = Retry(clock, settings.drain.retry_seconds, stop, say_waiting)
+    run = new_run(run_id, clock or SystemClock(), settings.drain.retry_seconds, stop, observe)
     with ExitStack() as stack:
-        client = retry.call(lambda: stack.enter_context(connect(settings)))
-        retry.call(lambda: check_schema(client, settings))
-        topic = retry.call(lambda: describe_topic(address, settings.kafka))
-        store = stack.enter_context(FencedOffsets(address, side, REPLAY_OWNER, (SLOT,)))
-        ownership = Ownership(
-            REPLAY_OWNER, store, clock, retry, zombie_seconds=settings.drain.zombie_seconds, observe=lambda _step: None
+        client = run.retry.call(lambda: stack.enter_context(connect(settings)))
+        run.retry.call(lambda: check_schema(client, settings))
+        topic = run.retry.call(lambda: describe_topic(kafka_address(settings), settings.kafka))
+        reading = _reading(settings, client, topic, run.retry)
+        ownership = stack.enter_context(slot_owner(settings, letters_group(settings), run))
+        replay = Replay(
+            settings.kafka.group, reading, ownership, lambda topic_id: warehouse_of(settings, client, topic_id), run
         )
-        return Replay(
-            _reading(settings, client, topic, retry),
-            lambda topic_id: warehouse_of(settings, client, topic_id),
-            ownership,
-            clock,
-            retry,
-            group=settings.kafka.group,
-            run_id=run_id,
-            stop=stop,
-            observe=observe,
-        ).run(wanted, on_progress)
+        return replay.run(wanted, on_progress)
 
 
 def dead_letter_warnings(settings: Settings, client: Client) -> tuple[str, ...]:
@@ -113,7 +96,7 @@ def _reading(settings: Settings, client: Client, topic: TopicDescription, retry:
     return Reading(
         ClickHouseDeadLetters(client, settings.kafka.topic),
         ClickHouseEvents(client),
-        event_limits(settings),
+        rules_of(settings),
         lambda: _open_tokens(settings, client, topic),
         retry,
         read_retained_from(client).compared_from * 1_000,

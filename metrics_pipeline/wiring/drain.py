@@ -1,7 +1,6 @@
 """Puts adapters and drain together from settings. The command line and Dagster both start here."""
 
 import gc
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,27 +13,20 @@ from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.audit.run import Audit
 from metrics_pipeline.audit.verdict import Verdict
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clickhouse.cluster import connect_shards, shard_database, storage_of
+from metrics_pipeline.clickhouse.cluster import connect_shards
 from metrics_pipeline.dead_letters.judge import GROUP_SUFFIX as LETTERS_SUFFIX
 from metrics_pipeline.delivery.batch import BatchLimits
-from metrics_pipeline.delivery.chunk import SLOT, Chunk, decode_chunk
-from metrics_pipeline.delivery.delivery import Delivery, Source
-from metrics_pipeline.delivery.ownership import Ownership
-from metrics_pipeline.delivery.steps import Step
-from metrics_pipeline.delivery.warehouse import ClickHouseWarehouse
-from metrics_pipeline.drain.drain import Drain, DrainReport
+from metrics_pipeline.delivery.chunk import SLOT, open_chunk_of
+from metrics_pipeline.drain.drain import Drain, DrainPolicy, DrainReport
 from metrics_pipeline.drain.ending import AtOffsets, AtWindowEnd, Ending
-from metrics_pipeline.drain.owner import event_limits, shard_owner
-from metrics_pipeline.drain.skip_to_head import SkipToHead
-from metrics_pipeline.drain.takeover import Takeover, closing_commits, reset_positions
-from metrics_pipeline.errors import ConfigurationError, SchemaMismatchError
+from metrics_pipeline.drain.owner import rules_of, shard_owner
+from metrics_pipeline.drain.takeover import closing_commits, reset_positions
 from metrics_pipeline.kafka.admin import TopicDescription, describe_topic, ensure_topic
-from metrics_pipeline.kafka.committed import FencedOffsets, committed_offsets
+from metrics_pipeline.kafka.committed import committed_offsets
 from metrics_pipeline.kafka.handover import KafkaHandover
 from metrics_pipeline.kafka.intents import OpenBatch, open_batches
 from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.kafka.ports import Log
-from metrics_pipeline.ledger.deferred import GROUP_SUFFIX as DEFERRED_GROUP_SUFFIX
 from metrics_pipeline.ledger.entry import LedgerEntry
 from metrics_pipeline.ledger.minutes import EVERYTHING, Scope
 from metrics_pipeline.replay.plan import GROUP_SUFFIX as HOURS_SUFFIX
@@ -48,15 +40,18 @@ from metrics_pipeline.rollups.retained_from_store import read_retained_from
 from metrics_pipeline.rollups.shards import RollupsOfShards
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.runtime.ports import Clock
-from metrics_pipeline.runtime.retry import Retry, say_waiting
-from metrics_pipeline.runtime.timerange import DAY_SECONDS, minute_name
+from metrics_pipeline.runtime.run import new_run
 from metrics_pipeline.runtime.worker import ThreadWorker
-from metrics_pipeline.schema import all as schema
-from metrics_pipeline.schema import distributed
 from metrics_pipeline.schema.targets import apply_everywhere
-from metrics_pipeline.settings import KafkaSettings, Settings, kafka_address
-
-logger = logging.getLogger("metrics_pipeline.drain")
+from metrics_pipeline.settings import DrainSettings, Settings, kafka_address
+from metrics_pipeline.wiring.engines import (
+    deferred_group,
+    drains_hold,
+    open_engines,
+    ownership_of,
+    side_group,
+    warehouse_of,
+)
 
 EndingOf = Callable[[Log, Sequence[int]], Ending]
 """Makes the ending of a run from the log and the shard's partitions."""
@@ -66,7 +61,7 @@ EndingOf = Callable[[Log, Sequence[int]], Ending]
 class DrainRun:
     """Which shard is drained, by whom, and whether another run may be at it right now.
 
-    `is_jumping`: it begins at the head, however little it is behind.
+    `is_skipping_to_head`: it begins at the head, however little it is behind.
     """
 
     run_id: str
@@ -105,57 +100,41 @@ def run_drain(
     *,
     stop: Callable[[], bool],
     on_entry: Callable[[LedgerEntry], None] = lambda _entry: None,
-    observe: Callable[[Step], None] = lambda _step: None,
+    observe: Callable[[str], None] = lambda _step: None,
     clock: Clock | None = None,
 ) -> DrainReport:
     """Drain one shard in the foreground; see `Drain.run` for what is raised. `clock` is the machine's by default."""
-    address = kafka_address(settings)
-    clock = clock or SystemClock()
-    limits = event_limits(settings)
     report = DrainReport()
 
     def land(entry: LedgerEntry) -> None:
         report.add(entry)
         on_entry(entry)
 
-    retry = Retry(clock, settings.drain.retry_seconds, stop, say_waiting)
+    by = new_run(run.run_id, clock or SystemClock(), settings.drain.retry_seconds, stop, observe)
     _calm_garbage_collector()
     with ExitStack() as stack:
-        client = retry.call(lambda: stack.enter_context(connect(settings)))
-        retry.call(lambda: check_schema(client, settings))
-        retry.call(lambda: check_age(client, settings, clock))
-        log = retry.call(lambda: stack.enter_context(KafkaLog(address, settings.kafka)))
+        engines = stack.enter_context(open_engines(settings, by))
+        log = engines.log
         owner = shard_owner(settings, run.shard, log.partitions())
-        store = stack.enter_context(FencedOffsets(address, settings.kafka, owner, log.partitions()))
-        handover = retry.call(
-            lambda: stack.enter_context(KafkaHandover(address, settings.kafka, run.shard, run.run_id))
+        hold = stack.enter_context(drains_hold(engines, owner, by))
+        handover = by.retry.call(
+            lambda: stack.enter_context(KafkaHandover(kafka_address(settings), settings.kafka, run.shard, run.run_id))
         )
-        warehouse = warehouse_of(settings, client, log.topic_id)
-        ownership = Ownership(owner, store, clock, retry, zombie_seconds=settings.drain.zombie_seconds, observe=observe)
-        source = Source(settings.kafka.group, log.topic_id, run.run_id)
-        delivery = Delivery(source, ownership, warehouse, clock, retry, observe=observe)
+        worker = stack.enter_context(ThreadWorker("delivery"))
+        policy = _policy(settings.drain, is_skipping_to_head=run.is_skipping_to_head)
+        drain = Drain(hold, by, rules_of(settings), policy, handover, worker, land)
         partitions = owner.partitions(log.partitions())
-        skip_to_head_lag = 0 if run.is_skipping_to_head else settings.drain.skip_to_head_lag_offsets
-        drain = Drain(
-            log,
-            delivery,
-            Takeover(log, ownership, delivery, warehouse, clock, retry, limits, land, observe),
-            handover,
-            clock,
-            stack.enter_context(ThreadWorker("delivery")),
-            BatchLimits(settings.drain.flush_events, settings.drain.flush_bytes, settings.drain.flush_seconds),
-            limits,
-            stall_seconds=settings.drain.retry_seconds,
-            stop=stop,
-            on_entry=land,
-            observe=observe,
-            skip_to_head=None
-            if skip_to_head_lag is None
-            else SkipToHead(log, delivery, retry, clock, skip_to_head_lag, land, stop),
-        )
-        ending = retry.call(lambda: ending_of(log, partitions))
+        ending = by.retry.call(lambda: ending_of(log, partitions))
         report.reason = drain.run(partitions, ending, has_predecessor=run.has_predecessor)
     return report
+
+
+def _policy(drain: DrainSettings, *, is_skipping_to_head: bool) -> DrainPolicy:
+    return DrainPolicy(
+        BatchLimits(drain.flush_events, drain.flush_bytes, drain.flush_seconds),
+        stall_seconds=drain.retry_seconds,
+        skip_lag_offsets=0 if is_skipping_to_head else drain.skip_to_head_lag_offsets,
+    )
 
 
 def _calm_garbage_collector() -> None:
@@ -165,33 +144,6 @@ def _calm_garbage_collector() -> None:
     """
     gc.freeze()
     gc.set_threshold(200_000, 20, 50)
-
-
-def check_schema(client: Client, settings: Settings) -> None:
-    """Raises SchemaMismatchError unless the tables have what this version needs; those of a later version do."""
-    cluster = settings.clickhouse.cluster
-    if cluster is None:
-        needed = schema.plan(client, storage_of(settings)).needed
-    else:
-        # An apply changes it last: where it is right, the shards' own tables are.
-        needed = distributed.plan(client, cluster, shard_database(settings)).needed
-    if needed:
-        raise SchemaMismatchError(
-            f"the schema is not up to date ({len(needed)} tables, views or columns are missing or too narrow, "
-            f"{needed[0].object} for one): run `metrics-pipeline schema plan`, then `schema apply`"
-        )
-
-
-def check_age(client: Client, settings: Settings, clock: Clock) -> None:
-    """Raises ConfigurationError if events may be taken that are of times that retention has dropped."""
-    retained_from, max_age_days = read_retained_from(client).compared_from, settings.events.max_age_days
-    days = (clock.now_ms() // 1_000 - retained_from) // DAY_SECONDS
-    if retained_from and days < max_age_days:
-        raise ConfigurationError(
-            f"METRICS_EVENTS__MAX_AGE_DAYS is {max_age_days}, but events before {minute_name(retained_from)} may be "
-            f"dropped, "
-            f"and a second copy of one would not be recognised: set it to {max(days, 1)} or less"
-        )
 
 
 def audit(settings: Settings, scope: Scope = EVERYTHING, *, deep: bool = False) -> Verdict:
@@ -268,37 +220,8 @@ def open_beside_drains(
     """What backfills and replays, of dead letters and of hours, are landing or left half done."""
     commits = committed_offsets(kafka_address(settings), deferred_group(settings), topic.partitions)
     backfilling = open_batches({p: c for p, c in commits.items() if c.topic_id == topic.topic_id})
-    chunks = (_open_chunk(settings, suffix) for suffix in replays)
-    return (*backfilling, *(chunk.as_open_batch for chunk in chunks if chunk is not None))
-
-
-def _open_chunk(settings: Settings, suffix: str) -> Chunk | None:
-    return decode_chunk(committed_offsets(kafka_address(settings), side_group(settings, suffix), (SLOT,)).get(SLOT))
-
-
-def deferred_group(settings: Settings) -> KafkaSettings:
-    """The side group of backfills: who may backfill, and the batch that is open."""
-    return side_group(settings, DEFERRED_GROUP_SUFFIX)
-
-
-def replay_group(settings: Settings) -> KafkaSettings:
-    """The side group of replays of dead letters: who may replay, and the chunk that is open."""
-    return side_group(settings, LETTERS_SUFFIX)
-
-
-def hours_group(settings: Settings) -> KafkaSettings:
-    """The side group of replays of hours, likewise."""
-    return side_group(settings, HOURS_SUFFIX)
-
-
-def side_group(settings: Settings, suffix: str) -> KafkaSettings:
-    return settings.kafka.model_copy(update={"group": settings.kafka.group + suffix})
-
-
-def warehouse_of(settings: Settings, client: Client, topic_id: str) -> ClickHouseWarehouse:
-    """The tables, for one incarnation of the topic."""
-    kafka, shards = settings.kafka, partial(connect_shards, settings)
-    return ClickHouseWarehouse(client, shards, kafka.topic, topic_id, kafka.group, storage_of(settings))
+    slots = (committed_offsets(kafka_address(settings), side_group(settings, suffix), (SLOT,)) for suffix in replays)
+    return (*backfilling, *(chunk for slot in slots if (chunk := open_chunk_of(slot)) is not None))
 
 
 def reset_offsets(settings: Settings, *, to_latest: bool) -> dict[int, int]:
@@ -307,18 +230,13 @@ def reset_offsets(settings: Settings, *, to_latest: bool) -> dict[int, int]:
     Never before the ledger's end, nor across a batch that is open: what the present topic held there has landed, and
     would land again under other ranges.
     """
-    address = kafka_address(settings)
-    clock = SystemClock()
-    retry = Retry(clock, settings.drain.retry_seconds, lambda: False, say_waiting)
+    run = new_run("reset-offsets", SystemClock(), settings.drain.retry_seconds)
     positions: dict[int, int] = {}
-    with KafkaLog(address, settings.kafka) as log, connect(settings) as client:
+    with KafkaLog(kafka_address(settings), settings.kafka) as log, connect(settings) as client:
         warehouse = warehouse_of(settings, client, log.topic_id)
         for shard in range(settings.drain.shards):
             owner = shard_owner(settings, shard, log.partitions())
-            with FencedOffsets(address, settings.kafka, owner, log.partitions()) as store:
-                ownership = Ownership(
-                    owner, store, clock, retry, zombie_seconds=settings.drain.zombie_seconds, observe=lambda _step: None
-                )
+            with ownership_of(settings, settings.kafka, owner, log.partitions(), run) as ownership:
                 commits = ownership.take_over(log.partitions())
                 partitions = owner.partitions(log.partitions())
                 landed = warehouse.ledger_ends(partitions).get(log.topic_id, {})

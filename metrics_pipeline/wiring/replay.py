@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 
 from clickhouse_connect.driver.client import Client
 
@@ -11,33 +10,31 @@ from metrics_pipeline.clickhouse.client import connect, database_name
 from metrics_pipeline.clickhouse.cluster import connect_shards
 from metrics_pipeline.dead_letters.judge import GROUP_SUFFIX as LETTERS_SUFFIX
 from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters
-from metrics_pipeline.delivery.chunk import SLOT
-from metrics_pipeline.delivery.ownership import Ownership
+from metrics_pipeline.delivery.hold import Hold
 from metrics_pipeline.delivery.stored import ClickHouseEvents
-from metrics_pipeline.drain.owner import event_limits
+from metrics_pipeline.drain.owner import rules_of
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.kafka.admin import TopicDescription
-from metrics_pipeline.kafka.committed import FencedOffsets, committed_offsets
-from metrics_pipeline.kafka.intents import OffsetRange, Owner
+from metrics_pipeline.kafka.committed import committed_offsets
+from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.replay.books import ClickHouseReplayBooks
 from metrics_pipeline.replay.diff import Diff
 from metrics_pipeline.replay.plan import MAX_HOURS, Mode
+from metrics_pipeline.replay.ports import Tables
 from metrics_pipeline.replay.rollup_repair import RollupRepair
 from metrics_pipeline.replay.run import HourReplay, HourReport, Progress, preview
-from metrics_pipeline.replay.steps import HourStep
 from metrics_pipeline.rollups.retained_from_store import read_retained_from
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.runtime.ports import Clock
-from metrics_pipeline.runtime.retry import Retry, say_waiting
+from metrics_pipeline.runtime.run import Run, new_run
 from metrics_pipeline.runtime.timerange import DAY_SECONDS, minute_name
 from metrics_pipeline.settings import Settings, kafka_address
 from metrics_pipeline.wiring.backfill import backfill_deferred, deferred_ranges
-from metrics_pipeline.wiring.drain import batches_under_way, check_schema, hours_group, warehouse_of
+from metrics_pipeline.wiring.drain import batches_under_way
 from metrics_pipeline.wiring.drain import rollups as open_rollups
+from metrics_pipeline.wiring.engines import check_schema, hours_group, slot_owner, warehouse_of
 
-REPLAY_OWNER = Owner(1, 0)
-"""Of the side group of replays: one at a time."""
 _PREFETCH_BYTES = 4 << 20
 """Little: what is fetched beyond a window is fetched again for the next one."""
 
@@ -46,12 +43,11 @@ def preview_hours(
     settings: Settings, hours: Sequence[int], mode: Mode, on_progress: Progress = lambda _report: None
 ) -> HourReport:
     """What a replay would do now; writes nothing."""
-    clock = SystemClock()
-    retry = Retry(clock, settings.drain.retry_seconds, lambda: False, say_waiting)
+    run = new_run("preview", SystemClock(), settings.drain.retry_seconds)
     deferred = deferred_of(settings, _bounded(hours))
-    with _tools(settings, clock, retry) as tools:
-        _refuse_dropped(settings, tools.client, hours)
-        report = preview(tools.diff, hours, mode, event_limits(settings), clock, on_progress)
+    with _reading(settings, run) as (client, _, diff):
+        _refuse_dropped(settings, client, hours)
+        report = preview(diff, hours, mode, rules_of(settings), run.clock, on_progress)
     report.deferred = _offsets(deferred)
     # Nor does the ledger account for them: they are told apart from a gap.
     report.unaccounted -= min(report.deferred, report.unaccounted)
@@ -66,39 +62,22 @@ def replay_hours(
     *,
     stop: Callable[[], bool] = lambda: False,
     on_progress: Progress = lambda _report: None,
-    observe: Callable[[HourStep], None] = lambda _step: None,
+    observe: Callable[[str], None] = lambda _step: None,
     clock: Clock | None = None,
 ) -> HourReport:
     """Replay hours (starts, epoch seconds) in the foreground; see `HourReplay.run` for what is raised."""
-    address, clock = kafka_address(settings), clock or SystemClock()
+    clock = clock or SystemClock()
     deferred = deferred_of(settings, _bounded(hours))
     if deferred:
         backfill_deferred(settings, deferred, run_id, stop=stop, clock=clock)
-    retry = Retry(clock, settings.drain.retry_seconds, stop, say_waiting)
+    run = new_run(run_id, clock, settings.drain.retry_seconds, stop, observe)
     with ExitStack() as stack:
-        tools = stack.enter_context(_tools(settings, clock, retry))
-        _refuse_dropped(settings, tools.client, hours)
-        store = stack.enter_context(FencedOffsets(address, hours_group(settings), REPLAY_OWNER, (SLOT,)))
-        ownership = Ownership(
-            REPLAY_OWNER, store, clock, retry, zombie_seconds=settings.drain.zombie_seconds, observe=lambda _step: None
-        )
-        rollups = stack.enter_context(open_rollups(settings, clock))
-        report = HourReplay(
-            tools.diff,
-            warehouse_of(settings, tools.client, tools.diff.topic_id),
-            tools.events,
-            tools.letters,
-            tools.replays,
-            RollupRepair(tools.replays, tools.books, rollups, retry),
-            ownership,
-            event_limits(settings),
-            clock,
-            retry,
-            group=settings.kafka.group,
-            run_id=run_id,
-            stop=stop,
-            observe=observe,
-        ).run(hours, mode, on_progress)
+        client, log, diff = stack.enter_context(_reading(settings, run))
+        _refuse_dropped(settings, client, hours)
+        ownership = stack.enter_context(slot_owner(settings, hours_group(settings), run))
+        hold = Hold(settings.kafka.group, log, ownership, warehouse_of(settings, client, log.topic_id))
+        repair = RollupRepair(diff.tables, stack.enter_context(open_rollups(settings, clock)), run.retry)
+        report = HourReplay(hold, run, rules_of(settings), diff, repair).run(hours, mode, on_progress)
     report.deferred = _offsets(deferred)
     return report
 
@@ -113,20 +92,10 @@ def _offsets(ranges: Sequence[OffsetRange]) -> int:
     return sum(r.offsets for r in ranges)
 
 
-@dataclass(frozen=True, slots=True)
-class _Tools:
-    client: Client
-    diff: Diff
-    events: ClickHouseEvents
-    letters: ClickHouseDeadLetters
-    books: ClickHouseBooks
-    replays: ClickHouseReplayBooks
-
-
 @contextmanager
-def _tools(settings: Settings, clock: Clock, retry: Retry) -> Iterator[_Tools]:
+def _reading(settings: Settings, run: Run) -> Iterator[tuple[Client, KafkaLog, Diff]]:
     """What a dry run and a replay both need."""
-    address, kafka = kafka_address(settings), settings.kafka
+    address, kafka, retry = kafka_address(settings), settings.kafka, run.retry
     with ExitStack() as stack:
         # One thread per query: the drains beside need the others.
         client = retry.call(lambda: stack.enter_context(connect(settings, max_threads=1)))
@@ -135,23 +104,22 @@ def _tools(settings: Settings, clock: Clock, retry: Retry) -> Iterator[_Tools]:
         log = retry.call(lambda: stack.enter_context(KafkaLog(address, gentle)))
         topic = TopicDescription(log.topic_id, log.partitions())
         shards = retry.call(lambda: stack.enter_context(connect_shards(settings, max_threads=1)))
-        events = ClickHouseEvents(client, shards, database_name(settings))
-        letters = ClickHouseDeadLetters(client, kafka.topic)
         books = ClickHouseBooks(client, kafka.topic, log.topic_id, kafka.group)
-        replays = ClickHouseReplayBooks(client, kafka.topic, log.topic_id, kafka.group)
+        tables = Tables(
+            ClickHouseEvents(client, shards, database_name(settings)),
+            ClickHouseDeadLetters(client, kafka.topic),
+            ClickHouseReplayBooks(client, kafka.topic, log.topic_id, kafka.group),
+            books,
+        )
         diff = Diff(
             log,
-            events,
-            letters,
-            replays,
-            books,
+            tables,
+            run,
             lambda: committed_offsets(address, kafka, log.partitions()),
             # Not its own chunk: that is what is asked about.
             lambda: batches_under_way(settings, books, topic, (LETTERS_SUFFIX,)),
-            clock,
-            retry,
         )
-        yield _Tools(client, diff, events, letters, books, replays)
+        yield client, log, diff
 
 
 def _refuse_dropped(settings: Settings, client: Client, hours: Sequence[int]) -> None:

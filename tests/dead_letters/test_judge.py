@@ -30,30 +30,31 @@ from metrics_pipeline.dead_letters.judge import (
 from metrics_pipeline.delivery.chunk import (
     ORIGIN,
     POSITION,
-    Chunk,
-    decode_chunk,
-    encode_chunk,
-    ranges_of,
+    SLOT,
+    each_position,
+    open_chunk_of,
+    slot_commits,
     stored_elsewhere,
 )
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.event.contract import IDENTITY, MAX_PAYLOAD_BYTES, NO_EVENTS
 from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.messages import Messages
+from metrics_pipeline.event.rules import Rules
 from metrics_pipeline.kafka.intents import METADATA_LIMIT_BYTES, decode_commit, encode_metadata
 from metrics_pipeline.runtime.timerange import TimeRange
 from tests.worlds.events import encode, event
 
 NOW_MS = 1_790_000_000_000
-STRICT = EventLimits(max_age_ms=86_400_000, max_future_ms=0)
-LOOSE = EventLimits(max_age_ms=864_000_000, max_future_ms=864_000_000)
+STRICT = Rules(EventLimits(max_age_ms=86_400_000, max_future_ms=0))
+LOOSE = Rules(EventLimits(max_age_ms=864_000_000, max_future_ms=864_000_000))
 DAY_MS = 86_400_000
 
 
 def letters_of(values: list[bytes | None], topic_id: str = "id", **columns: Any) -> pl.DataFrame:
     """What the table holds of messages that the strict rules refuse, one offset after the other in partition 3."""
     count = len(values)
-    decoded = decode(Messages([3] * count, list(range(count)), [NOW_MS] * count, values), STRICT)
+    decoded = decode(Messages([3] * count, list(range(count)), [NOW_MS] * count, values), STRICT.limits)
     assert len(decoded.dead_letters) == count
     defaults = {"topic_id": topic_id, "batch": "b", "outcome": "", "replay_reason": "", "replay_detail": ""}
     named = {name: pl.lit(value) for name, value in (defaults | columns).items()}
@@ -144,12 +145,12 @@ def test_chunks_cover_all_letters_and_fit_on_record_with_any_verdicts(positions:
     frame = pl.DataFrame(sorted(positions), schema={n: NO_EVENTS.schema[n] for n in POSITION}, orient="row")
     covered: list[tuple[int, int]] = []
     for chunk, rows in chunks_of("x" * 22, "group", frame, LOOSE, 2**62):
-        assert list(rows.iter_rows()) == chunk.each_position()
-        covered += chunk.each_position()
-        worst = chunk.with_search_bits("f" * (chunk.positions // 2 + 2))
-        metadata = encode_metadata(encode_chunk(worst))
+        assert list(rows.iter_rows()) == each_position(chunk.ranges)
+        covered += each_position(chunk.ranges)
+        worst = chunk.found_until("f" * (chunk.offsets // 2 + 2))
+        metadata = encode_metadata(slot_commits(worst)[SLOT])
         assert len(metadata.encode()) <= METADATA_LIMIT_BYTES
-        assert decode_chunk(decode_commit(0, metadata)) == worst
+        assert open_chunk_of({SLOT: decode_commit(0, metadata)}) == worst
     assert covered == sorted(positions)
 
 
@@ -176,10 +177,8 @@ def test_tokens_differ_by_letters_time_group_and_life_of_the_topic() -> None:
 
 
 def test_no_chunk_is_open_where_nothing_or_a_closed_one_is_committed() -> None:
-    assert decode_chunk(None) is None
-    assert decode_chunk(decode_commit(0, json.dumps({"topic": "id"}))) is None
-    chunk = Chunk("id", "t", ranges_of([(0, 5), (2, 1)]), STRICT, 9)
-    assert [(r.partition, r.start, r.end) for r in chunk.as_open_batch.ranges] == [(0, 5, 6), (2, 1, 2)]
+    assert open_chunk_of({}) is None
+    assert open_chunk_of({SLOT: decode_commit(0, json.dumps({"topic": "id"}))}) is None
 
 
 def test_filters_are_read_from_what_people_write() -> None:

@@ -10,7 +10,7 @@ from greenlet import getcurrent, greenlet
 from metrics_pipeline.delivery.ownership import Ownership
 from metrics_pipeline.errors import FencedError
 from metrics_pipeline.kafka.intents import Commit, Owner
-from metrics_pipeline.runtime.retry import Retry
+from metrics_pipeline.runtime.run import new_run
 from tests.models.scheduler import Scheduler, VirtualClock
 
 PARTITIONS = (0, 1)
@@ -76,10 +76,9 @@ class Run:
     saw: Mapping[int, Commit] = field(default_factory=dict)
 
     def go(self) -> None:
-        clock = VirtualClock(Scheduler(0), 0)
-        retry = Retry(clock, 1.0, lambda: False, lambda *_: None)
         store = Store(self.group, self.owner)
-        own = Ownership(self.owner, store, clock, retry, zombie_seconds=1.0, observe=lambda _: None)
+        run = new_run("run", VirtualClock(Scheduler(0), 0), 1.0)
+        own = Ownership(self.owner, store, run, zombie_seconds=1.0)
         self.saw = own.take_over(PARTITIONS)
         try:
             own.commit({p: Commit(10 + self.owner.shards, None, str(self.owner)) for p in PARTITIONS})

@@ -1,5 +1,6 @@
 """Open batches that are hard to read again: a hole at the log's end, a partition that retention emptied, a reset."""
 
+import time
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -46,6 +47,19 @@ def test_an_open_batch_of_which_retention_ate_a_whole_partition_is_recovered(set
     drain_once(settings)
     assert counts(settings).raw == counts(settings).rollup == 50
     assert [p for p in audit(settings).problems if not p.startswith("lost")] == []
+
+
+@pytest.mark.parametrize("step", [Step.EVENTS, Step.DEAD, Step.LEDGER])
+def test_an_open_batch_is_judged_by_the_rules_that_it_was_opened_with(settings: Settings, step: Step) -> None:
+    """Stricter rules come into force between the crash and the recovery: what landed is an event all the same."""
+    two_days_ago_ms = time.time_ns() // 1_000_000 - 2 * 86_400_000
+    send(settings, [*events(30), *events(20, seed=1, timestamp=two_days_ago_ms), b"no event"])
+    with pytest.raises(CrashError):
+        drain_once(settings, crash_at(step))
+    stricter = settings.model_copy(update={"events": settings.events.model_copy(update={"max_age_days": 1})})
+    send(settings, events(5, seed=2, timestamp=two_days_ago_ms))
+    drain_once(stricter)
+    assert_exact(settings, events=50, dead=1 + 5)
 
 
 @pytest.mark.parametrize("step", [None, Step.LEDGER])

@@ -22,7 +22,11 @@ OFFSETS = st.integers(0, 2**63 - 1)
 TOKENS = st.text("0123456789abcdef", min_size=32, max_size=32)
 
 
-@given(OFFSETS, st.none() | st.builds(Intent, OFFSETS, TOKENS, OFFSETS, st.text("0123456789abcdef")), st.text())
+@given(
+    OFFSETS,
+    st.none() | st.builds(Intent, OFFSETS, TOKENS, OFFSETS, st.text("0123456789 "), st.text("0123456789abcdef")),
+    st.text(),
+)
 def test_metadata_survives_the_way_to_the_broker_and_back(offset: int, intent: Intent | None, topic_id: str) -> None:
     commit = Commit(offset, intent, topic_id)
     assert decode_commit(offset, encode_metadata(commit)) == commit
@@ -33,7 +37,9 @@ def test_the_longest_metadata_fit() -> None:
     while not search.is_exhausted:
         search.note(is_refused=True)
     assert len(search.search_bits) * 4 >= LARGEST_SEARCH_BITS
-    longest = Commit(2**63 - 1, Intent(2**63 - 1, "f" * 32, 2**63 - 1, search.search_bits), "x" * 22)
+    longest = Commit(
+        2**63 - 1, Intent(2**63 - 1, "f" * 32, 2**63 - 1, f"{2**63} {2**63}", search.search_bits), "x" * 22
+    )
     assert len(encode_metadata(longest)) < METADATA_LIMIT_BYTES
 
 
@@ -63,7 +69,7 @@ def test_open_batches_are_grouped_by_token() -> None:
 
 
 def test_of_an_open_batch_the_earliest_time_and_the_longest_search_count() -> None:
-    commits = {0: Commit(1, Intent(4, "a", 20, "b")), 2: Commit(3, Intent(9, "a", 10, "b7"))}
+    commits = {0: Commit(1, Intent(4, "a", 20, "", "b")), 2: Commit(3, Intent(9, "a", 10, "", "b7"))}
     (batch,) = open_batches(commits)
     assert (batch.opened_ms, batch.search_bits) == (10, "b7")
 

@@ -17,8 +17,9 @@ from confluent_kafka.admin import AdminClient
 
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import connect_shards
-from metrics_pipeline.event.decode import Decoded, EventLimits, decode
+from metrics_pipeline.event.decode import Decoded
 from metrics_pipeline.event.messages import Messages
+from metrics_pipeline.event.rules import Rules
 from metrics_pipeline.replay.plan import Mode, hours_around
 from metrics_pipeline.replay.run import HourReport
 from metrics_pipeline.replay.steps import HourStep
@@ -44,13 +45,14 @@ def past_events(count: int, seed: int = 0, *, hours: tuple[float, float] = (3, 5
 def with_rules(change: Callable[[pl.DataFrame], pl.DataFrame], action: Callable[[], object]) -> None:
     """Drains make other events of messages than they should."""
 
-    def decode_otherwise(messages: Messages, limits: EventLimits) -> Decoded:
-        decoded = decode(messages, limits)
+    right = Rules.decode
+
+    def decode_otherwise(rules: Rules, messages: Messages) -> Decoded:
+        decoded = right(rules, messages)
         return replace(decoded, events=change(decoded.events))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("metrics_pipeline.drain.drain.decode", decode_otherwise)
-        patch.setattr("metrics_pipeline.drain.takeover.decode", decode_otherwise)
+        patch.setattr(Rules, "decode", decode_otherwise)
         action()
 
 

@@ -77,15 +77,15 @@ class _Obedience:
         self._pending = [(order, order.occurrence) for order in orders]
         self._lock = threading.Lock()
 
-    def observe(self, step: Step) -> None:
+    def observe(self, step: str) -> None:
         with self._lock:
             while self._control.poll():
                 self._hear(self._control.recv())
-            self._pending = [(o, left - (o.step is step)) for o, left in self._pending]
+            self._pending = [(o, left - (o.step == step)) for o, left in self._pending]
             due = [o for o, left in self._pending if left <= 0]
             self._pending = [(o, left) for o, left in self._pending if left > 0]
         for order in due:
-            logging.getLogger(__name__).warning("%s right before %s", order.number.name, step.value)
+            logging.getLogger(__name__).warning("%s right before %s", order.number.name, step)
             os.kill(os.getpid(), order.number)
 
     def _hear(self, message: Order | ClockStep) -> None:

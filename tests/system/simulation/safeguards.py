@@ -11,8 +11,8 @@ import polars as pl
 
 from metrics_pipeline.delivery import ownership
 from metrics_pipeline.delivery.batch import MicroBatch
-from metrics_pipeline.delivery.delivery import Delivery
 from metrics_pipeline.delivery.inserting import Inserting
+from metrics_pipeline.delivery.landing import Landing
 from metrics_pipeline.delivery.ownership import Ownership
 from metrics_pipeline.delivery.yielding import Yielding
 from metrics_pipeline.drain import takeover
@@ -141,8 +141,8 @@ SAFEGUARDS = (
     Safeguard("a batch not in the ledger is repeated", _replaced(Takeover, "_has_landed", lambda *_: True)),
     Safeguard("a run proves that it is no zombie", _replaced(Ownership, "prove", lambda _: None)),
     Safeguard("tokens are checked for being remembered", _replaced(ModelWarehouse, "remembers", lambda *_: True)),
-    Safeguard("verdicts are written down", _replaced(Delivery, "_note_verdicts", lambda *_: None)),
-    Safeguard("what landed is not cut", _replaced(Delivery, "_assure_nothing_landed", lambda *_: None)),
+    Safeguard("search bits are written down", _replaced(Landing, "_note_search_bits", lambda *_: None)),
+    Safeguard("what landed is not cut", _replaced(Landing, "_assure_nothing_landed", lambda *_: None)),
     Safeguard("the topic's id is checked", _replaced(ModelOffsets, "committed", _forget_topic_ids)),
     Safeguard(
         "an open skip to head is not fetched", _replaced(takeover, "noted_entry", lambda *_: None), has_jumps=True

@@ -5,21 +5,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from metrics_pipeline.delivery.batch import BatchLimits
-from metrics_pipeline.delivery.delivery import Delivery, Source
+from metrics_pipeline.delivery.hold import Hold
 from metrics_pipeline.delivery.ownership import Ownership
-from metrics_pipeline.delivery.steps import Step
-from metrics_pipeline.delivery.yielding import Yielding
-from metrics_pipeline.drain.backfill import Backfill, BackfillReport
-from metrics_pipeline.drain.drain import Drain
+from metrics_pipeline.drain.backfill import Backfill
+from metrics_pipeline.drain.drain import Drain, DrainPolicy
 from metrics_pipeline.drain.ending import AtOffsets, AtWindowEnd, Ending, Reason
-from metrics_pipeline.drain.skip_to_head import SkipToHead
-from metrics_pipeline.drain.takeover import Takeover, closing_commits, reset_positions
-from metrics_pipeline.errors import FencedError, TopicMismatchError
+from metrics_pipeline.drain.takeover import closing_commits, reset_positions
+from metrics_pipeline.errors import FencedError, RetryableError, TopicMismatchError
 from metrics_pipeline.event.decode import EventLimits
+from metrics_pipeline.event.rules import Rules
 from metrics_pipeline.kafka.intents import Owner, decode_commit
 from metrics_pipeline.ledger.deferred import DeferredEntry, still_deferred
-from metrics_pipeline.ledger.entry import BACKFILL, DEFERRED, LedgerEntry
+from metrics_pipeline.ledger.entry import DEFERRED
 from metrics_pipeline.runtime.retry import Retry
+from metrics_pipeline.runtime.run import Run, new_run
+from metrics_pipeline.wiring.engines import ONE_OWNER
 from tests.models.clickhouse import ModelWarehouse, Server
 from tests.models.kafka import Broker, ModelHandover, ModelLog, ModelOffsets, Partition, Record
 from tests.models.network import Faults, Network
@@ -27,12 +27,11 @@ from tests.models.scheduler import KilledError, Process, Scheduler, VirtualClock
 from tests.system.simulation.plan import EPOCH_MS, BackfillPlan, Kind, Message, Plan, RunPlan
 
 GROUP = "group"
-LIMITS = EventLimits(max_age_ms=10 * 86_400_000, max_future_ms=3_600_000)
+RULES = Rules(EventLimits(max_age_ms=10 * 86_400_000, max_future_ms=3_600_000))
 ZOMBIE_SECONDS = 2.0
 RETRY_SECONDS = 12.0
 HEAL_AT_SECONDS = 12.0
 FINAL_ROUNDS = 6
-BACKFILL_OWNER = Owner(1, 0)
 
 
 @dataclass(slots=True)
@@ -109,84 +108,68 @@ class World:
         partition.records.append(None if message.is_hole else Record(timestamp_ms, message.value))
 
     def drain(self, run: RunPlan, process: Process, faults: Faults) -> Reason:
-        """What `assembly.run_drain` does, of models."""
+        """What `wiring.drain.run_drain` does, of models."""
         network = Network(self.scheduler, faults)
-        log = ModelLog(self.broker, network)
-        store = self.store(network, run.owner)
-        warehouse = self.warehouse(network, log.topic_id)
-        handover = ModelHandover(self.broker, network, run.owner.shard, run.name)
-        retry = Retry(self.clock, RETRY_SECONDS, lambda: False, lambda error, _: self._say(process, f"waits: {error}"))
-
-        def observe(step: Step) -> None:
-            self.scheduler.step(f"[{step}]")
-
-        ownership = Ownership(run.owner, store, self.clock, retry, zombie_seconds=ZOMBIE_SECONDS, observe=observe)
-        delivery = Delivery(
-            Source(GROUP, log.topic_id, run.name), ownership, warehouse, self.clock, retry, observe=observe
-        )
-
-        def land(entry: LedgerEntry) -> None:
-            self._say(process, f"landed {entry.token[:4]}")
-
-        drain = Drain(
-            log,
-            delivery,
-            Takeover(log, ownership, delivery, warehouse, self.clock, retry, LIMITS, land, observe),
-            handover,
-            self.clock,
-            VirtualWorker(self.scheduler, process),
+        by = self._run(run.name, process)
+        hold = self._hold(GROUP, self.store(network, run.owner), run.owner, by, network)
+        policy = DrainPolicy(
             BatchLimits(self.plan.flush_events, 1 << 20, 0.3),
-            LIMITS,
             stall_seconds=RETRY_SECONDS,
-            stop=lambda: False,
-            on_entry=land,
-            observe=observe,
-            skip_to_head=SkipToHead(log, delivery, retry, self.clock, 0, land, lambda: False)
-            if run.is_skipping_to_head
-            else None,
+            skip_lag_offsets=0 if run.is_skipping_to_head else None,
         )
-        partitions = run.owner.partitions(log.partitions())
+        drain = Drain(
+            hold,
+            by,
+            RULES,
+            policy,
+            ModelHandover(self.broker, network, run.owner.shard, run.name),
+            VirtualWorker(self.scheduler, process),
+            lambda entry: self._say(process, f"landed {entry.token[:4]}"),
+        )
+        partitions = run.owner.partitions(hold.log.partitions())
         ending: Ending = AtWindowEnd(window_seconds=4.0, idle_seconds=1.5, handover_seconds=1.0)
         if run.ends_caught_up:
-            marks = retry.call(lambda: log.watermarks(partitions))
+            marks = by.retry.call(lambda: hold.log.watermarks(partitions))
             ending = AtOffsets({p: m.high for p, m in marks.items()})
         return drain.run(partitions, ending, has_predecessor=run.has_predecessor)
 
     def backfill(self, name: str, process: Process, faults: Faults) -> Reason:
-        """What `deferred_assembly.backfill_deferred` does, of models."""
+        """What `wiring.backfill.backfill_deferred` does, of models."""
         network = Network(self.scheduler, faults)
-        log = ModelLog(self.broker, network)
-        warehouse = self.warehouse(network, log.topic_id)
-        retry = Retry(self.clock, RETRY_SECONDS, lambda: False, lambda error, _: self._say(process, f"waits: {error}"))
-
-        def observe(step: Step) -> None:
-            self.scheduler.step(f"[{step}]")
-
-        store = ModelOffsets(self.side, network, BACKFILL_OWNER)
-        ownership = Ownership(BACKFILL_OWNER, store, self.clock, retry, zombie_seconds=ZOMBIE_SECONDS, observe=observe)
-        yielding = Yielding(
-            warehouse,
-            ownership,
-            self.clock,
-            retry,
+        by = self._run(name, process)
+        store = ModelOffsets(self.side, network, ONE_OWNER)
+        backfill = Backfill(
+            self._hold(f"{GROUP}.deferred", store, ONE_OWNER, by, network),
+            by,
+            RULES,
+            BatchLimits(self.plan.flush_events, 1 << 20, float("inf")),
+            VirtualWorker(self.scheduler, process),
+            lambda: self._deferred(network),
             lambda: self._under_way(network),
-            lambda events: self._say(process, f"took {len(events)} events back"),
+            lambda _report: None,
         )
-        source = Source(f"{GROUP}.deferred", log.topic_id, name, BACKFILL)
-        delivery = Delivery(source, ownership, warehouse, self.clock, retry, observe=observe, yielding=yielding)
-        report = BackfillReport()
-        takeover = Takeover(log, ownership, delivery, warehouse, self.clock, retry, LIMITS, report.add, observe)
-        worker = VirtualWorker(self.scheduler, process)
-        limits = BatchLimits(self.plan.flush_events, 1 << 20, float("inf"))
         try:
-            Backfill(
-                log, delivery, takeover, lambda: self._deferred(network), self.clock, worker, retry, limits,
-            LIMITS, report,
-                stop=lambda: False, on_progress=lambda _report: None,
-            ).run(None)  # fmt: skip
+            backfill.run(None)
         except FencedError:
             return Reason.FENCED
-        return Reason.STOPPED if report.left else Reason.CAUGHT_UP
+        if backfill.report.taken_back:
+            self._say(process, f"took {backfill.report.taken_back} events back")
+        return Reason.STOPPED if backfill.report.left else Reason.CAUGHT_UP
+
+    def _run(self, name: str, process: Process) -> Run:
+        def say_waiting(error: RetryableError, _seconds: float) -> None:
+            self._say(process, f"waits: {error}")
+
+        def never() -> bool:
+            return False
+
+        retry = Retry(self.clock, RETRY_SECONDS, never, say_waiting)
+        return Run(name, self.clock, retry, never, lambda step: self.scheduler.step(f"[{step}]"))
+
+    def _hold(self, group: str, store: ModelOffsets, owner: Owner, run: Run, network: Network) -> Hold:
+        log = ModelLog(self.broker, network)
+        ownership = Ownership(owner, store, run, zombie_seconds=ZOMBIE_SECONDS)
+        return Hold(group, log, ownership, self.warehouse(network, log.topic_id))
 
     def _under_way(self, network: Network) -> frozenset[str]:
         found = network.kafka("read what drains have open", lambda: dict(self.broker.committed))
@@ -260,15 +243,13 @@ class World:
         return outcomes
 
     def _reset_offsets(self) -> None:
-        """What `assembly.reset_offsets` does."""
+        """What `wiring.drain.reset_offsets` does."""
         network = Network(self.scheduler, Faults())
         log = ModelLog(self.broker, network)
-        retry = Retry(self.clock, RETRY_SECONDS, lambda: False, lambda *_: None)
+        run = new_run("reset", self.clock, RETRY_SECONDS)
         for shard in range(self.plan.shards_at_end):
             owner = Owner(self.plan.shards_at_end, shard)
-            ownership = Ownership(
-                owner, self.store(network, owner), self.clock, retry, zombie_seconds=1e9, observe=lambda _: None
-            )
+            ownership = Ownership(owner, self.store(network, owner), run, zombie_seconds=1e9)
             commits = ownership.take_over(log.partitions())
             partitions = owner.partitions(log.partitions())
             landed = self.warehouse(network, log.topic_id).ledger_ends(partitions).get(log.topic_id, {})

@@ -1,4 +1,4 @@
-"""What alerts, run books, rules and the list of metrics say of each other is true."""
+"""What alerts, run books, rules and the list of metrics say of each other is true, and paths that pages name exist."""
 
 import re
 import shlex
@@ -15,6 +15,12 @@ from metrics_pipeline.metrics.reference import reference
 from metrics_pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[1]
+PAGES = [
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "deploy").rglob("*.md")),
+    *(page for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md") if page.is_file()),
+]
+PLACES = (ROOT, ROOT / "metrics_pipeline")
 RUNBOOKS = ROOT / "docs" / "runbooks"
 OPERATIONS = ROOT / "docs" / "operations.md"
 RULES = ROOT / "deploy" / "prometheus" / "rules.yaml"
@@ -29,6 +35,12 @@ def commands_in(text: str) -> list[str]:
     quoted = re.findall(r"`(metrics-pipeline [^`]+)`", text)
     typed = [line.split("#")[0].strip() for line in text.splitlines() if line.strip().startswith("metrics-pipeline ")]
     return quoted + typed
+
+
+def paths_in(text: str) -> list[str]:
+    """Code spans that are a path: of a Python file, of a folder, or of anything in tests, docs or deploy."""
+    spans = re.findall(r"`([\w.-]+(?:/[\w.-]+)*/?)`", text)
+    return [span for span in spans if re.search(r"(\.py|/)$", span) or re.match(r"(tests|docs|deploy)/", span)]
 
 
 def assert_exists(command: str) -> None:
@@ -62,6 +74,14 @@ def test_what_a_run_book_says_to_type_and_to_set_exists(page: Path) -> None:
         assert name.lower() in settings.model_fields, f"{part}__{name}"
     for link in re.findall(r"\]\(([^)#]+\.md)\)", text):
         assert (page.parent / link).is_file(), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_paths_that_a_page_names_exist(page: Path) -> None:
+    """From the root of the repository or of the package, or from the page's own folder."""
+    places = (*PLACES, page.parent)
+    missing = [path for path in paths_in(page.read_text()) if not any((at / path).exists() for at in places)]
+    assert missing == []
 
 
 def test_each_rule_names_metrics_that_are_served_and_a_run_book_that_exists() -> None:

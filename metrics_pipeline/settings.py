@@ -111,7 +111,8 @@ class ClickHouseSettings(_Part):
         10_000, ge=100, le=1_000_000, description="inserted blocks whose tokens each table remembers"
     )
     cluster: _Identifier | None = Field(
-        None, description="name in the servers' remote_servers over which the tables are spread; unset: one server"
+        None,
+        description="cluster of the servers' remote_servers that the tables are distributed over; unset: one server",
     )
     replicated: bool = Field(
         default=True,
@@ -158,31 +159,31 @@ class DrainSettings(_Part):
     """How a drain run cuts the log into micro-batches."""
 
     shards: int = Field(1, ge=1, le=1_000, description="drain runs side by side; partition p is in shard p mod n")
-    window_seconds: float = Field(60, gt=0, le=86_400, description="a run hands over after so long, seconds")
+    window_seconds: float = Field(60, gt=0, le=86_400, description="a run hands over after this time, seconds")
     flush_seconds: float = Field(0.3, gt=0, le=600, description="a batch is flushed at this age, seconds")
     flush_events: int = Field(100_000, ge=1, le=2_000_000, description="... or at this many messages")
     flush_bytes: int = Field(32 << 20, ge=1 << 10, le=1 << 30, description="... or at this size, bytes")
-    idle_seconds: float = Field(15, gt=0, le=86_400, description="a run without news ends after so long, seconds")
+    idle_seconds: float = Field(15, gt=0, le=86_400, description="a run that gets no messages ends then, seconds")
     handover_seconds: float = Field(
         30,
         gt=0,
         le=3_600,
-        description="a run outlives its window by so long at most, waiting for a successor",
+        description="a run waits for its successor this long beyond its window at most, seconds",
     )
     retry_seconds: float = Field(
         120,
         gt=0,
         le=86_400,
-        description="a run retries an engine that is away for so long, seconds, then fails",
+        description="a run retries an engine that is away for this time, then fails, seconds",
     )
     zombie_seconds: float = Field(
-        20, gt=0, le=600, description="a proof that the shard is ours is trusted for so long, seconds"
+        20, gt=0, le=600, description="how long a proof that the run owns its shard is trusted, seconds"
     )
 
     skip_to_head_lag_offsets: int | None = Field(
         None,
         ge=1,
-        description="a run that starts with more lag in its shard goes to the head at once and leaves the rest to a "
+        description="a run that starts with more lag in its shard skips to the head at once and leaves the rest to a "
         "backfill; unset: never",
     )
 
@@ -194,14 +195,14 @@ class DrainSettings(_Part):
 
 
 class EventSettings(_Part):
-    """Limits on what an event may say, on top of the contract in event.py."""
+    """Limits on what an event may say, on top of the contract in event/contract.py."""
 
     max_age_days: int = Field(14, ge=1, le=10_000, description="older than its message by more: dead letter")
     max_future_seconds: int = Field(3_600, ge=0, le=864_000, description="ahead of its message by more: dead letter")
 
 
 class RetentionSettings(_Part):
-    """How long what is kept."""
+    """How long everything is kept."""
 
     policy: Path | None = Field(
         None,

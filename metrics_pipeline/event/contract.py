@@ -25,7 +25,7 @@ MAX_ATTRIBUTES = 64
 MAX_ATTRIBUTE_KEY_CHARACTERS = 128
 MAX_ATTRIBUTE_VALUE_CHARACTERS = 4_096
 MAX_PAYLOAD_BYTES = 2 << 20
-"""So much of a dead letter's payload is kept; above Kafka's default `max.message.bytes`."""
+"""A dead letter keeps this much of its payload: more than Kafka's default `max.message.bytes`."""
 
 MIN_TIMESTAMP_MS = 0
 MAX_TIMESTAMP_MS = 4_291_747_199_999
@@ -190,8 +190,8 @@ RAW_COLUMNS: tuple[Column, ...] = (*(f.column for f in FIELDS), *LINEAGE)
 def promoted(key: str, name: str = "", comment: str = "") -> Column:
     """An attribute as a column of its own, which is read without its map.
 
-    Drains don't write it: the server takes it from the attributes, those of rows from before and of drains of a version
-    before, too.
+    Drains don't write it. The server takes it from the attributes, so rows from before have it, too, and rows that an
+    older version inserts.
     """
     text = key.replace("\\", "\\\\").replace("'", "\\'")
     made = _low_cardinality(name or key, comment or f"Attribute {key}")

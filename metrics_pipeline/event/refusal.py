@@ -26,11 +26,11 @@ def refused_dead_letters(
     ).cast(DEAD_LETTER_SCHEMA)
 
 
-def _payloads(messages: Iterable[Messages], places: Set[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
+def _payloads(messages: Iterable[Messages], positions: Set[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
     """(partition, offset) -> value of the message there."""
     return {
         (partition, offset): value or b""
         for chunk in messages
         for partition, offset, value in zip(chunk.partitions, chunk.offsets, chunk.values, strict=True)
-        if (partition, offset) in places
+        if (partition, offset) in positions
     }

@@ -20,7 +20,7 @@ LONGEST_WAIT_SECONDS = 5.0
 class Retry:
     """Repeats an action while it fails with RetryableError, with waits that double up to 5 s.
 
-    Gives up, raising the last error, after `limit_seconds` or when `is_stopping` says so. `on_wait` is told each error
+    Gives up, raising the last error, after `limit_seconds` or when `is_stopping` says so. `on_wait` hears of each error
     and the wait that follows.
     """
 
@@ -44,5 +44,5 @@ class Retry:
 
 
 def say_waiting(error: RetryableError, wait_seconds: float) -> None:
-    """What `Retry` is to tell."""
+    """An `on_wait` that logs."""
     logger.warning("%s; trying again in %.1f s", error, wait_seconds)

@@ -123,7 +123,7 @@ def midnight(day: datetime, zone: tzinfo | None) -> datetime:
 
 
 def later(moment: datetime, by: timedelta) -> datetime:
-    """The instant so much later, in the moment's zone: of two hours with the same name, the right one."""
+    """The moment plus `by`, counted in instants, in the moment's zone: right also where clocks repeat an hour."""
     return (moment.astimezone(UTC) + by).astimezone(moment.tzinfo)
 
 

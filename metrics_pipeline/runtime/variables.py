@@ -13,7 +13,8 @@ PREFIX = "METRICS_"
 SECRETS_FOLDER = f"{PREFIX}SECRETS_DIR"
 SEPARATOR = "__"
 _SAME_WITHOUT_SEPARATOR = 0.9
-"""One or two letters differ. Lower, and names of other programs, METRICS_COLLECTOR_URL say, would come too close."""
+"""One or two letters differ. A lower value would take names of other programs for misspelt settings, like
+METRICS_COLLECTOR_URL."""
 
 # A Service's name never ends with a hyphen, so METRICS_CLICKHOUSE__PORT is of none.
 _SERVICE = rf"{PREFIX.rstrip('_')}(_[A-Z0-9_]*[A-Z0-9])?"
@@ -32,7 +33,7 @@ _SERVICE_LINKS = [
 
 
 def is_setting(variable: str, value: str, known: Collection[str]) -> bool:
-    """Whether its value is read. `known` are the names of all settings, in capitals."""
+    """Is its value read? `known` are the names of all settings, in capitals."""
     name = variable.upper()
     if any(name == setting or name.startswith(setting + SEPARATOR) for setting in known):
         return True
@@ -55,7 +56,7 @@ def misspelt(environment: Mapping[str, str], known: Collection[str]) -> list[str
 
 
 def no_setting(name: str, known: Collection[str]) -> str:
-    """What is said of a name that is none: which is meant, or else how names begin."""
+    """Words about a name that is no setting: which setting is meant, or else how names begin."""
     if meant := _without_separator(name, known) or _nearest(name, known):
         return f"is no setting: {meant} is; rename it, or unset it"
     parts = sorted({setting.partition(SEPARATOR)[0] for setting in known})
@@ -63,7 +64,7 @@ def no_setting(name: str, known: Collection[str]) -> str:
 
 
 def _nearest(name: str, known: Collection[str]) -> str | None:
-    """Compared without what all have in common."""
+    """The most similar setting, compared without the prefix that all share."""
     short = {setting.removeprefix(PREFIX): setting for setting in known}
     return next((short[near] for near in get_close_matches(name.removeprefix(PREFIX), short, n=1, cutoff=0.75)), None)
 

@@ -20,7 +20,7 @@ _parse_quickly = Decoder().decode
 _WHITE_SPACE = " \t\n\r"
 _BYTE_ORDER_MARK = "\ufeff"
 _STRING_OR_BRACKET = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[{\[]|[}\]]', re.DOTALL)
-"""A string without an end reaches to the end: trying each quote within it anew would take quadratic time."""
+"""A string without an end reaches to the end: trying again at each quote within it would take quadratic time."""
 _STEPS = {b"{": 1, b"[": 1, b"}": -1, b"]": -1}
 
 _CUT_TOKEN = re.compile(r"t|tr|tru|f|fa|fal|fals|n|nu|nul|-|\.|[eE][+-]?|\\?u?[0-9a-fA-F]{0,4}")

@@ -1,6 +1,6 @@
 """The fast path: typed parsing, then whole columns at a time. It never decides that a message is bad.
 
-What it isn't sure of it leaves to the exact path, so it may be narrower than the contract but never wider:
+It leaves to the exact path whatever it isn't sure of, so it may be narrower than the contract but never wider:
 the parser refuses what is beyond the limits, and columns are checked for the rest.
 """
 

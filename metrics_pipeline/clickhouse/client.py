@@ -11,22 +11,22 @@ from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.settings import Settings, clickhouse_url
 
 SHARD_SUFFIX = "_shard"
-"""Of a cluster: what the name of the database of each shard's own tables ends with."""
+"""Suffix of the database with a shard's own tables, where there is a cluster."""
 
 _SERVER_SETTINGS = {
-    # The views of rollups read the books twice in one query, and rely on reading the same ones.
+    # The views of rollups read rollup_builds twice in one query, and rely on reading the same rows.
     "enable_shared_storage_snapshot_in_query": 1,
 }
 _CLUSTER_SETTINGS = {
     # An insert is acknowledged once each shard has its rows.
     "distributed_foreground_insert": 1,
-    # A query within a query asks the same shard: what belongs together is on one, see spread.py.
+    # A query within a query asks the same shard: what belongs together is on one, see schema/distributed.py.
     "distributed_product_mode": "local",
     # Half an answer would be a wrong one.
     "skip_unavailable_shards": 0,
 }
 _REPLICA_SETTINGS = {
-    # Most replicas have what was acknowledged, and look-ups ask one that has all of that.
+    # An acknowledged insert is on most replicas, and look-ups ask a replica that has all of them.
     "insert_quorum": "auto",
     "insert_quorum_parallel": 0,
     "select_sequential_consistency": 1,

@@ -48,7 +48,7 @@ def storage_of(settings: Settings) -> Storage:
 
 @contextmanager
 def connect_shards(settings: Settings, **server_settings: Any) -> Iterator[tuple[Client, ...]]:
-    """To one server of each shard, the first that answers; the shard that holds the books comes first.
+    """Connections to one server of each shard, the first that answers; the shard with the ledger comes first.
 
     Raises ClickHouseUnavailableError where no server of a shard answers, ConfigurationError where there is no such
     cluster.
@@ -73,8 +73,10 @@ def _first_to_answer(settings: Settings, servers: list[Server], server_settings:
 
 
 def read_servers(settings: Settings, *, all_of_them: bool = False) -> tuple[Server, ...]:
-    """The servers of the cluster, in the order of their shards and replicas; of those that the settings name, one that
-    does not answer is left out, or, where all of them are asked for, raises ClickHouseUnavailableError.
+    """The servers of the cluster, in the order of their shards and replicas.
+
+    A server that the settings name and that does not answer is left out; with `all_of_them` it raises
+    ClickHouseUnavailableError.
 
     Raises ConfigurationError if the server that is asked knows no such cluster, or the settings name other servers.
     """
@@ -113,7 +115,7 @@ def read_servers(settings: Settings, *, all_of_them: bool = False) -> tuple[Serv
 
 
 def _place_of(settings: Settings, url: str) -> Server:
-    """Each server knows which of the cluster's it is."""
+    """The server at this URL, with the shard and replica that it says it is."""
     sql = "SELECT shard_num, replica_num FROM system.clusters WHERE cluster = {cluster:String} AND is_local"
     server = Server(0, 0, url)
     with connect_to(settings, url, "system") as client:

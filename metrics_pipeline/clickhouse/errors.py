@@ -91,7 +91,8 @@ CONFIGURATION_CODES = {
 
 
 _IN_VIEW = "while pushing to view"
-"""The server has no code of its own for it. The rows then may be in raw_events already, without their rollup."""
+"""Words of an error in a view, for which the server has no code. The rows may be in raw_events already, without their
+rollup."""
 
 
 def translate(error: Error, doing: str) -> PipelineError:

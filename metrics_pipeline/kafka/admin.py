@@ -73,8 +73,8 @@ def _ask(
 ) -> _T:
     """One request's answer.
 
-    A client that is refused goes on trying until the request's time is over, and then says just that; it says aside
-    what happened. This is every run's first call, so nobody waits for what can't come.
+    A client that is refused keeps trying until the request times out, and then reports only the timeout; its callback
+    gets the reason at once. This is every run's first call, so a refused run ends here without waiting.
     """
     refusals: list[ConfigurationError] = []
 

@@ -4,8 +4,8 @@
 inside transactions only, so a run that lost its shard, even one that was paused for hours, can't move them any more.
 Source: KIP-98 (transactional ids and epochs), KIP-447 (offsets committed by a producer).
 
-The numbers of shards that were ever used stand in committed offsets of a side group, one slot a number: n at partition
-n - 1. Nobody ever overwrites what another one wrote.
+Committed offsets of a side group hold the numbers of shards that were ever used, one slot per number: n at partition
+n - 1. So no writer overwrites another's.
 """
 
 import time
@@ -20,7 +20,7 @@ from metrics_pipeline.settings import KafkaSettings
 
 REGISTRY_SUFFIX = ".shards"
 _LOOK_SECONDS = 5.0
-"""Between two looks whether the account is refused."""
+"""Time between two checks whether the account is refused."""
 
 
 class FencedOffsets:
@@ -89,17 +89,17 @@ class FencedOffsets:
             raise problem from exception
 
     def _abort_transaction(self, doing: str) -> None:
-        """So that the next attempt can begin one."""
+        """End the open transaction, so that the next attempt can begin one."""
         try:
             self._producer.abort_transaction(self._timeout_seconds)
         except KafkaException as exception:
             problem = translate(exception.args[0], f"giving up {doing}")
             if isinstance(problem, RetryableError):
-                raise StuckClientError(f"{problem}; the next run starts anew") from exception
+                raise StuckClientError(f"{problem}; the next run starts with a new client") from exception
             raise problem from exception
 
     def _limited(self, doing: str, action: Callable[[], None]) -> None:
-        """After one call that hung the client is of no use any more."""
+        """Run one call. After one that hung, the client can't be used any more."""
         if self._stuck is not None:
             raise self._stuck
         try:
@@ -179,8 +179,7 @@ def ask_committed(
 ) -> Sequence[TopicPartition]:
     """What the consumer's group has committed at these slots; offsets below 0 where it has nothing.
 
-    The client waits for a coordinator that refuses the account until its time is over, and tells of the refusal only
-    who polls.
+    If the coordinator refuses the account, the client waits until the timeout; only a poll learns of the refusal.
     """
     deadline_seconds = time.monotonic() + timeout_seconds
     while True:

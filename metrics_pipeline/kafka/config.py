@@ -94,7 +94,10 @@ def _security(settings: KafkaSettings) -> dict[str, Any]:
 
 
 def refusal(error: KafkaError, doing: str) -> ConfigurationError | None:
-    """What a client says aside while it goes on trying, if waiting can't help: a login or a certificate is refused."""
+    """Our error for what a client reports to its callback while it keeps trying; None if waiting may help.
+
+    Waiting can't help where a login or a certificate is refused.
+    """
     said = error.str()
     if error.code() == KafkaError._TRANSPORT and "alert" in said and "certificate" in said:
         return ConfigurationError(
@@ -155,5 +158,6 @@ def within(limit_seconds: float, doing: str, action: Callable[[], _T]) -> _T:
         return answer.result(limit_seconds)
     except TimeoutError:
         raise StuckClientError(
-            f"while {doing}: the Kafka client did not return within {limit_seconds:.0f} s; the next run starts anew"
+            f"while {doing}: the Kafka client did not return within {limit_seconds:.0f} s; the next run starts with "
+            "a new client"
         ) from None

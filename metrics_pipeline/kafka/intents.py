@@ -3,7 +3,8 @@
 A committed offset carries metadata: the id of the topic that it belongs to (a topic that was deleted and recreated has
 the same name and another id), and, while a micro-batch [start, end) is on its way, an *intent*: `start` is committed
 with `{"topic": id, "end": end, "batch": token, "at": ms}`; whoever reads it must rebuild exactly that batch before
-going on. Where the server refused rows of it, `"verdicts"` says how far the search for them has come: `bisection.py`.
+going on. Where the server refused rows of it, `"search_bits"` says how far the search for them has come:
+delivery/bisection.py.
 """
 
 import hashlib
@@ -36,8 +37,8 @@ class OffsetRange:
 class Intent:
     """The promise to insert everything up to `end` as the batch `token`.
 
-    `opened_ms` is the wall clock when it was made, epoch milliseconds; `verdicts` is what `core.bisection` needs to go
-    on with a batch of which the server refused rows; `note` is what else it takes to build the batch again.
+    `opened_ms` is the wall clock when it was made, epoch milliseconds; `search_bits` is what delivery/bisection.py
+    needs to go on with a batch of which the server refused rows; `note` is what else it takes to build the batch again.
     """
 
     end: int
@@ -75,7 +76,7 @@ class OpenBatch:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Owner:
-    """Who may commit offsets: `shard` of so many `shards`. Runs of one owner follow each other."""
+    """Who may commit offsets: `shard` of `shards`. Runs of one owner follow each other."""
 
     shards: int
     shard: int
@@ -106,7 +107,7 @@ def encode_metadata(commit: Commit) -> str:
     if commit.intent is not None:
         intent = commit.intent
         fields |= {"end": intent.end, "batch": intent.token, "at": intent.opened_ms}
-        fields |= {"verdicts": intent.search_bits} if intent.search_bits else {}
+        fields |= {"search_bits": intent.search_bits} if intent.search_bits else {}
         fields |= {"note": intent.note} if intent.note else {}
     return json.dumps(fields, separators=(",", ":"))
 
@@ -121,7 +122,7 @@ def decode_commit(offset: int, metadata: str | None) -> Commit:
                 end=int(fields["end"]),
                 token=str(fields["batch"]),
                 opened_ms=int(fields.get("at", 0)),
-                search_bits=str(fields.get("verdicts", "")),
+                search_bits=str(fields.get("search_bits", "")),
                 note=str(fields.get("note", "")),
             )
         return Commit(offset, intent, str(fields.get("topic", "")))

@@ -67,18 +67,18 @@ class OffsetStore(Protocol):
     """Committed offsets, writable by the newest run of an owner that nobody fenced since."""
 
     def fence(self, owner: Owner) -> None:
-        """From now on commits of every run of `owner` that fenced before fail. Fencing the own one allows to commit.
+        """Make commits of every earlier run of `owner` fail. Fencing its own owner allows a run to commit.
 
         Raises KafkaUnavailableError.
         """
         ...
 
     def register(self, shards: int) -> None:
-        """Make known, for good, that there are owners of so many shards. Raises KafkaUnavailableError."""
+        """Record, for good, that owners of this number of shards are in use. Raises KafkaUnavailableError."""
         ...
 
     def registered(self) -> frozenset[int]:
-        """All numbers of shards that were made known. Raises KafkaUnavailableError."""
+        """All numbers of shards that were recorded. Raises KafkaUnavailableError."""
         ...
 
     def committed(self, partitions: Sequence[int]) -> Mapping[int, Commit]:
@@ -102,9 +102,9 @@ class Handover(Protocol):
         ...
 
     def release(self, successor: str) -> None:
-        """Tell the successor that this run has closed its books."""
+        """Tell the successor that this run has committed its last batch."""
         ...
 
     def is_released(self) -> bool:
-        """Has the predecessor closed its books for this run?"""
+        """Has the predecessor committed its last batch, and released the shard to this run?"""
         ...

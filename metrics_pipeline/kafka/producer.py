@@ -20,7 +20,7 @@ class Outgoing:
 
 
 class TopicProducer:
-    """Connected once it is made, so that `send` measures the way of messages alone.
+    """Connected once it is made, so that `send` takes only as long as its messages do.
 
     Not idempotent, which would need a grant on the cluster: a message that the client repeats is a duplicate like any.
     """

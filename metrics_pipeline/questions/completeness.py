@@ -37,9 +37,9 @@ COARSE = {grain: f"kept in buckets of {grain.name}" for grain in BUILT}
 rollups/retained_from.py."""
 
 LONGEST_BATCH_DAYS = 7
-"""A batch is looked for up to so long after the span, as one may hold messages of days after an outage."""
+"""Batches are read up to this long after the span: after an outage one batch may hold messages of days."""
 LONGEST_OUTAGE_DAYS = 31
-"""Losses are looked for up to so long after the span: they are noted when the drain is back."""
+"""Losses are read up to this long after the span: a drain records them when it is back."""
 _LAG_WITHIN_DAYS = 7
 _RUNNING_SECONDS = 600
 """What a shard landed longer ago says nothing about its lag right now."""
@@ -139,7 +139,7 @@ Its parameters are `start` and `end` (DateTime, UTC). A minute may have several 
 
 @dataclass(frozen=True, slots=True)
 class Incomplete:
-    """So many minutes of a span are incomplete for a reason, from the first to the last of them (starts, UTC)."""
+    """How many minutes of a span are incomplete for one reason; `first` and `last` of them by their starts, UTC."""
 
     reason: str
     minutes: int

@@ -14,20 +14,20 @@ from metrics_pipeline.rollups.views import source_of
 from metrics_pipeline.runtime.timerange import TimeRange, later
 
 RECENT_DAYS = 30
-"""Names are looked for in the asked span, and in so many days up to now."""
+"""Names are looked for in the asked span, and in this many days up to now."""
 MAX_NAMES = 2_000
 _MAX_SUGGESTIONS = 5
 _MAX_READING_SECONDS = 5
-"""After that, the names that were found until then are those that there are."""
+"""Reading ends after this time: names that were found by then are the known ones."""
 _CLOSE = 0.6
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A name that there is not, and those that may have been meant, most likely first.
+    """A name that no request has, and names that may have been meant, most likely first.
 
-    `are_close` tells names that look like it from just some that there are. `elsewhere` are services that have the
-    endpoint or method, if it was asked of another one.
+    `are_close`: they look like it; otherwise they are just some known names. `elsewhere` are services that have the
+    endpoint or method, if another service was asked for.
     """
 
     dimension: str

@@ -19,7 +19,7 @@ _STANDS = f"""
     ARRAY JOIN partitions AS p, partition_start AS s, partition_end AS e
     GROUP BY topic, consumer_group, topic_id, p ORDER BY topic, consumer_group, topic_id, p
 """
-"""Whether ranges that tile still do without those before the cut-off; see books.py for the hashes."""
+"""Whether ranges that tile still do without those before the cut-off; see audit/books.py for the hashes."""
 
 
 @dataclass(frozen=True, slots=True)

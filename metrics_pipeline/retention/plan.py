@@ -1,6 +1,6 @@
 """What retention does today: partitions in, a plan out. Pure.
 
-A partition goes when all of its time lies before the border of its table: midnight (UTC) of today less the policy's
+A partition goes when all of its time lies before the cut-off of its table: midnight (UTC) of today less the policy's
 days; of raw events and live rows also less the days in which an event may still come to it, whatever the policy says.
 """
 
@@ -17,10 +17,10 @@ from metrics_pipeline.runtime.timerange import DAY_SECONDS, HOUR_SECONDS
 
 CANARIES = "canaries"
 FULL_DAYS = 7
-"""The present rate is that of so many whole days."""
+"""The present rate is the average of this many whole days."""
 _TELLING_SECONDS = 6 * HOUR_SECONDS
 MARGIN_DAYS = 1
-"""A run that slept so long while it landed something is fenced."""
+"""A run that slept this long in the middle of a batch is fenced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +86,16 @@ class Plan:
 
 
 def cutoff(now_seconds: int, days: int) -> int:
-    """Epoch seconds: what is of times before it has been kept for so many days."""
+    """Epoch seconds: rows of times before it have been kept for `days`."""
     return (now_seconds // DAY_SECONDS - days) * DAY_SECONDS
 
 
 def reach_days(max_age_days: int, topic_retention_ms: int | None) -> int:
-    """Days in which an event may still come: so old beside its message, which the topic keeps for so long.
+    """How many days back events may still land: the limit of age, beside a message that is as old as the topic keeps
+    any.
 
-    Of a topic that keeps messages for ever, only new ones are counted on: replays refuse what lies before a horizon.
+    A topic may keep messages for ever. Then only new ones count, as replays refuse events of times before
+    retained_from.
     """
     return max_age_days + -(-(topic_retention_ms or 0) // (DAY_SECONDS * 1_000)) + MARGIN_DAYS
 
@@ -156,10 +158,11 @@ def _raw(
                 yield selective_delete
 
 
-def thinned(policy: RawPolicy, now_seconds: int, reach: int) -> dict[str, int]:
-    """What to note as retained_from when all thinnings of a plan are done: up to where which time was enforced.
+def enforced_until(policy: RawPolicy, now_seconds: int, reach: int) -> dict[str, int]:
+    """What to note in retained_from when all selective deletes of a plan are done: until when each time was enforced.
 
-    A day is looked at again only when another time is over, or the policy is another: finding what is over reads it.
+    A day is looked at again only when another time is over or the policy changed, since finding what is over reads the
+    day.
     """
     return {_name(policy, days): cutoff(now_seconds, max(days, reach)) for days in _times(policy)}
 
@@ -195,7 +198,8 @@ def _selective_delete(
 
 
 def _rollups(partitions: Sequence[Partition], policy: Policy, now_seconds: int, reach: int) -> Iterator[GrainDrop]:
-    """Finest first, and oldest first within a grain: what stands for rows must be there until they are gone."""
+    """Finest first, and oldest first within a grain: coarser rows may go only after the finer ones that they
+    replace."""
     for grain in GRAINS:
         days = policy.rollups[grain.name]
         last = cutoff(now_seconds, max(days, reach) if grain is LIVE else days)
@@ -280,8 +284,8 @@ def sum_of_costs(of_shards: Sequence[Costs]) -> Costs:
 
 
 def bytes_per_day(partitions: Sequence[Partition], now_seconds: int) -> float:
-    """Of the newest partitions that are over and span FULL_DAYS, or of the one that is filling, if that has more: where
-    events begin to come today, late ones make up all of the days before.
+    """Of the newest partitions that are over and span FULL_DAYS, or of the one that is filling, if that has more: on
+    the first day of a service, the days before hold nothing but late events.
     """
     today = cutoff(now_seconds, 0)
     newest = sorted((p for p in partitions if p.start_seconds < now_seconds), key=lambda p: -p.start_seconds)

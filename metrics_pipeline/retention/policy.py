@@ -15,7 +15,8 @@ from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.rollups.grains import GRAINS, LIVE
 
 LEDGER_MARGIN_DAYS = 11
-"""The ledger outlives the events that it accounts for by so much: events may be ten days ahead of their messages."""
+"""The ledger is kept this much longer than the events that it accounts for, which may be ten days ahead of their
+messages."""
 _MAX_OVERRIDES = 1_000
 
 Days = Annotated[int, Field(ge=1, le=36_500)]
@@ -75,7 +76,7 @@ class ColdPolicy(_Part):
 
 
 class NetPolicy(_Part):
-    """TTLs behind the policy, for when nobody applies it: so many days later. 0: TTLs are left alone."""
+    """TTLs, this many days behind the policy, drop what no run of retention did. 0: TTLs are left alone."""
 
     days: int = Field(30, ge=0, le=3_650)
 
@@ -118,8 +119,8 @@ class Policy(_Part):
         for fine, coarse in pairwise(names):
             if self.rollups[coarse] < self.rollups[fine]:
                 yield (
-                    f"rollups.{coarse}: at least as long as {fine} ({self.rollups[fine]} days), whose rows it stands "
-                    "for once they are dropped"
+                    f"rollups.{coarse}: at least as long as {fine} ({self.rollups[fine]} days), whose rows it "
+                    "replaces once they are dropped"
                 )
         least = max(self.raw.longest_days, self.rollups[LIVE.name]) + LEDGER_MARGIN_DAYS
         if self.ledger.days < least:

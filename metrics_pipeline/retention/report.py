@@ -7,13 +7,13 @@ from metrics_pipeline.retention.plan import Costs, Partition, sum_of_costs
 from metrics_pipeline.rollups.grains import Grain
 from metrics_pipeline.runtime.timerange import minute_name
 
-DROP, THIN, MOVE = "drop", "thin", "move"
-"""What is done to a partition: all of it goes; what no override keeps goes; it moves to another volume."""
+DROP, DELETE, MOVE = "drop", "delete", "move"
+"""What is done to a partition: all of it goes; events that no override keeps go; it moves to another volume."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A partition that was dropped, thinned or moved, or would be."""
+    """A partition that was dropped, deleted from or moved, or would be."""
 
     action: str
     table: str

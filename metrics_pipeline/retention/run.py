@@ -1,13 +1,13 @@
 """Retention: drops what the policy keeps no longer, so that every answer that may still be asked for stays right.
 
-    VERIFY   everything that is to go is counted by longer buckets; what is stale is built first
-    RETAINED_FROM  note how far back the tables are whole: audits and repairs look no further from now on
-    VIEWS    have readers take longer buckets before it
-    DROP     whole partitions, oldest first; of others, delete what no override keeps
+    VERIFY         everything that is to go is counted by longer buckets; what is stale is built first
+    RETAINED_FROM  note in the table retained_from how far back tables are whole: audits and repairs look no further
+    VIEWS          have readers take longer buckets before that moment
+    DROP           whole partitions, oldest first; of others, delete what no override keeps
 
-Nothing can land before a horizon (retention/plan.py plans none where something may), so what was verified stays so. A
-run that ends anywhere is resumed by the next one: what lies before a horizon was verified, and is dropped. Any number
-may run at once.
+Nothing can land before retained_from (retention/plan.py leaves whatever an event may still come to), so what was
+verified stays right. A run that ends anywhere is resumed by the next one, which drops what lies before retained_from.
+Any number may run at once.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,11 +25,11 @@ from metrics_pipeline.retention.plan import (
     SelectiveDelete,
     costs,
     cutoff,
+    enforced_until,
     plan_retention,
-    thinned,
 )
 from metrics_pipeline.retention.policy import LEDGER_MARGIN_DAYS, Policy
-from metrics_pipeline.retention.report import DROP, MOVE, THIN, Refused, Report, from_to, not_built
+from metrics_pipeline.retention.report import DELETE, DROP, MOVE, Refused, Report, from_to, not_built
 from metrics_pipeline.retention.steps import RetentionStep
 from metrics_pipeline.retention.store import RetentionStore
 from metrics_pipeline.rollups.cutoffs import refresh_views
@@ -43,7 +43,7 @@ from metrics_pipeline.runtime.timerange import DAY_SECONDS
 MUTATION_SECONDS = 3_600
 """A delete that takes longer goes on in the server."""
 GRACE_SECONDS = 2.0
-"""Between a horizon and what is dropped before it: a query that didn't know of it has opened its parts by then."""
+"""Between noting and dropping: a query that began before has opened its parts by then."""
 _PAUSE_SECONDS = 1.0
 LONGEST_DAYS: Mapping[str, Callable[[Policy], int]] = {
     RAW: lambda policy: policy.raw.longest_days,
@@ -74,12 +74,12 @@ class Retention:
         self._clock = clock
         self._observe = observe
         self._report = Report()
-        self._is_thinned = True
+        self._is_deleted = True
 
     def run(self, *, dry_run: bool = False, progress: Progress = lambda _share: None) -> Report:
-        """Raises ConfigurationError if the policy names a volume that there is not, RetryableError if the server is
+        """Raises ConfigurationError if the policy names an unknown volume, RetryableError if the server is
         away."""
-        self._report, self._is_thinned = Report(is_dry=dry_run), True
+        self._report, self._is_deleted = Report(is_dry=dry_run), True
         now = self._clock.now_ms() // 1_000
         found = self._store.partitions(self._policy.cold.volume)
         retained_from = read_retained_from(self._client)
@@ -91,7 +91,7 @@ class Retention:
         self._note(plan)
         self._do(plan, lambda share: progress(0.4 + 0.6 * share))
         if not dry_run:
-            self._note_thinned(now)
+            self._note_enforced(now)
             self._report.alerts_forgotten = self._store.forget_alerts(cutoff(now, self._policy.alerts.days))
         gone = set() if dry_run else {(d.table, d.partition) for d in self._report.done if d.action == DROP}
         self._report.costs = self._costs([p for p in found if (p.table, p.id) not in gone], now)
@@ -103,7 +103,7 @@ class Retention:
             if days < self._reach:
                 self._report.warnings.append(
                     f"the policy keeps {name} for {days} days, but events may come that are {self._reach} days old "
-                    "(METRICS_EVENTS__MAX_AGE_DAYS and the retention of the topic): it is kept for so long"
+                    "(METRICS_EVENTS__MAX_AGE_DAYS and the retention of the topic): it is kept for that long"
                 )
 
     def _set_times_to_live(self, found: Sequence[Partition], now_seconds: int) -> None:
@@ -203,7 +203,7 @@ class Retention:
         return [bucket.start_seconds for bucket in self._rollups.planned(span, (grain,), only_stale=True)[grain]]
 
     def _not_counted(self, days: Sequence[Partition]) -> Refused | None:
-        """The first of these days of which raw_events holds other events than the books count."""
+        """The first of these days of which raw_events holds other events than rollup_builds counts."""
         if not days:
             return None
         counted = self._store.counted_events(days[0].start_seconds, days[-1].end_seconds)
@@ -212,7 +212,7 @@ class Retention:
             if day.rows != events and (rows := self._store.distinct_events(day.id)) != events:
                 advice = f"metrics-pipeline rollups check --repair {from_to(day.start_seconds, day.end_seconds)}"
                 reason = f"raw_events has {rows} events of that day, but rollup_builds counts {events}"
-                # Another run may have noted a horizon, and dropped it, since the partitions were read.
+                # Another run may have noted and dropped that day since the partitions were read.
                 if day.end_seconds > read_retained_from(self._client).of(RAW):
                     return Refused(day.table, day.id, reason, advice)
         return None
@@ -245,7 +245,7 @@ class Retention:
         return plan.ledger[:last]
 
     def _note(self, plan: Plan) -> None:
-        """All retained_from at once, before anything goes."""
+        """Write all of the plan to retained_from at once, before anything goes."""
         until: dict[str, int] = {}
         for item in plan.raw:
             until[RAW] = max(until.get(RAW, 0), _partition_of(item).end_seconds)
@@ -264,11 +264,11 @@ class Retention:
         if until:
             self._clock.sleep(GRACE_SECONDS)
 
-    def _note_thinned(self, now_seconds: int) -> None:
-        """Only of a run that did all of it."""
+    def _note_enforced(self, now_seconds: int) -> None:
+        """Only after a run that did all of it."""
         is_refused = any(refused.table == RAW for refused in self._report.refused)
-        if self._policy.raw.has_overrides and self._is_thinned and not is_refused:
-            note_retained_from(self._client, thinned(self._policy.raw, now_seconds, self._reach))
+        if self._policy.raw.has_overrides and self._is_deleted and not is_refused:
+            note_retained_from(self._client, enforced_until(self._policy.raw, now_seconds, self._reach))
 
     def _do(self, plan: Plan, progress: Progress) -> None:
         selective_deletes = [item for item in plan.raw if isinstance(item, SelectiveDelete)]
@@ -286,7 +286,7 @@ class Retention:
         for selective_delete in selective_deletes:
             self._delete_selectively(selective_delete)
         if selective_deletes and not self._report.is_dry:
-            self._await_thinned()
+            self._await_deletes()
         for at, partition in enumerate(plan.moves, start=len(drops) + len(selective_deletes)):
             self._move(partition)
             progress(at / todo)
@@ -309,13 +309,13 @@ class Retention:
     def _delete_selectively(self, selective_delete: SelectiveDelete) -> None:
         partition, ended = selective_delete.partition, self._store.ended_rows(selective_delete)
         size = round(partition.bytes * ended / max(1, partition.rows))
-        self._report.add(THIN, replace(partition, rows=ended, bytes=size))
+        self._report.add(DELETE, replace(partition, rows=ended, bytes=size))
         if not self._report.is_dry:
             self._observe(RetentionStep.DELETE)
             self._store.delete_selectively(selective_delete)
 
-    def _await_thinned(self) -> None:
-        """All at once: the server takes seconds to begin with each."""
+    def _await_deletes(self) -> None:
+        """Await all deletes together: the server takes seconds to begin with each."""
         end = self._clock.monotonic_seconds() + MUTATION_SECONDS
         while True:
             under_way, problem = self._store.mutations()
@@ -326,7 +326,7 @@ class Retention:
                     f"{under_way} deletes in {RAW} are still under way in the server"
                     f"{f', one fails: {problem}' if problem else ''}: look at system.mutations"
                 )
-                self._is_thinned = False
+                self._is_deleted = False
                 return
             self._clock.sleep(_PAUSE_SECONDS)
 

@@ -69,11 +69,11 @@ class RetentionStore:
         ]
 
     def counted_events(self, start_seconds: int, end_seconds: int) -> dict[int, int]:
-        """Start of each day -> the events that raw_events was given for it, by the books."""
+        """Start of each day -> the events that raw_events was given for it, by rollup_builds."""
         sql = f"""SELECT toUnixTimestamp(toStartOfDay(minute)) AS day, sum(events) FROM {BUILDS.name}
             WHERE grain = {UNIT.seconds} AND minute >= {{start:DateTime('UTC')}} AND minute < {{end:DateTime('UTC')}}
             GROUP BY day"""
-        rows = self._rows("reading the books", sql, {"start": start_seconds, "end": end_seconds})
+        rows = self._rows("reading rollup_builds", sql, {"start": start_seconds, "end": end_seconds})
         return {int(day): int(events) for day, events in rows}
 
     def distinct_events(self, id_: str) -> int:
@@ -87,16 +87,18 @@ class RetentionStore:
     def ended_rows(self, selective_delete: SelectiveDelete) -> int:
         """Events that a selective delete would delete."""
         sql = f"SELECT count() FROM {RAW_EVENTS.name} WHERE _partition_id = {{id:String}} AND {_ENDED}"
-        return int(self._rows("counting events that have reached their time", sql, _thinned(selective_delete))[0][0])
+        return int(
+            self._rows("counting events that have reached their time", sql, _delete_parameters(selective_delete))[0][0]
+        )
 
     def delete_selectively(self, selective_delete: SelectiveDelete) -> None:
         """Begin to delete; the server goes on by itself, and after a restart."""
         sql = f"ALTER TABLE {RAW_EVENTS.name} DELETE IN PARTITION ID {{id:String}} WHERE {_ENDED}"
         run_command(
             self._client,
-            f"selective delete partition {selective_delete.partition.id} of {RAW_EVENTS.name}",
+            f"deleting from partition {selective_delete.partition.id} of {RAW_EVENTS.name}",
             sql,
-            _thinned(selective_delete),
+            _delete_parameters(selective_delete),
             {"mutations_sync": 0},
         )
 
@@ -149,7 +151,7 @@ class RetentionStore:
         return int(self._rows("counting dead letters", sql, {"id": id_})[0][0])
 
     def forget_alerts(self, before_seconds: int) -> int:
-        """Delete alerts that the board has forgotten, and did not mention since; returns how many."""
+        """Delete states of alerts that were forgotten before that and have not come back; returns how many."""
         where = "phase = 'gone' AND updated_at < toDateTime64({before:UInt32}, 3, 'UTC')"
         sql = f"SELECT count() FROM {ALERT_LOG.name} FINAL WHERE {where}"
         count = int(self._rows("counting old alerts", sql, {"before": before_seconds})[0][0])
@@ -187,7 +189,7 @@ _KEPT_DAYS = """if((greatest(
     longest, {days:UInt32})"""
 
 
-def _thinned(selective_delete: SelectiveDelete) -> dict[str, Any]:
+def _delete_parameters(selective_delete: SelectiveDelete) -> dict[str, Any]:
     return {
         "id": selective_delete.partition.id,
         "kept_services": list(selective_delete.kept_services),
@@ -199,7 +201,7 @@ def _thinned(selective_delete: SelectiveDelete) -> dict[str, Any]:
 
 
 def _overrides(policy: RawPolicy) -> dict[str, Any]:
-    # The server wants at least one name; no service and no tier is called so.
+    # The server wants at least one name; no service and no tier has this one.
     services, tiers = policy.services or {"\0": 0}, policy.tiers or {"\0": 0}
     return {
         "days": policy.days,

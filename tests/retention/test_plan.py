@@ -21,9 +21,9 @@ from metrics_pipeline.retention.plan import (
     costs,
     cutoff,
     days_of,
+    enforced_until,
     plan_retention,
     reach_days,
-    thinned,
 )
 from metrics_pipeline.retention.policy import LEDGER_MARGIN_DAYS, Policy
 from metrics_pipeline.rollups.grains import GRAINS, LIVE
@@ -41,7 +41,7 @@ days = st.integers(1, 120)
 
 @st.composite
 def policies(draw: st.DrawFn) -> Policy:
-    """All that hold together: short times, so that their borders lie among a few partitions."""
+    """All that hold together: short times, so that their cut-offs lie among a few partitions."""
     kept = sorted(draw(st.lists(days, min_size=len(GRAINS), max_size=len(GRAINS))))
     raw = {
         "days": draw(days),
@@ -63,7 +63,7 @@ def policies(draw: st.DrawFn) -> Policy:
 
 @st.composite
 def partitions(draw: st.DrawFn) -> list[Partition]:
-    """Of all tables, in any order, around the borders; those of a grain as two cubes have them."""
+    """Of all tables, in any order, around the cut-offs; those of a grain as two cubes have them."""
     kinds = [*[(RAW, "", 1)] * 12, *((table, "", 30) for table in MONTHLY)]
     kinds += [(f"{cube}_{g.name}", g.name, g.partition_days) for cube in ("rollup", "rollup_totals") for g in GRAINS]
     found = {}
@@ -203,21 +203,21 @@ def test_what_goes_today_goes_tomorrow_if_it_is_still_there(
 
 @settings(max_examples=300)
 @given(partitions(), policies(), moments, reaches, st.integers(0, 40))
-def test_days_that_were_thinned_are_thinned_again_only_for_what_ended_since(
+def test_days_that_were_deleted_from_are_looked_at_again_only_for_what_ended_since(
     found: list[Partition], policy: Policy, now: int, reach: int, days_later: int
 ) -> None:
-    """Nothing is thinned twice, nothing is missed, and another policy begins anew."""
+    """Nothing is deleted twice, nothing is missed, and another policy begins again."""
     first = selective_deletes(plan_retention(found, policy, now, reach))
-    noted = RetainedFrom(thinned(policy.raw, now, reach))
+    noted = RetainedFrom(enforced_until(policy.raw, now, reach))
     assert selective_deletes(plan_retention(found, policy, now, reach, noted)) == {}
     later = now + days_later * DAY_SECONDS
     full, again = (
         plan_retention(found, policy, later, reach, retained_from) for retained_from in (NOTHING_DROPPED, noted)
     )
     assert dropped(again) == dropped(full)
-    again_thinned = selective_deletes(again)
+    deleted_again = selective_deletes(again)
     for p, selective_delete in selective_deletes(full).items():
-        done = [t for t in (first.get(p), again_thinned.get(p)) if t is not None]
+        done = [t for t in (first.get(p), deleted_again.get(p)) if t is not None]
         for service in (*SERVICES, "other"):
             for tier in (*TIERS, "other"):
                 assert deletes(selective_delete, service, tier) == any(deletes(t, service, tier) for t in done)
@@ -321,7 +321,7 @@ def test_costs_are_those_of_tables_full_of_the_days_that_the_policy_keeps() -> N
 
 @st.composite
 def whole(draw: st.DrawFn) -> RetainedFrom:
-    """As retention notes them: at borders of partitions, and no coarser rows are gone where finer ones are left."""
+    """As retention notes them: at the starts of partitions, and no coarser rows are gone where finer ones are left."""
     until, latest = {}, 0
     for grain in reversed(GRAINS):
         days_on = draw(st.integers(0, 90)) // grain.partition_days * grain.partition_days

@@ -79,7 +79,7 @@ def client(settings: Settings) -> Iterator[Client]:
         yield made
 
 
-def fill(settings: Settings, days: Sequence[int], patch: pytest.MonkeyPatch) -> list[Event]:
+def load(settings: Settings, days: Sequence[int], patch: pytest.MonkeyPatch) -> list[Event]:
     events = events_of(days, random.Random(1))
     land(settings, events)
     build(settings, days, patch)
@@ -95,7 +95,7 @@ def kept_raw_days(policy: Policy, service: str, tier: str) -> int:
 
 
 def assert_kept(client: Client, policy: Policy, events: Sequence[Event]) -> None:
-    """Exactly what the policy says, counted anew here."""
+    """Exactly what the policy says, counted here by itself."""
     for service in SERVICES:
         for tier in TIERS:
             found = held_days(client, "raw_events", f"service = '{service}' AND tier = '{tier}'")
@@ -127,7 +127,7 @@ def assert_sound(settings: Settings, days: int) -> None:
 def test_14_months_are_kept_as_the_policy_says_and_answers_stay(
     settings: Settings, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events = fill(settings, MONTHS, monkeypatch)
+    events = load(settings, MONTHS, monkeypatch)
     assert_answers(client, events, MONTHS)
     dry = retain(settings, client, POLICY, dry_run=True)
     assert sum(held_days(client, "raw_events").values()) == len(events)
@@ -145,7 +145,7 @@ def test_14_months_are_kept_as_the_policy_says_and_answers_stay(
     assert (again.done, again.refused, again.times_to_live) == ([], [], {})
     shorter = {"days": 30, "services": {"reports": 10}, "tiers": {"enterprise": 60}}
     other = Policy.model_validate({"raw": shorter, "rollups": POLICY.rollups})
-    assert {d.action for d in retain(settings, client, other).done if d.table == "raw_events"} == {"drop", "thin"}
+    assert {d.action for d in retain(settings, client, other).done if d.table == "raw_events"} == {"drop", "delete"}
     assert_kept(client, other, events)
 
 
@@ -153,7 +153,7 @@ def test_a_run_that_ends_anywhere_is_resumed(
     settings: Settings, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In between every answer is right, and so are the books."""
-    events = fill(settings, DAYS, monkeypatch)
+    events = load(settings, DAYS, monkeypatch)
     retained_from, drop, delete = RetentionStep.RETAINED_FROM, RetentionStep.DROP, RetentionStep.DELETE
     for step, occurrence in (
         (retained_from, 1),
@@ -185,7 +185,7 @@ def test_two_runs_at_once_do_what_one_does(
 ) -> None:
     """The second one begins and ends right before that step of the first one."""
     days = (1, 6, 8, 23)
-    events = fill(settings, days, monkeypatch)
+    events = load(settings, days, monkeypatch)
     others: list[Report] = []
 
     def observe(begun: RetentionStep) -> None:
@@ -200,10 +200,10 @@ def test_two_runs_at_once_do_what_one_does(
     assert_sound(settings, 30)
 
 
-def test_an_upgrade_of_the_views_keeps_what_they_know_of_horizons(
+def test_an_upgrade_of_the_views_keeps_what_they_know_of_retained_from(
     settings: Settings, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events = fill(settings, (8, 23), monkeypatch)
+    events = load(settings, (8, 23), monkeypatch)
     retain(settings, client, SHORT)
 
     def drop_views() -> None:
@@ -219,7 +219,7 @@ def test_an_upgrade_of_the_views_keeps_what_they_know_of_horizons(
     # Retention moved the retained_from between plan and apply.
     drop_views()
     with monkeypatch.context() as patch:
-        patch.setattr(schema, "rollup_views", lambda _borders: ROLLUP_VIEWS)
+        patch.setattr(schema, "rollup_views", lambda _cutoffs: ROLLUP_VIEWS)
         schema.apply(client, storage_of(load_settings()))
     assert_answers(client, events, (8, 23))
     assert schema.plan(client, storage_of(load_settings())).is_empty
@@ -245,7 +245,7 @@ def test_a_day_that_the_books_do_not_count_stays_with_all_that_is_newer(
     settings: Settings, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until it is repaired: from then on it goes."""
-    fill(settings, (8, 15, 16), monkeypatch)
+    load(settings, (8, 15, 16), monkeypatch)
     client.command(f"ALTER TABLE raw_events DELETE WHERE tier = 'free' AND toDate(timestamp) = toDate({TODAY}) - 15")
     report = retain(settings, client, SHORT)
     refused = {r.table: r for r in report.refused}
@@ -262,7 +262,7 @@ def test_a_day_that_the_books_do_not_count_stays_with_all_that_is_newer(
 def test_nothing_goes_that_an_event_may_still_come_to(
     settings: Settings, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events = fill(settings, (8, 15, 23), monkeypatch)
+    events = load(settings, (8, 15, 23), monkeypatch)
     report = retain(settings, client, SHORT, reach=20)
     assert {w.split(" for ")[0] for w in report.warnings} == {"the policy keeps raw_events", "the policy keeps 1m"}
     assert set(held_days(client, "raw_events")) == {8, 15}
@@ -281,7 +281,7 @@ def test_no_drain_takes_events_that_may_be_of_dropped_days(
     settings: Settings, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether they were there once can't be told."""
-    fill(settings, (1, 8), monkeypatch)
+    load(settings, (1, 8), monkeypatch)
     retain(settings, client, SHORT)
     with pytest.raises(ConfigurationError, match="set it to 7 or less"):
         land(settings, [late(1, 30, 1)], max_age_days=8)
@@ -290,7 +290,7 @@ def test_no_drain_takes_events_that_may_be_of_dropped_days(
         backfill_deferred(too_old, [], "run")
     with (
         open_rollups(settings, Impatient()) as rollups,
-        pytest.raises(ConfigurationError, match="nothing before can be made anew"),
+        pytest.raises(ConfigurationError, match="nothing before can be made again"),
     ):
         rollups.remake(Span(TODAY - 9 * DAY, TODAY))
     land(settings, [], max_age_days=7)
@@ -300,7 +300,7 @@ def test_no_drain_takes_events_that_may_be_of_dropped_days(
 def test_rows_that_somebody_else_inserts_change_no_answer_about_dropped_days(
     settings: Settings, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events = fill(settings, (1, 8, 23), monkeypatch)
+    events = load(settings, (1, 8, 23), monkeypatch)
     retain(settings, client, SHORT)
     client.command("INSERT INTO raw_events SELECT * REPLACE (timestamp - INTERVAL 22 DAY AS timestamp) FROM raw_events")
     client.command("INSERT INTO raw_events SELECT * REPLACE (timestamp - INTERVAL 7 DAY AS timestamp) FROM raw_events")
@@ -313,10 +313,10 @@ def test_rows_that_somebody_else_inserts_change_no_answer_about_dropped_days(
     assert held_days(client, "raw_events")[23] == 0
 
 
-def test_replays_land_nothing_before_a_horizon(
+def test_replays_land_nothing_before_retained_from(
     settings: Settings, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(settings, (1, 15), monkeypatch)
+    load(settings, (1, 15), monkeypatch)
     too_old = late(15, 30, 1)
     send(settings, [too_old.message, encode({"event_id": "none"})])
     drain_once(settings)
@@ -335,7 +335,7 @@ def test_replays_land_nothing_before_a_horizon(
 def test_questions_about_old_days_get_the_rows_that_are_left_or_are_told_what_is_missing(
     settings: Settings, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events = fill(settings, (8, 23), monkeypatch)
+    events = load(settings, (8, 23), monkeypatch)
     retain(settings, client, SHORT)
 
     def asked(day: int, start: int, end: int, *, step: int = 60) -> tuple[int, dict[str, int]]:
@@ -363,7 +363,7 @@ def test_days_that_no_rollup_keeps_are_gone_and_said_to_be(
 ) -> None:
     policy = Policy.model_validate({"rollups": {"1d": 450, "7d": 450}})
     old = next(day for day in range(1_000, 2_000) if partition_end(day, 448) >= 450)
-    events = fill(settings, (8, old), monkeypatch)
+    events = load(settings, (8, old), monkeypatch)
     done = retain(settings, client, policy)
     assert done.refused == []
     assert {d.table for d in done.done} >= {f"rollup_{grain.name}" for grain in GRAINS}

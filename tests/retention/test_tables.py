@@ -370,7 +370,7 @@ class TestDeadLetters:
         assert "look for deletes in system.mutations" in problem
 
     def test_the_books_stay_exact_where_the_ttl_drops_them(self, letters: Settings, client: Client) -> None:
-        """Nobody applies the policy, so there is no horizon."""
+        """Nobody applies the policy, so nothing is noted in retained_from."""
         client.command("ALTER TABLE dead_letters MODIFY SETTING ttl_only_drop_parts = 1")
         client.command("ALTER TABLE dead_letters MODIFY TTL toDateTime(kafka_timestamp) + INTERVAL 120 DAY")
         client.command("OPTIMIZE TABLE dead_letters FINAL")

@@ -35,7 +35,7 @@ from tests.worlds.retention import DAY, TODAY, Impatient, events_of, held_days, 
 POLICY = 'raw = { days = 30, tiers = { free = 90 } }\nrollups = { "1m" = 40 }\n'
 
 
-def test_rows_that_a_shard_lost_are_found_and_made_anew_there(settings: Settings) -> None:
+def test_rows_that_a_shard_lost_are_found_and_made_again_there(settings: Settings) -> None:
     send(settings, past_events(1_000))
     drain_once(settings)
     with rollups(settings, Impatient()) as operated, connect_shards(settings, lightweight_deletes_sync=1) as shards:
@@ -74,7 +74,7 @@ def test_retention_leaves_each_shard_what_the_policy_says(settings: Settings, tm
     with retention(by_policy, clock=Impatient()) as work:
         done = work.run()
         assert not work.run().done
-    assert {d.action for d in done.done} == {"drop", "thin"}
+    assert {d.action for d in done.done} == {"drop", "delete"}
     kept = Counter(e.day for e in events if e.day == 1 or e.tier == "free")
     with connect(settings) as client:
         assert held_days(client, "raw_events") == kept

@@ -101,7 +101,7 @@ def test_each_role_can_do_its_work_and_no_other(
     assert audit(of["writer"]).problems == ()
     policy = Policy.model_validate({"raw": {"days": 5, "tiers": {"free": 30}}, "rollups": {"1m": 6}})
     report = retain(of["schema"], clients["schema"], policy)
-    assert {d.action for d in report.done} == {"drop", "thin"}
+    assert {d.action for d in report.done} == {"drop", "delete"}
     with connect(of["reader"]) as client:
         assert ask(client, Question(TimeRange(midnight(10), midnight(0)))).requests == len(events)
 

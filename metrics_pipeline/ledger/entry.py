@@ -10,16 +10,15 @@ from metrics_pipeline.kafka.intents import OffsetRange
 DRAIN = "drain"
 """Source of the entries of micro-batches."""
 BACKFILL = "backfill"
-"""Source of those that a backfill landed: they cover offsets as a drain's do, but say nothing of how fresh events
-are."""
+"""Source of entries of a backfill: they cover offsets as a drain's do, but say nothing of how fresh events are."""
 DEFERRED = "deferred"
 """Source of entries that cover nothing: their ranges are skipped, and deferred until a backfill has landed them."""
 
 NO_SHARD = 2**32 - 1
-"""Of entries of any source but a drain: whoever asks how far a shard is must not take them for a drain's."""
+"""Shard number of entries that no drain wrote, so that progress per shard skips them."""
 
 FRESHNESS_STEP_RATIO = 1.02
-"""Freshness is kept in classes whose borders grow by this ratio: 2% resolution at any age."""
+"""Freshness is kept in classes whose bounds grow by this ratio: 2% resolution at any age."""
 
 
 @dataclass(frozen=True, slots=True)

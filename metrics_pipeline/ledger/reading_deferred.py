@@ -13,9 +13,10 @@ from metrics_pipeline.ledger.entry import BACKFILL, DEFERRED
 from metrics_pipeline.ledger.tables import LedgerScope
 
 MAX_ENTRIES = 20_000
-"""So many entries are read at most, the oldest first: more than two years of hours."""
+"""Most entries that are read, the oldest first: more than two years of hours."""
 MAX_ISLANDS = 200_000
-"""Covered stretches between what is deferred; with fewer of them read than there are, offsets would land twice."""
+"""Most covered stretches between what is deferred. If some were not read, offsets would land twice: more are
+refused."""
 
 _INCARNATION = "topic = {topic:String} AND topic_id = {topic_id:String} AND consumer_group = {group:String}"
 _NEWEST_INCARNATION = """
@@ -34,7 +35,7 @@ _AROUND = f"""
 
 
 class ClickHouseDeferred:
-    """Of one incarnation of the topic, and one consumer group."""
+    """What is deferred of one incarnation of the topic, for one consumer group."""
 
     def __init__(self, client: Client, topic: str, topic_id: str, group: str) -> None:
         self._client = client

@@ -17,9 +17,8 @@ BATCHES = Table(
             "source",
             "LowCardinality(String)",
             default="'drain'",
-            comment="drain; backfill: of what was deferred; deferred: what a skip to head skipped, covers nothing; "
-            "dead_letters, replay: "
-            "without partitions and not consumed anew",
+            comment="drain; backfill: of what was deferred; deferred: skipped, covers no offsets; "
+            "dead_letters, replay: without partitions, as these offsets have another row",
         ),
         Column("topic", "LowCardinality(String)"),
         Column("topic_id", "LowCardinality(String)"),
@@ -51,7 +50,7 @@ BATCHES = Table(
         Column("commit_duration_ms", "UInt32"),
         Column("look_up_duration_ms", "UInt32"),
         Column("insert_duration_ms", "UInt32"),
-        Column("freshness_ms", "Array(UInt64)", comment="Upper borders of age classes, produced to visible"),
+        Column("freshness_ms", "Array(UInt64)", comment="Upper bounds of age classes, produced to visible"),
         Column("freshness_events", "Array(UInt32)", comment="Events in each class"),
         Column("minutes", "Array(DateTime('UTC'))", comment="Minutes of the timestamps of the events inserted"),
         Column("minute_inserted", "Array(UInt32)", comment="Events inserted in each of these minutes"),
@@ -68,7 +67,7 @@ BATCHES = Table(
 
 
 IS_BATCH = f"source IN ('{DRAIN}', '{BACKFILL}')"
-"""A condition on rows of the ledger: of a micro-batch, which read messages, and lost some perhaps."""
+"""A condition on rows of the ledger: of a micro-batch, the only ones that consume or lose messages."""
 
 
 REPLAY_PLAN = Table(
@@ -81,7 +80,7 @@ REPLAY_PLAN = Table(
         Column(
             "step",
             "LowCardinality(String)",
-            comment="remove, insert, restore, letter, lost_letter; settled: rollups count all chunks up to opened_at",
+            comment="remove, insert, restore, letter, lost_letter; repaired: rollups count all chunks up to opened_at",
         ),
         Column("opened_at", "DateTime64(3, 'UTC')", comment="When the chunk was opened"),
         Column("batch", "String", comment="Token of the chunk"),

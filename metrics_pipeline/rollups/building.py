@@ -1,6 +1,6 @@
 """Building the coarser grains: each from finer rows, a range of buckets at a time.
 
-    rows of the new build, in every cube  ->  count them  ->  publish: one row per bucket in the books
+    rows of the new build, in every cube  ->  count them  ->  publish: one row per bucket in rollup_builds
 
 Readers take the newest published build of a bucket if it counts every event, so a build is seen whole or not at all, a
 repeated or interrupted one changes no answer, and an event that arrives meanwhile makes the bucket stale, never wrong.
@@ -23,8 +23,8 @@ from metrics_pipeline.rollups.views import source_of
 MAX_BUCKETS = 36
 """Built by one statement at most: some 100,000 states of a large company, a fraction of a GB."""
 SUPERSEDED_SECONDS = 3_600
-"""Rows of a build that a newer one replaced, or that was not published, are kept so long: far longer than a query that
-began before, or a build of one chunk, takes."""
+"""Rows of a build that a newer one replaced, or that was not published, are kept this long: far longer than a query
+that began before, or a build of one chunk, takes."""
 
 _IN_SPAN = "minute >= {start:DateTime('UTC')} AND minute < {end:DateTime('UTC')}"
 
@@ -42,7 +42,7 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What a build did, in buckets. One moves if its events were not all counted: some arrived meanwhile."""
+    """What a build did, in buckets. A bucket is in flux if its events were not all counted: some arrived meanwhile."""
 
     published: int = 0
     in_flux: int = 0

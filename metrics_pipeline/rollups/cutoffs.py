@@ -11,9 +11,9 @@ _ROUNDS = 10
 
 
 def refresh_views(client: Client) -> None:
-    """Replace the views by ones that go by the noted retained_from, whoever else does so at the same time.
+    """Replace the views by ones that go by what retained_from says, whoever else does so at the same time.
 
-    Raises RetryableError if the retained_from move all the time.
+    Raises RetryableError if other runs change retained_from all the time.
     """
     for _ in range(_ROUNDS):
         cutoffs = read_retained_from(client).cutoffs
@@ -21,4 +21,4 @@ def refresh_views(client: Client) -> None:
             run_command(client, f"replacing the view {view.name}", view.replacement)
         if read_retained_from(client).cutoffs == cutoffs:
             return
-    raise RetryableError("others move the retained_from of retention all the time: run it again")
+    raise RetryableError("other runs of retention change retained_from all the time: run it again")

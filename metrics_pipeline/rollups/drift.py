@@ -1,4 +1,4 @@
-"""Drift of rollups: where raw_events, the cubes and the books of a unit of time don't say the same. Pure.
+"""Drift of rollups: where raw_events, the cubes and rollup_builds count different events in a unit of time. Pure.
 
 Sources can't be read at one instant while events land. So a unit is judged by two observations: one that differs is
 drifted only if both say exactly the same, and nothing is known to be on its way into it.
@@ -47,8 +47,8 @@ class CubeRows:
 class UnitFigures:
     """One unit, as each source counts it. `repair` is the build that readers take (0: none was needed yet).
 
-    `uneven` are coarser buckets, (grain's name, start, difference), whose events the books don't count as the sum of
-    their units'; each belongs to the first unit within it.
+    `mismatched` are coarser buckets, (grain's name, start, difference), whose events in rollup_builds are not the sum
+    of their units'; each belongs to the first unit within it.
     """
 
     start_seconds: int
@@ -75,7 +75,7 @@ class UnitFigures:
 
     @property
     def is_late(self) -> bool:
-        """Events came after the repair. That is no fault: the books know of them, and the next repair takes them in."""
+        """Events came after the repair. That is no fault: rollup_builds counts them, and the next repair has them."""
         return self.repair > 0 and self.repair_requests < self.events == self.raw.requests and not self.mismatched
 
     @property
@@ -101,7 +101,7 @@ class UnitFigures:
 
 @dataclass(frozen=True, slots=True)
 class BuiltFigures:
-    """A published build of a coarser bucket: what the books say that it counts, and what its rows do."""
+    """A published build of a coarser bucket: its count in rollup_builds, and the count of its rows."""
 
     grain: str
     start_seconds: int
@@ -174,7 +174,7 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What two observations tell. `late` and `moving` are starts of units."""
+    """What two observations tell. `late` and `in_flux` are starts of units."""
 
     drifts: tuple[Drift, ...] = ()
     builds: tuple[tuple[BuiltFigures, Drift], ...] = ()
@@ -205,8 +205,8 @@ def units_of(minutes: Iterable[int]) -> frozenset[int]:
 
 
 def chunks(units: Sequence[UnitFigures], longest: int, max_events: int) -> Iterator[list[UnitFigures]]:
-    """Units in order, cut so that a chunk has at most so many units and events (but at least one unit), and lies
-    within a day: then its raw events are in one partition."""
+    """Units in order, cut so that a chunk has at most `longest` units and `max_events` events (but at least one unit),
+    and lies within a day: then its raw events are in one partition."""
     for _, of_day in groupby(units, key=lambda unit: unit.start_seconds // DAY_SECONDS):
         chunk: list[UnitFigures] = []
         events = 0

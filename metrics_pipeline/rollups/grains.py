@@ -40,17 +40,17 @@ BUILT = (
 
 GRAINS = (LIVE, *BUILT)
 COARSEST_SECONDS = GRAINS[-1].seconds
-"""What an answer over a whole span may read where it can: borders are read finer by themselves."""
+"""What an answer over a whole span may read where it can: the ends of the span are read from finer buckets."""
 UNIT = BUILT[0]
 """The finest buckets whose events are counted apart, and so the unit of staleness, drift and repair."""
 
 SETTLE_SECONDS = 120
-"""A bucket is closed so long after its end: until then many events are still to come."""
+"""A bucket is closed this long after its end: until then many events are still to come."""
 
 if any(coarse.seconds % fine.seconds for fine, coarse in pairwise(GRAINS)):
     raise AssertionError("each grain must hold whole buckets of the next finer one")
 
 
 def grain_named(name: str) -> Grain:
-    """Raises KeyError for a name that is none."""
+    """Raises KeyError for an unknown name."""
     return {grain.name: grain for grain in GRAINS}[name]

@@ -1,4 +1,4 @@
-"""Counting what the books lack of a new grain: the events of its buckets from before its feed counted them."""
+"""Counting what rollup_builds lacks of a new grain: the events of its buckets from before its view counted them."""
 
 from clickhouse_connect.driver.client import Client
 
@@ -10,10 +10,10 @@ _UNITS = f"grain = {UNIT.seconds}"
 
 
 def count_buckets(client: Client) -> bool:
-    """Add to each bucket what its units have more; nothing where the grain was counted all along.
+    """Add to each bucket the events that its units have and it lacks; nothing where the grain was counted all along.
 
-    Until then a bucket counts too few events, so that no build of it is right and readers take finer rows. One into
-    which an insert is on its way stays like that, until the check of drift counts it.
+    Until then a bucket counts too few events, so no build of it is right and readers take finer rows. A bucket into
+    which an insert is on its way may still count too few, until the check of drift corrects it.
     """
     for grain in BUILT[1:]:
         start = f"minute - toIntervalSecond(toUnixTimestamp(minute) % {grain.seconds})"

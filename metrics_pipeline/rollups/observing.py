@@ -1,4 +1,4 @@
-"""Reading what raw_events, the cubes and the books say of each unit, for rollups/drift.py to judge."""
+"""Reading what raw_events, the cubes and rollup_builds say of each unit, for rollups/drift.py to judge."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
@@ -29,7 +29,7 @@ _COARSEST = BUILT[-1]
 
 @dataclass(slots=True)
 class UnitBuilds:
-    """The books of a span at one instant: grain -> bucket -> figures. `uneven` are (grain, bucket): difference."""
+    """The rows of rollup_builds in a span at one instant: grain -> bucket -> figures."""
 
     events: dict[Grain, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
     built: dict[Grain, dict[int, tuple[int, int]]] = field(default_factory=lambda: defaultdict(dict))
@@ -56,7 +56,7 @@ class RollupObserver:
         self._client = client
 
     def observe(self, start_seconds: int, end_seconds: int) -> Observation:
-        """All units with rows or books in [start, end), whole units; at most some days, to be bounded in memory."""
+        """All units in [start, end) with rows in any table; some days at most, to be bounded in memory."""
         span = {"start": start_seconds, "end": end_seconds}
         raw = self._raw(span)
         rows = self._rows(span)
@@ -82,7 +82,7 @@ class RollupObserver:
         return Observation(units, tuple(_builds(builds, rows, start_seconds, end_seconds)))
 
     def builds(self, start_seconds: int, end_seconds: int) -> UnitBuilds:
-        """The books of all buckets that overlap [start, end), with all of their units."""
+        """All buckets in rollup_builds that overlap [start, end), with all of their units."""
         sql = f"""SELECT grain, toUnixTimestamp(minute), events, built, repaired
             FROM {BUCKETS.name} WHERE minute >= {{start:DateTime('UTC')}} AND minute < {{end:DateTime('UTC')}}"""
         parameters = {"start": _COARSEST.floor(start_seconds), "end": _COARSEST.ceil(end_seconds)}
@@ -152,7 +152,7 @@ def _cube_rows(grain: Grain, found: Mapping[str, list[Build]]) -> tuple[CubeRows
 def _first_units(
     mismatched: Mapping[tuple[Grain, int], int], start_seconds: int, end_seconds: int, units: Collection[int]
 ) -> dict[int, list[tuple[str, int, int]]]:
-    """The first unit within the span -> the coarser buckets, holding it, that are uneven."""
+    """The first unit within the span -> the coarser buckets that hold it and are mismatched."""
     found: dict[int, list[tuple[str, int, int]]] = defaultdict(list)
     for (grain, bucket), difference in sorted(mismatched.items(), key=lambda item: (item[0][0].seconds, item[0][1])):
         begin, end = max(bucket, start_seconds), min(bucket + grain.seconds, end_seconds)

@@ -1,7 +1,7 @@
 """Rollups operated: what was built, building what is not, finding drift and repairing it.
 
-Dagster and the command line both work through this. Only closed buckets are touched: until then events are still to
-come, and readers take finer rows anyway. What lies before a horizon is final: it is not compared, nor made anew.
+Dagster and the command line both work through this. Only closed buckets are built: until then events are still to come,
+and readers take finer rows anyway. What lies before retained_from is final: it is neither compared nor made again.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,22 +19,22 @@ from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.timerange import DAY_SECONDS, minute_name
 
 LONGEST_SPAN_DAYS = 4_000
-"""Worked through at once at most."""
+"""Longest span of one call."""
 MAX_BUCKETS = 1_000_000
-"""Listed at once at most: more than so many days have."""
+"""Most buckets that are listed at once: more than the longest span has."""
 PAUSE_SECONDS = 2.0
 """Between two observations of a unit: longer than an insert takes from its first row to its last."""
 GRACE_SECONDS = 1.0
-"""Before replaced rows are deleted: a query that had read the books by then has read its rows, too."""
+"""Wait before replaced rows are deleted: a query that has read rollup_builds before has read its rows by then."""
 ROUNDS = 3
-"""A unit into which events come during so many repairs is left to the next one."""
+"""A unit into which events come during this many repairs is left to the next check."""
 ABANDONED_SECONDS = 600
-"""Rows of a repair that was begun so long ago and not published are deleted."""
+"""Rows of a repair that began this long ago and was not published are deleted."""
 
 InFlight = Callable[[int, int], frozenset[int]]
 """Starts of units within [start, end) that rows of unfinished batches are in."""
 Progress = Callable[[float], None]
-"""Told the share that is done, 0 to 1."""
+"""Called with the share that is done, 0 to 1."""
 
 
 def part_of(progress: Progress, number: int, of: int) -> Progress:
@@ -76,14 +76,14 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """What a rebuild did: units made anew from raw_events, and buckets built, per grain."""
+    """What a rebuild did: units made again from raw_events, and buckets built, per grain."""
 
     units: int = 0
     units_in_flux: int = 0
     refused: tuple[int, ...] = ()
     built: dict[str, Built] = field(default_factory=dict)
     unpublished: tuple[tuple[str, int], ...] = ()
-    """(grain, start) of buckets of which the build counts other events than the books, and these did not move."""
+    """(grain, start) of buckets whose build counts other events than rollup_builds, although none arrived meanwhile."""
 
     @property
     def published(self) -> int:
@@ -214,7 +214,7 @@ class Rollups:
     def remake(
         self, span: Span, *, force: bool = False, since_build: int = 0, progress: Progress = lambda _share: None
     ) -> Rebuilt:
-        """Make all closed units of the span anew from raw_events, whatever is there; coarser builds become stale.
+        """Make all closed units of the span again from raw_events, whatever is there; coarser builds become stale.
 
         With `since_build` only those that have no newer repair: an interrupted one goes on so.
 
@@ -224,7 +224,7 @@ class Rollups:
         done, cutoff = Rebuilt(), self._retained_from.compared_from
         if UNIT.floor(span.start_seconds) < cutoff:
             raise ConfigurationError(
-                f"retention dropped events before {minute_name(cutoff)}, so nothing before can be made anew from "
+                f"retention dropped events before {minute_name(cutoff)}, so nothing before can be made again from "
                 f"them: give --from {minute_name(cutoff)}"
             )
         around = self._units_around(span)
@@ -245,7 +245,7 @@ class Rollups:
     def check(
         self, span: Span, *, repair: bool = False, force: bool = False, progress: Progress = lambda _share: None
     ) -> Checked:
-        """Compare raw_events, all cubes and the books in the closed units that the span overlaps, and the builds of
+        """Compare raw_events, all cubes and rollup_builds in the closed units that the span overlaps, and the builds of
         coarser buckets that hold them; with `repair` mend what drifted."""
         found = Checked()
         around = self._units_around(span)
@@ -327,7 +327,7 @@ class Rollups:
         return repaired, in_flux
 
     def _repair(self, units: Sequence[UnitFigures]) -> tuple[list[int], list[int]]:
-        """Make these units anew; returns those of which all sources then said the same, and the others."""
+        """Make these units again; returns those of which all sources then said the same, and the others."""
         repaired: list[int] = []
         in_flux: list[int] = []
         for chunk in chunks(units, MAX_UNITS, MAX_EVENTS):
@@ -348,7 +348,7 @@ class Rollups:
         if published and has_rows:
             self._clock.sleep(GRACE_SECONDS)
             self._repairer.forget(published)
-        # Another repair at the same time may have corrected the books, too: only looking again tells.
+        # Another repair at the same time may have corrected rollup_builds, too: only another look tells.
         after = self._observer.observe(starts[0], starts[-1] + UNIT.seconds)
         wrong = {unit.start_seconds for unit in after.units if not unit.is_exact}
         return [start for start in starts if start in wrong or start not in published]

@@ -1,9 +1,9 @@
-"""Repair: units of the live grain made anew from raw_events, all cubes at once.
+"""Repair: units of the live grain made again from raw_events, all cubes at once.
 
-    books  ->  rows of a new build, in every cube  ->  count them  ->  publish in the books  ->  delete the old
+    read rollup_builds  ->  rows of a new build, in every cube  ->  count them  ->  publish  ->  delete the old rows
 
-Readers take the rows of a unit's newest repair, so a repair is seen whole or not at all. The books are read before
-raw_events: an event that lands meanwhile is then counted in the books on top of what the repair counts, whether its
+Readers take the rows of a unit's newest repair, so a repair is seen whole or not at all. rollup_builds is read before
+raw_events: an event that lands meanwhile is then counted there on top of what the repair counts, whether the repair's
 rows have it or not, so the unit is stale and is repaired again. No order of steps can lose it.
 
 Publishing is one insert. It corrects the events of the unit, and of each coarser bucket that holds it, by what the
@@ -63,7 +63,7 @@ class RollupRepairer:
         return [int(row[0]) for row in rows]
 
     def make(self, units: Sequence[int]) -> dict[int, int]:
-        """Make these units (ordered, of one day) anew, and publish them; returns unit -> the build's number.
+        """Make these units (ordered, of one day) again, and publish them; returns unit -> the build's number.
 
         Units are left out whose cubes came out different, since events landed between them. The former rows are still
         there, for `forget`. Raises RetryableError where the server is away: what was written until then is never read.
@@ -81,7 +81,7 @@ class RollupRepairer:
         """Delete the rows of other builds than those that readers take (unit -> build; of one day), so that sums over
         the tables are right: older ones, and all below `before_build`, of repairs that ended before their time.
 
-        A late row among them is in raw_events, and the books know that the repair lacks it.
+        A late row among them is in raw_events, and rollup_builds knows that the repair lacks it.
         """
         by_build: dict[int, list[int]] = defaultdict(list)
         for unit, build in sorted(builds_by_unit.items()):
@@ -96,7 +96,7 @@ class RollupRepairer:
         sql = f"""INSERT INTO {cube.table(LIVE)} (build, {", ".join(columns)})
             SELECT {{build:UInt64}}, * FROM ({select_from_events(cube, events)})"""
         run_command(
-            self._client, f"making {cube.table(LIVE)} anew", sql, {**_span(units), "build": build}, _INSERT_SETTINGS
+            self._client, f"repairing {cube.table(LIVE)}", sql, {**_span(units), "build": build}, _INSERT_SETTINGS
         )
 
     def _count(self, units: Sequence[int], build: int) -> dict[int, int | None]:

@@ -1,7 +1,7 @@
-"""Horizons: how far back tables are whole. Pure.
+"""How far back tables are whole: the moments that the table retained_from holds. Pure.
 
-Retention sets a horizon before it drops anything older, and never where an event may still land. So what lies before
-one is final: longer buckets stand for the rows that are gone, and nothing has to be counted again.
+Retention notes a moment before it drops anything older, and never where an event may still land. So what lies before it
+is final: longer buckets replace the rows that are gone, and nothing has to be counted again.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class RetainedFrom:
 
     @property
     def compared_from(self) -> int:
-        """Before this, raw_events can't be compared with rollups any more, nor can a unit be made anew; and no event
+        """Before this, raw_events can't be compared with rollups any more, nor can a unit be made again; and no event
         may land, since a second copy of it would not be recognised."""
         return max(self.of(RAW), self.of(LIVE.name))
 

@@ -26,7 +26,7 @@ RETAINED_FROM = Table(
             "replaced_by", "SimpleAggregateFunction(max, UInt32)", comment="Length of the buckets read instead, seconds"
         ),
     ),
-    comment="How far back what is whole: noted by retention before it drops anything.",
+    comment="How far back each table is whole: noted by retention before it drops anything.",
 )
 
 CUTOFFS = f"""(SELECT maxMap(map(replaced_by, toUnixTimestamp(until))) FROM {RETAINED_FROM.name}
@@ -35,7 +35,7 @@ CUTOFFS = f"""(SELECT maxMap(map(replaced_by, toUnixTimestamp(until))) FROM {RET
 
 
 def read_retained_from(client: Client) -> RetainedFrom:
-    """As retention noted them; of tables with a TTL also where it has begun to drop parts, one after the other."""
+    """What retention noted; of tables with a TTL also how far that may have dropped parts."""
     sql = f"SELECT what, toUnixTimestamp(max(until)) FROM {RETAINED_FROM.name} GROUP BY what"
     rows = query_rows(client, "reading what was dropped", sql)
     noted = {str(what): int(until) for what, until in rows}

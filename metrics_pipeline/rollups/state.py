@@ -1,4 +1,4 @@
-"""What the books say was built, and what the tables take on disk."""
+"""What is built, by rollup_builds, and what the tables take on disk."""
 
 from dataclasses import dataclass
 
@@ -40,7 +40,7 @@ def read_state(client: Client, closed_until: int) -> tuple[GrainState, ...]:
             countIf(length = {UNIT.seconds} AND is_stale_repair),
             minIf(start, length = {UNIT.seconds} AND is_stale_repair)
         FROM ({_BUCKETS}) WHERE is_closed GROUP BY length"""
-    rows = query_rows(client, "reading the books of rollups", sql, {"closed": closed_until})
+    rows = query_rows(client, "reading rollup_builds", sql, {"closed": closed_until})
     of_grain = {int(row[0]): [int(n) for n in row[1:]] for row in rows}
     sizes = _sizes(client)
     _, _, _, _, repaired, stale, oldest = of_grain.get(UNIT.seconds, [0] * 7)
@@ -53,7 +53,7 @@ def read_state(client: Client, closed_until: int) -> tuple[GrainState, ...]:
 
 
 def read_stale(client: Client, closed_until: int, limit: int) -> list[Stale]:
-    """What is to be built or repaired, oldest first, so many at most; nothing that lacks the rows to be built from."""
+    """What is to be built or repaired, `limit` at most, oldest first; nothing that lacks the rows to be built from."""
     sql = f"""SELECT start, length, is_right, is_stale_repair FROM ({_BUCKETS})
         WHERE is_closed AND (NOT is_right OR is_stale_repair) AND start >= {CUTOFFS}[length]
         ORDER BY start, length LIMIT {{limit:UInt32}}"""

@@ -1,4 +1,4 @@
-"""The tables of rollups, the views that feed the finest grain, and the books of what was built."""
+"""The tables of rollups, the views that feed the finest grain, and rollup_builds, which says what was built."""
 
 from metrics_pipeline.ddl.objects import Column, MaterializedView, Table, Union, View
 from metrics_pipeline.ddl.work import Work

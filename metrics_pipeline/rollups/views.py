@@ -6,9 +6,9 @@ gives rows of the events in [start, end), whole minutes of UTC, in buckets of at
 as built if it lies within the span and its build counts every event that raw_events was given; else finer rows are
 read, down to those that each insert writes. So an answer never depends on what was built when, only its cost does.
 
-Before a horizon retention dropped the finer rows, and nothing comes any more: the shortest bucket that is left is read
-there, whatever `step` says. One that reaches beyond the span is not: rollups/retained_from.py says what that leaves
-out. The retained_from are figures in the views' queries, which borders.py keeps up to date: a subquery would be
+Before a grain's retained_from its rows may be gone, and no event comes any more: the shortest bucket that is left is
+read there, whatever `step` says. A bucket that reaches beyond the span is not read: questions/completeness.py says what
+that leaves out. The moments are figures in the views' queries, which cutoffs.py keeps up to date: a subquery would be
 planned at each use.
 """
 
@@ -58,8 +58,8 @@ def _longest_asked(cutoffs: Cutoffs) -> str:
 def _covered_days(cutoffs: Cutoffs) -> str:
     """Days since the epoch that are read from buckets of a day and more.
 
-    Their finer rows in the books are passed over: in 13 months there are 67,000, and sorting them would take longer
-    than everything else. Read twice in one query, the books are the same: the server shares a snapshot
+    Their finer rows in rollup_builds are passed over: in 13 months there are 67,000, and sorting them would take longer
+    than everything else. One query reads rollup_builds twice and sees the same rows: the server shares a snapshot
     (`enable_shared_storage_snapshot_in_query`: our client sets it, for others it is the default; a view can't set it).
     """
     moment = "toUnixTimestamp(minute)"
@@ -107,8 +107,8 @@ def bucket_selection(cutoffs: Cutoffs) -> str:
 
 def _select(cube: Cube, cutoffs: Cutoffs) -> str:
     columns = ", ".join((*cube.dimensions, *(m.name for m in METRICS)))
-    # Of a longer bucket it is the start itself. Monotonic in the key's `minute`, so that granules without a bucket of
-    # the cover aren't read.
+    # Of a longer bucket it is the start itself. Monotonic in the key's `minute`, so that granules without a selected
+    # bucket aren't read.
     bucket = f"toStartOfInterval(minute, toIntervalSecond({UNIT.seconds}))"
     tables, lengths = [cube.table(grain) for grain in GRAINS], [grain.seconds for grain in GRAINS]
     # A table of buckets that are too long for the question isn't even planned: that takes longer than reading.

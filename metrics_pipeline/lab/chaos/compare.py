@@ -14,7 +14,7 @@ from metrics_pipeline.lab.loadgen.sent import SENT_SCHEMA
 from metrics_pipeline.rollups.tables import CURRENT_ROWS
 
 LONGEST_LIST = 5
-"""So many examples of a difference are named."""
+"""Examples that are named of each difference."""
 
 _VALUES = [name for name in SENT_SCHEMA.names() if name != "copies"]
 _LANDED_SQL = """SELECT toString(event_id) AS event_id, toUnixTimestamp64Milli(timestamp) AS timestamp,

@@ -34,7 +34,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class ClockStep:
-    """From now on the wall clock of this process is so many milliseconds off."""
+    """From now on the wall clock of this process is `offset_ms` off."""
 
     offset_ms: int
 

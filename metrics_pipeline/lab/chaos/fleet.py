@@ -29,7 +29,7 @@ _ENDINGS: Mapping[int | None, str] = {
 FIRST_BACKOFF_SECONDS = 0.1
 LONGEST_BACKOFF_SECONDS = 1.5
 _HEALTHY_SECONDS = 5.0
-"""A run that lived so long was well: the next one starts without much ado."""
+"""A run that lived this long was well: the next one starts at once."""
 _TICK_SECONDS = 0.02
 _STOP_SECONDS = 30.0
 

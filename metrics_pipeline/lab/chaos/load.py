@@ -129,7 +129,7 @@ class SideSender:
         return tuple(self._sent)
 
     def send(self, parcel: Parcel, *, copies: int = 1) -> None:
-        """Send all of it so many times, each after the other. Raises LoadError unless all is acknowledged."""
+        """Send all of it `copies` times, one after the other. Raises LoadError unless all is acknowledged."""
         producer, failed = self._producer()
         for _ in range(copies):
             self._produce(producer, parcel, failed)

@@ -12,7 +12,7 @@ from metrics_pipeline.lab.chaos.journal import Injected, Result
 from metrics_pipeline.lab.chaos.run import Outcome
 
 AFTERMATH_SECONDS = 2.0
-"""What is seen so long after a fault is put down to it as well: a successor repeats a batch, say."""
+"""What is seen within this time after a fault is put down to it as well: a successor repeats a batch, say."""
 
 SIGHTS: Mapping[str, str] = {
     "request repeated": "; trying again in",

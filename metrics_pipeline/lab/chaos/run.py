@@ -34,7 +34,7 @@ from metrics_pipeline.wiring.drain import audit, prepare
 logger = logging.getLogger("metrics_pipeline.chaos")
 
 SETTLE_SECONDS = 600.0
-"""After the faults, all that was sent has to land within that."""
+"""After the faults, all that was sent has to land within this time."""
 _DRAIN_SECONDS = 300.0
 _LAST_FAULT_SECONDS = 90.0
 _TICK_SECONDS = 0.05

@@ -8,7 +8,7 @@ TICK_SECONDS = 0.05
 _UNPACED_MESSAGES = 4_096
 _CATCH_UP = 2.0
 _LATE_TICKS = 1.5
-"""A tick that comes so late may still send all that is due."""
+"""A tick that is late by this many ticks may still send all that is due."""
 
 
 class Pacer:

@@ -19,10 +19,10 @@ from metrics_pipeline.settings import Settings, kafka_address
 
 SETTLE_SECONDS = 5.0
 SETTLE_BLOCKS = 16
-"""What is acknowledged is written to the file this often, or when so many blocks wait for it."""
+"""Acknowledged events are written to the file this often, or when this many blocks wait."""
 
 STOP_SECONDS = 30
-"""A run that is stopped waits so long for acknowledgements; what has none then has failed."""
+"""A run that is stopped waits this long for acknowledgements; messages without one have failed."""
 
 _LONGEST_SETTLE_SECONDS = 0.5
 _PROGRESS_SECONDS = 0.2

@@ -16,7 +16,7 @@ QUEUE_KIBIBYTES = 128 << 10
 """Sent and not yet acknowledged at most; then `send` waits."""
 
 DELIVERY_SECONDS = 120
-"""A message that isn't acknowledged for so long has failed."""
+"""A message that isn't acknowledged within this time has failed."""
 
 _MAX_MESSAGE_BYTES = 1_048_588
 _POLL_SECONDS = 0.1

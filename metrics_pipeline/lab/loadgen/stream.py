@@ -1,4 +1,4 @@
-"""The messages of a run, one take after the other, and the books on what became of them. Pure: no I/O, no clock."""
+"""The messages of a run, one take after the other, and the account of what became of them. Pure: no I/O, no clock."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -17,7 +17,7 @@ from metrics_pipeline.lab.loadgen.malformed import Payload, malform
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 
 RECENT_BLOCKS = 3
-"""So many blocks before the present one can be repeated message by message."""
+"""Blocks before the present one that can be repeated message by message."""
 
 _RECENT_MESSAGES = RECENT_BLOCKS * BLOCK_MESSAGES
 _OLD_SHARE = 0.1
@@ -90,11 +90,11 @@ class EventStream:
         return out
 
     def fail(self, failed: Counter[str]) -> None:
-        """Messages with these keys did not reach the log, so many of each."""
+        """Messages with these keys did not reach the log; `failed` counts them per key."""
         self._failed.update(failed)
 
     def settle(self) -> Iterator[pl.DataFrame]:
-        """The books of the blocks that nothing repeats any more (see `Block.account`), without repetitions.
+        """The accounts of the blocks that nothing repeats any more (see `Block.account`), without repetitions.
 
         To be called when every message taken so far has reached the log or was reported by `fail`.
         """
@@ -107,7 +107,7 @@ class EventStream:
         self._leaving.clear()
 
     def finish(self) -> Iterator[pl.DataFrame]:
-        """The books of all the rest; see `settle`."""
+        """The accounts of all other blocks; see `settle`."""
         self._leaving.extend((block, {}) for block in self._recent)
         self._recent.clear()
         schema: pl.Schema | None = None

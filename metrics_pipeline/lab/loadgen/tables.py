@@ -1,4 +1,4 @@
-"""Tables that random draws look up: an entry is as frequent as what it stands for. The same for every seed."""
+"""Tables that random draws look up: a value has as many entries as it is frequent. The same for every seed."""
 
 from dataclasses import dataclass
 from functools import cache

@@ -13,7 +13,7 @@ from metrics_pipeline.ledger.tables import BATCHES
 from metrics_pipeline.rollups.tables import ROLLUP_1M
 
 _HIT_SECONDS = 10.0
-"""A request of the wanted kind comes within that."""
+"""A request of the wanted kind comes within this time."""
 _PASSING_ERRORS = (159, 202, 210, 241, 252, 999)
 _ACCOUNT_ERRORS = (497, 516)
 _TOO_MANY_BYTES = 1 << 60

@@ -15,7 +15,7 @@ from metrics_pipeline.lab.chaos.proxy import Answer, Exchange
 from metrics_pipeline.lab.chaos.world import World
 
 _REACH_SECONDS = 10.0
-"""A running drain comes to any of its steps within that."""
+"""A running drain comes to any of its steps within this time."""
 _AT_START = {Step.FENCE, Step.RECOVER}
 _MOST_BATCHES = 4
 _HOUR_MS = 3_600_000
@@ -162,7 +162,7 @@ def break_handover(world: World, rng: Random) -> str:
 
 
 def step_clock(world: World, rng: Random) -> str:
-    """The drain's wall clock skips to head by hours, forwards or backwards, and back."""
+    """The drain's wall clock jumps by hours, forwards or backwards, and back."""
     process = world.fleet.await_current(world.any_shard(rng))
     offset_ms = rng.choice((-1, 1)) * rng.randint(1, 72) * _HOUR_MS
     process.send(ClockStep(offset_ms))

@@ -16,7 +16,7 @@ app = typer.Typer(help="What is wrong with the pipeline, and whether notificatio
 
 @app.command(epilog="Example: metrics-pipeline alerts status --json")
 def status(as_json: bool = typer.Option(False, "--json", help="Print everything as one JSON object.")) -> None:
-    """What is wrong right now, judged anew; tells nobody. Failed runs and checks are as the sensor saw them last.
+    """What is wrong right now; notifies nobody. Failed runs and checks are as the sensor saw them last.
 
     Exit 0 whatever is wrong: the JSON field `ok` says whether anything is.
     """

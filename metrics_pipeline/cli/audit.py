@@ -41,7 +41,7 @@ def audit(
 
     Compares the committed offsets, the ledger, raw_events, rollup_1m and dead_letters with each other, per partition
     and per minute of event time; exit 1 on any contradiction. May run while events flow: minutes that batches land in
-    meanwhile are looked at again, and those that never rest are listed as in flight, neither right nor wrong. Offsets
+    meanwhile are looked at again; if that never ends, they are listed as in flight, neither right nor wrong. Offsets
     are checked in full, also with --range.
     """
     scope = EVERYTHING if span is None else _scope(span)
@@ -151,8 +151,8 @@ def _print_deferred(console: Console, verdict: Verdict) -> None:
     more = f" and {len(deferred) - _LONGEST_PRINT} more" if len(deferred) > _LONGEST_PRINT else ""
     console.print(
         f"[yellow]…[/] deferred: {verdict.deferred_offsets:,} offsets in {len(deferred)} ranges were skipped to be at "
-        f"the head, "
-        f"and no backfill has landed them yet (by partition: {named}{more}): `metrics-pipeline backfill` lands them",
+        f"the head, and no backfill has landed them yet (by partition: {named}{more}): `metrics-pipeline backfill` "
+        "lands them",
         soft_wrap=True,
     )
 

@@ -29,7 +29,7 @@ metrics-pipeline chaos --seconds 300"""
 
 @app.command(epilog=_EXAMPLES)
 def chaos(
-    seconds: float = typer.Option(600, min=10, help="Faults are injected for so long."),
+    seconds: float = typer.Option(600, min=10, help="How long faults are injected."),
     seed: int = typer.Option(1, min=0, help="The same seed gives the same load and the same plan of faults."),
     rate: float = typer.Option(2_000, min=1, help="Messages per second, bursts apart."),
     folder: Path | None = typer.Option(None, help="Keep logs and data here; else in a temporary folder."),

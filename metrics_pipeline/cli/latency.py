@@ -61,7 +61,7 @@ class Findings:
     incomplete: Sequence[Incomplete]
     incomplete_other: Sequence[Incomplete]
     answer_compared: Answer | None = None
-    """Of the elapsed part of the span, where the other span is compared with that."""
+    """Answer about the elapsed part of the span, if that is what the other span is compared with."""
     other: Answer | None = None
 
 
@@ -87,7 +87,7 @@ def latency(
 ) -> None:
     """Requests, errors, apdex and latency quantiles over a span of time, in whole minutes.
 
-    Exit code 2 for a name that there is not, with those that may have been meant.
+    Exit code 2 for an unknown name, with names that may have been meant.
     """
     now = now_in(timezone)
     question = Question(asked_span(when, start, end, now), Names(service, endpoint, tier, region, method))
@@ -107,7 +107,7 @@ def latency(
 
 
 def check_names(client: Client, question: Question, now: datetime) -> None:
-    """Raises ConfigurationError if a name of the question is one that there is not."""
+    """Raises ConfigurationError if a name of the question is unknown."""
     unknown = unknown_names(client, question.names, question.span, now)
     if unknown:
         raise ConfigurationError("; ".join(map(str, unknown)))

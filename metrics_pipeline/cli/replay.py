@@ -123,8 +123,7 @@ def _left(report: HourReport, mode: Mode) -> Iterator[str]:
     if report.left_to_drains:
         yield f"{report.left_to_drains:,} offsets have not landed yet: they are left to the drains"
     if report.deferred:
-        yield f"{report.deferred:,} offsets were deferred, since drains skipped them: they are backfilled "
-        "first, then looked at"
+        yield f"{report.deferred:,} offsets were deferred, since drains skipped them: they are backfilled first"
     if report.unaccounted:
         yield f"{report.unaccounted:,} offsets are in no row of the ledger: `metrics-pipeline audit` names them"
     if report.good_letters:

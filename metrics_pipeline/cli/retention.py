@@ -85,7 +85,7 @@ def policy_text(policy: Mapping[str, Any], given: Collection[str], section: str 
 
 
 def _toml(value: Any) -> str:
-    """As TOML writes it, which has no halves of characters, and none that a terminal would obey."""
+    """As TOML writes it: without lone surrogates, and without characters that a terminal would obey."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

@@ -62,7 +62,7 @@ def rebuild(
     from_raw: bool = typer.Option(
         False,
         "--from-raw",
-        help=f"First make the rows of {LIVE.name}, of which all else is built, anew from raw_events.",
+        help=f"First make the rows of {LIVE.name}, of which all else is built, again from raw_events.",
     ),
     force: bool = typer.Option(
         False, "--force", help="With --from-raw: also where raw_events holds nothing any more. The rollups forget it."
@@ -108,10 +108,10 @@ def check(
     ),
     as_json: bool = typer.Option(False, "--json", help="Print the findings as one JSON object."),
 ) -> None:
-    """Compare raw_events with all rollups and their books, per closed unit of ten minutes; exit 1 if any drifted.
+    """Compare raw_events with all rollups and rollup_builds, per closed unit of ten minutes; exit 1 if any drifted.
 
-    Also counts the rows of each build. May run while events flow: what changes meanwhile is listed as moving, neither
-    right nor wrong. Drift that was repaired is drift, too.
+    Also counts the rows of each build. May run while events flow: what changes meanwhile is listed as in flux,
+    neither right nor wrong. Drift that was repaired is drift, too.
     """
     span = _span(when, start, end, timezone)
     with open_rollups(load_settings()) as rollups, in_shares() as share_of:
@@ -145,7 +145,7 @@ def _print_plan(buckets: dict[str, int], units: int, as_json: bool) -> None:
     if as_json:
         print_json({"units": units, "buckets": buckets})
         return
-    typer.echo(f"would make {units} units of ten minutes anew from raw_events")
+    typer.echo(f"would make {units} units of ten minutes again from raw_events")
     for name, count in buckets.items():
         typer.echo(f"would build {count} buckets of {name}")
 
@@ -155,7 +155,7 @@ def _print_rebuilt(made: Rebuilt, built: Rebuilt, as_json: bool) -> None:
     unpublished = [{"grain": grain, "start": minute_name(start)} for grain, start in built.unpublished]
     units, in_flux = made.units + built.units, made.units_in_flux + built.units_in_flux
     if as_json:
-        published = {name: {"published": b.published, "moving": b.in_flux} for name, b in built.built.items()}
+        published = {name: {"published": b.published, "in_flux": b.in_flux} for name, b in built.built.items()}
         print_json(
             {
                 "units": units,
@@ -168,7 +168,7 @@ def _print_rebuilt(made: Rebuilt, built: Rebuilt, as_json: bool) -> None:
         return
     console = Console(highlight=False)
     if units:
-        console.print(f"{units} units of ten minutes made anew from raw_events")
+        console.print(f"{units} units of ten minutes made again from raw_events")
     for name, part in built.built.items():
         waiting = f", {part.in_flux} left, since events came meanwhile" if part.in_flux else ""
         console.print(f"{name}: {part.published} buckets built{waiting}")
@@ -195,7 +195,7 @@ def _checked_fields(checked: Checked) -> dict[str, object]:
         "units": checked.units,
         "drifts": [_drift_fields(drift) for drift in checked.drifts],
         "late": [minute_name(start) for start in checked.late],
-        "moving": [minute_name(start) for start in checked.in_flux],
+        "in_flux": [minute_name(start) for start in checked.in_flux],
         "gone": checked.gone,
     }
 
@@ -222,7 +222,9 @@ def _print_checked(checked: Checked, *, repair: bool) -> None:
             f"[yellow]…[/] {len(checked.late)} repaired units got events since: `rollups rebuild` repairs them"
         )
     if checked.in_flux:
-        console.print(f"[yellow]…[/] {len(checked.in_flux)} units move: batches landed in them; check them again later")
+        console.print(
+            f"[yellow]…[/] {len(checked.in_flux)} units are in flux: batches landed in them; check them again later"
+        )
     if checked.gone:
         console.print(f"[yellow]…[/] {checked.gone} units are gone from raw_events: nothing to compare them with")
     if checked.is_exact:

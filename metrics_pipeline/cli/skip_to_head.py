@@ -41,7 +41,7 @@ def skip(
     """Let drains go on at the head of the topic now, and leave the backlog to `backfill`.
 
     Shows what would be skipped, and asks. A drain that is running is fenced and ends; the next one starts at the head.
-    What is skipped is on record as deferred, by hours of Kafka's time: audit and charts name it until it is backfilled.
+    What is skipped is recorded as deferred, by hours of Kafka's time: audit and charts name it until it is backfilled.
     """
     settings = load_settings()
     shards, console = shards_of(settings, shard), Console(highlight=False, stderr=as_json)
@@ -119,7 +119,7 @@ def _as_fields(entries: Sequence[DeferredEntry]) -> dict[str, object]:
 def _report(report: BackfillReport) -> dict[str, int]:
     return {
         "deferred": report.total,
-        "filled": report.backfilled,
+        "backfilled": report.backfilled,
         "batches": report.batches,
         "consumed": report.consumed,
         "inserted": report.inserted,

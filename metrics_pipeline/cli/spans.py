@@ -19,7 +19,7 @@ TIMEZONE = typer.Option("UTC", "--timezone", help="Time zone of days and of time
 
 
 def now_in(timezone: str) -> datetime:
-    """Raises ConfigurationError for a zone that there is not."""
+    """Raises ConfigurationError for an unknown zone."""
     try:
         return datetime.now(UTC).astimezone(ZoneInfo(timezone))
     except (ZoneInfoNotFoundError, ValueError, OSError):

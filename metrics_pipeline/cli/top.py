@@ -140,7 +140,7 @@ def _endpoint(row: TopRow) -> Text:
 
 
 def _cut(name: str) -> Text:
-    """A name that gives way to figures: columns that don't wrap keep their width, this one's cells are cut."""
+    """A name that is cut where figures need the width: columns that don't wrap keep theirs."""
     return Text(name, no_wrap=True, overflow="ellipsis")
 
 

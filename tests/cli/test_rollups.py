@@ -46,7 +46,7 @@ def test_status_and_rebuild(client: Client) -> None:
     assert plan == {"units": 0, "buckets": {"10m": 12, "1h": 2, "1d": 1, "7d": plan["buckets"]["7d"]}}
     assert parsed("status")["10m"]["built"] == 0, "a dry run builds nothing"
     done = parsed("rebuild", "--when", DAY, "--grain", "10m", "--grain", "1h")
-    assert done["buckets"] == {"10m": {"published": 12, "moving": 0}, "1h": {"published": 2, "moving": 0}}
+    assert done["buckets"] == {"10m": {"published": 12, "in_flux": 0}, "1h": {"published": 2, "in_flux": 0}}
     assert parsed("rebuild", "--when", DAY, "--stale")["buckets"]["10m"]["published"] == 0
     insert(client, NOON, 1)
     state = parsed("status")["10m"]
@@ -68,7 +68,7 @@ def test_check_exits_1_on_drift_and_repairs(client: Client) -> None:
     assert_answers_are_raws(client, NOON, NOON + 2 * HOUR)
 
 
-def test_rebuild_from_raw_makes_all_rows_anew(client: Client) -> None:
+def test_rebuild_from_raw_makes_all_rows_again(client: Client) -> None:
     client.command("TRUNCATE TABLE rollup_1m")
     assert parsed("rebuild", *BOUNDS, "--from-raw", "--dry-run")["units"] == 12
     done = parsed("rebuild", *BOUNDS, "--from-raw")

@@ -72,8 +72,7 @@ def _record(context: OpExecutionContext, shard: int, report: DrainReport) -> Non
     if report.deferred:
         context.log.warning(
             f"{report.deferred} offsets were skipped to be at the head: they are deferred until the job "
-            "backfill_deferred, or "
-            "`metrics-pipeline backfill`, has landed them"
+            "backfill_deferred, or `metrics-pipeline backfill`, has landed them"
         )
     shared = {"shard": shard, "run_ended": report.reason.value, "batches": report.batches}
     landed: dict[str, int | float | str] = {

@@ -31,7 +31,7 @@ from metrics_pipeline.wiring.drain import rollups as open_rollups
 
 CHECK_NAME = "drift"
 LAST_HOURS = 3
-"""Longer than the interval, so that units that moved are judged by a later check."""
+"""Longer than the interval, so that a later check judges units that were in flux."""
 _SHOWN = 20
 
 
@@ -99,12 +99,12 @@ def _result(cube: Cube, checked: Checked) -> AssetCheckResult:
             "late_units": len(checked.late),
             "units_in_flux": len(checked.in_flux),
             **({"drifted": MetadataValue.md("\n".join(shown))} if shown else {}),
-            **({"moving": in_flux} if in_flux else {}),
+            **({"in_flux": in_flux} if in_flux else {}),
         },
     )
 
 
 def _concerns(drift: Drift, cube: Cube) -> bool:
-    """The books serve all cubes: what drifts in them alone is said once."""
+    """rollup_builds serves all cubes: what drifts in it alone is said once."""
     tables = {cube.table(grain) for grain in GRAINS}
     return bool(tables & set(drift.tables)) or (cube is ENDPOINTS and set(drift.tables) <= {BUILDS.name})

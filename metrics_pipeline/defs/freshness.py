@@ -93,7 +93,7 @@ freshness_schedule = ScheduleDefinition(
     job=freshness_job,
     cron_schedule=f"*/{EVERY_MINUTES} * * * *",
     default_status=DefaultScheduleStatus.RUNNING,
-    description="The alert sensor tells what is wrong sooner; this keeps the figures, and the state of an idle topic.",
+    description="Keeps the figures, and the state of an idle topic; the alert sensor finds what is wrong sooner.",
 )
 
 
@@ -111,7 +111,7 @@ def _deferred(settings: Settings) -> int:
 
 
 def _is_idle(partitions: tuple[PartitionSignal, ...], flow: FlowSignal) -> bool:
-    """Nothing waits and no drain run reports: the tables hold all that there is, which nobody else would say."""
+    """Nothing waits and no drain run reports: the tables are complete, and nothing else would say so."""
     is_quiet = flow.landed_ago_seconds is None or flow.landed_ago_seconds > EVERY_MINUTES * 60
     return is_quiet and not any(partition.lag for partition in partitions)
 
@@ -151,7 +151,7 @@ def _of_events(context: AssetCheckExecutionContext, settings: Settings) -> Asset
 
 
 def _of_grain(state: GrainState, objectives: AlertSettings) -> AssetCheckResult:
-    """Stale buckets are no failure: late events make some at any time, and the sensor has its pace."""
+    """Stale buckets are no failure: late events make some at any time, and the sensor rebuilds them at its pace."""
     waits = f"{state.not_built:,} buckets have no build {objectives.rollups_seconds:,} s after their end"
     return AssetCheckResult(
         asset_key=_key(grain_named(state.grain)),

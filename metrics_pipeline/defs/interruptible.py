@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 def in_thread(work: Callable[[Callable[[], bool]], _T], record: Callable[[_T], None]) -> _T:
     """Work in a second thread: Dagster interrupts the first one anywhere, which must not hit a half-done step.
 
-    `work` is given whether to stop; what it did is recorded whether the run was interrupted or not.
+    `work` gets a function that says whether to stop; what it did is recorded also where the run was interrupted.
     """
     stop = threading.Event()
     with ThreadPoolExecutor(1, thread_name_prefix="work") as pool:

@@ -18,7 +18,7 @@ LABEL_TAG = ".dagster/repository"
 
 @dataclass(frozen=True)
 class OwnRuns:
-    """The runs of one code location; all that looks for runs goes through here."""
+    """The runs of one code location; whatever looks for runs goes through here."""
 
     instance: DagsterInstance
     label: str | None

@@ -1,4 +1,4 @@
-"""The replay of hours in Dagster: an asset with an hour per partition, so that a backfill in the UI replays hours."""
+"""The replay of hours in Dagster: an asset with an hour per partition, so that a backfill of the UI replays hours."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -69,8 +69,8 @@ class ReplayConfig(Config):
     group_name=GROUP,
     kinds={"kafka", "clickhouse"},
     pool=POOL,
-    description="Hours of the topic, by the time of messages, read once more: what raw_events, dead_letters and "
-    "rollups lack of them is filled in. Nothing changes where nothing is missing.",
+    description="Reads hours of the topic once more, by the time of messages, and inserts what raw_events, "
+    "dead_letters and rollups lack of them. Nothing changes where nothing is missing.",
 )
 def replay(context: AssetExecutionContext, config: ReplayConfig, pipeline: PipelineResource) -> MaterializeResult:  # type: ignore[type-arg]
     """A cancel ends it cleanly, after the chunk that is under way."""
@@ -116,7 +116,7 @@ def deferred_hours(context: SensorEvaluationContext, pipeline: PipelineResource)
 
 
 def _busy(own: OwnRuns) -> str | None:
-    """The job whose run lands deferred ranges right now; backfills fence each other. Or has failed a moment ago."""
+    """The job whose run lands deferred ranges right now, as backfills fence each other, or failed a moment ago."""
     for job in (replay_job.name, backfill_deferred_job.name):
         for record in own.records(job_name=job, limit=1):
             ended_seconds = record.end_time or 0.0

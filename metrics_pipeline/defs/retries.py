@@ -12,7 +12,7 @@ _POLICY = RetryPolicy(max_retries=3, delay=5, backoff=Backoff.EXPONENTIAL, jitte
 
 @contextmanager
 def retried(policy: RetryPolicy = _POLICY) -> Iterator[None]:
-    """Around the work of a step, in place of its `retry_policy`: that would also try again what was told to end."""
+    """Around the work of a step, in place of its `retry_policy`, which would also repeat a step that was terminated."""
     try:
         with _told():
             yield

@@ -121,7 +121,7 @@ def _build(
     built = done.built[grain.name]
     drifts = 0
     if done.unpublished:
-        # No event came meanwhile, so books and rows contradict: the check finds out where, and mends it.
+        # No event came meanwhile, so rollup_builds and rows contradict: the check finds out where, and repairs it.
         starts = [start for _, start in done.unpublished]
         checked = rollups.check(Span(min(starts), max(starts) + grain.seconds), repair=True)
         drifts = len(checked.drifts)
@@ -167,7 +167,7 @@ REBUILD_JOBS = {
     description="Builds closed buckets that have no build yet, or that late events made stale: one run per partition.",
 )
 def stale_rollups(context: SensorEvaluationContext, pipeline: PipelineResource) -> SensorResult | SkipReason:
-    """Reads the books alone."""
+    """Reads rollup_builds alone."""
     now_seconds = datetime.now(UTC).timestamp()
     try:
         with connect(pipeline.settings()) as client:

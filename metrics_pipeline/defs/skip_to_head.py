@@ -27,7 +27,7 @@ from metrics_pipeline.wiring.backfill import backfill_deferred, preview_skip_to_
 _T = TypeVar("_T")
 
 
-class FreshFirstConfig(Config):
+class SkipToHeadConfig(Config):
     """As `metrics-pipeline skip-to-head` has it."""
 
     shard: int | None = Field(default=None, ge=0, description="Of this shard alone; of all without it.")
@@ -35,8 +35,8 @@ class FreshFirstConfig(Config):
 
 
 @op
-def skip_backlog(context: OpExecutionContext, config: FreshFirstConfig, pipeline: PipelineResource) -> None:
-    """Fence the drains, put the backlog on record as deferred, and let the next drains start at the head."""
+def skip_backlog(context: OpExecutionContext, config: SkipToHeadConfig, pipeline: PipelineResource) -> None:
+    """Fence the drains, record the backlog as deferred, and let the next drains start at the head."""
     settings = pipeline.settings()
     shards = shards_of(settings, config.shard)
 
@@ -64,8 +64,7 @@ def backfill_backlog(context: OpExecutionContext, pipeline: PipelineResource) ->
     name="skip_to_head",
     executor_def=in_process_executor,
     description="Lets drains go on at the head, and leaves the backlog to `backfill_deferred`. By default it only says "
-    "what it "
-    "would skip.",
+    "what it would skip.",
     tags={"dagster/priority": "110"},
 )
 def skip_to_head_job() -> None:
@@ -100,8 +99,7 @@ def _done(work: Callable[[Callable[[], bool]], _T], record: Callable[[_T], None]
 def _record(context: OpExecutionContext, report: BackfillReport) -> None:
     context.log.info(
         f"{report.backfilled:,} of {report.total:,} offsets backfilled: {report.inserted} inserted, "
-        f"{report.duplicates} "
-        f"duplicates, {report.dead_letters} dead letters, {report.lost} lost"
+        f"{report.duplicates} duplicates, {report.dead_letters} dead letters, {report.lost} lost"
     )
     shared: dict[str, int | str] = {"source": BACKFILL, "left": report.left}
     if report.inserted:

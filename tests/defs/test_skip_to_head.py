@@ -1,4 +1,4 @@
-"""Jump and fill as jobs, on a real instance, broker and server."""
+"""Skip to head and backfill as jobs, on a real instance, broker and server."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from dagster import DagsterInstance, ExecuteInProcessResult, RunConfig
 
 from metrics_pipeline.definitions import defs
-from metrics_pipeline.defs.skip_to_head import FreshFirstConfig
+from metrics_pipeline.defs.skip_to_head import SkipToHeadConfig
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.wiring.backfill import deferred_ranges
 from tests.worlds.events import events
@@ -21,7 +21,7 @@ def instance(tmp_path: Path) -> Iterator[DagsterInstance]:
 
 
 def skip_to_head(instance: DagsterInstance, **config: object) -> dict[str, object]:
-    run_config = RunConfig(ops={"skip_backlog": FreshFirstConfig(**config)})  # type: ignore[arg-type]
+    run_config = RunConfig(ops={"skip_backlog": SkipToHeadConfig(**config)})  # type: ignore[arg-type]
     result = defs.resolve_job_def("skip_to_head").execute_in_process(instance=instance, run_config=run_config)
     (found,) = result.get_asset_observation_events()
     return {n: v.value for n, v in found.asset_observation_data.asset_observation.metadata.items()}
@@ -32,7 +32,7 @@ def rows(result: ExecuteInProcessResult) -> dict[str, object]:
     return {m.asset_key.path[-1]: m.metadata["rows"].value for m in found}
 
 
-def test_the_backlog_is_skipped_once_that_is_asked_for_and_filled(
+def test_the_backlog_is_skipped_once_that_is_asked_for_and_backfilled(
     settings: Settings, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("METRICS_DRAIN__SHARDS", "2")
@@ -42,9 +42,9 @@ def test_the_backlog_is_skipped_once_that_is_asked_for_and_filled(
     assert skip_to_head(instance, dry_run=False, shard=1) == {"dry_run": False, "deferred_offsets": 150}
     assert skip_to_head(instance, dry_run=False) == {"dry_run": False, "deferred_offsets": 151}
     assert sum(entry.offsets for entry in deferred_ranges(settings)) == 301
-    filled = defs.resolve_job_def("backfill_deferred").execute_in_process(instance=instance)
-    assert rows(filled)["raw_events"] == rows(filled)["rollup_1m"] == 300
-    assert rows(filled)["dead_letters"] == 1
+    backfilled = defs.resolve_job_def("backfill_deferred").execute_in_process(instance=instance)
+    assert rows(backfilled)["raw_events"] == rows(backfilled)["rollup_1m"] == 300
+    assert rows(backfilled)["dead_letters"] == 1
     monkeypatch.setenv("METRICS_DRAIN__SHARDS", "1")
     drain_once(settings)
     assert_exact(settings, events=300, dead=1)

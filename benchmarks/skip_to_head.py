@@ -1,7 +1,7 @@
 """Skip to head with a long backlog: `python -m benchmarks.skip_to_head [--events 10000000] [--rate 5000]`.
 
 Starts engines of its own, fills a topic while nothing drains it, then sends live events, starts drains one after the
-other as the relay does, skips to head to the head, and fills what was skipped; all of it as processes of the command
+other as the relay does, skips to the head, and backfills what was skipped; all of it as processes of the command
 line. Says how long it takes until 99% of the live events are fresh, how long and how fast the backfill is, how fresh
 live events are beside it, and what the audit says in the end.
 """
@@ -134,9 +134,9 @@ def measure(home: Path, events: int, rate: int) -> None:
         time.sleep(BEHIND_SECONDS)
         began = time.time()
         deferred = run("skip-to-head", "--yes", "--json")["deferred_offsets"]
-        jumped = time.time()
-        print(f"the skip to head: {jumped - began:.1f} s, {deferred:,} offsets deferred", flush=True)
-        print(f"fresh {seconds_until_fresh(client, jumped):.1f} s after that", flush=True)
+        skipped = time.time()
+        print(f"the skip to head: {skipped - began:.1f} s, {deferred:,} offsets deferred", flush=True)
+        print(f"fresh {seconds_until_fresh(client, skipped):.1f} s after that", flush=True)
         alone = time.time()
         time.sleep(LIVE_SECONDS)
         began = time.time()
@@ -147,8 +147,8 @@ def measure(home: Path, events: int, rate: int) -> None:
         backfilled = run("backfill", "--json")
         ended = time.time()
         print(
-            f"the backfill: {backfilled['filled']:,} offsets in {ended - began:.1f} s, "
-            f"{backfilled['filled'] / (ended - began):,.0f} a second; {backfilled['batches']} batches, "
+            f"the backfill: {backfilled['backfilled']:,} offsets in {ended - began:.1f} s, "
+            f"{backfilled['backfilled'] / (ended - began):,.0f} a second; {backfilled['batches']} batches, "
             f"{backfilled['inserted']:,} inserted, {backfilled['taken_back']} taken back",
             flush=True,
         )

@@ -82,7 +82,7 @@ def test_steps_grow_with_the_span() -> None:
         assert buckets == sorted(buckets)
 
 
-def test_rollups_are_read_from_a_border_to_a_whole_minute() -> None:
+def test_rollups_are_read_from_a_bucket_to_a_whole_minute() -> None:
     panel = next(p for p in PANELS if p.name == "service_latency")
     _, values = panel_query(panel, NOW - timedelta(days=7), NOW, service="checkout")
     assert values["start"] % HOUR == 0

@@ -181,7 +181,7 @@ def test_a_filled_column_costs_the_partitions_that_lack_it() -> None:
     assert planned.hash == plan(objects, {**HAS, wanted.name: replace(has, unfilled={"version": SIZE})}, STORAGE).hash
 
 
-def test_a_rollup_that_lacks_a_column_is_made_anew() -> None:
+def test_a_rollup_that_lacks_a_column_is_made_again() -> None:
     rollup = HAS["rollup_1m"]
     lacking = replace(rollup, columns={k: v for k, v in rollup.columns.items() if k != "errors"})
     add, remake = changes({**HAS, "rollup_1m": lacking})

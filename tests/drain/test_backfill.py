@@ -52,7 +52,7 @@ def send_at(settings: Settings, count: int, time_ms: int, *, seed: int, partitio
     return values
 
 
-def test_a_jump_skips_by_hours_and_the_audit_names_it(settings: Settings) -> None:
+def test_a_skip_to_head_goes_by_hours_and_the_audit_names_it(settings: Settings) -> None:
     now_ms = time.time_ns() // 1_000_000
     hour_ms = now_ms // HOUR_MS * HOUR_MS
     send_at(settings, 10, hour_ms - 3 * HOUR_MS, seed=1)
@@ -77,7 +77,7 @@ def test_a_jump_skips_by_hours_and_the_audit_names_it(settings: Settings) -> Non
 
 
 @pytest.mark.usefixtures("undisturbed")
-def test_a_crash_before_any_step_of_a_jump_is_finished_by_the_next_run(settings: Settings) -> None:
+def test_a_crash_before_any_step_of_a_skip_is_finished_by_the_next_run(settings: Settings) -> None:
     hour_ms = time.time_ns() // 1_000_000 // HOUR_MS * HOUR_MS
     for hour in (3, 2, 1):
         send_at(settings, 20, hour_ms - hour * HOUR_MS, seed=hour)
@@ -99,7 +99,7 @@ def test_a_crash_before_any_step_of_a_jump_is_finished_by_the_next_run(settings:
 @pytest.mark.usefixtures("undisturbed")
 @pytest.mark.parametrize("step", list(Step))
 @pytest.mark.parametrize("occurrence", [1, 2])
-def test_a_fill_that_crashes_before_any_step_loses_and_doubles_nothing(
+def test_a_backfill_that_crashes_before_any_step_loses_and_doubles_nothing(
     settings: Settings, step: Step, occurrence: int
 ) -> None:
     small = settings.model_copy(update={"drain": settings.drain.model_copy(update={"flush_events": 100})})
@@ -162,7 +162,7 @@ def test_live_events_are_fresh_while_a_long_backlog_is_deferred_and_all_of_it_la
     assert audit(settings).deferred_offsets == 0
 
 
-def test_a_jump_that_a_new_drain_fences_tries_again(settings: Settings) -> None:
+def test_a_skip_that_a_new_drain_fences_tries_again(settings: Settings) -> None:
     small = settings.model_copy(update={"drain": settings.drain.model_copy(update={"flush_events": 100})})
     hour_ms = time.time_ns() // 1_000_000 // HOUR_MS * HOUR_MS
     for hour in (3, 2, 1):
@@ -185,7 +185,7 @@ def test_a_jump_that_a_new_drain_fences_tries_again(settings: Settings) -> None:
     assert_exact(settings, events=3_000)
 
 
-def test_only_what_is_deferred_within_the_asked_ranges_is_filled(settings: Settings) -> None:
+def test_only_what_is_deferred_within_the_asked_ranges_is_backfilled(settings: Settings) -> None:
     hour_ms = time.time_ns() // 1_000_000 // HOUR_MS * HOUR_MS
     send_at(settings, 10, hour_ms - 3 * HOUR_MS, seed=1)
     drain_once(settings)
@@ -222,20 +222,20 @@ def test_the_commands_say_what_they_would_do_and_do_it(settings: Settings) -> No
     assert audited["deferred"] == {"offsets": 201, "ranges": [{"partition": 3, "start": 0, "end": 201}]}
     assert "but for the 201 that are deferred" in call("audit")
     assert json.loads(call("status", "--json"))["deferred_offsets"] == 201
-    assert "201 offsets of 1 partitions are deferred" in call("fill", "--dry-run")
-    backfilled = json.loads(call("fill", "--json"))
-    assert (backfilled["deferred"], backfilled["filled"], backfilled["inserted"], backfilled["dead_letters"]) == (
+    assert "201 offsets of 1 partitions are deferred" in call("backfill", "--dry-run")
+    backfilled = json.loads(call("backfill", "--json"))
+    assert (backfilled["deferred"], backfilled["backfilled"], backfilled["inserted"], backfilled["dead_letters"]) == (
         201,
         201,
         200,
         1,
     )
-    assert "no offsets are deferred" in call("fill", "--dry-run")
+    assert "no offsets are deferred" in call("backfill", "--dry-run")
     assert json.loads(call("audit", "--json"))["deferred"] == {"offsets": 0, "ranges": []}
     assert_exact(settings, events=200, dead=1)
 
 
-def test_of_two_fills_the_newer_fences_the_older(settings: Settings) -> None:
+def test_of_two_backfills_the_newer_fences_the_older(settings: Settings) -> None:
     small = settings.model_copy(update={"drain": settings.drain.model_copy(update={"flush_events": 100})})
     send(settings, events(1_000))
     drain_from_head(settings)
@@ -267,9 +267,11 @@ def test_what_retention_ate_of_deferred_ranges_is_on_record_as_lost(settings: Se
     assert verdict.deferred_offsets == 0
 
 
-@pytest.mark.parametrize("first", ["drain", "fill"])
+@pytest.mark.parametrize("first", ["drain", "backfill"])
 @pytest.mark.usefixtures("undisturbed")
-def test_an_event_that_a_drain_and_a_fill_store_in_the_same_moment_counts_once(settings: Settings, first: str) -> None:
+def test_an_event_that_a_drain_and_a_backfill_store_in_the_same_moment_counts_once(
+    settings: Settings, first: str
+) -> None:
     """Both look up before they see the other's rows, and each is the first to insert once."""
     noon_ms = (time.time_ns() // 1_000_000 // DAY_MS - 1) * DAY_MS + DAY_MS // 2
     repeated = events(200, seed=1, timestamp=noon_ms)
@@ -283,10 +285,10 @@ def test_an_event_that_a_drain_and_a_fill_store_in_the_same_moment_counts_once(s
         if step is Step.EVENTS and not inner:
             inner.append(drain_once(settings))
 
-    def fill_between(step: Step) -> None:
+    def backfill_between(step: Step) -> None:
         """The drain has looked up; the backfill inserts, and waits for it."""
         if step is Step.EVENTS and not backfilling:
-            backfilling.append(pool.submit(backfill_deferred, settings, None, "fill", observe=note))
+            backfilling.append(pool.submit(backfill_deferred, settings, None, "backfill", observe=note))
             assert inserted.wait(60)
 
     def note(step: Step) -> None:
@@ -296,10 +298,10 @@ def test_an_event_that_a_drain_and_a_fill_store_in_the_same_moment_counts_once(s
     backfilling: list[Future[BackfillReport]] = []
     inserted = threading.Event()
     if first == "drain":
-        report = backfill_deferred(settings, None, "fill", observe=drain_between)
+        report = backfill_deferred(settings, None, "backfill", observe=drain_between)
     else:
         with ThreadPoolExecutor(1) as pool:
-            drain_once(settings, fill_between)
+            drain_once(settings, backfill_between)
             report = backfilling[0].result()
     assert (report.taken_back, report.inserted, report.duplicates) == (200, 300, 200)
     assert_exact(settings, events=600)
@@ -345,7 +347,7 @@ def test_a_drain_that_dies_in_that_moment_keeps_what_it_stored(settings: Setting
 
     def die(step: Step) -> None:
         if step is Step.EVENTS:
-            backfilling.append(pool.submit(backfill_deferred, settings, None, "fill", observe=note))
+            backfilling.append(pool.submit(backfill_deferred, settings, None, "backfill", observe=note))
             assert inserted.wait(60)
         if step is Step.LEDGER:
             raise CrashError(step)
@@ -359,7 +361,7 @@ def test_a_drain_that_dies_in_that_moment_keeps_what_it_stored(settings: Setting
     assert_exact(settings, events=500)
 
 
-def test_a_fill_waits_for_a_batch_that_a_dead_drain_left_open_and_says_so(settings: Settings) -> None:
+def test_a_backfill_waits_for_a_batch_that_a_dead_drain_left_open_and_says_so(settings: Settings) -> None:
     impatient = settings.model_copy(update={"drain": settings.drain.model_copy(update={"retry_seconds": 0.5})})
     send(settings, events(100), partition=0)
     drain_from_head(settings)
@@ -373,7 +375,7 @@ def test_a_fill_waits_for_a_batch_that_a_dead_drain_left_open_and_says_so(settin
     assert_exact(settings, events=200)
 
 
-def test_a_run_with_more_lag_than_the_policy_allows_jumps_by_itself(settings: Settings) -> None:
+def test_a_run_with_more_lag_than_the_policy_allows_skips_to_head_by_itself(settings: Settings) -> None:
     patient, impatient = (
         settings.model_copy(update={"drain": settings.drain.model_copy(update={"skip_to_head_lag_offsets": lag})})
         for lag in (100, 99)
@@ -386,7 +388,7 @@ def test_a_run_with_more_lag_than_the_policy_allows_jumps_by_itself(settings: Se
     assert_exact(settings, events=200)
 
 
-def test_figures_tell_fills_from_drains(settings: Settings) -> None:
+def test_figures_tell_backfills_from_drains(settings: Settings) -> None:
     """Old messages that a backfill lands are no late ones; they count in totals; what is deferred is told until
     then."""
     hour_ms = time.time_ns() // 1_000_000 // HOUR_MS * HOUR_MS

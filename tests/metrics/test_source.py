@@ -38,7 +38,7 @@ def test_a_fresh_reading_is_served_again() -> None:
     assert [source.reading().figures for _ in range(5)] == [1] * 5
 
 
-def test_a_stale_one_is_read_anew() -> None:
+def test_a_stale_one_is_read_again() -> None:
     source = source_of(Engine(), [], fresh=-1)
     assert [source.reading().figures for _ in range(3)] == [1, 2, 3]
 

@@ -121,7 +121,7 @@ def skip(client: Client, hour: datetime, *ranges: tuple[int, int, int]) -> None:
     )
 
 
-def fill(client: Client, partition: int, start: int, end: int, lost: int = 0) -> None:
+def backfill(client: Client, partition: int, start: int, end: int, lost: int = 0) -> None:
     note(
         client, at(11), at(12), shard=NO_SHARD, source="backfill", lost=lost, partitions=[partition],
         partition_start=[start], partition_end=[end], partition_lost=[lost],
@@ -133,20 +133,20 @@ def test_what_is_deferred_marks_its_hour_until_all_of_it_is_filled(client: Clien
     skip(client, hour_before, (0, 0, 50))
     skip(client, NOON, (0, 50, 100), (1, 0, 30))
     assert marked(client) == deferred
-    fill(client, 0, 50, 80)
-    fill(client, 1, 0, 30)
+    backfill(client, 0, 50, 80)
+    backfill(client, 1, 0, 30)
     assert marked(client) == deferred
-    fill(client, 0, 80, 100)
+    backfill(client, 0, 80, 100)
     assert marked(client) == []
     assert len(marked(client, TimeRange(hour_before, NOON))) == 50
-    fill(client, 0, 0, 50)
+    backfill(client, 0, 0, 50)
     assert marked(client, TimeRange(hour_before, NOON)) == []
 
 
 def test_what_was_lost_while_it_was_deferred_marks_its_hour_as_lost(client: Client) -> None:
     skip(client, NOON, (0, 50, 100))
-    fill(client, 0, 50, 60, lost=10)
-    fill(client, 0, 60, 100)
+    backfill(client, 0, 50, 60, lost=10)
+    backfill(client, 0, 60, 100)
     assert marked(client) == [(minute, LOST) for minute in range(10, 60)]
 
 

@@ -88,8 +88,8 @@ def assert_right(answer: Answer, events: pl.DataFrame) -> None:
         assert_quantile(found, level, ordered, answer.relative_error)
 
 
-def _minutes_from_border(draw: st.DrawFn) -> datetime:
-    """A moment around a change of clocks: at a border of some grain, near one, or anywhere."""
+def _minutes_from_start_of_bucket(draw: st.DrawFn) -> datetime:
+    """A moment around a change of clocks: at a start of some bucket, near one, or anywhere."""
     change = draw(st.sampled_from(CHANGES))
     seconds = int(change.timestamp()) + draw(st.integers(-DAYS_AROUND * 1_440, DAYS_AROUND * 1_440)) * 60
     grain = draw(st.sampled_from((*GRAINS, GRAINS[0])))
@@ -99,7 +99,7 @@ def _minutes_from_border(draw: st.DrawFn) -> datetime:
 
 @st.composite
 def spans(draw: st.DrawFn) -> TimeRange:
-    start = _minutes_from_border(draw)
+    start = _minutes_from_start_of_bucket(draw)
     long = st.integers(6 * 3_600, 2 * DAYS_AROUND * 86_400)
     length = draw(st.one_of(st.sampled_from([g.seconds for g in GRAINS]), st.integers(1, 7_200), long, long, long))
     return TimeRange(start, later(start, timedelta(seconds=length)))

@@ -81,7 +81,7 @@ def _waves(random_: random.Random, documents: list[dict[str, Any]]) -> list[list
 
 
 def _moments(random_: random.Random) -> Iterator[int]:
-    """Epoch milliseconds: borders of buckets and days from both sides, and at random."""
+    """Epoch milliseconds: ends of buckets and days from both sides, and at random."""
     for change in CHANGES:
         start = int(change.timestamp()) - DAYS_AROUND * 86_400
         end = int(change.timestamp()) + DAYS_AROUND * 86_400
@@ -111,7 +111,7 @@ def _document(random_: random.Random, moment_ms: int) -> dict[str, Any]:
 
 
 def _latency_ms(random_: random.Random) -> float:
-    """Mostly a skewed bell; now and then nothing, the borders of apdex, or very long."""
+    """Mostly a skewed bell; now and then nothing, the thresholds of apdex, or very long."""
     kind = random_.random()
     if kind < 0.02:
         return random_.choice((0, 500, 500.001, 2_000, 2_000.001, 86_400_000))

@@ -79,7 +79,7 @@ def engines_in(folder: Path) -> Iterator[Engines]:
         kafka.process.stop(60)
 
 
-def fill(settings: Settings) -> None:
+def load(settings: Settings) -> None:
     """Give a new pipeline what the snapshot holds."""
     random_ = random.Random(1)
     prepare(settings)
@@ -146,7 +146,7 @@ def main() -> None:
         folder = Path(name)
         with engines_in(folder) as engines:
             settings = engines.settings()
-            fill(settings)
+            load(settings)
             with connect(settings) as client:
                 for (log,) in client.query(_LOGS).result_rows:
                     client.command(f"DROP TABLE IF EXISTS system.{log} SYNC")

@@ -5,9 +5,9 @@ What is stored, back from the end of the backfill:
     1m     25 hours                        10m    7 days
     1h     31 days                         1d, 7d 13 months (396 days)
 
-and, around the starts of 7 days, 30 days and 13 months, the finer rows that a range's border needs. The books know
-every bucket of every grain of the 13 months, with builds that count all of its events, so that readers' covers are as
-long as they'd be. Filling again adds what time has passed since.
+and, around the starts of 7 days, 30 days and 13 months, the finer rows that the ends of a range need. rollup_builds
+has every bucket of every grain of the 13 months, with builds that count all of its events, so that readers select as
+many buckets as they would. Filling again adds what time has passed since.
 """
 
 import time

@@ -19,18 +19,18 @@ _WHERE = "minute >= {start:DateTime('UTC')} AND minute < {end:DateTime('UTC')}"
 _FIGURES = f"SELECT sum(requests), {LATENCY_MERGE_FUNCTION}(latency_ms) FROM"
 QUERIES = {
     "a table of one grain": f"{_FIGURES} {ENDPOINTS.table(LIVE)} WHERE {_WHERE}",
-    "the tables of all grains as one, without a cover": f"{_FIGURES} {ENDPOINTS.all_grains} WHERE {_WHERE}",
-    "the cover alone": f"SELECT count() FROM ({bucket_selection({})})",
+    "the tables of all grains as one, without a selection": f"{_FIGURES} {ENDPOINTS.all_grains} WHERE {_WHERE}",
+    "the selection of buckets alone": f"SELECT count() FROM ({bucket_selection({})})",
     "the view": f"{_FIGURES} {source_of(ENDPOINTS)}",
     "the view, where retention dropped older rows": f"{_FIGURES} {source_of(ENDPOINTS).replace('(', '_dropped(', 1)}",
 }
-_BORDERS = {grain.seconds: _START - days * 86_400 for grain, days in zip(BUILT, (45, 120, 400), strict=False)}
+_CUTOFFS = {grain.seconds: _START - days * 86_400 for grain, days in zip(BUILT, (45, 120, 400), strict=False)}
 
 
 def planning() -> None:
     """Prints a median per query and step, of an hour and of 13 months."""
     with TemporaryDirectory() as home, running(Path(home)) as server, client_of(server) as client:
-        (view,) = (v for v in rollup_views(_BORDERS) if v.name == ENDPOINTS.name)
+        (view,) = (v for v in rollup_views(_CUTOFFS) if v.name == ENDPOINTS.name)
         client.command(replace(view, name=f"{view.name}_dropped").replacement)
         for name, sql in QUERIES.items():
             short = _median_ms(client, sql, 3_600, LIVE.seconds)

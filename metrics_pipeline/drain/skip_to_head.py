@@ -20,7 +20,7 @@ from metrics_pipeline.runtime.retry import Retry
 from metrics_pipeline.runtime.run import Run
 from metrics_pipeline.runtime.timerange import HOUR_SECONDS
 
-logger = logging.getLogger("metrics_pipeline.skip to head")
+logger = logging.getLogger("metrics_pipeline.skip_to_head")
 
 MAX_ENTRIES = 5_000
 """A skip to head writes so many at most: 200 days of hours. The last one then takes the rest, which no real backlog

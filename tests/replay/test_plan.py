@@ -94,11 +94,11 @@ def test_hours_are_whole_ones_around_a_span() -> None:
     assert list(hours_around(HOUR + 1, HOUR + 3_601)) == [HOUR, HOUR + 3_600]
 
 
-_BORDERS = st.lists(st.integers(0, 100), min_size=5, max_size=5).map(sorted)
+_BOUNDS = st.lists(st.integers(0, 100), min_size=5, max_size=5).map(sorted)
 
 
 @settings(derandomize=True)
-@given(_BORDERS, st.integers(0, 100), st.integers(0, 100), st.integers(0, 120) | st.none())
+@given(_BOUNDS, st.integers(0, 100), st.integers(0, 100), st.integers(0, 120) | st.none())
 def test_hours_tile_what_the_log_holds_and_drains_have_landed(
     cutoffs: list[int], one: int, other: int, committed: int | None
 ) -> None:

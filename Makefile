@@ -51,9 +51,26 @@ demo: setup ## run the whole pipeline under load: RATE=40000 DURATION=60
 
 WORKERS ?= 2
 
+# Each worker has engines of its own.
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+SCHEDULES ?= 2500
+CHAOS_SECONDS ?= 100
+WHOLE := --schedules $(SCHEDULES) --chaos-seconds $(CHAOS_SECONDS)
+
 .PHONY: test
-test: check ## lint, types, and all tests against real engines: WORKERS=2, each with engines of its own
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+test: check ## lint, types, pure tests, and one pass on real engines: WORKERS=2
+	$(PYTEST) -m quick
+
+.PHONY: test-all
+test-all: check ## lint, types, and all tests: SCHEDULES=2500 CHAOS_SECONDS=100
+	$(PYTEST) $(WHOLE)
+
+SUITES ?= tests
+UNTIL ?= inf
+
+.PHONY: test-long
+test-long: setup ## what make test leaves out: SUITES=tests/drain UNTIL=1790000000
+	$(PYTEST) -m "not quick" $(WHOLE) --until $(UNTIL) $(SUITES)
 
 # The chart that is rendered: see tests/system/kubernetes/test_chart.py.
 export DAGSTER_CHART ?=

@@ -3,7 +3,7 @@
 import os
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,10 +15,42 @@ from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program, k
 from metrics_pipeline.lab.local.kafka import KafkaServer, start_kafka
 from metrics_pipeline.settings import LocalSettings, Settings, load_settings
 from metrics_pipeline.wiring.drain import prepare
+from tests.suites import Until, mark, rank
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", type=Path, help="keep the pictures of Dagster's pages in this folder")
+    parser.addoption("--schedules", type=int, default=300, help="how many schedules the simulation runs")
+    parser.addoption("--chaos-seconds", type=int, default=30, help="how long faults are made under load")
+    parser.addoption("--until", type=float, metavar="EPOCH_SECONDS", help="begin no test after this moment")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    until = config.getoption("until")
+    if until is not None:
+        config.pluginmanager.register(Until(until))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        mark(item)
+    if config.getoption("until") is not None:
+        items.sort(key=rank)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Without the marker no engine starts: neither a fixture of another name nor the test itself may hide one."""
+
+    def refuse(name: str, *_: object) -> None:
+        raise AssertionError(f"{name} is started, but the test is not marked with engines: see tests/suites.py")
+
+    with pytest.MonkeyPatch.context() as patched:
+        if item.get_closest_marker("engines") is None:
+            patched.setattr("metrics_pipeline.lab.local.kafka.spawn", refuse)
+            patched.setattr("metrics_pipeline.lab.local.clickhouse.spawn", refuse)
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

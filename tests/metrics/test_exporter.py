@@ -1,7 +1,6 @@
 """What a scrape says, held against the ledger of real drains."""
 
 import math
-import time
 import urllib.request
 from datetime import UTC, datetime
 
@@ -183,14 +182,13 @@ def test_an_engine_that_is_down_is_up_0_and_the_other_is_served(
     assert ("inserted_events_total" in names) == (engine != "clickhouse")
 
 
+# Its own timeouts would be minutes.
+@pytest.mark.timeout(60, func_only=True)
 def test_an_engine_that_hangs_is_not_waited_for(drained: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own timeouts would be minutes."""
     with silent_address() as clickhouse, silent_address() as dagster:
         monkeypatch.setenv("METRICS_CLICKHOUSE__URL", f"http://{clickhouse}/default")
         monkeypatch.setenv("METRICS_ALERTS__DAGSTER_URL", f"http://{dagster}")
-        begun = time.monotonic()
         found = scrape(load_settings(), limit_seconds=5)
-        assert 5 <= time.monotonic() - begun < 30
     assert found.labelled("up", "engine") == {"kafka": 1, "clickhouse": 0, "dagster": 0}
     assert found.labelled("read_duration_seconds", "engine")["clickhouse"] == 5
     assert found.value("lag_offsets", topic=drained.kafka.topic, partition="2") == 30

@@ -14,6 +14,8 @@ from typing import Any, Self
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
+from tests.worlds.waiting import await_
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--mute-audio")
 START_SECONDS = 60
@@ -73,10 +75,13 @@ class Page:
 
     def await_script(self, condition: str, what: str, limit_seconds: float) -> None:
         """Wait until a JavaScript expression is true; `what` says what is awaited."""
-        deadline = time.monotonic() + limit_seconds
-        while not self.run(f"!!({condition})"):
-            assert time.monotonic() < deadline, f"after {limit_seconds:g} s no {what} on:\n{self.text()[:4_000]}"
-            time.sleep(_CHECK_SECONDS)
+        await_(
+            what,
+            lambda: self.run(f"!!({condition})"),
+            limit_seconds,
+            check_seconds=_CHECK_SECONDS,
+            seen=lambda: f"on:\n{self.text()[:4_000]}",
+        )
 
     def await_text(self, *wanted: str, limit_seconds: float = 60) -> Self:
         """Wait until the page shows all of these."""
@@ -130,12 +135,14 @@ def opened_browser(folder: Path) -> Iterator[Page]:
 
 def _tab(process: "subprocess.Popen[bytes]", folder: Path) -> str:
     """Address of the tab's socket: the browser notes its port in a file, then lists its tabs."""
-    deadline = time.monotonic() + START_SECONDS
     noted = folder / "DevToolsActivePort"
-    while not noted.exists() or len(lines := noted.read_text().split()) < 2:
+
+    def address() -> list[str]:
         assert process.poll() is None, (folder / "browser.log").read_text(errors="replace")[-2_000:]
-        assert time.monotonic() < deadline, f"the browser does not answer after {START_SECONDS} s"
-        time.sleep(_CHECK_SECONDS)
+        lines = noted.read_text().split() if noted.exists() else []
+        return lines if len(lines) >= 2 else []
+
+    lines = await_("the browser answers", address, START_SECONDS, check_seconds=_CHECK_SECONDS)
     with connect(f"ws://127.0.0.1:{lines[0]}{lines[1]}", open_timeout=START_SECONDS) as whole:
         whole.send(json.dumps({"id": 1, "method": "Target.getTargets"}))
         while (answer := json.loads(whole.recv(timeout=START_SECONDS))).get("id") != 1:

@@ -40,6 +40,7 @@ def test_what_the_dockerfile_copies_is_there() -> None:
         assert (ROOT / path).exists(), path
 
 
+@pytest.mark.long
 def test_a_fresh_environment_of_the_image_runs(tmp_path: Path) -> None:
     """The Dockerfile's steps: the locked packages with hashes, then the wheel, built by what the lock has."""
     uv = Path(sys.executable).with_name("uv")
@@ -63,6 +64,7 @@ def test_a_fresh_environment_of_the_image_runs(tmp_path: Path) -> None:
     assert told.stdout.decode().strip() == version("metrics-pipeline")
 
 
+@pytest.mark.long
 def test_the_wheel_gives_the_command_line_as_a_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uv = Path(sys.executable).with_name("uv")
     monkeypatch.setenv("UV_TOOL_DIR", str(tmp_path / "tools"))
@@ -80,6 +82,7 @@ def test_the_wheel_gives_the_command_line_as_a_tool(tmp_path: Path, monkeypatch:
     assert done.stdout.decode().strip() == version("metrics-pipeline")
 
 
+@pytest.mark.long
 def test_wheel_and_source_archive_hold_the_licence_and_name_it(tmp_path: Path) -> None:
     uv = Path(sys.executable).with_name("uv")
     build = [uv, "build", "--quiet", "--no-build-isolation", "--python", sys.executable, "-o", tmp_path, ROOT]
@@ -142,6 +145,7 @@ def test_the_instance_differs_from_the_local_one_in_storage_alone() -> None:
     assert {name: production[name] for name in local} == local
 
 
+@pytest.mark.long
 def test_the_bill_of_materials_names_what_is_locked() -> None:
     subprocess.run(["make", "--silent", "sbom"], cwd=ROOT, check=True, timeout=250)  # noqa: S607 - whichever make there is
     made = json.loads((ROOT / "dist" / "sbom.json").read_text())

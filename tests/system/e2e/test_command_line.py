@@ -41,6 +41,8 @@ def parsed(done: "subprocess.CompletedProcess[str]") -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.engines
+@pytest.mark.quick
 def test_up_produce_drain_audit_latency_down(run: Run, tmp_path: Path) -> None:
     addresses = parsed(run("up", "--engines-only", "--json"))
     assert addresses["dagster"] is None
@@ -98,6 +100,7 @@ def test_up_produce_drain_audit_latency_down(run: Run, tmp_path: Path) -> None:
     assert not [p for p in noted if psutil.pid_exists(p["pid"])]
 
 
+@pytest.mark.engines
 def test_dead_letters_are_listed_shown_and_replayed(run: Run) -> None:
     """Late events are dead by the rules of the drain, and good by those of the replay."""
     parsed(run("up", "--engines-only", "--json"))

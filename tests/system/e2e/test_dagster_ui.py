@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from metrics_pipeline.settings import Settings, load_settings
 from metrics_pipeline.wiring.drain import prepare
 from tests.worlds.browser import Page, browser, opened_browser
 from tests.worlds.receivers import HttpReceiver, http_receiver
+from tests.worlds.waiting import await_
 
 BACKFILLED = [["replay"]]
 """What is backfilled."""
@@ -85,10 +85,7 @@ class Stack:
     def open(self, path: str, *wanted: str, height: int) -> Page:
         """A page that shows all of `wanted`."""
         self.page.size(WIDTH, height).open(self.url + path)
-        begun = time.monotonic()
-        shown = self.page.await_text(*wanted, limit_seconds=LIMIT_SECONDS)
-        print(f"{time.monotonic() - begun:5.1f} s until {path} is there", flush=True)
-        return shown
+        return self.page.await_text(*wanted, limit_seconds=LIMIT_SECONDS)
 
     def picture(self, name: str) -> None:
         """Of the open page, once it has come to rest."""
@@ -110,12 +107,7 @@ class Stack:
 
 
 def eventually(what: str, condition: Callable[[], object]) -> None:
-    """Wait until the condition holds, and say so."""
-    begun = time.monotonic()
-    while not condition():
-        assert time.monotonic() < begun + LIMIT_SECONDS, f"after {LIMIT_SECONDS} s not yet: {what}"
-        time.sleep(CHECK_SECONDS)
-    print(f"{time.monotonic() - begun:5.1f} s until {what}", flush=True)
+    await_(what, condition, LIMIT_SECONDS, check_seconds=CHECK_SECONDS)
 
 
 @pytest.fixture(scope="module")

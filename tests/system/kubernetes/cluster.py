@@ -1,11 +1,9 @@
 """What tests do to a cluster."""
 
-import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from kubernetes import client, config
@@ -14,9 +12,7 @@ from kubernetes.dynamic import DynamicClient
 
 from tests.system.kubernetes.control_plane import ControlPlane
 from tests.system.kubernetes.instance import KUBERNETES
-
-_T = TypeVar("_T")
-_CHECK_SECONDS = 0.1
+from tests.worlds.waiting import await_
 
 
 @dataclass(frozen=True)
@@ -96,12 +92,3 @@ def connect(plane: ControlPlane) -> Cluster:
 
 def manifests_of(name: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all(Path(KUBERNETES / name).read_text()))
-
-
-def await_(what: str, condition: Callable[[], _T], limit_seconds: float = 60) -> _T:
-    """What the condition gives once it is true."""
-    deadline = time.monotonic() + limit_seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"{what}: not within {limit_seconds} s, {found!r}"
-        time.sleep(_CHECK_SECONDS)
-    return found

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from kubernetes.client.rest import ApiException
 
-from tests.system.kubernetes.cluster import Cluster, await_, manifests_of
+from tests.system.kubernetes.cluster import Cluster, manifests_of
 from tests.system.kubernetes.instance import KUBERNETES, LAUNCHER, VALUES
+from tests.worlds.waiting import await_
 
 FILES = sorted(file.name for file in KUBERNETES.glob("*.yaml") if file.name != "values.yaml")
 

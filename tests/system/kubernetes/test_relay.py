@@ -18,11 +18,12 @@ from kubernetes.client import V1Pod
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.lab.local.dagster import start_dagster
 from metrics_pipeline.settings import Settings, clickhouse_url, kafka_address
-from tests.system.kubernetes.cluster import Cluster, await_
+from tests.system.kubernetes.cluster import Cluster
 from tests.system.kubernetes.instance import VALUES, code_location_environment, instance, launcher
 from tests.system.kubernetes.kubelet import Kubelet
 from tests.worlds.events import encode, event
 from tests.worlds.pipeline import assert_exact
+from tests.worlds.waiting import await_
 
 DRAINS = "dagster/job=drain"
 WINDOW_SECONDS = 30

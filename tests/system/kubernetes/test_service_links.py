@@ -4,8 +4,9 @@ import copy
 
 import pytest
 
-from tests.system.kubernetes.cluster import Cluster, await_, manifests_of
+from tests.system.kubernetes.cluster import Cluster, manifests_of
 from tests.system.kubernetes.kubelet import Kubelet
+from tests.worlds.waiting import await_
 
 
 @pytest.mark.parametrize("has_switch", [True, False])

@@ -1,19 +1,30 @@
-"""Thousands of schedules, each exact at its end. `python -m tests.system.simulation` runs more, and replays one."""
+"""Schedules, each exact at its end: --schedules says how many. `python -m tests.system.simulation` replays one."""
 
 import pytest
 
 from tests.system.simulation.run import failure_of, run_seed
 
-SCHEDULES = 2_500
-CHUNK = 250
+CHUNK = 300
 
 
-@pytest.mark.parametrize("first_seed", range(0, SCHEDULES, CHUNK))
-def test_every_schedule_is_exact(first_seed: int) -> None:
-    results = [run_seed(seed) for seed in range(first_seed, first_seed + CHUNK)]
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Those beyond the first chunk are long."""
+    if "first_seed" in metafunc.fixturenames:
+        schedules = metafunc.config.getoption("schedules")
+        metafunc.parametrize(
+            ("first_seed", "count"),
+            [
+                pytest.param(first, min(CHUNK, schedules - first), marks=[pytest.mark.long] if first else [])
+                for first in range(0, schedules, CHUNK)
+            ],
+        )
+
+
+def test_every_schedule_is_exact(first_seed: int, count: int) -> None:
+    results = [run_seed(seed) for seed in range(first_seed, first_seed + count)]
     failures = [failure_of(result) for result in results if result.problems]
     assert failures == []
-    assert sum(result.batches for result in results) > CHUNK, "schedules that deliver nothing prove nothing"
+    assert sum(result.batches for result in results) > count, "schedules that deliver nothing prove nothing"
 
 
 def test_a_seed_is_the_same_schedule_every_time() -> None:

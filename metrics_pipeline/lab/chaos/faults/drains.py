@@ -99,7 +99,12 @@ def freeze_at(step: Step) -> Callable[[World, Random], str]:
         shard = world.any_shard(rng)
         zombie = world.fleet.await_current(shard)
         zombie.send(Order(step, rng.randint(1, _MOST_BATCHES), signal.SIGSTOP))
-        world.await_that(zombie.is_stopped, _REACH_SECONDS, f"the drain did not come to {step.value}")
+        try:
+            world.await_that(zombie.is_stopped, _REACH_SECONDS, f"the drain did not come to {step.value}")
+        except MissedError:
+            # It may come there yet, and nobody would wake it.
+            zombie.signal(signal.SIGKILL)
+            raise
         return _succeed_and_thaw(world, rng, shard, zombie)
 
     return inject

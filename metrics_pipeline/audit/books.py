@@ -24,7 +24,7 @@ from metrics_pipeline.rollups.tables import CURRENT_ROWS
 from metrics_pipeline.runtime.timerange import DAY_SECONDS, MINUTE_SECONDS
 
 LONGEST_LIST = 1_000
-"""So many gaps, overlaps or broken rows are listed at most."""
+"""Most gaps, overlaps or broken rows that are listed."""
 
 _ROWS = "FROM batches FINAL"
 _OF_GROUP = "consumer_group = {group:String}"
@@ -38,7 +38,7 @@ _PARTS = """ARRAY JOIN partitions AS p, partition_start AS s, partition_end AS e
         partition_lost AS l"""
 
 _MAX_RANGES = 200_000
-"""So many ranges of a partition that were skipped, or backfilled, are known at most."""
+"""Most ranges of a partition, skipped or backfilled, that are read."""
 
 _IN_SCOPE = """(
         inserted > 0 AND first_event < toDateTime({end:UInt32}, 'UTC')

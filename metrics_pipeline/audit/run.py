@@ -28,13 +28,13 @@ from metrics_pipeline.ledger.minutes import (
 from metrics_pipeline.runtime.ports import Clock
 
 LOOKS = 5
-"""A minute that something touched during so many looks is reported as in flight."""
+"""Looks at a minute, after which it is reported as in flight if something landed during each."""
 PAUSE_SECONDS = 0.5
 """Between looks: longer than a batch usually takes from its first row to its ledger row."""
 LONGEST_LIST = 1_000
-"""An audit lists so many contradictions of a kind at most."""
+"""Most contradictions of a kind that an audit lists."""
 NAMED_MINUTES = 200
-"""So many minutes are asked for one by one; more than that by their span, since a query may only be so long."""
+"""Up to this many minutes are asked for one by one, more by their span: the length of a query is limited."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,7 @@ _OTHER_TTL = re.compile(r" TO (?:DISK|VOLUME) | RECOMPRESS | GROUP BY | WHERE ")
 
 
 _UNIT_DAYS = {"Day": 1, "Week": 7, "Month": 28, "Year": 365}
-"""At least so many: a warning may be early, not late."""
+"""A lower bound: a warning may be early, not late."""
 
 
 def time_to_live_days(engine: str) -> float | None:

@@ -38,7 +38,7 @@ how to do stays in the plan."""
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """Plans are made anew by `plan` where another apply may have been quicker."""
+    """`plan` is asked again where another apply may have been quicker."""
 
     client: Client
     plan: Callable[[], Plan]

@@ -49,7 +49,7 @@ class Table:
     ttl: str = ""
     """Without one, the schema has no say: rows are kept, or retention sets one."""
     is_made_of_events: bool = False
-    """A rollup: made anew when it gets a column."""
+    """A rollup: remade when it gets a column."""
     work_before_comment: Work = Work.NOTHING
     """Done before the comment is changed, which says that it was done."""
 
@@ -79,7 +79,7 @@ class Table:
         return f"ADD COLUMN IF NOT EXISTS {self.columns[at].ddl} {place}"
 
     def lacking(self, names: Iterable[str]) -> str:
-        """The part of an ALTER TABLE that notes what is still to be made anew, for whoever goes on."""
+        """The part of an ALTER TABLE that notes what is still to be remade, for whoever goes on."""
         return f"MODIFY COMMENT '{quoted(self.comment + NOT_FILLED + ', '.join(names))}.'"
 
 

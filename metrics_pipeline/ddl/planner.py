@@ -127,7 +127,7 @@ def _what_to_do(table: Table) -> str:
         )
     if table.is_made_of_events:
         return (
-            "drop this table and its feed while no drain runs, apply, then make it anew from raw events: "
+            "drop this table and its feed while no drain runs, apply, then remake it from raw events: "
             "`metrics-pipeline rollups rebuild --from-raw`"
         )
     return "while nothing writes to it, another table takes its place: docs/runbooks/table-keys.md has the statements"
@@ -187,7 +187,7 @@ def _properties(wanted: Table, found: FoundTable, storage: Storage) -> Iterator[
 
 
 def _remake(tables: Sequence[Table], changes: Sequence[Change], found: Found) -> Iterator[Change]:
-    """One change for all rollups: they are made anew together."""
+    """One change for all rollups: they are remade together."""
     altered = {c.table for c in changes if c.work is Work.REMAKE_ROLLUPS}
     names = [
         table
@@ -200,7 +200,7 @@ def _remake(tables: Sequence[Table], changes: Sequence[Change], found: Found) ->
     events = found.get(EVENTS)
     yield Change(
         "rollups",
-        f"make {len(names)} tables anew from {EVENTS}, as far back as it goes; what is older keeps the defaults",
+        f"remake {len(names)} tables from {EVENTS}, as far back as it goes; what is older keeps the defaults",
         Phase.MIGRATE,
         Way.REBUILD,
         tuple(f"ALTER TABLE {table.name} MODIFY COMMENT '{quoted(table.comment)}'" for table in names),

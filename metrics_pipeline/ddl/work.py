@@ -10,4 +10,4 @@ class Work(Enum):
     COUNT_BUCKETS = "count buckets"
     """Count in the books the events of buckets of new grains."""
     REMAKE_ROLLUPS = "remake rollups"
-    """Make the rollups anew from raw events."""
+    """Remake the rollups from raw_events."""

@@ -13,7 +13,7 @@ def warning_end_ms(now_ms: int, kept_ms: int) -> int:
 
 
 def expiry_warning(holder: str, kept_ms: int, letters: int, oldest_ms: int | None) -> str | None:
-    """The warning that `holder` drops so many letters soon, the oldest first; None without any."""
+    """The warning that `holder` soon drops `count` letters, the oldest first; None if there are none."""
     if not letters or oldest_ms is None:
         return None
     gone = datetime.fromtimestamp((oldest_ms + kept_ms) / 1_000, UTC)

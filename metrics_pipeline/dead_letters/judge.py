@@ -31,7 +31,7 @@ GROUP_SUFFIX = ".dead-letters"
 """The side group whose one slot holds the open chunk of a replay, and whose owner may replay."""
 
 MAX_CHUNK_LETTERS = 2_000
-"""The search bits of so many rows fit beside the positions, even if every row is refused."""
+"""The search bits of this many rows fit beside the positions, even if the server refuses every row."""
 
 DROPPED_DETAIL = "retention dropped events of that time, so a second copy would not be recognised"
 CUT_DETAIL = f"the payload was cut to its first {MAX_PAYLOAD_BYTES} bytes when it was stored: the table can't replay it"
@@ -79,7 +79,7 @@ class LetterFilter:
 
 
 def letter_filter(reasons: Sequence[str], services: Sequence[str], span: TimeRange | None) -> LetterFilter:
-    """As people ask for it. Raises ConfigurationError for a reason that there isn't."""
+    """As people ask for it. Raises ConfigurationError for an unknown reason."""
     if unknown := [reason for reason in reasons if reason not in set(Reason)]:
         raise ConfigurationError(f"there is no reason {unknown[0]!r}; the reasons are {', '.join(Reason)}")
     if span is None:

@@ -248,7 +248,7 @@ class Replay:
             events = self._land(topic_id, events, page, report)
 
     def _land(self, topic_id: str, events: pl.DataFrame, page: pl.DataFrame, report: ReplayReport) -> pl.DataFrame:
-        """Land what is missing; returns what has to be looked at anew: copies of what was just tried."""
+        """Land what is missing; returns copies of what was just tried: they have to be looked up again."""
         found = sort_out(events, self._reading.stored(events))
         known = pl.concat([marks(found.landed, Outcome.LANDED), marks(found.duplicates, Outcome.DUPLICATE)])
         self._mark(topic_id, known, ReplayStep.KEEP)

@@ -2,7 +2,7 @@
 
 A block that the server refuses for its content is cut in two, and each part is inserted by itself, until the refused
 rows are single. Parts are slices of the batch's rows in their fixed order, so they depend on the batch's range and on
-the verdicts before, and on nothing else: whoever continues the search sends the same parts under the same tokens.
+the search bits before, and on nothing else. Whoever continues the search sends the same parts under the same tokens.
 
 The cut is at the golden ratio, the smaller part first: where the smaller part lands, the larger one must hold the
 refused row and is cut without being tried. One refused row among 100,000 is found within 26 inserts; halves would need
@@ -44,9 +44,9 @@ class _Part:
 
 
 class Bisection:
-    """The search, from its beginning or from the verdicts of an earlier one. Pure: the caller inserts.
+    """The search, from its beginning or from the bits of an earlier one. Pure: the caller inserts.
 
-    Raises ValueError for verdicts that can't have come of `rows` rows.
+    A bit is 1 where the server refused a slice. Raises ValueError for bits that a search of `rows` rows can't make.
     """
 
     def __init__(self, rows: int, search_bits: str = "") -> None:
@@ -55,7 +55,7 @@ class Bisection:
         self._waiting = [_Part(Slice(0, rows))] if rows else []
         for bit in _unpacked(search_bits):
             if self.next is None:
-                raise ValueError(f"there are more verdicts than {rows} rows can have")
+                raise ValueError(f"there are more search bits than {rows} rows can have")
             self.note(is_refused=bit == "1")
 
     @property
@@ -70,12 +70,12 @@ class Bisection:
 
     @property
     def is_exhausted(self) -> bool:
-        """There have been more verdicts than can be written down."""
+        """There are more bits than the metadata of an offset has room for."""
         return len(self._search_bits) > LARGEST_SEARCH_BITS
 
     @property
     def search_bits(self) -> str:
-        """All verdicts so far, for `Bisection(rows, verdicts)` to go on from; empty before the first."""
+        """All bits so far, packed, for `Bisection(rows, search_bits)` to go on from; empty before the first."""
         return f"{int('1' + self._search_bits, 2):x}" if self._search_bits else ""
 
     def note(self, *, is_refused: bool) -> None:

@@ -88,7 +88,7 @@ def ranges_of(positions: Iterable[tuple[int, int]]) -> tuple[OffsetRange, ...]:
 
 
 def cuts(ranges: Sequence[OffsetRange], max_positions: int) -> Iterator[tuple[OffsetRange, ...]]:
-    """Cut ranges into chunks that can be written down and hold so many positions at most."""
+    """Cut ranges into chunks that can be written down and hold at most `max_positions` positions."""
     held: list[OffsetRange] = []
     size_bytes = positions = 0
     for whole in ranges:

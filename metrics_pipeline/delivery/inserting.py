@@ -24,7 +24,7 @@ from metrics_pipeline.ledger.entry import LedgerEntry
 from metrics_pipeline.runtime.retry import Retry
 
 MAX_ROUNDS = 5
-"""A server that fails in the same moment so many times in a row has another problem."""
+"""A server that breaks off at the same moment this often in a row has another problem."""
 
 _Rows = TypeVar("_Rows", pl.DataFrame, Sequence[LedgerEntry])
 

@@ -101,7 +101,7 @@ class Landing:
         stored = self._run.retry.call(lambda: warehouse.own(rows))
         if len(stored):
             # If a newer run inserted these rows, we were fenced: end quietly instead of reporting an error.
-            self._ownership.prove_anew()
+            self._ownership.prove_now()
             raise StopError(
                 f"the server refuses rows that are in raw_events already ({len(stored)} of {len(rows)}): {error}; "
                 "a constraint came after them: drop it, the next run goes on"

@@ -78,13 +78,13 @@ class Ownership:
     def prove(self) -> None:
         """Raise FencedError if we are an owner no more; asks only if the last proof is older than the limit.
 
-        A run that was paused for hours could otherwise insert a batch whose token the server has forgotten. Proving
-        anew is to commit once more what was committed last.
+        A run that was paused for hours could otherwise insert a batch whose token the server has forgotten. The proof
+        is to commit once more what was committed last.
         """
         if self._clock.monotonic_seconds() - self._proved_at_seconds > self._zombie_seconds:
-            self.prove_anew()
+            self.prove_now()
 
-    def prove_anew(self) -> None:
+    def prove_now(self) -> None:
         """Raise FencedError if we are an owner no more."""
         self.commit(self._last_commit)
 

@@ -145,7 +145,7 @@ class Backfill:
             while not reader.is_done and not self._stop():
                 self._deliver(reader.next(self._limits))
         except OffsetOutOfRangeError as error:
-            # What is deferred is read anew, and found lost.
+            # The next reading of what is deferred finds the offsets lost.
             logger.warning("%s", error)
 
     def _deliver(self, batch: MicroBatch) -> None:

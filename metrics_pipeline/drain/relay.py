@@ -55,7 +55,7 @@ class Launch:
 
 
 def backoff_seconds(failures: int, policy: RelayPolicy) -> float:
-    """Wait after so many failures in a row: doubling, with a limit, so that a failing shard is tried for ever."""
+    """Wait after this many failures in a row: it doubles up to a limit, so a failing shard is tried for ever."""
     if failures == 0:
         return 0
     doublings = min(failures - 1, 30)

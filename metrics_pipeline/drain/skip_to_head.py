@@ -23,8 +23,7 @@ from metrics_pipeline.runtime.timerange import HOUR_SECONDS
 logger = logging.getLogger("metrics_pipeline.skip_to_head")
 
 MAX_ENTRIES = 5_000
-"""A skip to head writes so many at most: 200 days of hours. The last one then takes the rest, which no real backlog
-has."""
+"""Most entries of one skip to head: 200 days of hours. The last entry takes the rest, which no real backlog has."""
 _LAST_MINUTE = (1 << 32) // 60
 _HOUR_MINUTES = HOUR_SECONDS // 60
 _MINUTE_MS = 60_000

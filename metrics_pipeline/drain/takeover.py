@@ -35,7 +35,7 @@ _REHEARSAL = Messages(
     [b'{"event_id":"-","timestamp":0,"service":"-","endpoint":"-","status":200,"latency_ms":0,"attributes":{"-":"-"}}'],
 )
 
-RESET_HINT = "to begin anew at the start of the present topic, run `metrics-pipeline reset-offsets --to earliest`"
+RESET_HINT = "to begin again at the start of the present topic, run `metrics-pipeline reset-offsets --to earliest`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ def reset_positions(
     *,
     to_latest: bool,
 ) -> dict[int, int]:
-    """Where to begin anew, partition -> offset: an end of the log, but not before what has `landed` of this topic.
+    """Where to begin again, partition -> offset: an end of the log, but not before what has `landed` of this topic.
 
     Partitions with an open batch of this topic are left out: the next run finishes it.
     """

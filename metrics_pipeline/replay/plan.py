@@ -32,7 +32,7 @@ MAX_HOURS = 10_000
 """Replayed at once at most."""
 MAX_WINDOW_MESSAGES = 50_000
 MAX_WINDOW_PARTITIONS = 32
-"""So many ranges fit on record beside the verdicts on refused rows."""
+"""As many ranges fit into the metadata of an offset beside the search bits of refused rows."""
 
 PLAN_SCHEMA = pl.Schema(
     {"step": pl.String()}
@@ -360,7 +360,8 @@ def unit_accounts(ledger: pl.DataFrame, raw: pl.DataFrame, rollup: pl.DataFrame)
 
 
 def spans_of(units: Iterable[int], max_gap_units: int = 0) -> list[tuple[int, int]]:
-    """Starts of units as [start, end), each within a day: those together with so many others between them at most."""
+    """Spans [start, end) of units, each within a day. Neighbours share a span if at most `max_gap_units` lie between
+    them."""
     spans: list[tuple[int, int]] = []
     for unit in sorted(units):
         is_near = spans and unit - spans[-1][1] <= max_gap_units * UNIT.seconds

@@ -1,8 +1,8 @@
 """After a replay: the rollups of what it has changed, made to say what raw_events says.
 
-Inserts go through the views, so that rollups count events again whose rows alone were lost; deletes don't. So the units
-that were touched are compared with raw_events and repaired. Which those are is on record in the plans, so whatever
-becomes of a replay, the next one settles them.
+Inserts go through the views, so the rollups count events again of which only the rows in raw_events were lost; deletes
+don't go through them. So the units that a replay has changed are compared with raw_events and repaired. The plans in
+replay_plan say which units those are, so the next replay repairs what an interrupted one left.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from metrics_pipeline.rollups.shards import RollupsOfShards
 from metrics_pipeline.runtime.retry import Retry
 
 ROUNDS = 3
-"""A unit that events land in all the time is left to the next replay after so many tries."""
+"""Tries, after which a unit that events land in all the time is left to the next replay."""
 MAX_GAP_UNITS = 6
 """Looking at some units between costs less than another look does, which takes seconds."""
 
@@ -38,7 +38,7 @@ class RollupRepair:
     retry: Retry
 
     def repair(self) -> Repaired:
-        """Repair what replays have touched since the last settlement."""
+        """Repair what replays have changed since the last repair."""
         changed, newest_ms = self.retry.call(self.tables.plans.unrepaired)
         units = {UNIT.floor(minute) for minute in changed}
         repaired, in_flux, poorer = 0, units, 0
@@ -53,7 +53,7 @@ class RollupRepair:
         return Repaired(repaired, len(in_flux) + poorer)
 
     def _round(self, units: set[int]) -> tuple[int, set[int], int]:
-        """How many units were repaired, those that move, and how many are left as they are."""
+        """How many units were repaired, those in flux, and how many are left as they are."""
         repaired, kept, in_flux = 0, 0, set[int]()
         for start, end in spans_of(units, MAX_GAP_UNITS):
             accounts = self._accounts(start, end)
@@ -71,7 +71,7 @@ class RollupRepair:
         return self.retry.call(lambda: self.rollups.check(span, repair=True))
 
     def _forget(self, span: Span) -> int:
-        """A check takes what raw_events has nothing of for dropped on purpose."""
+        """`check` ignores buckets without raw events, assuming that they were deleted on purpose; these were not."""
         made = self.retry.call(lambda: self.rollups.remake(span, force=True))
         self.retry.call(lambda: self.rollups.rebuild(span))
         return made.units

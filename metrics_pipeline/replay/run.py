@@ -15,8 +15,8 @@
     REPAIR_ROLLUPS  after each hour, as above
 
 Nothing is changed before the plan is noted, and the plan is noted once, whoever does it. So whoever finds a chunk open
-does the same again: rows are removed by what they hold, inserts carry the token, and what is noted and not settled is
-in flight for an audit, and is settled by the next replay.
+does the same again: rows are removed by what they hold, and inserts carry the token. Minutes of a plan whose rollups
+are not repaired yet are in flight for an audit; the next replay repairs them.
 """
 
 import logging

@@ -20,7 +20,7 @@ from metrics_pipeline.schema.targets import apply_everywhere
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.wiring.drain import rollups_of_shard
 
-_SINCE = re.compile(r" Made anew since (\d+)\.$")
+_SINCE = re.compile(r" Remade since (\d+)\.$")
 
 
 def apply_schema(
@@ -41,10 +41,10 @@ def apply_schema(
 
 
 def _remake(settings: Settings, client: Client, progress: Progress) -> bool:
-    """Make all units anew that raw events are left of, but those that this was done for already.
+    """Remake all units that raw_events still has events of, except those that an earlier call has remade.
 
-    Rows of the last minutes can't be made anew yet, and may lack the new column: until their unit is closed it isn't
-    over.
+    Units of the last minutes can't be remade yet, and their rows may lack the new column: until their unit is closed
+    it isn't over.
     """
     since_ns = _begun_ns(client)
     days, cutoff = _days(client), read_retained_from(client).compared_from
@@ -72,15 +72,15 @@ def _begun_ns(client: Client) -> int:
     """When it was begun, noted where the next apply finds it: builds since then have the new column."""
     sql = """SELECT name, comment FROM system.tables
         WHERE database = currentDatabase() AND position(comment, {note:String}) > 0"""
-    rows = query_rows(client, "looking for rollups to be made anew", sql, {"note": NOT_FILLED.strip()})
+    rows = query_rows(client, "looking for rollups to remake", sql, {"note": NOT_FILLED.strip()})
     noted = [_SINCE.search(comment) for _, comment in rows]
     if rows and all(noted):
         return max(int(found[1]) for found in noted if found)
     now_ns = time.time_ns()
     for table, comment in rows:
-        note = f"{_SINCE.sub('', comment)} Made anew since {now_ns}."
+        note = f"{_SINCE.sub('', comment)} Remade since {now_ns}."
         statement = f"ALTER TABLE {table} MODIFY COMMENT '{quoted(note)}'"
-        run_command(client, f"noting that {table} is made anew", statement)
+        run_command(client, f"noting that {table} is remade", statement)
     return now_ns
 
 

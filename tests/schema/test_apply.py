@@ -323,7 +323,7 @@ def test_the_command_line(client: Client, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_rollup_gets_another_dimension(client: Client) -> None:
-    """Added at the end of the key by metadata alone; rows from before are made anew from raw events."""
+    """Added at the end of the key by metadata alone; rows from before are remade from raw events."""
     insert_evenly(client, NOON, units=12, each=200)
     today = int(time.time()) // 86_400 * 86_400
     by_region = """SELECT region, sum(requests) FROM rollup(start='2020-01-01 00:00:00', end='2100-01-01 00:00:00',
@@ -341,9 +341,11 @@ def test_a_rollup_gets_another_dimension(client: Client) -> None:
         client, "SELECT region, count() FROM raw_events GROUP BY region ORDER BY region"
     )
     assert_answers_are_raws(client, NOON - 86_400, today + 86_400)
-    # The unit in which the feed was changed can't be made anew before it is closed: as if that was long ago.
-    assert "make 5 tables anew" in next_version("dimension", "schema", "plan")
-    noted = "SELECT name, comment FROM system.tables WHERE database = currentDatabase() AND comment LIKE '%Made anew%'"
+    # The unit in which the feed was changed can't be remade before it is closed: as if that was long ago.
+    assert "remake 5 tables" in next_version("dimension", "schema", "plan")
+    noted = (
+        "SELECT name, comment FROM system.tables WHERE database = currentDatabase() AND comment LIKE '%Remade since%'"
+    )
     for name, comment in rows(client, noted):
         long_ago = re.sub(r"since \d+", f"since {(int(time.time()) - 3_600) * 10**9}", comment)
         client.command(f"ALTER TABLE {name} MODIFY COMMENT '{long_ago}'")
@@ -351,7 +353,7 @@ def test_a_rollup_gets_another_dimension(client: Client) -> None:
     before = rows(client, repaired)
     next_version("dimension", "schema", "apply")
     assert next_version("dimension", "schema", "plan").strip() == "the schema is up to date"
-    # What was made anew since is not made again.
+    # What was remade since is not remade again.
     assert [new for new, old in zip(rows(client, repaired), before, strict=True) if new != old and old[1]] == []
     with rollups(load_settings()) as operated:
         assert operated.check(Span(NOON - 86_400, today + 86_400)).is_exact

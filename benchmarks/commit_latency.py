@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from metrics_pipeline.kafka.committed import FencedOffsets
-from metrics_pipeline.kafka.intents import Commit, Intent
+from metrics_pipeline.kafka.intents import Commit, Intent, Owner
 from metrics_pipeline.settings import kafka_address, load_settings
 
 
@@ -19,9 +19,10 @@ def timed_ms(action: Callable[[], object]) -> float:
 def main() -> None:
     settings = load_settings()
     kafka = settings.kafka.model_copy(update={"group": f"benchmark-{time.time_ns()}"})
+    owner = Owner(1, 0)
     commits = int(sys.argv[1]) if len(sys.argv) > 1 else 50
-    with FencedOffsets(kafka_address(settings), kafka, 0) as store:
-        fence_ms = timed_ms(store.fence)
+    with FencedOffsets(kafka_address(settings), kafka, owner, range(8)) as store:
+        fence_ms = timed_ms(lambda: store.fence(owner))
         took = sorted(
             timed_ms(lambda n=n: store.commit({p: Commit(n, Intent(n + 1, "0" * 32), "id") for p in range(8)}))
             for n in range(commits)

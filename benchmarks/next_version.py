@@ -9,9 +9,6 @@ of 28 days). Constants are changed before what is made of them is imported.
 import sys
 from dataclasses import replace
 
-from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
-from metrics_pipeline.ledger.tables import REPLAY_PLAN
-
 
 def promote() -> None:
     from metrics_pipeline.event import contract as event
@@ -36,6 +33,8 @@ def add_grain() -> None:
 
 def change_tables() -> None:
     from metrics_pipeline.ddl.objects import Column
+    from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
+    from metrics_pipeline.ledger.tables import REPLAY_PLAN
     from metrics_pipeline.schema import all as schema
 
     raw, letters, plan = RAW_EVENTS, DEAD_LETTERS, REPLAY_PLAN

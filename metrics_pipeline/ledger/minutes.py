@@ -16,7 +16,6 @@ import polars as pl
 from metrics_pipeline.runtime.timerange import MINUTE_SECONDS
 
 COUNTS_SCHEMA = pl.Schema({"minute": pl.Int64(), "events": pl.Int64()})
-NO_COUNTS = pl.DataFrame(schema=COUNTS_SCHEMA)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,6 @@ PLAN_SCHEMA = pl.Schema(
     | {column.name: column.polars_type for column in LINEAGE}
     | {"timestamp": EVENT_SCHEMA["timestamp"], CONTENT: pl.UInt64(), "letter_batch": pl.String()}
 )
-NO_PLAN = pl.DataFrame(schema=PLAN_SCHEMA)
 
 
 class Mode(StrEnum):

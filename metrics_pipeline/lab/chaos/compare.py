@@ -1,6 +1,6 @@
 """What landed against what was sent: every event once, with its values, in raw_events and in the rollup."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -11,6 +11,7 @@ from metrics_pipeline.audit.verdict import Verdict
 from metrics_pipeline.clickhouse.query import query_frame
 from metrics_pipeline.lab.chaos.load import Eaten, Sent
 from metrics_pipeline.lab.loadgen.sent import SENT_SCHEMA
+from metrics_pipeline.ledger.deferred import merged
 from metrics_pipeline.rollups.tables import CURRENT_ROWS
 
 LONGEST_LIST = 5
@@ -129,19 +130,7 @@ def _audit_differences(verdict: Verdict, eaten: Eaten) -> list[str]:
     said = [f"audit: {p}" for p in others[:LONGEST_LIST]]
     if len(others) > LONGEST_LIST:
         said.append(f"audit: {len(others) - LONGEST_LIST} further problems")
-    audited = merged((r.partition, r.start, r.end) for r in verdict.books.ledger.lost)
-    known = merged(eaten.ranges)
+    audited, known = list(merged(verdict.books.ledger.lost)), list(merged(eaten.ranges))
     if audited != known:
-        said.append(f"the audit lists as lost: {audited}; eaten were (partition, start, end): {known}")
+        said.append(f"the audit lists as lost: {audited}; eaten were: {known}")
     return said
-
-
-def merged(ranges: Iterable[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """(partition, start, end), in order, with ranges that touch as one."""
-    done: list[tuple[int, int, int]] = []
-    for partition, start, end in sorted(ranges):
-        if done and done[-1][0] == partition and done[-1][2] >= start:
-            done[-1] = (partition, done[-1][1], max(end, done[-1][2]))
-        else:
-            done.append((partition, start, end))
-    return done

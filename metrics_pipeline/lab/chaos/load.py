@@ -18,6 +18,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from metrics_pipeline.errors import PipelineError
 from metrics_pipeline.kafka.config import calling, client_config
+from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.sent import SENT_SCHEMA, read_sent
 from metrics_pipeline.lab.loadgen.stream import EventStream, Outgoing
@@ -202,7 +203,6 @@ def _as_sent(events: pl.DataFrame) -> pl.DataFrame:
 class Eaten:
     """What retention took before it was read. `events` counts messages per event_id."""
 
-    ranges: list[tuple[int, int, int]] = field(default_factory=list)
-    """(partition, start, end)"""
+    ranges: list[OffsetRange] = field(default_factory=list)
     events: Counter[str] = field(default_factory=Counter)
     malformed: int = 0

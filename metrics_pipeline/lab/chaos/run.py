@@ -193,7 +193,7 @@ class _Run:
                 "odd": _ODD,
                 "seed": options.seed,
             },
-            world.folder / "sent.parquet",
+            world.folder / "sent.ndjson",
         )
         problems: list[str] = []
         try:

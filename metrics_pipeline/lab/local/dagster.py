@@ -59,32 +59,13 @@ def start_dagster(
 
     url = f"http://127.0.0.1:{web_port}"
     try:
-        code = start(
-            "code-server",
-            "dagster",
-            "api",
-            "grpc",
-            "--module-name",
-            "metrics_pipeline.definitions",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(code_port),
-            "--location-name",
-            _CODE_LOCATION,
-        )
+        host, place = ("--host", "127.0.0.1"), ("--location-name", _CODE_LOCATION)
+        module = ("--module-name", "metrics_pipeline.definitions")
+        code = start("code-server", "dagster", "api", "grpc", *module, *host, "--port", str(code_port), *place)
         await_answer(code, lambda: _accepts(code_port), _START_SECONDS)
         start("dagster-daemon", "dagster-daemon", "run", "-w", str(workspace))
-        web = start(
-            "dagster-webserver",
-            "dagster-webserver",
-            "-h",
-            "127.0.0.1",
-            "-p",
-            str(web_port),
-            "-w",
-            str(workspace),
-        )
+        port = ("-h", "127.0.0.1", "-p", str(web_port))
+        web = start("dagster-webserver", "dagster-webserver", *port, "-w", str(workspace))
         await_answer(web, lambda: _answers(f"{url}/server_info"), _START_SECONDS)
     except BaseException:
         for process in started:

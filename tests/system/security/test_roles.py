@@ -14,7 +14,6 @@ from pydantic import SecretStr
 
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import storage_of
-from metrics_pipeline.delivery.tables import DEAD_LETTERS
 from metrics_pipeline.errors import PipelineError
 from metrics_pipeline.lab.local.clickhouse import ClickHouseServer, start_clickhouse
 from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program
@@ -112,12 +111,11 @@ def test_the_role_of_the_schema_can_make_every_kind_of_change(
     prepare(as_role(settings, server, "schema"))
     insert(clients["writer"], f"{datetime.now(UTC):%Y-%m-%d}", 100)
     union = replace(ROLLUP_UNIONS[0], tables=ROLLUP_UNIONS[0].tables[:-1])
-    letters = replace(DEAD_LETTERS, partition_by="toYYYYMMDD(kafka_timestamp)")
-    wanted = {o.name: o for o in (union, letters, with_version())}
+    wanted = {o.name: o for o in (union, with_version())}
     storage = storage_of(settings)
     with monkeypatch.context() as version:
         version.setattr(schema, "OBJECTS", tuple(wanted.get(o.name, o) for o in schema.OBJECTS))
-        assert len(schema.apply(clients["schema"], storage).changes) == 4
+        assert len(schema.apply(clients["schema"], storage).changes) == 3
         schema.apply(clients["schema"], storage, allow_destructive=True)
         assert schema.plan(clients["schema"], storage).changes == ()
         assert schema.plan(clients["writer"], storage).changes == ()

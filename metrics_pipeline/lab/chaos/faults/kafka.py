@@ -20,6 +20,7 @@ from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.kafka.admin import describe_topic
 from metrics_pipeline.kafka.config import calling, client_config
+from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.kafka.lag import PartitionLag, read_lag
 from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.lab.chaos.faults.traffic import parcel_of
@@ -143,7 +144,7 @@ def eat_unread(world: World, rng: Random) -> str:
         admin = _admin(world.settings)
         for future in admin.delete_records(slots).values():
             calling("deleting records", future.result)
-        world.eaten.ranges += [(number, starts[number], end) for number, end in victims.items()]
+        world.eaten.ranges += [OffsetRange(number, starts[number], end) for number, end in victims.items()]
         world.eaten.events.update(decoded.events["event_id"].to_list())
         world.eaten.malformed += len(decoded.dead_letters)
     # The broker notes its new first offset only now and then: after a crash the old one could come back.

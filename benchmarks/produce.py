@@ -51,7 +51,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, path in {
             "sent": None,
-            "sent, listed in a file": Path(folder, "sent.ndjson"),
+            "sent, NDJSON file": Path(folder, "sent.ndjson"),
+            "sent, Parquet file": Path(folder, "sent.parquet"),
         }.items():
             measured(name, lambda path=path: produce(plan, settings, path).messages)
     measured("sent, no limit", lambda: produce(LoadPlan(rate=0, events=2_000_000, **MIXED), settings).messages)

@@ -36,7 +36,9 @@ def produce(
     malformed: float = typer.Option(0, help="Fraction of messages that are no valid event; all kinds in rotation."),
     odd: float = typer.Option(0.001, help="Fraction of messages that are legal but odd; all kinds in rotation."),
     seed: int = typer.Option(0, help="The same seed gives the same traffic."),
-    sent: Path | None = typer.Option(None, help="List the unique events that were acknowledged, as NDJSON."),
+    sent: Path | None = typer.Option(
+        None, help="List the unique events that were acknowledged: NDJSON, or Parquet if the name ends so."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print the summary as one JSON object."),
 ) -> None:
     """Send realistic events to the topic.

@@ -11,7 +11,7 @@ import pytest
 from metrics_pipeline.errors import ConfigurationError, StopError
 from metrics_pipeline.lab.loadgen.pace import TICK_SECONDS, Pacer
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
-from metrics_pipeline.lab.loadgen.sent import SENT_SCHEMA, SentFile, read_sent
+from metrics_pipeline.lab.loadgen.sent import SENT_SCHEMA, open_sent, read_sent
 
 ROW = {
     "event_id": "0191d3a5-28c0-7b77-9a41-2f5f8d0c7e13",
@@ -107,12 +107,12 @@ def test_without_a_rate_there_is_no_waiting() -> None:
     assert Pacer(LoadPlan(rate=10)).wait_seconds(0.01) == pytest.approx(TICK_SECONDS - 0.01)
 
 
-@pytest.mark.parametrize("name", ["sent.ndjson", "new/folder/sent.ndjson"])
+@pytest.mark.parametrize("name", ["sent.ndjson", "sent.parquet", "new/folder/sent.ndjson"])
 def test_what_is_written_can_be_read(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     rows = pl.DataFrame([ROW, ROW | {"event_id": "b", "endpoint": '/"ü'}]).with_columns(kind=pl.lit("late"))
     for _ in range(2):  # over an old one
-        file = SentFile(path)
+        file = open_sent(path)
         file.write(rows)
         file.write(rows.head(1))
         file.close({"messages": 3})
@@ -120,37 +120,40 @@ def test_what_is_written_can_be_read(tmp_path: Path, name: str) -> None:
     assert summary == {"messages": 3}
     assert events.schema == SENT_SCHEMA
     assert events.rows(named=True) == [*rows.drop("kind").rows(named=True), ROW]
+    assert not list(tmp_path.rglob("*.parts"))
 
 
-def test_nothing_sent_is_a_file_too(tmp_path: Path) -> None:
-    SentFile(tmp_path / "sent.ndjson").close({"messages": 0})
-    events, summary = read_sent(tmp_path / "sent.ndjson")
+@pytest.mark.parametrize("name", ["sent.ndjson", "sent.parquet"])
+def test_nothing_sent_is_a_file_too(tmp_path: Path, name: str) -> None:
+    open_sent(tmp_path / name).close({"messages": 0})
+    events, summary = read_sent(tmp_path / name)
     assert (len(events), events.schema, summary) == (0, SENT_SCHEMA, {"messages": 0})
 
 
 def test_ndjson_is_one_object_a_line_and_the_summary_last(tmp_path: Path) -> None:
-    file = SentFile(tmp_path / "sent.ndjson")
+    file = open_sent(tmp_path / "sent.ndjson")
     file.write(pl.DataFrame([ROW]))
     file.close({"messages": 2})
     lines = (tmp_path / "sent.ndjson").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [ROW, {"summary": {"messages": 2}}]
 
 
-def test_a_file_without_an_end_is_named(tmp_path: Path) -> None:
-    SentFile(tmp_path / "sent.ndjson").write(pl.DataFrame([ROW]))
+@pytest.mark.parametrize("name", ["sent.ndjson", "sent.parquet"])
+def test_a_file_without_an_end_is_named(tmp_path: Path, name: str) -> None:
+    open_sent(tmp_path / name).write(pl.DataFrame([ROW]))
     with pytest.raises(StopError, match="incomplete"):
-        read_sent(tmp_path / "sent.ndjson")
+        read_sent(tmp_path / name)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="can't write"):
-        SentFile(tmp_path / "file" / "sent.ndjson")
+        open_sent(tmp_path / "file" / "sent.ndjson")
 
 
 def test_without_a_path_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    file = SentFile(None)
+    file = open_sent(None)
     file.write(pl.DataFrame([ROW]))
     file.close({})
     assert list(tmp_path.iterdir()) == []

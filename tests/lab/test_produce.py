@@ -83,11 +83,12 @@ def ordered(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.select(SENT_SCHEMA.names()).sort("event_id")
 
 
-def test_the_file_lists_what_the_topic_holds(kafka: KafkaServer, topic: str, tmp_path: Path) -> None:
-    summary = produce(MIXED, configured(kafka, topic), tmp_path / "sent.ndjson")
+@pytest.mark.parametrize("name", ["sent.ndjson", "sent.parquet"])
+def test_the_file_lists_what_the_topic_holds(kafka: KafkaServer, topic: str, tmp_path: Path, name: str) -> None:
+    summary = produce(MIXED, configured(kafka, topic), tmp_path / name)
     messages, keys = read_topic(kafka, topic)
     unique, reasons = events_in(messages)
-    listed, totals = read_sent(tmp_path / "sent.ndjson")
+    listed, totals = read_sent(tmp_path / name)
     assert ordered(listed).equals(unique)
     assert totals == summary.as_dict()
     assert totals["malformed_reasons"] == dict(reasons)

@@ -193,7 +193,7 @@ class _Run:
                 "odd": _ODD,
                 "seed": options.seed,
             },
-            world.folder / "sent.ndjson",
+            world.folder / "sent.parquet",
         )
         problems: list[str] = []
         try:

@@ -10,7 +10,7 @@ import polars as pl
 from metrics_pipeline.lab.loadgen.pace import TICK_SECONDS, Pacer
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.sender import DELIVERY_SECONDS, EventSender
-from metrics_pipeline.lab.loadgen.sent import SentFile
+from metrics_pipeline.lab.loadgen.sent import SentFile, open_sent
 from metrics_pipeline.lab.loadgen.stream import EventStream
 from metrics_pipeline.lab.loadgen.summary import LoadSummary
 from metrics_pipeline.runtime.clock import SystemClock
@@ -55,7 +55,7 @@ def produce(
     writable) and KafkaUnavailableError if no broker answers at the start.
     """
     sender = EventSender(kafka_address(settings), settings.kafka)
-    run = _Run(plan, sender, SentFile(sent), clock or SystemClock(), settings.kafka.topic)
+    run = _Run(plan, sender, open_sent(sent), clock or SystemClock(), settings.kafka.topic)
     stop = stop_event or threading.Event()
     try:
         run.send_all(stop, on_progress or (lambda _progress: None))

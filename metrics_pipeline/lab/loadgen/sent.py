@@ -1,9 +1,10 @@
 """The file that lists what was sent, so that a test can compare it with what landed."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import polars as pl
 
@@ -27,42 +28,91 @@ milliseconds, and in how many messages the event was sent."""
 _TAIL_BYTES = 1 << 16
 
 
-class SentFile:
-    """NDJSON: a line per event, and {"summary": …} as the last one. Nothing is kept in memory, and without a path
-    nothing is written.
-
-    It goes over an old file. Raises ConfigurationError where it can't be written.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        self._file: BinaryIO | None = None
-        if path is None:
-            return
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("wb")
-        except OSError as error:
-            raise ConfigurationError(f"can't write what is sent to {path}: {error.strerror}") from None
+class SentFile(Protocol):
+    """Takes events as they are acknowledged. Nothing is kept in memory."""
 
     def write(self, events: pl.DataFrame) -> None:
-        """Add rows as they are acknowledged; columns other than those of SENT_SCHEMA are left out."""
-        if self._file is not None:
-            events.select(SENT_SCHEMA.names()).write_ndjson(self._file)
+        """Add rows; columns other than those of SENT_SCHEMA are left out."""
+        ...
 
     def close(self, summary: Mapping[str, Any]) -> None:
         """Complete the file."""
-        if self._file is not None:
-            with self._file:
-                self._file.write(json.dumps({"summary": summary}).encode() + b"\n")
+        ...
+
+
+def open_sent(path: Path | None) -> SentFile:
+    """A new file, over an old one: Parquet if its name ends so, else NDJSON. Raises ConfigurationError."""
+    if path is None:
+        return _NoFile()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return _ParquetFile(path) if path.suffix == ".parquet" else _NdjsonFile(path)
+    except OSError as error:
+        raise ConfigurationError(f"can't write what is sent to {path}: {error.strerror}") from None
 
 
 def read_sent(path: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
     """The events (SENT_SCHEMA) and the summary of a file that a run has completed. Raises StopError if it hasn't."""
+    if path.suffix == ".parquet":
+        summary = _last_line(_summary_path(path))
+        return pl.read_parquet(path), summary
     summary = _last_line(path)
     # The parser of Polars panics on integer types below 64 bits.
     wide = {name: pl.Int64() if kind.is_integer() else kind for name, kind in SENT_SCHEMA.items()}
     rows = pl.scan_ndjson(path, schema=wide).filter(pl.col("event_id").is_not_null()).cast(SENT_SCHEMA)
     return rows.collect(), summary
+
+
+class _NoFile:
+    def write(self, events: pl.DataFrame) -> None:
+        pass
+
+    def close(self, summary: Mapping[str, Any]) -> None:
+        pass
+
+
+class _NdjsonFile:
+    """One line per event; the last line is {"summary": …}."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: BinaryIO = path.open("wb")
+
+    def write(self, events: pl.DataFrame) -> None:
+        events.select(SENT_SCHEMA.names()).write_ndjson(self._file)
+
+    def close(self, summary: Mapping[str, Any]) -> None:
+        with self._file:
+            self._file.write(json.dumps({"summary": summary}).encode() + b"\n")
+
+
+class _ParquetFile:
+    """Parts beside the file, which are put together at the end; the summary is in a file of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._parts = path.with_name(path.name + ".parts")
+        self._count = 0
+        path.unlink(missing_ok=True)
+        _summary_path(path).unlink(missing_ok=True)
+        shutil.rmtree(self._parts, ignore_errors=True)
+        self._parts.mkdir()
+
+    def write(self, events: pl.DataFrame) -> None:
+        events.select(SENT_SCHEMA.names()).cast(SENT_SCHEMA).write_parquet(self._next_part(), compression="lz4")
+
+    def close(self, summary: Mapping[str, Any]) -> None:
+        pl.DataFrame(schema=SENT_SCHEMA).write_parquet(self._next_part())
+        pl.scan_parquet(self._parts / "*.parquet").sink_parquet(self._path)
+        shutil.rmtree(self._parts)
+        _summary_path(self._path).write_text(json.dumps({"summary": summary}) + "\n")
+
+    def _next_part(self) -> Path:
+        self._count += 1
+        return self._parts / f"{self._count:06d}.parquet"
+
+
+def _summary_path(path: Path) -> Path:
+    return path.with_name(path.name + ".summary.json")
 
 
 def _last_line(path: Path) -> dict[str, Any]:

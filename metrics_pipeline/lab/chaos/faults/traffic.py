@@ -34,7 +34,7 @@ def burst(world: World, rng: Random) -> str:
         "malformed": 0.01,
         "seed": (1 << 41) + rng.getrandbits(32),
     }
-    process = LoadProcess(world.settings, plan, world.folder / f"burst-{number}.ndjson")
+    process = LoadProcess(world.settings, plan, world.folder / f"burst-{number}.parquet")
     world.bursts.append(process)
     world.await_that(lambda: not process.is_running, 30 * _BURST_SECONDS, "the burst did not end")
     return f"{_BURST_RATE:,} messages/s for {_BURST_SECONDS:.0f} s"

@@ -1,4 +1,4 @@
-"""The board of alerts in the table alert_log: whichever process evaluates next goes on from there."""
+"""The alert states in the table alert_log, from which whichever process evaluates next goes on."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -6,8 +6,10 @@ from typing import Any
 
 from clickhouse_connect.driver.client import Client
 
+from metrics_pipeline.alerting.catalogue import KINDS
+from metrics_pipeline.alerting.kind import Severity
 from metrics_pipeline.alerting.notifications import MAX_STATES, AlertState, AlertStates, Notification, Phase
-from metrics_pipeline.alerting.rules import KINDS, Alert, Severity
+from metrics_pipeline.alerting.rules import Alert
 from metrics_pipeline.alerting.tables import ALERT_LOG
 from metrics_pipeline.clickhouse.errors import calling
 
@@ -21,11 +23,11 @@ _READ = f"""
     WHERE key = '' OR phase != '{_GONE}' AND kind IN {{kinds:Array(String)}}
     ORDER BY key != '', updated_at DESC LIMIT {{limit:UInt32}}
 """
-"""Kinds that this version does not know are left alone."""
+"""Kinds that this version does not know stay as they are: a later version may have written them."""
 
 
 def read_alert_states(client: Client) -> AlertStates:
-    """What was known and told so far. Raises what `calling` raises."""
+    """The newest state of each alert. Raises what `calling` raises."""
     parameters = {"limit": MAX_STATES + 1, "kinds": list(KINDS)}
     rows = calling("reading the alerts", lambda: client.query(_READ, parameters=parameters).result_rows)
     states = [_state(row) for row in rows if row[0]]
@@ -34,7 +36,7 @@ def read_alert_states(client: Client) -> AlertStates:
 
 
 def write_alert_states(client: Client, before: AlertStates, after: AlertStates, now: float) -> None:
-    """Append what differs from `before`, and that there was an evaluation `now` (epoch seconds)."""
+    """Append the states that differ from `before`, and the time of this evaluation, `now` (epoch seconds)."""
     changed = [_row(s, now) for key, s in after.states.items() if before.states.get(key) != s]
     gone = [_row(s, now, phase=_GONE) for key, s in before.states.items() if key not in after.states]
     evaluated = _evaluation(after.sent, now)

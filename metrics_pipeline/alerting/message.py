@@ -1,21 +1,22 @@
-"""The words of a message: what happened, what it means, what to do. Pure; bounded whatever is wrong."""
+"""The words of a message: what happened, what it means, what to do. Pure. A message is bounded whatever is wrong."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from metrics_pipeline.alerting.catalogue import KINDS
+from metrics_pipeline.alerting.kind import Severity
 from metrics_pipeline.alerting.notifications import AlertState, Notification
-from metrics_pipeline.alerting.rules import KINDS, Severity
 
 TITLE_LIMIT_CHARACTERS = 150
 BODY_LIMIT_CHARACTERS = 3_500
-"""Chat services cut or refuse longer ones; what is left out is counted."""
+"""Chat services cut or refuse longer messages. The last line counts what was left out."""
 _NAME = "metrics-pipeline"
 
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """Where readers find more; `dagster` is the UI's address, empty if there is none."""
+    """Where readers find more. `dagster` is the UI's address; empty: no link."""
 
     dagster: str
     runbooks: str
@@ -23,7 +24,7 @@ class Links:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """`severity` is None where everything that it tells is over."""
+    """A message to people. `severity` is None where every problem in it is over."""
 
     title: str
     body: str
@@ -31,7 +32,7 @@ class Message:
 
 
 def compose(notifications: Sequence[AlertState], links: Links) -> Message:
-    """One message for all notices, in their order."""
+    """One message for all notifications, in their order."""
     open_ones = [n for n in notifications if n.unsent in (Notification.FIRING, Notification.AGAIN)]
     severity = min((n.alert.severity for n in open_ones), key=lambda s: s is not Severity.CRITICAL, default=None)
     return Message(_title(notifications, severity), _body([_paragraph(n, links) for n in notifications]), severity)

@@ -19,7 +19,9 @@ from dagster import (
     multi_asset_check,
 )
 
-from metrics_pipeline.alerting.rules import FRESH, FRESHNESS_KINDS, Severity
+from metrics_pipeline.alerting.catalogue import FRESHNESS_KINDS
+from metrics_pipeline.alerting.kind import Severity
+from metrics_pipeline.alerting.rules import FRESH
 from metrics_pipeline.alerting.run import look
 from metrics_pipeline.alerting.signals import FlowSignal, PartitionSignal
 from metrics_pipeline.clickhouse.client import connect

@@ -96,7 +96,12 @@ STALE = Metric(
     "Closed buckets whose newest build does not count every event; readers take finer rows meanwhile.",
     ("grain",),
 )
-FIRING = Metric("alerts_firing", Type.GAUGE, "Problems that are there now.", ("kind", "severity"))
+FIRING = Metric(
+    "alerts_firing",
+    Type.GAUGE,
+    "Problems that the alert sensor knows of; 0 where it found none, absent where it never looked.",
+    ("kind", "severity"),
+)
 EVALUATED = Metric("alerts_evaluated_timestamp_seconds", Type.GAUGE, "When the alert sensor last looked.")
 RUNS = Metric("drain_runs", Type.GAUGE, "Dagster's last 100 drain runs.", ("status",))
 READ = Metric("read_duration_seconds", Type.GAUGE, "How long reading the engine took.", ("engine",))

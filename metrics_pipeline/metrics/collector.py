@@ -12,6 +12,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from metrics_pipeline.alerting.burn import Tallies, burn_rate
+from metrics_pipeline.alerting.catalogue import KINDS
 from metrics_pipeline.alerting.log import evaluated_at, read_alert_states
 from metrics_pipeline.alerting.notifications import AlertStates
 from metrics_pipeline.alerting.reading import read_burn, read_storage
@@ -192,13 +193,19 @@ def _of_server(figures: ClickHouseFigures) -> Iterator[Family]:
     yield _gauge(m.DISK_FREE, {(disk.name,): disk.free_bytes for disk in figures.disks})
     yield _gauge(m.DISK_SIZE, {(disk.name,): disk.total_bytes for disk in figures.disks})
     yield _gauge(m.STALE, {(grain,): count for grain, count in figures.stale.items()})
-    firing: dict[tuple[str, ...], float] = {}
-    for state in figures.alert_states.firing:
-        labels = (state.alert.kind, state.alert.severity.value)
-        firing[labels] = firing.get(labels, 0) + 1
-    yield _gauge(m.FIRING, firing)
+    yield _gauge(m.FIRING, _firing(figures.alert_states, has_looked=figures.evaluated is not None))
     if figures.evaluated is not None:
         yield _gauge(m.EVALUATED, {(): figures.evaluated})
+
+
+def _firing(alert_states: AlertStates, *, has_looked: bool) -> Mapping[tuple[str, ...], float]:
+    """A row for each kind that the sensor judges: 0 says that it looked and found nothing, which no absent row says."""
+    judged = [kind for kind in KINDS.values() if kind.parts and has_looked]
+    counts: dict[tuple[str, ...], float] = {(kind.name, kind.severity.value): 0 for kind in judged}
+    for state in alert_states.firing:
+        labels = (state.alert.kind, state.alert.severity.value)
+        counts[labels] = counts.get(labels, 0) + 1
+    return counts
 
 
 def _gauge(metric: m.Metric, values: Mapping[tuple[str, ...], float]) -> Family:

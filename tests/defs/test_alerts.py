@@ -146,7 +146,6 @@ def test_while_clickhouse_is_away_people_learn_of_it_once_and_of_its_return(
     dead_address: str,
 ) -> None:
     monkeypatch.setenv("METRICS_ALERTS__PENDING_SECONDS", "0")
-    monkeypatch.setenv("METRICS_ALERTS__RESOLVE_SECONDS", "0")
     url = settings.clickhouse.url
     assert url is not None
     ticks = Ticks(instance)

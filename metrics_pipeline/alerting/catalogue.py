@@ -13,7 +13,7 @@ from metrics_pipeline.rollups.grains import BUILT, COARSEST_SECONDS
 from metrics_pipeline.rollups.tables import BUCKETS, IS_STALE
 
 DEAD_LETTER_MESSAGES = 200
-"""The share of dead letters is judged from so many messages on: of fewer, a handful is a large share."""
+"""With fewer messages the share of dead letters is not judged: a handful would be a large share."""
 ERROR_PERCENT, ERROR_REQUESTS = 5, 100
 """A service's share of errors, and the requests from which on it is judged. Services are not the pipeline's to judge,
 so no setting has them: edit the rule in Grafana."""
@@ -22,7 +22,7 @@ SENSOR_SILENT_SECONDS = 600
 _DAY_SECONDS = 86_400
 
 
-def since(seconds: int) -> str:
+def _since(seconds: int) -> str:
     """Rows of the ledger that became visible within the last seconds; its key has the time of the message."""
     return f"visible_at >= now64(3) - {seconds} AND last_message >= now() - {seconds} - INTERVAL 7 DAY"
 
@@ -101,7 +101,7 @@ FRESHNESS = Kind(
         Question(
             "freshness",
             "SELECT quantileExactWeighted(0.99)(age, weight) / 1000 AS seconds FROM batches "
-            f"ARRAY JOIN freshness_ms AS age, freshness_events AS weight WHERE {since(WINDOW_SECONDS)} "
+            f"ARRAY JOIN freshness_ms AS age, freshness_events AS weight WHERE {_since(WINDOW_SECONDS)} "
             "HAVING count() > 0",
             above=DEFAULTS.freshness_seconds,
             span_seconds=WINDOW_SECONDS,
@@ -112,10 +112,10 @@ FRESHNESS_BURN = Kind(
     "freshness_burn",
     "the freshness objective is missed",
     Severity.CRITICAL,
-    "so many events or canaries took more than {freshness_seconds:g} s that {freshness_share:.0%} can't be kept: burn "
+    "more events or canaries took over {freshness_seconds:g} s than {freshness_share:.0%} in time allows: burn "
     f"rate above {FAST.rate:g} over {FAST.long} and {FAST.short}, or, as a warning, above {SLOW.rate:g} over "
     f"{SLOW.long} and {SLOW.short}",
-    "So many events, or canaries of a shard, are late or never seen that the objective can't be kept. Dashboards are "
+    "Events, or canaries of a shard, are late or never seen, more of them than the objective allows. Dashboards are "
     "behind.",
     "metrics-pipeline canary",
     120,
@@ -185,7 +185,7 @@ DEAD_LETTER_SHARE = Kind(
         ),
         Question(
             "dead-letters",
-            f"SELECT 100 * sum(dead_letters) / sum(consumed) AS percent FROM batches WHERE {since(WINDOW_SECONDS)} "
+            f"SELECT 100 * sum(dead_letters) / sum(consumed) AS percent FROM batches WHERE {_since(WINDOW_SECONDS)} "
             f"HAVING sum(consumed) >= {DEAD_LETTER_MESSAGES}",
             above=100 * DEFAULTS.dead_letter_share,
             span_seconds=WINDOW_SECONDS,
@@ -208,7 +208,7 @@ LOST_OFFSETS = Kind(
         ),
         Question(
             "lost",
-            f"SELECT sum(lost) AS offsets FROM batches WHERE {since(LOST_WINDOW_SECONDS)}",
+            f"SELECT sum(lost) AS offsets FROM batches WHERE {_since(LOST_WINDOW_SECONDS)}",
             above=0,
             span_seconds=LOST_WINDOW_SECONDS,
         ),

@@ -75,8 +75,8 @@ class Question:
 class Kind:
     """A kind of alert. `when` is its condition, with the settings that it depends on in braces.
 
-    `for_seconds` is how long Prometheus and Grafana wait; the sensor waits for METRICS_ALERTS__PENDING_SECONDS. 0 is an
-    event, which all of them tell at once.
+    `for_seconds` is how long it must last in Prometheus and Grafana; the sensor has METRICS_ALERTS__PENDING_SECONDS. 0
+    is an event, of which all of them notify at once.
     """
 
     name: str

@@ -18,7 +18,7 @@ _GONE = "gone"
 _READ = f"""
     SELECT key, kind, subject, severity, phase, summary, run_id, toUnixTimestamp64Milli(since),
         toUnixTimestamp64Milli(seen), toUnixTimestamp64Milli(notified), notified_as,
-        arrayMap(t -> toUnixTimestamp64Milli(t), starts), unsent
+        arrayMap(t -> toUnixTimestamp64Milli(t), starts), unsent, toUnixTimestamp64Milli(updated_at)
     FROM {ALERT_LOG.name} FINAL
     WHERE key = '' OR phase != '{_GONE}' AND kind IN {{kinds:Array(String)}}
     ORDER BY key != '', updated_at DESC LIMIT {{limit:UInt32}}
@@ -31,8 +31,8 @@ def read_alert_states(client: Client) -> AlertStates:
     parameters = {"limit": MAX_STATES + 1, "kinds": list(KINDS)}
     rows = calling("reading the alerts", lambda: client.query(_READ, parameters=parameters).result_rows)
     states = [_state(row) for row in rows if row[0]]
-    sent = next((_moments(row[11]) for row in rows if not row[0]), ())
-    return AlertStates({state.alert.key: state for state in states}, sent)
+    sent, evaluated = next(((_moments(row[11]), row[13] / 1000) for row in rows if not row[0]), ((), None))
+    return AlertStates({state.alert.key: state for state in states}, sent, evaluated)
 
 
 def write_alert_states(client: Client, before: AlertStates, after: AlertStates, now: float) -> None:
@@ -46,15 +46,8 @@ def write_alert_states(client: Client, before: AlertStates, after: AlertStates, 
     )
 
 
-def evaluated_at(client: Client) -> float | None:
-    """When alerts were last evaluated, epoch seconds; None if never."""
-    sql = f"SELECT count(), toUnixTimestamp64Milli(max(updated_at)) FROM {ALERT_LOG.name} WHERE key = ''"
-    count, latest = calling("reading the alerts", lambda: client.query(sql).result_rows[0])
-    return latest / 1000 if count else None
-
-
 def _state(row: Sequence[Any]) -> AlertState:
-    _, kind, subject, severity, phase, summary, run_id, since, seen, notified, notified_as, starts, unsent = row
+    _, kind, subject, severity, phase, summary, run_id, since, seen, notified, notified_as, starts, unsent, _ = row
     return AlertState(
         Alert(kind, subject, Severity(severity), summary, run_id),
         Phase(phase),

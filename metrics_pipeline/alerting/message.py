@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from metrics_pipeline.alerting.catalogue import KINDS
 from metrics_pipeline.alerting.kind import Severity
 from metrics_pipeline.alerting.notifications import AlertState, Notification
 
@@ -42,7 +41,7 @@ def _title(notifications: Sequence[AlertState], severity: Severity | None) -> st
     first = notifications[0]
     more = f", and {len(notifications) - 1} more" if len(notifications) > 1 else ""
     word = severity.value if severity else "resolved"
-    title = f"{_NAME} {word}: {KINDS[first.alert.kind].title} ({first.alert.subject}){more}"
+    title = f"{_NAME} {word}: {first.alert.about.title} ({first.alert.subject}){more}"
     return title if len(title) <= TITLE_LIMIT_CHARACTERS else title[: TITLE_LIMIT_CHARACTERS - 1] + "…"
 
 
@@ -61,7 +60,7 @@ def _body(paragraphs: Sequence[str]) -> str:
 def _paragraph(state: AlertState, links: Links) -> str:
     alert = state.alert
     if state.unsent is Notification.RESOLVED:
-        return f"resolved: {KINDS[alert.kind].title}. It was: {alert.summary}"
+        return f"resolved: {alert.about.title}. It was: {alert.summary}"
     if state.unsent is Notification.FORGOTTEN:
         return f"closed, since nothing more was heard of it: {alert.summary}"
     lines = [f"{alert.severity.value}: {alert.summary}"]
@@ -69,9 +68,9 @@ def _paragraph(state: AlertState, links: Links) -> str:
         lines.append(f"It lasts since {datetime.fromtimestamp(state.since, UTC):%Y-%m-%d %H:%M} UTC.")
     if len(state.starts) > 1:
         lines.append(f'It came back {len(state.starts) - 1} times lately; "resolved" waits the longer for it.')
-    lines.append(alert.meaning)
+    lines.append(alert.about.meaning)
     if alert.run_id and links.dagster:
         lines.append(f"Look at: {links.dagster.rstrip('/')}/runs/{alert.run_id}")
-    lines.append(f"Run: {alert.command}")
-    lines.append(f"Run book: {links.runbooks.rstrip('/')}/{alert.runbook}")
+    lines.append(f"Run: {alert.about.command}")
+    lines.append(f"Run book: {links.runbooks.rstrip('/')}/{alert.about.runbook}")
     return "\n".join(lines)

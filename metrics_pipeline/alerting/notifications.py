@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from metrics_pipeline.alerting.catalogue import KINDS
 from metrics_pipeline.alerting.kind import Severity
 from metrics_pipeline.alerting.rules import Alert, Judgement
 from metrics_pipeline.settings import AlertSettings
@@ -74,10 +73,14 @@ class AlertState:
 
 @dataclass(frozen=True, slots=True)
 class AlertStates:
-    """What must be remembered from one evaluation to the next. `sent` is when messages went out within the hour."""
+    """What must be remembered from one evaluation to the next.
+
+    `sent` is when messages went out within the hour. `evaluated` is when the states were last written, None if never.
+    """
 
     states: Mapping[str, AlertState] = field(default_factory=dict)
     sent: tuple[float, ...] = ()
+    evaluated: float | None = None
 
     @property
     def firing(self) -> tuple[AlertState, ...]:
@@ -142,7 +145,7 @@ def _wrong(before: AlertState | None, alert: Alert, now: float, settings: AlertS
             begun = replace(before, alert=alert, phase=Phase.PENDING, since=now, seen=now, starts=starts)
         return _wrong(begun, alert, now, settings)
     if before.phase is Phase.PENDING:
-        hold = settings.pending_seconds if KINDS[alert.kind].is_state else 0
+        hold = settings.pending_seconds if alert.about.is_state else 0
         state = replace(before, alert=alert, seen=now, starts=starts)
         if now - before.since < hold:
             return state
@@ -186,7 +189,7 @@ def _quiet_seconds(state: AlertState, once: float) -> float:
     """How long it must be healthy: not at all for an event, and twice as long for each time that it came back."""
     came_back = max(0, len(state.starts) - 1)
     if not came_back:
-        return once if KINDS[state.alert.kind].is_state else 0
+        return once if state.alert.about.is_state else 0
     return once * float(1 << min(came_back, MAX_DOUBLINGS))
 
 

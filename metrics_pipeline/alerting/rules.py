@@ -54,16 +54,9 @@ class Alert:
         return f"{self.kind}:{self.subject}"
 
     @property
-    def meaning(self) -> str:
-        return KINDS[self.kind].meaning
-
-    @property
-    def command(self) -> str:
-        return KINDS[self.kind].command
-
-    @property
-    def runbook(self) -> str:
-        return KINDS[self.kind].runbook
+    def about(self) -> Kind:
+        """What the catalogue says of its kind."""
+        return KINDS[self.kind]
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,9 @@ CANARIES = Table(
         Column("produced_at", "DateTime64(3, 'UTC')"),
         Column("visible_at", "DateTime64(3, 'UTC')", comment="When a query found it; 1970-01-01: not seen"),
         Column("seconds", "Float64", comment="From produced to visible; 0: not seen"),
-        Column("objective_seconds", "Float64", comment="One that took longer, or was not seen so long, is late"),
+        Column(
+            "objective_seconds", "Float64", comment="A canary that took longer, or was not seen for longer, is late"
+        ),
     ),
     comment="Events that the pipeline sends itself, one per shard, and how long each took to be found by a query.",
 )

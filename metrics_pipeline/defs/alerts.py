@@ -1,4 +1,4 @@
-"""The alert sensor: what runs and checks say comes from Dagster's instance, all else from `alerting`."""
+"""The alert sensor: signals of runs and checks come from Dagster's instance, all others from `alerting`."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,7 @@ from metrics_pipeline.defs.resources import PipelineResource
 
 TICK_SECONDS = 30
 RUNS_WINDOW = timedelta(hours=1)
-"""Runs that ended within it are looked at; what failed before is on the board already."""
+"""Runs that ended within it are looked at. What failed before is in the alert states already."""
 MAX_RUNS = 500
 _CHECKS_LOOKED_AT = 100
 _PARTITION_TAG = "dagster/partition"
@@ -42,7 +42,7 @@ _COPY = TypeAdapter(Copy)
     description="Looks for what is wrong and notifies METRICS_ALERTS__DESTINATIONS; launches nothing.",
 )
 def alerts(context: SensorEvaluationContext, pipeline: PipelineResource) -> SkipReason:
-    """The cursor is a copy of the board, for while ClickHouse is away."""
+    """The cursor is a copy of the alert states, for while ClickHouse is away."""
     own = OwnRuns.of_sensor(context)
     runs = read_runs(own, datetime.now(UTC))
     checks = read_checks(own, _check_keys(context))
@@ -141,7 +141,7 @@ def _copy(cursor: str | None) -> Copy:
     try:
         return _COPY.validate_json(cursor) if cursor else Copy()
     except ValidationError:
-        # Written by another version: the table has all of it but the last outage.
+        # Another version wrote it. The table alert_log has all states but those of an outage of ClickHouse.
         return Copy()
 
 

@@ -95,7 +95,7 @@ freshness_schedule = ScheduleDefinition(
     job=freshness_job,
     cron_schedule=f"*/{EVERY_MINUTES} * * * *",
     default_status=DefaultScheduleStatus.RUNNING,
-    description="The alert sensor tells what is wrong sooner; this keeps the figures, and the state of an idle topic.",
+    description="The alert sensor notifies sooner; this keeps the figures, and the state of an idle topic.",
 )
 
 

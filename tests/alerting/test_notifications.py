@@ -221,7 +221,7 @@ def test_a_message_says_what_happened_what_it_means_and_what_to_do() -> None:
     message = compose([state], LINKS)
     assert message.title == "metrics-pipeline critical: runs fail (drain 0-of-1)"
     assert RUN.summary in message.body
-    assert RUN.meaning in message.body
+    assert RUN.about.meaning in message.body
     assert "http://dagster:3000/runs/run-1" in message.body
     assert "docs/runbooks/failed-runs.md" in message.body
     assert message.severity is Severity.CRITICAL

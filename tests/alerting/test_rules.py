@@ -107,8 +107,8 @@ def test_each_kind_fires_alone_and_says_what_happened(changes: dict[str, object]
     (alert,) = judge(replace(HEALTHY, **changes), SETTINGS).alerts
     assert alert.kind == kind
     assert said in alert.summary
-    assert alert.meaning
-    assert alert.command.startswith("metrics-pipeline ")
+    assert alert.about.meaning
+    assert alert.about.command.startswith("metrics-pipeline ")
 
 
 def test_every_kind_is_covered_by_a_case_above() -> None:

@@ -35,8 +35,8 @@ check: setup ## lint, formatting, types
 	$(BIN)/mypy
 
 .PHONY: dashboards
-dashboards: setup ## write deploy/grafana from metrics_pipeline/dashboards
-	$(BIN)/python deploy/grafana/generate.py
+dashboards: setup ## write deploy/grafana, the Prometheus rules and docs/metrics.md
+	$(BIN)/python deploy/generate.py
 
 .PHONY: screenshots
 screenshots: setup ## take the pictures of docs/operations.md anew: needs Chromium

@@ -212,7 +212,7 @@ class RetentionSettings(_Part):
 
 
 class AlertSettings(_Part):
-    """What is called a problem, and who is told of it when."""
+    """What is called a problem, and who is notified of it when."""
 
     destinations: SecretStr | None = Field(
         None,
@@ -221,50 +221,38 @@ class AlertSettings(_Part):
     )
     dagster_url: str | None = Field(None, description="address of Dagster's UI, for links; unset: the local one")
     runbook_url: str = Field("docs/runbooks", description="where the run books are, for links")
-    timeout_seconds: float = Field(5, gt=0, le=60, description="longest wait for one answer of a destination, seconds")
-    window_seconds: int = Field(300, ge=10, le=86_400, description="freshness and dead letters are of the last seconds")
     freshness_seconds: float = Field(
         30,
         gt=0,
         le=86_400,
-        description="objective: the share below of events is visible so soon; after a pause a run needs some 10 s to "
-        "start",
+        description="objective: events are visible within, seconds; after a pause a run needs some 10 s to start",
     )
     freshness_share: float = Field(
         0.99,
         ge=0.95,
         lt=1,
-        description="... of events and canaries; below 0.95 a standstill could not burn fast enough to be told",
+        description="... for this share of events and canaries; below 0.95 a standstill could not burn fast enough to "
+        "be noticed",
     )
     rollups_seconds: int = Field(
-        3_600, ge=600, le=864_000, description="objective: a bucket of rollups is built so soon after its end, seconds"
+        3_600, ge=600, le=864_000, description="objective: a bucket of rollups is built within, after its end, seconds"
     )
-    lag_offsets: int = Field(2_000_000, ge=1, description="objective: at most so many offsets behind")
-    dead_letter_share: float = Field(0.02, gt=0, le=1, description="objective: at most this share of messages")
-    dead_letter_messages: int = Field(200, ge=1, description="... judged from so many messages on")
-    lost_window_seconds: int = Field(
-        86_400, ge=60, le=864_000, description="offsets that were lost are reported for so long, seconds"
-    )
+    lag_offsets: int = Field(2_000_000, ge=1, description="objective: offsets behind at most")
+    dead_letter_share: float = Field(0.02, gt=0, le=1, description="objective: dead letters, of messages, at most")
     stalled_seconds: float = Field(
-        120, ge=10, le=3_000, description="with lag, nothing landed for so long: it stands still, seconds"
+        120, ge=10, le=3_000, description="offsets wait and nothing landed for longer: a standstill, seconds"
     )
     disk_free_share: float = Field(0.1, ge=0, lt=1, description="a disk with less free is running full")
     disk_days: float = Field(14, ge=0, le=1_000, description="... or with space for fewer days of the present growth")
     parts_per_partition: int = Field(600, ge=10, le=100_000, description="more active parts: merges fall behind")
-    pending_seconds: float = Field(60, ge=0, le=86_400, description="a problem must last so long to be told, seconds")
-    resolve_seconds: float = Field(
-        120,
+    pending_seconds: float = Field(
+        60,
         ge=0,
         le=86_400,
-        description="... and be gone for so long to be called resolved, seconds; doubled for "
-        "each time that it came back lately",
+        description="a problem must last that long before anybody is notified, and be gone for twice as long to be "
+        "called resolved, seconds",
     )
-    repeat_seconds: float = Field(21_600, ge=60, description="one that lasts is told again after so long, seconds")
-    flapping_seconds: float = Field(21_600, ge=0, description="coming back counts as flapping for so long, seconds")
-    forget_seconds: float = Field(
-        172_800, ge=600, description="one of which nothing more is heard (a job that never runs again) is closed"
-    )
-    messages_per_hour: int = Field(20, ge=1, le=1_000, description="more are held back and go out together")
+    repeat_seconds: float = Field(21_600, ge=60, description="... and people are notified of it again after, seconds")
 
 
 class CanarySettings(_Part):

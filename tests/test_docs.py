@@ -8,10 +8,10 @@ import pytest
 import typer
 import yaml
 
-from metrics_pipeline.alerting.rules import KINDS
+from metrics_pipeline.alerting.catalogue import KINDS
 from metrics_pipeline.cli import app
 from metrics_pipeline.metrics.catalogue import METRICS, PREFIX, Type
-from metrics_pipeline.metrics.reference import reference
+from metrics_pipeline.metrics.reference import reference, rule_file
 from metrics_pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -101,9 +101,17 @@ def test_each_rule_names_metrics_that_are_served_and_a_run_book_that_exists() ->
         assert str(rule["expr"]).count("(") == str(rule["expr"]).count(")")
 
 
-def test_each_kind_of_alert_has_a_rule() -> None:
-    with_rule = {Path(rule["annotations"]["runbook"]).name for rule in rules()}  # type: ignore[index]
-    assert with_rule == {kind.runbook for kind in KINDS.values()}
+def test_each_kind_of_alert_has_a_rule_in_prometheus_or_grafana() -> None:
+    of_prometheus = {Path(rule["annotations"]["runbook"]).name for rule in rules()}  # type: ignore[index]
+    assert of_prometheus | {kind.runbook for kind in KINDS.values() if kind.questions} == {
+        kind.runbook for kind in KINDS.values()
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
+def test_a_run_book_names_the_settings_that_its_alert_depends_on(kind) -> None:  # type: ignore[no-untyped-def]
+    page = (RUNBOOKS / kind.runbook).read_text()
+    assert {name for name in kind.settings if f"METRICS_ALERTS__{name.upper()}" not in page} == set()
 
 
 def test_metrics_follow_prometheus_conventions() -> None:
@@ -118,6 +126,6 @@ def test_metrics_follow_prometheus_conventions() -> None:
         assert not re.search(r"_(ms|milliseconds|minutes|kb|mb)\b", metric.name)
 
 
-def test_the_list_of_metrics_is_up_to_date() -> None:
-    found = (ROOT / "docs" / "metrics.md").read_text()
-    assert found == reference(), "run: python -m metrics_pipeline.metrics.reference > docs/metrics.md"
+def test_the_lists_of_metrics_and_alerts_and_the_rules_are_the_generated_ones() -> None:
+    assert (ROOT / "docs" / "metrics.md").read_text() == reference(), "run `make dashboards`"
+    assert RULES.read_text() == rule_file(), "run `make dashboards`"

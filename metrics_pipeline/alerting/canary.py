@@ -1,7 +1,7 @@
-"""Sends canaries and looks for them until a query sees each, as a consumer would. The command line and Dagster both
+"""Sends canaries and looks for each until a query finds it, as a consumer would. The command line and Dagster both
 start here.
 
-Each is noted before it is sent, so that one of which nothing more is heard, whatever the reason, counts as late.
+The table canaries has each canary before it is sent, so that one of which nothing more is heard counts as late.
 """
 
 import uuid
@@ -28,12 +28,12 @@ from metrics_pipeline.runtime.retry import Retry, say_waiting
 from metrics_pipeline.settings import Settings, kafka_address
 
 POLL_SECONDS = 0.1
-"""Between two looks: how exactly a canary is measured."""
+"""Between two looks. A canary is measured no more exactly."""
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What became of one canary per shard, in order of shards, and how fast the budget burns since."""
+    """What became of one canary per shard, in order of shards, and how fast the budget burns afterwards."""
 
     sightings: tuple[Sighting, ...]
     objective_seconds: float
@@ -46,7 +46,7 @@ class Round:
 
     @property
     def burning(self) -> Burning | None:
-        """The worst of what the canaries of the shards say."""
+        """The fastest rule that fires for the canaries of any shard."""
         found = (burning(canaries.tallies, self.objective_share) for canaries in self.burn.canaries)
         return max((one for one in found if one is not None), key=lambda one: one.rule.rate, default=None)
 
@@ -61,7 +61,7 @@ def send_canaries(
 ) -> Round:
     """Send one per shard and wait until all are seen, at most for `limit_seconds` (by default the objective).
 
-    Raises RetryableError if an engine is away for so long, ConfigurationError.
+    Raises RetryableError if an engine is away until then, and ConfigurationError.
     """
     objective_seconds = settings.alerts.freshness_seconds
     limit_seconds = objective_seconds if limit_seconds is None else limit_seconds
@@ -93,7 +93,7 @@ def send_canaries(
 
 
 class _Watch:
-    """Looks for canaries until each was seen. Its time begins when it is made: just before they are sent."""
+    """Looks for canaries until each was seen. Its clock starts when it is made, just before they are sent."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class _Watch:
     def until_seen(
         self, canaries: Sequence[Canary], limit_seconds: float, stop: Callable[[], bool]
     ) -> Mapping[str, float]:
-        """event_id -> seconds until a query saw it, of those that were seen within the limit."""
+        """event_id -> seconds until a query found it. Canaries that no query found within the limit are missing."""
         seconds: dict[str, float] = {}
         while waiting := [canary for canary in canaries if canary.event_id not in seconds]:
             found = self._retry.call(partial(find, self._client, waiting))

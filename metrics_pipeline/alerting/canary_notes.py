@@ -1,4 +1,4 @@
-"""Canaries in ClickHouse: what is known of each, and looking for them as any reader of raw_events would."""
+"""The table canaries, and the look for canaries in raw_events, as any reader of it would look."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,14 +26,14 @@ _RAW: Mapping[str, Any] = {"service": SERVICE, "endpoint": ENDPOINT}
 
 @dataclass(frozen=True, slots=True)
 class CanaryNotes:
-    """Writes what is known of canaries; `objective_seconds` is what they are held to."""
+    """Writes the table canaries. A canary that takes longer than `objective_seconds` is late."""
 
     client: Client
     scope: LedgerScope
     objective_seconds: float
 
     def sent(self, canaries: Iterable[Canary]) -> None:
-        """Before they are: one of which nothing more is heard counts as late."""
+        """Called before they are sent: a canary of which nothing more is heard counts as late."""
         self._insert(Sighting(canary, None) for canary in canaries)
 
     def seen(self, sightings: Iterable[Sighting]) -> None:
@@ -61,7 +61,7 @@ class CanaryNotes:
 
 
 def find(client: Client, canaries: Sequence[Canary]) -> frozenset[str]:
-    """The event_ids of those that a query sees now."""
+    """The event_ids of the canaries that a query finds now."""
     parameters = {
         **_RAW,
         "produced_ms": sorted({canary.produced_ms for canary in canaries}),
@@ -72,5 +72,5 @@ def find(client: Client, canaries: Sequence[Canary]) -> frozenset[str]:
 
 
 def count_landed(client: Client) -> int:
-    """All that ever landed and are still kept."""
+    """Canaries that raw_events holds."""
     return int(calling("counting canaries", lambda: client.query(_COUNT, parameters=dict(_RAW)).result_rows[0][0]))

@@ -1,4 +1,4 @@
-"""Canaries: events of our own, one per shard, that take the way of every event and are looked for like any. Pure."""
+"""Canaries: events that the pipeline sends itself, one per shard, and looks for like any reader of events. Pure."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ from metrics_pipeline.kafka.intents import Owner
 SERVICE = "metrics-pipeline"
 ENDPOINT = "/canary"
 TIER = "canary"
-"""A tier of its own: rollups that have no service can leave them out by it."""
+"""Canaries have a tier of their own, so that rollups without a service can leave them out."""
 EVERY_SECONDS = 60
 """How often Dagster sends them."""
 
@@ -40,7 +40,7 @@ class Canary:
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """What became of a canary: `seconds` from produced to visible, None if it was not seen while it was looked for."""
+    """What became of a canary: `seconds` from produced to visible, None if it was not seen."""
 
     canary: Canary
     seconds: float | None
@@ -52,7 +52,7 @@ class Sighting:
 def plan_canaries(
     owners: Iterable[Owner], partitions: Sequence[int], event_ids: Iterable[str], produced_ms: int
 ) -> tuple[Canary, ...]:
-    """One per owner, to each of its partitions in turn from minute to minute."""
+    """One canary per owner. Its partitions take turns, a minute each."""
     turn = produced_ms // 1_000 // EVERY_SECONDS
     return tuple(
         Canary(event_id, owner, owned[turn % len(owned)], produced_ms)

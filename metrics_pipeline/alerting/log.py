@@ -1,4 +1,4 @@
-"""The board of alerts in the table alert_log: whichever process evaluates next goes on from there."""
+"""The alert states in the table alert_log, from which whichever process evaluates next goes on."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -6,8 +6,10 @@ from typing import Any
 
 from clickhouse_connect.driver.client import Client
 
+from metrics_pipeline.alerting.catalogue import KINDS
+from metrics_pipeline.alerting.kind import Severity
 from metrics_pipeline.alerting.notifications import MAX_STATES, AlertState, AlertStates, Notification, Phase
-from metrics_pipeline.alerting.rules import KINDS, Alert, Severity
+from metrics_pipeline.alerting.rules import Alert
 from metrics_pipeline.alerting.tables import ALERT_LOG
 from metrics_pipeline.clickhouse.errors import calling
 
@@ -16,25 +18,25 @@ _GONE = "gone"
 _READ = f"""
     SELECT key, kind, subject, severity, phase, summary, run_id, toUnixTimestamp64Milli(since),
         toUnixTimestamp64Milli(seen), toUnixTimestamp64Milli(notified), notified_as,
-        arrayMap(t -> toUnixTimestamp64Milli(t), starts), unsent
+        arrayMap(t -> toUnixTimestamp64Milli(t), starts), unsent, toUnixTimestamp64Milli(updated_at)
     FROM {ALERT_LOG.name} FINAL
     WHERE key = '' OR phase != '{_GONE}' AND kind IN {{kinds:Array(String)}}
     ORDER BY key != '', updated_at DESC LIMIT {{limit:UInt32}}
 """
-"""Kinds that this version does not know are left alone."""
+"""Kinds that this version does not know stay as they are: a later version may have written them."""
 
 
 def read_alert_states(client: Client) -> AlertStates:
-    """What was known and told so far. Raises what `calling` raises."""
+    """The newest state of each alert. Raises what `calling` raises."""
     parameters = {"limit": MAX_STATES + 1, "kinds": list(KINDS)}
     rows = calling("reading the alerts", lambda: client.query(_READ, parameters=parameters).result_rows)
     states = [_state(row) for row in rows if row[0]]
-    sent = next((_moments(row[11]) for row in rows if not row[0]), ())
-    return AlertStates({state.alert.key: state for state in states}, sent)
+    sent, evaluated = next(((_moments(row[11]), row[13] / 1000) for row in rows if not row[0]), ((), None))
+    return AlertStates({state.alert.key: state for state in states}, sent, evaluated)
 
 
 def write_alert_states(client: Client, before: AlertStates, after: AlertStates, now: float) -> None:
-    """Append what differs from `before`, and that there was an evaluation `now` (epoch seconds)."""
+    """Append the states that differ from `before`, and the time of this evaluation, `now` (epoch seconds)."""
     changed = [_row(s, now) for key, s in after.states.items() if before.states.get(key) != s]
     gone = [_row(s, now, phase=_GONE) for key, s in before.states.items() if key not in after.states]
     evaluated = _evaluation(after.sent, now)
@@ -44,15 +46,8 @@ def write_alert_states(client: Client, before: AlertStates, after: AlertStates, 
     )
 
 
-def evaluated_at(client: Client) -> float | None:
-    """When alerts were last evaluated, epoch seconds; None if never."""
-    sql = f"SELECT count(), toUnixTimestamp64Milli(max(updated_at)) FROM {ALERT_LOG.name} WHERE key = ''"
-    count, latest = calling("reading the alerts", lambda: client.query(sql).result_rows[0])
-    return latest / 1000 if count else None
-
-
 def _state(row: Sequence[Any]) -> AlertState:
-    _, kind, subject, severity, phase, summary, run_id, since, seen, notified, notified_as, starts, unsent = row
+    _, kind, subject, severity, phase, summary, run_id, since, seen, notified, notified_as, starts, unsent, _ = row
     return AlertState(
         Alert(kind, subject, Severity(severity), summary, run_id),
         Phase(phase),

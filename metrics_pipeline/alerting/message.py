@@ -1,21 +1,21 @@
-"""The words of a message: what happened, what it means, what to do. Pure; bounded whatever is wrong."""
+"""The words of a message: what happened, what it means, what to do. Pure. A message is bounded whatever is wrong."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from metrics_pipeline.alerting.kind import Severity
 from metrics_pipeline.alerting.notifications import AlertState, Notification
-from metrics_pipeline.alerting.rules import KINDS, Severity
 
 TITLE_LIMIT_CHARACTERS = 150
 BODY_LIMIT_CHARACTERS = 3_500
-"""Chat services cut or refuse longer ones; what is left out is counted."""
+"""Chat services cut or refuse longer messages. The last line counts what was left out."""
 _NAME = "metrics-pipeline"
 
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """Where readers find more; `dagster` is the UI's address, empty if there is none."""
+    """Where readers find more. `dagster` is the UI's address; empty: no link."""
 
     dagster: str
     runbooks: str
@@ -23,7 +23,7 @@ class Links:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """`severity` is None where everything that it tells is over."""
+    """A message to people. `severity` is None where every problem in it is over."""
 
     title: str
     body: str
@@ -31,7 +31,7 @@ class Message:
 
 
 def compose(notifications: Sequence[AlertState], links: Links) -> Message:
-    """One message for all notices, in their order."""
+    """One message for all notifications, in their order."""
     open_ones = [n for n in notifications if n.unsent in (Notification.FIRING, Notification.AGAIN)]
     severity = min((n.alert.severity for n in open_ones), key=lambda s: s is not Severity.CRITICAL, default=None)
     return Message(_title(notifications, severity), _body([_paragraph(n, links) for n in notifications]), severity)
@@ -41,7 +41,7 @@ def _title(notifications: Sequence[AlertState], severity: Severity | None) -> st
     first = notifications[0]
     more = f", and {len(notifications) - 1} more" if len(notifications) > 1 else ""
     word = severity.value if severity else "resolved"
-    title = f"{_NAME} {word}: {KINDS[first.alert.kind].title} ({first.alert.subject}){more}"
+    title = f"{_NAME} {word}: {first.alert.about.title} ({first.alert.subject}){more}"
     return title if len(title) <= TITLE_LIMIT_CHARACTERS else title[: TITLE_LIMIT_CHARACTERS - 1] + "…"
 
 
@@ -60,7 +60,7 @@ def _body(paragraphs: Sequence[str]) -> str:
 def _paragraph(state: AlertState, links: Links) -> str:
     alert = state.alert
     if state.unsent is Notification.RESOLVED:
-        return f"resolved: {KINDS[alert.kind].title}. It was: {alert.summary}"
+        return f"resolved: {alert.about.title}. It was: {alert.summary}"
     if state.unsent is Notification.FORGOTTEN:
         return f"closed, since nothing more was heard of it: {alert.summary}"
     lines = [f"{alert.severity.value}: {alert.summary}"]
@@ -68,9 +68,9 @@ def _paragraph(state: AlertState, links: Links) -> str:
         lines.append(f"It lasts since {datetime.fromtimestamp(state.since, UTC):%Y-%m-%d %H:%M} UTC.")
     if len(state.starts) > 1:
         lines.append(f'It came back {len(state.starts) - 1} times lately; "resolved" waits the longer for it.')
-    lines.append(alert.meaning)
+    lines.append(alert.about.meaning)
     if alert.run_id and links.dagster:
         lines.append(f"Look at: {links.dagster.rstrip('/')}/runs/{alert.run_id}")
-    lines.append(f"Run: {alert.command}")
-    lines.append(f"Run book: {links.runbooks.rstrip('/')}/{alert.runbook}")
+    lines.append(f"Run: {alert.about.command}")
+    lines.append(f"Run book: {links.runbooks.rstrip('/')}/{alert.about.runbook}")
     return "\n".join(lines)

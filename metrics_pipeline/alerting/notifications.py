@@ -1,22 +1,33 @@
-"""Which notices to send, given what is wrong now and what was told before. Pure.
+"""Which notifications to send, given what is wrong now and what people were notified of before. Pure.
 
     (nothing) ─ wrong ─► pending ─ held for a while ─► firing ─ healthy for a while ─► resolved
-                            └─ healthy ─► (nothing)      └─ every few hours: told again
+                            └─ healthy ─► (nothing)      └─ every few hours: notified again
 
-One notice per problem, not per retry. A problem that comes back again and again must be healthy ever longer before it
-is called resolved, so a flapping one is told once. All notices of a moment go out as one message, and messages are
-limited per hour; what may not be sent, or could not, is deferred and goes with a later one.
+People are notified once per problem, not once per retry. A problem that comes back again and again must be healthy ever
+longer before it is called resolved, so a flapping problem is one notification. All notifications of a moment are one
+message. Messages per hour are limited. A notification that may not be sent, or could not, stays unsent and goes with a
+later message.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from metrics_pipeline.alerting.rules import KINDS, Alert, Judgement, Severity
+from metrics_pipeline.alerting.kind import Severity
+from metrics_pipeline.alerting.rules import Alert, Judgement
+from metrics_pipeline.settings import AlertSettings
 
-_HOUR_SECONDS = 3_600
+MESSAGES_PER_HOUR = 20
+"""A channel stays readable: a message holds all that is due, so more of them would say no more."""
+QUIET_FACTOR = 2
+"""A problem must be gone for twice as long as it had to last: an end is less urgent than a beginning."""
+FLAPPING_SECONDS = 21_600
+"""A problem that comes back within a shift of six hours is the same problem to whoever is on call."""
+FORGET_SECONDS = 172_800
+"""A problem of which nothing more is heard, of a job that was renamed, say, is closed after a weekend."""
 MAX_DOUBLINGS = 5
 MAX_STATES = 1_000
+_HOUR_SECONDS = 3_600
 
 
 class Phase(StrEnum):
@@ -28,7 +39,7 @@ class Phase(StrEnum):
 
 
 class Notification(StrEnum):
-    """What people are told."""
+    """What people are notified of."""
 
     FIRING = "firing"
     AGAIN = "still firing"
@@ -37,24 +48,12 @@ class Notification(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class NoticePolicy:
-    """When people are told; see `AlertSettings` for what each one is."""
-
-    pending_seconds: float
-    resolve_seconds: float
-    repeat_seconds: float
-    flapping_seconds: float
-    forget_seconds: float
-    messages_per_hour: int
-
-
-@dataclass(frozen=True, slots=True)
 class AlertState:
     """What is known about one problem. Times are epoch seconds.
 
-    `since` is when it began, `seen` when it was last there, `told` when the last notice went out (0: none did) and
-    `notified_as` which one that was, `starts` when it began firing lately. `unsent` is the notice that is still to be
-    sent.
+    `since` is when the phase began, `seen` when the problem was last there, `starts` when it began firing lately.
+    `notified` is when people were last notified (0: never), `notified_as` of what, and `unsent` is the notification
+    that is still to be sent.
     """
 
     alert: Alert
@@ -68,16 +67,20 @@ class AlertState:
 
     @property
     def is_open_to_people(self) -> bool:
-        """They were told that it is there, and not yet that it is gone."""
+        """People know that it is there, and not yet that it is gone."""
         return self.notified_as in (Notification.FIRING, Notification.AGAIN)
 
 
 @dataclass(frozen=True, slots=True)
 class AlertStates:
-    """Everything that must be remembered from one evaluation to the next; `sent` is when messages went out lately."""
+    """What must be remembered from one evaluation to the next.
+
+    `sent` is when messages went out within the hour. `evaluated` is when the states were last written, None if never.
+    """
 
     states: Mapping[str, AlertState] = field(default_factory=dict)
     sent: tuple[float, ...] = ()
+    evaluated: float | None = None
 
     @property
     def firing(self) -> tuple[AlertState, ...]:
@@ -86,35 +89,35 @@ class AlertStates:
         return tuple(sorted(firing, key=lambda s: (s.alert.severity is not Severity.CRITICAL, s.alert.key)))
 
 
-def advance(alert_states: AlertStates, judgement: Judgement, now: float, policy: NoticePolicy) -> AlertStates:
-    """The board after this judgement; notices that are due are deferred on it."""
+def advance(alert_states: AlertStates, judgement: Judgement, now: float, settings: AlertSettings) -> AlertStates:
+    """The alert states after this judgement; what is due is `unsent` in them."""
     wrong = {alert.key: alert for alert in judgement.alerts}
     states: dict[str, AlertState] = {}
     for key in sorted({*alert_states.states, *wrong}):
         before = alert_states.states.get(key)
         if key in wrong:
-            state: AlertState | None = _wrong(before, wrong[key], now, policy)
+            state: AlertState | None = _wrong(before, wrong[key], now, settings)
         elif before is None:
             state = None
         elif judgement.is_healthy(key):
-            state = _healthy(before, now, policy)
+            state = _healthy(before, now, settings)
         else:
-            state = _unknown(before, now, policy)
+            state = _unknown(before, now)
         if state is not None:
             states[key] = state
     recent = tuple(t for t in alert_states.sent if now - t < _HOUR_SECONDS)
     return AlertStates(_bounded(states), recent)
 
 
-def due(alert_states: AlertStates, now: float, policy: NoticePolicy) -> tuple[AlertState, ...]:
-    """What the next message says, the worst first; nothing while the limit of messages per hour is reached."""
-    if sum(now - t < _HOUR_SECONDS for t in alert_states.sent) >= policy.messages_per_hour:
+def due(alert_states: AlertStates, now: float) -> tuple[AlertState, ...]:
+    """What the next message says, the worst first; nothing once the hour's messages went out."""
+    if sum(now - t < _HOUR_SECONDS for t in alert_states.sent) >= MESSAGES_PER_HOUR:
         return ()
-    owing = [s for s in alert_states.states.values() if s.unsent is not None]
+    unsent = [s for s in alert_states.states.values() if s.unsent is not None]
     order = list(Notification)
     return tuple(
         sorted(
-            owing,
+            unsent,
             key=lambda s: (
                 order.index(s.unsent or Notification.FIRING),
                 s.alert.severity is not Severity.CRITICAL,
@@ -125,7 +128,7 @@ def due(alert_states: AlertStates, now: float, policy: NoticePolicy) -> tuple[Al
 
 
 def notified(alert_states: AlertStates, notifications: Sequence[AlertState], now: float) -> AlertStates:
-    """The board after a message with these notices went out."""
+    """The alert states after a message with these notifications went out."""
     states = dict(alert_states.states)
     for notification in notifications:
         states[notification.alert.key] = replace(
@@ -134,15 +137,15 @@ def notified(alert_states: AlertStates, notifications: Sequence[AlertState], now
     return AlertStates(states, (*alert_states.sent, now) if notifications else alert_states.sent)
 
 
-def _wrong(before: AlertState | None, alert: Alert, now: float, policy: NoticePolicy) -> AlertState:
-    starts = _recent(before.starts if before else (), now, policy)
+def _wrong(before: AlertState | None, alert: Alert, now: float, settings: AlertSettings) -> AlertState:
+    starts = _recent(before.starts if before else (), now)
     if before is None or before.phase is Phase.RESOLVED:
         begun = AlertState(alert, Phase.PENDING, now, now)
         if before is not None:
             begun = replace(before, alert=alert, phase=Phase.PENDING, since=now, seen=now, starts=starts)
-        return _wrong(begun, alert, now, policy)
+        return _wrong(begun, alert, now, settings)
     if before.phase is Phase.PENDING:
-        hold = policy.pending_seconds if KINDS[alert.kind].is_state else 0
+        hold = settings.pending_seconds if alert.about.is_state else 0
         state = replace(before, alert=alert, seen=now, starts=starts)
         if now - before.since < hold:
             return state
@@ -150,26 +153,26 @@ def _wrong(before: AlertState | None, alert: Alert, now: float, policy: NoticePo
     unsent = before.unsent
     if unsent is None:
         is_worse = alert.severity is Severity.CRITICAL and before.alert.severity is not Severity.CRITICAL
-        unsent = Notification.AGAIN if is_worse or now - before.notified >= policy.repeat_seconds else None
+        unsent = Notification.AGAIN if is_worse or now - before.notified >= settings.repeat_seconds else None
     return replace(before, alert=alert, seen=now, starts=starts, unsent=unsent)
 
 
-def _healthy(before: AlertState, now: float, policy: NoticePolicy) -> AlertState | None:
-    starts = _recent(before.starts, now, policy)
+def _healthy(before: AlertState, now: float, settings: AlertSettings) -> AlertState | None:
+    starts = _recent(before.starts, now)
     if before.phase is Phase.RESOLVED:
-        # Its starts are remembered, so that one that comes back is known to flap.
+        # Remembered starts show that a problem which comes back is flapping.
         return replace(before, starts=starts) if starts or before.unsent else None
     if before.phase is Phase.PENDING:
         if not starts and before.unsent is None:
             return None
         return replace(before, phase=Phase.RESOLVED, starts=starts)
-    if now - before.seen < _quiet_seconds(before, policy):
+    if now - before.seen < _quiet_seconds(before, QUIET_FACTOR * settings.pending_seconds):
         return replace(before, starts=starts)
     return _closed(before, Notification.RESOLVED, now, starts)
 
 
-def _unknown(before: AlertState, now: float, policy: NoticePolicy) -> AlertState | None:
-    if now - before.seen < policy.forget_seconds:
+def _unknown(before: AlertState, now: float) -> AlertState | None:
+    if now - before.seen < FORGET_SECONDS:
         return before
     if before.phase is not Phase.FIRING:
         return before if before.unsent is not None else None
@@ -177,25 +180,25 @@ def _unknown(before: AlertState, now: float, policy: NoticePolicy) -> AlertState
 
 
 def _closed(before: AlertState, notification: Notification, now: float, starts: tuple[float, ...]) -> AlertState:
-    """Who was never told of the problem need not be told of its end."""
+    """People who do not know of the problem need not hear of its end."""
     unsent = notification if before.is_open_to_people else None
     return replace(before, phase=Phase.RESOLVED, since=now, starts=starts, unsent=unsent)
 
 
-def _quiet_seconds(state: AlertState, policy: NoticePolicy) -> float:
-    """How long it must be healthy: at once for an event, and twice as long for each time that it came back lately."""
+def _quiet_seconds(state: AlertState, once: float) -> float:
+    """How long it must be healthy: not at all for an event, and twice as long for each time that it came back."""
     came_back = max(0, len(state.starts) - 1)
     if not came_back:
-        return policy.resolve_seconds if KINDS[state.alert.kind].is_state else 0
-    return policy.resolve_seconds * float(1 << min(came_back, MAX_DOUBLINGS))
+        return once if state.alert.about.is_state else 0
+    return once * float(1 << min(came_back, MAX_DOUBLINGS))
 
 
-def _recent(starts: tuple[float, ...], now: float, policy: NoticePolicy) -> tuple[float, ...]:
-    return tuple(t for t in starts if now - t < policy.flapping_seconds)[-2 * MAX_DOUBLINGS :]
+def _recent(starts: tuple[float, ...], now: float) -> tuple[float, ...]:
+    return tuple(t for t in starts if now - t < FLAPPING_SECONDS)[-2 * MAX_DOUBLINGS :]
 
 
 def _bounded(states: dict[str, AlertState]) -> dict[str, AlertState]:
-    """The newest, if there are too many: memory and messages stay bounded whatever goes wrong."""
+    """The newest MAX_STATES, those that fire first: memory and messages stay bounded whatever goes wrong."""
     if len(states) <= MAX_STATES:
         return states
     newest = sorted(states.items(), key=lambda item: (item[1].phase is not Phase.FIRING, -item[1].seen))

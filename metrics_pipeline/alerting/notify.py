@@ -1,6 +1,6 @@
 """Delivers messages through apprise: Slack, PagerDuty, e-mail, webhooks and what else it knows, each named by a URL.
 
-A URL holds secrets anywhere in it, its host included, so a destination is called by its number and its service.
+Any part of a URL may be a secret, its host included. So a destination is called by its number and its service.
 """
 
 import logging
@@ -13,22 +13,24 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from urllib.parse import unquote
 
+from metrics_pipeline.alerting.kind import Severity
 from metrics_pipeline.alerting.message import Message
-from metrics_pipeline.alerting.rules import Severity
 
 ATTEMPTS = 2
 WAIT_SECONDS = 0.5
+TIMEOUT_SECONDS = 5.0
+"""For each connect and each read. Services answer within a second; one that does not is tried again."""
 LIMIT_SECONDS = 20.0
-"""For all destinations together: a sensor's tick is killed after a minute, and what it sent would be sent again."""
+"""For all destinations together. Dagster kills a tick after a minute; the next tick would send the same messages."""
 MAX_DESTINATIONS = 20
 _PROBLEM_LIMIT_CHARACTERS = 200
 _OPENING_ONLY = ("pagerduty://",)
-"""These open an incident for each message: "resolved" would open another one."""
+"""Services that open an incident for each message: "resolved" would open another one."""
 _TYPES = {Severity.CRITICAL: "failure", Severity.WARNING: "warning", None: "success"}
 
 
 class _Said(logging.Filter):
-    """Keeps what apprise says, by thread, and lets none of it through: it names hosts, paths and tokens."""
+    """Keeps apprise's log lines, by thread, and lets none through: they name hosts, paths and tokens."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +42,7 @@ class _Said(logging.Filter):
         return False
 
     def take(self) -> str:
-        """The last line that was said in this thread."""
+        """The last line that was logged in this thread."""
         line = str(getattr(self._lines, "value", ""))
         self._lines.value = ""
         return line
@@ -60,11 +62,8 @@ class Delivery:
     problem: str | None = None
 
 
-def deliver(message: Message, urls: Sequence[str], *, timeout_seconds: float) -> tuple[Delivery, ...]:
-    """Send to every destination at once; never raises, never waits longer than LIMIT_SECONDS.
-
-    `timeout_seconds` limits each connect and each read.
-    """
+def deliver(message: Message, urls: Sequence[str], *, timeout_seconds: float = TIMEOUT_SECONDS) -> tuple[Delivery, ...]:
+    """Send to every destination at once; never raises, never waits longer than LIMIT_SECONDS."""
     limit_seconds = min(ATTEMPTS * 3 * timeout_seconds + WAIT_SECONDS * ATTEMPTS, LIMIT_SECONDS)
     waiting = [(number, url, _start(message, number, url, timeout_seconds)) for number, url in _numbered(urls)]
     deadline = time.monotonic() + limit_seconds
@@ -81,7 +80,7 @@ def _numbered(urls: Sequence[str]) -> list[tuple[int, str]]:
 
 
 def _start(message: Message, number: int, url: str, timeout_seconds: float) -> Future[Delivery]:
-    """In a thread that keeps no process alive: some services' libraries know no timeout."""
+    """Sends in a daemon thread, which keeps no process alive: some services' libraries know no timeout."""
     answer: Future[Delivery] = Future()
 
     def run() -> None:
@@ -102,7 +101,7 @@ def _await(answer: Future[Delivery], number: int, url: str, deadline: float) -> 
 
 
 def _send(message: Message, number: int, url: str, timeout_seconds: float) -> Delivery:
-    # Loaded when somebody is to be told: every drain run would pay the 0.2 core-seconds that it takes.
+    # Loaded when it is needed: the import takes 0.2 core-seconds, which every drain run would pay.
     from apprise import Apprise, NotifyBase, NotifyFormat, NotifyType  # noqa: PLC0415
 
     plugin = Apprise.instantiate(url, suppress_exceptions=True)
@@ -135,7 +134,7 @@ def _send(message: Message, number: int, url: str, timeout_seconds: float) -> De
 
 
 def _clean(text: str, url: str) -> str:
-    """One short line of what a library said, without any piece of the URL."""
+    """One short line of a library's words, without any piece of the URL."""
     line = " ".join(text.split())
     pieces = {piece for piece in re.split(r"[:/@?&=#,]+", url.partition("://")[2]) if len(piece) > 3}
     for piece in sorted({*pieces, *map(unquote, pieces)}, key=len, reverse=True):

@@ -1,4 +1,4 @@
-"""What the ledger and the server say for alerts. Each query reads a bounded stretch of recent rows."""
+"""Reads the signals of alerts from ClickHouse. Each query reads a bounded stretch of recent rows."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,14 +6,22 @@ from typing import Any
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.alerting.burn import WINDOWS, Tallies, Tally
-from metrics_pipeline.alerting.signals import BurnSignal, CanarySignal, DiskSignal, FlowSignal, StorageSignal
+from metrics_pipeline.alerting.signals import (
+    LOST_WINDOW_SECONDS,
+    WINDOW_SECONDS,
+    BurnSignal,
+    CanarySignal,
+    DiskSignal,
+    FlowSignal,
+    StorageSignal,
+)
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.ddl.storage_views import DISKS, PARTS
 from metrics_pipeline.ledger.entry import DRAIN
 from metrics_pipeline.ledger.tables import LedgerScope
 
 LOOK_BACK_SECONDS = 3_600
-"""Whether a partition landed is looked up so far back."""
+"""How far back a partition's newest batch is looked for."""
 _QUERY_SETTINGS: Mapping[str, Any] = {"max_execution_time": 20, "max_threads": 2}
 
 _OF_GROUP = "topic = {topic:String} AND consumer_group = {group:String}"
@@ -52,7 +60,7 @@ _LATE_EVENTS = f"""
 _CANARY_AGE = (
     "if(seconds > 0, seconds, (toUnixTimestamp64Milli(now64(3)) - toUnixTimestamp64Milli(produced_at)) / 1000)"
 )
-"""So far, of one that was not seen."""
+"""A canary that was not seen is as old as it is now."""
 _CANARIES = f"""
     SELECT shard, argMaxIf(age, at, known AND at > now64(3) - {LOOK_BACK_SECONDS}), {_WINDOW_TALLIES} FROM (
         SELECT shard, produced_at AS at, {_CANARY_AGE} AS age,
@@ -72,35 +80,26 @@ _GROWTH = f"""
         (SELECT sum(rows) FROM {PARTS.name} WHERE table = 'raw_events') AS events,
         (SELECT sum(inserted) FROM batches FINAL WHERE visible_at > now64(3) - 86400) AS of_day
 """
-"""All tables grow with the events, so a day's events at the present size of one tell a day's bytes."""
+"""All tables grow with the events: a day's events, times the bytes that an event takes now, are a day's growth."""
 
 
 def read_landed(client: Client, scope: LedgerScope) -> Mapping[int, float]:
-    """Partition -> seconds since a batch of a drain landed of it, of those where one did within `LOOK_BACK_SECONDS`."""
+    """Partition -> seconds since a drain landed a batch of it, if one did within LOOK_BACK_SECONDS."""
     return {int(p): float(age) for p, age in _rows(client, _LANDED, scope, LOOK_BACK_SECONDS)}
 
 
-def read_flow(
-    client: Client,
-    scope: LedgerScope,
-    landed: Mapping[int, float],
-    *,
-    window_seconds: int,
-    lost_window_seconds: int,
-) -> FlowSignal:
-    """Counts and freshness of the last `window_seconds`, losses of the last `lost_window_seconds`."""
-    ((consumed, dead_letters),) = _rows(client, _COUNTS, scope, window_seconds)
-    ((weight, p99),) = _rows(client, _FRESHNESS, scope, window_seconds)
-    reasons = _rows(client, _REASONS, scope, window_seconds) if dead_letters else []
+def read_flow(client: Client, scope: LedgerScope, landed: Mapping[int, float]) -> FlowSignal:
+    """Counts and freshness of the last WINDOW_SECONDS, losses of the last LOST_WINDOW_SECONDS."""
+    ((consumed, dead_letters),) = _rows(client, _COUNTS, scope, WINDOW_SECONDS)
+    ((weight, p99),) = _rows(client, _FRESHNESS, scope, WINDOW_SECONDS)
+    reasons = _rows(client, _REASONS, scope, WINDOW_SECONDS) if dead_letters else []
     return FlowSignal(
-        window_seconds=window_seconds,
         landed_ago_seconds=min(landed.values(), default=None),
         consumed=int(consumed),
         dead_letters=int(dead_letters),
         reasons={str(reason): int(count) for reason, count in reasons},
         freshness_p99_seconds=float(p99) if weight else None,
-        lost_window_seconds=lost_window_seconds,
-        lost={int(p): int(offsets) for p, offsets in _rows(client, _LOST, scope, lost_window_seconds)},
+        lost={int(p): int(offsets) for p, offsets in _rows(client, _LOST, scope, LOST_WINDOW_SECONDS)},
     )
 
 

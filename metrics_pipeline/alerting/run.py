@@ -1,24 +1,24 @@
-"""Evaluates the pipeline and tells people: read the signals, judge them, remember, notify. The sensor and the command
-line both come here.
+"""Evaluates the pipeline and notifies people: read the signals, judge them, notify, write the alert states. The sensor
+and the command line both come here.
 
-The board of what was told stands in ClickHouse. While that is away, the caller's own copy of it is gone on with, so
-that people learn of the outage once, too.
+The table alert_log has the alert states. While ClickHouse is away, the caller's own copy stands in for the table, so
+that people are notified of the outage once, too.
 """
 
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from clickhouse_connect.driver.client import Client
 
+from metrics_pipeline.alerting.kind import Severity
 from metrics_pipeline.alerting.log import read_alert_states, write_alert_states
 from metrics_pipeline.alerting.message import Links, Message, compose
 from metrics_pipeline.alerting.notifications import (
     AlertState,
     AlertStates,
-    NoticePolicy,
     Notification,
     Phase,
     advance,
@@ -27,7 +27,7 @@ from metrics_pipeline.alerting.notifications import (
 )
 from metrics_pipeline.alerting.notify import Delivery, deliver
 from metrics_pipeline.alerting.reading import read_burn, read_flow, read_landed, read_storage
-from metrics_pipeline.alerting.rules import Alert, AlertPolicy, Judgement, Severity, judge
+from metrics_pipeline.alerting.rules import Alert, Judgement, judge
 from metrics_pipeline.alerting.signals import CheckSignal, EngineSignal, PartitionSignal, RunSignal, Signals
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.errors import PipelineError, RetryableError
@@ -38,14 +38,14 @@ from metrics_pipeline.settings import AlertSettings, Settings, destination_urls,
 logger = logging.getLogger("metrics_pipeline.alerts")
 
 ENGINE_TIMEOUT_SECONDS = 10
-"""Longest wait for one answer of an engine: an evaluation must end within a sensor's tick."""
+"""Longest wait for one answer of an engine: an evaluation must end within a tick of the sensor."""
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A caller's copy of the board. `is_ahead`: ClickHouse could not take it, so it holds more than the table does."""
+    """A caller's copy of the alert states. `is_ahead`: ClickHouse could not take it, so the table is older."""
 
     alert_states: AlertStates = field(default_factory=AlertStates)
     is_ahead: bool = False
@@ -53,7 +53,7 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What one evaluation found, told, and leaves to remember; `notices` went out with the message, if one did."""
+    """What one evaluation leaves to remember, the notifications that were due, and what became of the message."""
 
     copy: Copy
     notifications: tuple[AlertState, ...] = ()
@@ -62,24 +62,23 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What is wrong right now: as just judged, and, of kinds that only the sensor knows, as it last saw them."""
+    """What is wrong right now: as just judged, or, of kinds that only the sensor knows, as it last saw them."""
 
     states: tuple[AlertState, ...]
     engines: tuple[EngineSignal, ...]
 
 
 def evaluate(settings: Settings, runs: Sequence[RunSignal], checks: Sequence[CheckSignal], copy: Copy) -> Evaluation:
-    """Judge everything, notify of what is due, and note it. Raises nothing that an engine or destination causes."""
+    """Judge, notify of what is due, and write the alert states. No engine and no destination can make it raise."""
     now = time.time()
-    policy = _of(NoticePolicy, settings.alerts)
     with _Warehouse(settings) as warehouse:
         stored = warehouse.ask(read_alert_states)
         before = copy.alert_states if copy.is_ahead or stored is None else stored
         signals = replace(_read(settings, warehouse), runs=tuple(runs), checks=tuple(checks))
-        judgement = judge(signals, _of(AlertPolicy, settings.alerts))
-        alert_states = advance(before, judgement, now, policy)
-        notifications = due(alert_states, now, policy)
-        deliveries = _tell(settings.alerts, notifications)
+        judgement = judge(signals, settings.alerts)
+        alert_states = advance(before, judgement, now, settings.alerts)
+        notifications = due(alert_states, now)
+        deliveries = _notify(settings.alerts, notifications)
         if notifications and _is_notified(deliveries):
             alert_states = notified(alert_states, notifications, now)
         is_noted = stored is not None and warehouse.ask(lambda client: _note(client, stored, alert_states, now))
@@ -87,11 +86,11 @@ def evaluate(settings: Settings, runs: Sequence[RunSignal], checks: Sequence[Che
 
 
 def standing(settings: Settings) -> Standing:
-    """What is wrong now, without telling anybody or noting it."""
+    """What is wrong now. Nobody is notified, and nothing is written."""
     with _Warehouse(settings) as warehouse:
         stored = warehouse.ask(read_alert_states) or AlertStates()
         signals = _read(settings, warehouse)
-    judgement = judge(signals, _of(AlertPolicy, settings.alerts))
+    judgement = judge(signals, settings.alerts)
     now = time.time()
     states = tuple(_as_known(stored.states.get(alert.key), alert, now) for alert in judgement.alerts)
     judged = {alert.key for alert in judgement.alerts}
@@ -102,10 +101,10 @@ def standing(settings: Settings) -> Standing:
 
 
 def look(settings: Settings) -> tuple[Signals, Judgement]:
-    """What is known now, and what of it is wrong; of what was told before nothing is known."""
+    """The signals of now, and what is wrong by them alone: the alert states are not read."""
     with _Warehouse(settings) as warehouse:
         signals = _read(settings, warehouse)
-    return signals, judge(signals, _of(AlertPolicy, settings.alerts))
+    return signals, judge(signals, settings.alerts)
 
 
 def try_out(settings: Settings) -> tuple[Delivery, ...]:
@@ -115,7 +114,7 @@ def try_out(settings: Settings) -> tuple[Delivery, ...]:
         "Somebody ran `metrics-pipeline alerts test`. Nothing is wrong; alerts will arrive here.",
         Severity.WARNING,
     )
-    return deliver(message, destination_urls(settings.alerts), timeout_seconds=settings.alerts.timeout_seconds)
+    return deliver(message, destination_urls(settings.alerts))
 
 
 def _as_known(state: AlertState | None, alert: Alert, now: float) -> AlertState:
@@ -125,7 +124,7 @@ def _as_known(state: AlertState | None, alert: Alert, now: float) -> AlertState:
 
 
 class _Warehouse:
-    """ClickHouse for one evaluation: connects when asked first, and after one failure says nothing more."""
+    """ClickHouse for one evaluation. It connects at the first question, and after a failure it answers no more."""
 
     def __init__(self, settings: Settings) -> None:
         limit = min(settings.clickhouse.request_timeout_seconds, ENGINE_TIMEOUT_SECONDS)
@@ -142,7 +141,7 @@ class _Warehouse:
             self._client.close()
 
     def ask(self, question: Callable[[Client], _T], *, is_optional: bool = False) -> _T | None:
-        """None without an answer. An `is_optional` question may lack its grants: the server is not down for that."""
+        """None without an answer. An `is_optional` question may lack a table or a grant, which is no outage."""
         if self.problem is not None:
             return None
         try:
@@ -157,21 +156,13 @@ class _Warehouse:
 
 
 def _read(settings: Settings, warehouse: _Warehouse) -> Signals:
-    alerts = settings.alerts
     scope = LedgerScope(settings.kafka.topic, settings.kafka.group)
     lags, kafka_problem = _lags(settings)
     landed = warehouse.ask(lambda client: read_landed(client, scope))
-    flow = warehouse.ask(
-        lambda client: read_flow(
-            client,
-            scope,
-            landed or {},
-            window_seconds=alerts.window_seconds,
-            lost_window_seconds=alerts.lost_window_seconds,
-        )
-    )
-    # Optional: where the table of canaries is not made yet, the rest is known all the same.
-    burn = warehouse.ask(lambda client: read_burn(client, scope, alerts.freshness_seconds), is_optional=True)
+    flow = warehouse.ask(lambda client: read_flow(client, scope, landed or {}))
+    # Where the table canaries is not made yet, the other signals are known all the same.
+    objective_seconds = settings.alerts.freshness_seconds
+    burn = warehouse.ask(lambda client: read_burn(client, scope, objective_seconds), is_optional=True)
     storage = warehouse.ask(read_storage, is_optional=True)
     partitions = None
     if lags is not None:
@@ -191,7 +182,7 @@ def _lags(settings: Settings) -> tuple[Mapping[int, int] | None, str | None]:
     return {p: lag.offsets for p, lag in lags.items()}, None
 
 
-def _tell(alerts: AlertSettings, notifications: Sequence[AlertState]) -> tuple[Delivery, ...]:
+def _notify(alerts: AlertSettings, notifications: Sequence[AlertState]) -> tuple[Delivery, ...]:
     if not notifications:
         return ()
     for notification in notifications:
@@ -200,7 +191,7 @@ def _tell(alerts: AlertSettings, notifications: Sequence[AlertState]) -> tuple[D
         )
         logger.log(level, "%s: %s", notification.unsent, notification.alert.summary)
     message = compose(notifications, Links(alerts.dagster_url or "", alerts.runbook_url))
-    deliveries = deliver(message, destination_urls(alerts), timeout_seconds=alerts.timeout_seconds)
+    deliveries = deliver(message, destination_urls(alerts))
     for delivery in deliveries:
         if delivery.problem is not None:
             logger.error("the alert did not reach %s: %s", delivery.destination, delivery.problem)
@@ -208,16 +199,10 @@ def _tell(alerts: AlertSettings, notifications: Sequence[AlertState]) -> tuple[D
 
 
 def _is_notified(deliveries: Sequence[Delivery]) -> bool:
-    """One destination is enough: those that are away don't make the others hear it twice."""
+    """One destination is enough: else those that are away would make the others hear it twice."""
     return not deliveries or any(delivery.problem is None for delivery in deliveries)
 
 
 def _note(client: Client, before: AlertStates, alert_states: AlertStates, now: float) -> bool:
     write_alert_states(client, before, alert_states, now)
     return True
-
-
-def _of(policy: type[_T], alerts: AlertSettings) -> _T:
-    """The settings that a policy consists of, by name."""
-    values: dict[str, Any] = {f.name: getattr(alerts, f.name) for f in fields(policy)}  # type: ignore[arg-type]
-    return policy(**values)

@@ -1,14 +1,19 @@
-"""What is known about the pipeline at one moment, as values. None: it could not be read, so nothing is known."""
+"""What is known about the pipeline at one moment, as values. A part that could not be read is None: unknown."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from metrics_pipeline.alerting.burn import Tallies
 
+WINDOW_SECONDS = 300
+"""Freshness and dead letters are judged over it: long enough for some batches, short enough to end soon afterwards."""
+LOST_WINDOW_SECONDS = 86_400
+"""Losses stay reported for a day, so that who looks in the morning sees those of the night."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineSignal:
-    """Whether an engine answers; `problem` is its words if it doesn't."""
+    """Whether an engine answers; `problem` is its words where it does not."""
 
     name: str
     problem: str | None = None
@@ -25,26 +30,27 @@ class PartitionSignal:
 
 @dataclass(frozen=True, slots=True)
 class FlowSignal:
-    """What the ledger says of the last `window_seconds`.
+    """What the ledger says of the last WINDOW_SECONDS.
 
-    `reasons` counts dead letters by reason. `lost` counts offsets that went unread in the last `lost_window_seconds`,
-    by partition. `landed_ago_seconds` is the age of the newest batch, None where there is none lately.
+    `reasons` counts dead letters by reason. `lost` counts offsets that went unread in the last LOST_WINDOW_SECONDS, by
+    partition. `landed_ago_seconds` is the age of the newest batch, None where there is none lately.
     """
 
-    window_seconds: float
     landed_ago_seconds: float | None
     consumed: int
     dead_letters: int
     reasons: Mapping[str, int]
     freshness_p99_seconds: float | None
-    lost_window_seconds: float
     lost: Mapping[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class CanarySignal:
-    """The canaries of one shard. `seconds` of the last one whose fate is known: from produced to visible, or, where
-    it was not seen yet, to now; None without one within the hour."""
+    """The canaries of one shard.
+
+    `seconds` is of the last canary whose fate is known: from produced to visible, or to now where it is late and was
+    not seen. It is None where the last hour has no such canary.
+    """
 
     shard: int
     tallies: Tallies
@@ -53,7 +59,7 @@ class CanarySignal:
 
 @dataclass(frozen=True, slots=True)
 class BurnSignal:
-    """How many events, and canaries of each shard that had some, were late in each window."""
+    """How many events were late in each window, and how many canaries of each shard that had any."""
 
     events: Tallies
     canaries: tuple[CanarySignal, ...]
@@ -70,7 +76,7 @@ class DiskSignal:
 
 @dataclass(frozen=True, slots=True)
 class StorageSignal:
-    """Disks, the fullest partition of each table in parts, and the growth of the last day."""
+    """Disks, the active parts of each table's fullest partition, and the growth of the last day."""
 
     disks: tuple[DiskSignal, ...]
     most_parts: Mapping[str, int]
@@ -79,9 +85,10 @@ class StorageSignal:
 
 @dataclass(frozen=True, slots=True)
 class RunSignal:
-    """The last finished runs of one job (and shard, or partition): all that failed since one went well.
+    """The newest finished runs of one job (and shard, or partition).
 
-    `failures` is 0 where the newest went well; then `run_id` and `error` are empty.
+    `failures` counts those that failed since the last success. `run_id` and `error` are the newest failure's, and empty
+    where `failures` is 0.
     """
 
     job: str
@@ -108,7 +115,7 @@ class CheckSignal:
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """All of it; a part that is None could not be read."""
+    """All that the alert sensor judges from."""
 
     topic: str
     engines: tuple[EngineSignal, ...] = ()

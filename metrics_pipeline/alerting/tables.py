@@ -8,7 +8,7 @@ ALERT_LOG = Table(
     partition_by="tuple()",
     order_by=("key",),
     columns=(
-        Column("key", "String", comment="kind:subject; empty: when messages were sent, and of the last evaluation"),
+        Column("key", "String", comment="kind:subject; empty: the last evaluation, and when messages were sent"),
         Column("kind", "LowCardinality(String)"),
         Column("subject", "String"),
         Column("severity", "LowCardinality(String)"),
@@ -17,13 +17,13 @@ ALERT_LOG = Table(
         Column("run_id", "String"),
         Column("since", "DateTime64(3, 'UTC')", comment="When the phase began"),
         Column("seen", "DateTime64(3, 'UTC')", comment="When the problem was last there"),
-        Column("notified", "DateTime64(3, 'UTC')", comment="When the last notice was sent"),
-        Column("notified_as", "LowCardinality(String)", comment="Which one that was"),
+        Column("notified", "DateTime64(3, 'UTC')", comment="When people were last notified"),
+        Column("notified_as", "LowCardinality(String)", comment="The last notification"),
         Column("starts", "Array(DateTime64(3, 'UTC'))", comment="When it began firing lately"),
-        Column("unsent", "LowCardinality(String)", comment="The notice that is still to be sent"),
+        Column("unsent", "LowCardinality(String)", comment="The notification that is still to be sent"),
         Column("updated_at", "DateTime64(3, 'UTC')"),
     ),
-    comment="What is wrong, since when, and what was told about it; the newest row of a key counts.",
+    comment="What is wrong, since when, and what people were notified of; the newest row of a key counts.",
 )
 
 
@@ -43,7 +43,9 @@ CANARIES = Table(
         Column("produced_at", "DateTime64(3, 'UTC')"),
         Column("visible_at", "DateTime64(3, 'UTC')", comment="When a query found it; 1970-01-01: not seen"),
         Column("seconds", "Float64", comment="From produced to visible; 0: not seen"),
-        Column("objective_seconds", "Float64", comment="One that took longer, or was not seen so long, is late"),
+        Column(
+            "objective_seconds", "Float64", comment="A canary that took longer, or was not seen for longer, is late"
+        ),
     ),
     comment="Events that the pipeline sends itself, one per shard, and how long each took to be found by a query.",
 )

@@ -65,9 +65,9 @@ def _alert(settings: Settings, state: AlertState) -> dict[str, object]:
         "phase": state.phase.value,
         "since": datetime.fromtimestamp(state.since, UTC).isoformat(timespec="seconds"),
         "summary": alert.summary,
-        "meaning": alert.meaning,
-        "command": alert.command,
-        "runbook": f"{settings.alerts.runbook_url.rstrip('/')}/{alert.runbook}",
+        "meaning": alert.about.meaning,
+        "command": alert.about.command,
+        "runbook": f"{settings.alerts.runbook_url.rstrip('/')}/{alert.about.runbook}",
         "run_id": alert.run_id or None,
     }
 
@@ -80,7 +80,7 @@ def _print(settings: Settings, found: Standing) -> None:
         fields = _alert(settings, state)
         console.print(f"[red]✗[/] {fields['severity']}: {state.alert.summary}", soft_wrap=True)
         console.print(f"  {fields['phase']} since {fields['since']}", soft_wrap=True)
-        console.print(f"  {state.alert.meaning}", soft_wrap=True)
-        console.print(f"  run: {state.alert.command}; run book: {fields['runbook']}", soft_wrap=True)
+        console.print(f"  {fields['meaning']}", soft_wrap=True)
+        console.print(f"  run: {fields['command']}; run book: {fields['runbook']}", soft_wrap=True)
     if not destination_urls(settings.alerts):
         console.print("[yellow]…[/] no destination is set (METRICS_ALERTS__DESTINATIONS): nobody is notified")

@@ -50,13 +50,13 @@ def builtin_query(panel: Panel) -> str:
 
 
 def charts(dashboard: Dashboard) -> tuple[Panel, ...]:
-    """Its panels that /dashboard can draw; where they are made of events, incomplete minutes come first."""
+    """The dashboard's panels that /dashboard can draw. Incomplete minutes come first where it is about events."""
     drawn = tuple(panel for panel in dashboard.panels if panel.kind is Kind.TIMESERIES)
     return drawn if INCOMPLETE in drawn or dashboard is PIPELINE_HEALTH else (INCOMPLETE, *drawn)
 
 
 def tables(dashboard: Dashboard) -> tuple[Panel, ...]:
-    """Its panels that /dashboard can't draw."""
+    """The dashboard's panels that /dashboard can't draw."""
     return tuple(panel for panel in dashboard.panels if panel.kind is not Kind.TIMESERIES)
 
 

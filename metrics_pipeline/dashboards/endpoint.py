@@ -30,7 +30,7 @@ def _lines(name: str, title: str, unit: Unit, lines: str, sums: str, description
 def _by_tier(name: str, title: str, unit: Unit, value: str, sums: str, description: str = "") -> Panel:
     query = series_by(ENDPOINTS, "tier", value, sums, _ONE)
     name = f"endpoint_{name}_by_tier"
-    return Panel(name, title, description, Kind.TIMESERIES, unit, Reach.NARROW, query, lines_by="tier")
+    return Panel(name, title, description, Kind.TIMESERIES, unit, Reach.NARROW, query)
 
 
 ENDPOINT_DETAIL = Dashboard(

@@ -34,7 +34,7 @@ DATASOURCE_TYPE = "grafana-clickhouse-datasource"
 DATASOURCE_UID = "metrics-pipeline-clickhouse"
 TAG = "metrics-pipeline"
 ALL = "*"
-"""Stands for every value of a variable, in the address too."""
+"""Every value of a variable, in a panel and in an address."""
 
 _DATASOURCE = DataSourceRef(type_val=DATASOURCE_TYPE, uid=DATASOURCE_UID)
 _TIME_SERIES, _TABLE = 0, 1
@@ -117,7 +117,7 @@ def build(dashboard: Dashboard) -> DashboardModel:
 
 
 def _place(model: DashboardModel) -> None:
-    """Panels from left to right, a row as high as its highest; numbered, so that links to one stay."""
+    """Places panels from left to right, a row as high as its highest panel. Numbers keep links to a panel valid."""
     x = y = row_height = 0
     for number, panel in enumerate(model.panels or [], start=1):
         width, height = (panel.grid_pos.w, panel.grid_pos.h) if panel.grid_pos else (_GRID_WIDTH, _HEIGHT)
@@ -160,7 +160,7 @@ def _choice(variable: Variable, *, may_be_all: bool) -> str:
 
 
 def _may_be_all(dashboard: Dashboard) -> frozenset[str]:
-    """An endpoint is one where the dashboard is about it, and any in a deep dive."""
+    """Variables that may be all. An endpoint may be in a deep dive alone: another dashboard is about one endpoint."""
     return frozenset({"tier", "region"} | ({"endpoint"} if dashboard is INCIDENT_DEEP_DIVE else set()))
 
 

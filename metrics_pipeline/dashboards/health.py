@@ -13,16 +13,16 @@ from metrics_pipeline.settings import AlertSettings
 
 LEDGER_SPAN_SECONDS = WEEK
 FRESHNESS_SPAN_SECONDS = DAY
-"""The ledger has some 200,000 rows a day and shard: of longer spans, the last part is read."""
+"""Of longer spans the last part is read: the ledger has some 200,000 rows a day and shard."""
 OBJECTIVES = AlertSettings()
-"""As they are set by default."""
+"""The settings' defaults: generated dashboards read no settings."""
 SAMPLED_BATCHES = 5_000
-"""Each has some hundred classes of ages; so many say enough about a span."""
+"""A panel of ages reads this many batches of a span: each has some hundred classes of ages."""
 
 _LEDGER = (
-    # In the column's own precision: against whole seconds, the server's index takes `< x` for `<= x - 1 s`.
+    # Bounds are in the column's own precision: against whole seconds, the server's index takes `< x` for `<= x - 1 s`.
     "visible_at >= toDateTime64(@start, 3) AND visible_at < toDateTime64(@end, 3) "
-    # In the key of the table, unlike the time of becoming visible; a lag beyond a week is not drawn.
+    # last_message is in the table's key, visible_at is not. A lag beyond a week is not drawn.
     "AND last_message >= @start - INTERVAL 7 DAY"
 )
 _T = "toUnixTimestamp(visible_at) - toUnixTimestamp(visible_at) % @bucket AS t"
@@ -32,7 +32,7 @@ _AGES = f"""FROM batches ARRAY JOIN freshness_ms AS age, freshness_events AS wei
 
 
 def _ledger(name: str, title: str, unit: Unit, lines: str, description: str = "", *, is_count: bool = True) -> Panel:
-    """Of micro-batches of drains and backfills. Counts are drawn down to zero, where there was none."""
+    """A panel about the micro-batches of drains and backfills. Where there was no batch, counts are drawn as zero."""
     fill = f" ORDER BY t {FILL}" if is_count else ""
     query = f"""SELECT @t, * EXCEPT (t) FROM (
     SELECT {_T}, {lines} FROM batches WHERE {_LEDGER} AND {IS_BATCH} GROUP BY t{fill}
@@ -72,7 +72,6 @@ CANARY = Panel(
     GROUP BY t, line
 ) ORDER BY t, line""",
     LEDGER_SPAN_SECONDS,
-    lines_by="shard",
 )
 
 _LONGEST_WINDOW = max(WINDOWS.values())
@@ -114,7 +113,6 @@ BURN = Panel(
     WHERE t >= toUnixTimestamp(@start) GROUP BY t, line
 ) ORDER BY t, line""",
     FRESHNESS_SPAN_SECONDS,
-    lines_by="window",
 )
 
 EVENTS_IN = _ledger("events_in", "Events in/s", Unit.PER_SECOND, f"sum(consumed) / {SECONDS} AS events")
@@ -146,7 +144,6 @@ DEAD_LETTERS = Panel(
         GROUP BY t ORDER BY t {FILL})
 ) ORDER BY t, line""",
     LEDGER_SPAN_SECONDS,
-    lines_by="reason",
 )
 
 _BUILDS_AT = "greatest(toUnixTimestamp(minute), toUnixTimestamp(@start))"
@@ -167,7 +164,6 @@ STALE = Panel(
     FROM {BUCKETS.name}
     WHERE minute > @start - INTERVAL 7 DAY AND minute + grain > @start AND minute < @end AND events > 0
 ) GROUP BY t, line ORDER BY t, line""",
-    lines_by="grain",
 )
 
 STORAGE = Panel(

@@ -5,7 +5,7 @@ from metrics_pipeline.dashboards.rollup_sql import SECONDS, optional
 from metrics_pipeline.dashboards.steps import Reach
 
 SPAN_SECONDS = 900
-"""A busy service has millions of raw events in so long: of a longer span, the last part is read."""
+"""Of a longer span the last part is read: a busy service has millions of raw events in it."""
 MAX_ROWS = 100
 MAX_LINES = 8
 
@@ -50,7 +50,7 @@ def _by(name: str, title: str, unit: Unit, expression: str, column: str, value: 
     WHERE {_WHERE} AND {expression} IN ({most})
 ) GROUP BY t, line ORDER BY t, line"""
     note = f"{_NOTE} The {MAX_LINES} with the most requests."
-    return Panel(name, title, note, Kind.TIMESERIES, unit, Reach.ROWS, query, SPAN_SECONDS, lines_by=column)
+    return Panel(name, title, note, Kind.TIMESERIES, unit, Reach.ROWS, query, SPAN_SECONDS)
 
 
 _ERROR_PERCENT = "100 * countIf(status >= 500) / count()"

@@ -20,7 +20,7 @@ from metrics_pipeline.questions.completeness import (
 
 DEAD_LETTER_PERCENT = round(100 * DEAD_LETTER_SHARE)
 IDLE_SECONDS = 600
-"""A shard that made nothing visible for so long, while others did, is idle or gone, and holds nobody back."""
+"""A shard that made nothing visible for longer, while others did, is idle or gone: it makes no minute incomplete."""
 SPAN_SECONDS = MONTH
 """The ledger has rows per batch, not per minute: of longer spans, the last part is judged."""
 UNREAD = "unread"

@@ -8,7 +8,7 @@ from metrics_pipeline.dashboards.steps import Reach, bucket_sql
 from metrics_pipeline.rollups.grains import COARSEST_SECONDS
 
 _PREFIX = "p_"
-"""Of the names in front of the query, which no column has."""
+"""Begins the names in front of the query. No column begins with it."""
 
 
 def named_query(panel: Panel, *, time: str, start: str, end: str, variables: Mapping[str, str]) -> str:

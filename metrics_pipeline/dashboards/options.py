@@ -20,4 +20,4 @@ OPTIONS = {
     "tier": _options(TOTALS, "tier"),
     "region": _options(TOTALS, "region"),
 }
-"""Questions by variable, asked like a panel's; one column of values."""
+"""Variable -> question, asked like a panel's. Its answer is one column of values."""

@@ -20,7 +20,7 @@ class Kind(StrEnum):
 
 
 class Unit(StrEnum):
-    """Of a time series' values; columns of tables and figures have theirs in the name, where they have one."""
+    """The unit of a time series' values. Columns of tables and figures have their unit in the name."""
 
     NONE = ""
     COUNT = "count"
@@ -56,8 +56,7 @@ class Panel:
 
     `query` is SQL with tokens: `@t` the time of a point (of its column t, epoch seconds), `@start`, `@end` the span as
     DateTime in UTC, `@bucket`, `@step` seconds (see steps.py), and a token per variable, like `@service`.
-    `span_seconds` limits what is read: the last part of a longer span. `lines_by` is the column that names the lines
-    of a series, if one does.
+    `span_seconds` limits what is read: the last part of a longer span.
     """
 
     name: str
@@ -68,11 +67,16 @@ class Panel:
     reach: Reach
     query: str
     span_seconds: int | None = None
-    lines_by: str = ""
+
+    @property
+    def lines_by(self) -> str:
+        """The column that names the lines of a series: the one that is made of `line`, if there is one."""
+        found = _LINES_BY.match(self.query)
+        return found[1] if found else ""
 
     @property
     def variables(self) -> tuple[Variable, ...]:
-        """Those that the query uses."""
+        """The variables that the query uses."""
         used = set(TOKEN.findall(self.query))
         return tuple(v for v in VARIABLES if v.name in used)
 
@@ -93,6 +97,7 @@ class Dashboard:
 
 
 TOKEN = re.compile(r"@([a-z]+)\b")
+_LINES_BY = re.compile(r"SELECT @t, line(?:::String)? AS (\w+)")
 
 
 def render(query: str, tokens: Mapping[str, str]) -> str:
@@ -138,4 +143,4 @@ PARAMETERS = {
     "step": "{step:UInt32}",
     **{v.name: f"{{{v.name}:{v.type}}}" for v in VARIABLES},
 }
-"""What each token is where values go beside the SQL."""
+"""Token -> SQL, for clients that send values as parameters of the server."""

@@ -8,7 +8,8 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.alerting import RelativeTimeRange
 from grafana_foundation_sdk.models.common import DataSourceRef
 
-from metrics_pipeline.dashboards.alerts import ALERTS, Alert
+from metrics_pipeline.alerting.catalogue import KINDS
+from metrics_pipeline.alerting.kind import RUNBOOKS, Kind, Question
 from metrics_pipeline.dashboards.grafana import DATASOURCE_TYPE, DATASOURCE_UID, TAG, build, target, uid
 from metrics_pipeline.dashboards.panels import DASHBOARDS
 
@@ -69,45 +70,34 @@ def _rule_file() -> dict[str, object]:
         "name": TAG,
         "folder": FOLDER,
         "interval": EVALUATE_EVERY,
-        "rules": [_rule(alert) for alert in ALERTS],
+        "rules": [_rule(kind, question) for kind in KINDS.values() for question in kind.questions],
     }
     return {"apiVersion": 1, "groups": [group]}
 
 
-def _rule(alert: Alert) -> dict[str, Any]:
+def _rule(kind: Kind, question: Question) -> dict[str, Any]:
     """A rule as files give it: query, its last value, the limit. The group says the folder."""
-    limit = expr.ExprTypeThresholdConditionsEvaluator().params([alert.above]).type("gt")
+    limit = expr.ExprTypeThresholdConditionsEvaluator().params([question.above]).type("gt")
+    last = expr.TypeReduce().ref_id("B").expression("A").reducer("last")
+    above = expr.TypeThreshold().ref_id("C").expression("B")
+    above = above.conditions([expr.ExprTypeThresholdConditions().evaluator(limit)])
     rule = (
-        alerting.Rule(alert.title)
-        .uid(uid(alert.name.replace("_", "-")))
+        alerting.Rule(kind.title.capitalize())
+        .uid(uid(question.uid))
         .condition("C")
         .with_query(
             alerting.Query("A")
             .datasource_uid(DATASOURCE_UID)
-            .relative_time_range(RelativeTimeRange(from_val=alert.span_seconds, to=0))
-            .model(target(alert.sql, is_series=False))
+            .relative_time_range(RelativeTimeRange(from_val=question.span_seconds, to=0))
+            .model(target(question.sql, is_series=False))
         )
-        .with_query(
-            alerting.Query("B")
-            .datasource_uid("__expr__")
-            .model(expr.TypeReduce().datasource(_EXPRESSION).ref_id("B").expression("A").reducer("last"))
-        )
-        .with_query(
-            alerting.Query("C")
-            .datasource_uid("__expr__")
-            .model(
-                expr.TypeThreshold()
-                .datasource(_EXPRESSION)
-                .ref_id("C")
-                .expression("B")
-                .conditions([expr.ExprTypeThresholdConditions().evaluator(limit)])
-            )
-        )
-        .for_val(f"{alert.for_minutes}m")
+        .with_query(alerting.Query("B").datasource_uid("__expr__").model(last.datasource(_EXPRESSION)))
+        .with_query(alerting.Query("C").datasource_uid("__expr__").model(above.datasource(_EXPRESSION)))
+        .for_val(f"{kind.for_seconds // 60}m")
         .no_data_state("OK")
         .exec_err_state("Error")
-        .labels({"severity": alert.severity, "pipeline": TAG})
-        .annotations({"summary": alert.summary})
+        .labels({"severity": kind.severity, "pipeline": TAG})
+        .annotations({"summary": kind.condition, "description": kind.meaning, "runbook": f"{RUNBOOKS}/{kind.runbook}"})
         .build()
     )
     given = json.loads(json.dumps(rule, cls=JSONEncoder))

@@ -15,13 +15,13 @@ APDEX_NOTE = (
 )
 
 SECONDS = "least(@bucket, toUnixTimestamp(@end) - t)"
-"""Of a point: a span begins with a bucket, and the newest bucket may reach beyond it."""
+"""The length of a point: the newest bucket may reach beyond the span's end."""
 PER_SECOND = f"n / {SECONDS}"
 ERROR_PERCENT = "100 * failed / n"
 APDEX = "(fine + slow / 2) / n"
 FILL = """WITH FILL FROM toUnixTimestamp(@start) - toUnixTimestamp(@start) % @bucket
         TO toUnixTimestamp(@end) STEP @bucket"""
-"""Points of zero where nothing is: else a line would be drawn from what was before to what comes after."""
+"""Adds points of zero where there are no rows: else a line would join the points before and after the gap."""
 STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx")
 
 _SUMS = {
@@ -32,7 +32,7 @@ _SUMS = {
     "q": f"{LATENCY_MERGE_FUNCTION}(latency_ms)",
     **{f"n{c}": f"sum(status_{c})" for c in STATUS_CLASSES},
 }
-"""Named so that no alias hides a column."""
+"""Short name -> sum. No short name is a column's, so that no alias hides a column."""
 
 
 def quantile(q: float) -> str:

@@ -34,7 +34,7 @@ def _one(name: str, title: str, unit: Unit, lines: str, sums: str, description: 
 def _one_by(dimension: str, name: str, title: str, unit: Unit, value: str, sums: str, description: str = "") -> Panel:
     query = series_by(REGIONS, dimension, value, sums, _ONE)
     name = f"service_{name}_by_{dimension}"
-    return Panel(name, title, description, Kind.TIMESERIES, unit, Reach.NARROW, query, lines_by=dimension)
+    return Panel(name, title, description, Kind.TIMESERIES, unit, Reach.NARROW, query)
 
 
 def _all(name: str, title: str, unit: Unit, lines: str, sums: str, description: str = "") -> Panel:
@@ -45,7 +45,7 @@ def _all(name: str, title: str, unit: Unit, lines: str, sums: str, description: 
 def _all_by(dimension: str, name: str, title: str, unit: Unit, value: str, sums: str, description: str = "") -> Panel:
     query = series_by(TOTALS, dimension, value, sums, _ALL)
     name = f"all_{name}_by_{dimension}"
-    return Panel(name, title, description, Kind.TIMESERIES, unit, Reach.WIDE, query, lines_by=dimension)
+    return Panel(name, title, description, Kind.TIMESERIES, unit, Reach.WIDE, query)
 
 
 def _stat(cube: Cube, name: str, title: str, description: str) -> Panel:

@@ -39,7 +39,7 @@ _NARROW: Sequence[_Row] = ((3 * HOUR, 60), (DAY, 600), (MONTH, HOUR))
 _WIDE: Sequence[_Row] = ((3 * HOUR, 60), (DAY, 600), (WEEK, HOUR))
 _ROWS: Sequence[_Row] = ((HOUR // 4, 5), (HOUR, 15), (6 * HOUR, 60), (DAY, 600), (MONTH, HOUR))
 _BUCKETS = {Reach.NARROW: _NARROW, Reach.WIDE: _WIDE, Reach.WHOLE: _NARROW, Reach.ROWS: _ROWS}
-"""Spans up to so many seconds, and the bucket of a point; a day beyond the last."""
+"""Rows of (longest span in seconds, bucket of a point). Beyond the last row a bucket is a day."""
 
 
 def step_of(reach: Reach, span_seconds: int) -> Step:

@@ -1,4 +1,4 @@
-"""The alert sensor: what runs and checks say comes from Dagster's instance, all else from `alerting`."""
+"""The alert sensor: signals of runs and checks come from Dagster's instance, all others from `alerting`."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -141,7 +141,7 @@ def _copy(cursor: str | None) -> Copy:
     try:
         return _COPY.validate_json(cursor) if cursor else Copy()
     except ValidationError:
-        # Another version wrote the cursor. The table has all but the last outage.
+        # Another version wrote it. The table alert_log has all states but those of an outage of ClickHouse.
         return Copy()
 
 

@@ -38,7 +38,7 @@ def canary_seen(pipeline: PipelineResource) -> AssetCheckResult:
     late = ", ".join(str(sighting.canary.owner.shard) for sighting in found.late)
     return AssetCheckResult(
         passed=not late,
-        # One late canary is a blip; an error is what the alert notifies of.
+        # One late canary is a blip. It is an error once the alert of the burn rate fires.
         severity=AssetCheckSeverity.ERROR if found.burning else AssetCheckSeverity.WARN,
         description=f"not visible within {found.objective_seconds:g} s: shard {late}" if late else None,
         metadata=_metadata(found),

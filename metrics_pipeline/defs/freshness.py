@@ -19,7 +19,9 @@ from dagster import (
     multi_asset_check,
 )
 
-from metrics_pipeline.alerting.rules import FRESH, FRESHNESS_KINDS, Severity
+from metrics_pipeline.alerting.catalogue import FRESHNESS_KINDS
+from metrics_pipeline.alerting.kind import Severity
+from metrics_pipeline.alerting.rules import FRESH
 from metrics_pipeline.alerting.run import look
 from metrics_pipeline.alerting.signals import FlowSignal, PartitionSignal
 from metrics_pipeline.clickhouse.client import connect
@@ -93,7 +95,7 @@ freshness_schedule = ScheduleDefinition(
     job=freshness_job,
     cron_schedule=f"*/{EVERY_MINUTES} * * * *",
     default_status=DefaultScheduleStatus.RUNNING,
-    description="Keeps the figures, and the state of an idle topic; the alert sensor finds what is wrong sooner.",
+    description="The alert sensor notifies sooner; this keeps the figures, and the state of an idle topic.",
 )
 
 

@@ -16,7 +16,7 @@ class Type(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One family; `name` is without the prefix, as scraped: counters end in _total. `bounds` are a histogram's `le`."""
+    """One family. `name` is as scraped, but for the prefix: counters end in _total. `bounds` are a histogram's `le`."""
 
     name: str
     type: Type
@@ -96,45 +96,21 @@ STALE = Metric(
     "Closed buckets whose newest build does not count every event; readers take finer rows meanwhile.",
     ("grain",),
 )
-FIRING = Metric("alerts_firing", Type.GAUGE, "Problems that are there now.", ("kind", "severity"))
+FIRING = Metric(
+    "alerts_firing",
+    Type.GAUGE,
+    "Problems that the alert sensor knows of; 0 where it found none, absent where it never looked.",
+    ("kind", "severity"),
+)
 EVALUATED = Metric("alerts_evaluated_timestamp_seconds", Type.GAUGE, "When the alert sensor last looked.")
 RUNS = Metric("drain_runs", Type.GAUGE, "Dagster's last 100 drain runs.", ("status",))
 READ = Metric("read_duration_seconds", Type.GAUGE, "How long reading the engine took.", ("engine",))
 
 METRICS = (
-    UP,
-    LAG,
-    DEFERRED,
-    COMMITTED,
-    LOG_START,
-    LOG_END,
-    BATCHES,
-    CONSUMED,
-    READ_BYTES,
-    INSERTED,
-    DUPLICATES,
-    DEAD_LETTERS,
-    SKIPPED,
-    LOST,
-    FRESHNESS,
-    RECENT_FRESHNESS,
-    BURN,
-    CANARY,
-    CANARY_BURN,
-    BATCH_MESSAGES,
-    BATCH_STEP,
-    PARTS,
-    PARTITION_PARTS,
-    ROWS,
-    BYTES,
-    DISK_FREE,
-    DISK_SIZE,
-    STALE,
-    FIRING,
-    EVALUATED,
-    RUNS,
-    READ,
-)
+    UP, LAG, DEFERRED, COMMITTED, LOG_START, LOG_END, BATCHES, CONSUMED, READ_BYTES, INSERTED, DUPLICATES, DEAD_LETTERS,
+    SKIPPED, LOST, FRESHNESS, RECENT_FRESHNESS, BURN, CANARY, CANARY_BURN, BATCH_MESSAGES, BATCH_STEP, PARTS,
+    PARTITION_PARTS, ROWS, BYTES, DISK_FREE, DISK_SIZE, STALE, FIRING, EVALUATED, RUNS, READ,
+)  # fmt: skip
 
 
 def markdown_table() -> str:

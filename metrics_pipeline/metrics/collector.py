@@ -1,4 +1,4 @@
-"""What a scrape gets: the figures of every engine that answers, and `up` 0 for each that doesn't."""
+"""What a scrape gets: the figures of every engine that answers, and `up` 0 for each engine that does not."""
 
 import logging
 import time
@@ -12,7 +12,8 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from metrics_pipeline.alerting.burn import Tallies, burn_rate
-from metrics_pipeline.alerting.log import evaluated_at, read_alert_states
+from metrics_pipeline.alerting.catalogue import KINDS
+from metrics_pipeline.alerting.log import read_alert_states
 from metrics_pipeline.alerting.notifications import AlertStates
 from metrics_pipeline.alerting.reading import read_burn, read_storage
 from metrics_pipeline.alerting.signals import BurnSignal, DiskSignal
@@ -32,7 +33,7 @@ from metrics_pipeline.settings import Settings, kafka_address
 logger = logging.getLogger("metrics_pipeline.exporter")
 
 FRESH_SECONDS = 5
-"""Two scrapes within it get the same figures."""
+"""Scrapes within it get the same figures."""
 LIMIT_SECONDS = 8
 """Below Prometheus' default timeout of a scrape, 10 s."""
 _SUMS = (m.BATCHES, m.CONSUMED, m.READ_BYTES, m.INSERTED, m.DUPLICATES, m.SKIPPED, m.LOST)
@@ -41,7 +42,7 @@ _BOUNDS = Bounds(m.BATCH_MESSAGES.bounds, m.BATCH_STEP.bounds, m.FRESHNESS.bound
 
 @dataclass(frozen=True, slots=True)
 class ClickHouseFigures:
-    """Everything that one reading of the server finds."""
+    """Everything that one reading of ClickHouse finds."""
 
     totals: Totals
     freshness: Freshness | None
@@ -51,7 +52,6 @@ class ClickHouseFigures:
     disks: tuple[DiskSignal, ...]
     stale: Mapping[str, int]
     alert_states: AlertStates
-    evaluated: float | None
 
 
 class PipelineCollector(Collector):
@@ -71,7 +71,7 @@ class PipelineCollector(Collector):
         self._dagster = Source("dagster", self._read_dagster, **limits)  # type: ignore[arg-type]
 
     def warm_up(self) -> None:
-        """The first reading of the ledger covers the month: wait for it, however long it takes."""
+        """Wait for the first reading, however long it takes: it covers a month of the ledger."""
         self._clickhouse.reading(patient=True)
 
     def close(self) -> None:
@@ -80,7 +80,7 @@ class PipelineCollector(Collector):
             self._client.close()
 
     def describe(self) -> Iterable[Family]:
-        """Nothing is read to register; the names are the catalogue's."""
+        """Empty, so that registering reads no engine."""
         return ()
 
     def collect(self) -> Iterator[Family]:
@@ -129,7 +129,7 @@ class PipelineCollector(Collector):
             raise
 
     def _figures(self, client: Client) -> ClickHouseFigures:
-        # Counts of all time would read the whole ledger.
+        # Without a start, the whole ledger would be read.
         recent_ms = int((time.time() - 2 * FRESHNESS_WINDOW_SECONDS) * 1_000)
         return ClickHouseFigures(
             totals=self._counter.read(client, time.time()),
@@ -140,7 +140,6 @@ class PipelineCollector(Collector):
             disks=read_storage(client).disks,
             stale=read_stale_buckets(client),
             alert_states=read_alert_states(client),
-            evaluated=evaluated_at(client),
         )
 
 
@@ -192,13 +191,19 @@ def _of_server(figures: ClickHouseFigures) -> Iterator[Family]:
     yield _gauge(m.DISK_FREE, {(disk.name,): disk.free_bytes for disk in figures.disks})
     yield _gauge(m.DISK_SIZE, {(disk.name,): disk.total_bytes for disk in figures.disks})
     yield _gauge(m.STALE, {(grain,): count for grain, count in figures.stale.items()})
-    firing: dict[tuple[str, ...], float] = {}
-    for state in figures.alert_states.firing:
+    yield _gauge(m.FIRING, _firing(figures.alert_states))
+    if figures.alert_states.evaluated is not None:
+        yield _gauge(m.EVALUATED, {(): figures.alert_states.evaluated})
+
+
+def _firing(alert_states: AlertStates) -> Mapping[tuple[str, ...], float]:
+    """A row for each kind that the sensor judges: 0 says that it looked and found nothing, which no absent row says."""
+    judged = [kind for kind in KINDS.values() if kind.parts and alert_states.evaluated is not None]
+    counts: dict[tuple[str, ...], float] = {(kind.name, kind.severity.value): 0 for kind in judged}
+    for state in alert_states.firing:
         labels = (state.alert.kind, state.alert.severity.value)
-        firing[labels] = firing.get(labels, 0) + 1
-    yield _gauge(m.FIRING, firing)
-    if figures.evaluated is not None:
-        yield _gauge(m.EVALUATED, {(): figures.evaluated})
+        counts[labels] = counts.get(labels, 0) + 1
+    return counts
 
 
 def _gauge(metric: m.Metric, values: Mapping[tuple[str, ...], float]) -> Family:

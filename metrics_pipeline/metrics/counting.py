@@ -1,8 +1,8 @@
 """Sums of the ledger since the start of the month (UTC), read in bounded steps.
 
-A counter may only grow or begin again near zero. Sums of all time would fall where retention drops rows, which looks
-like a restart and counts everything twice; those of a month begin at zero with it, and every exporter, restarted or
-not, says the same.
+A counter may only grow, or begin again near zero. Sums of all time would fall where retention drops rows: Prometheus
+would take the fall for a restart and count everything twice. Sums of a month begin at zero with the month, and every
+exporter, restarted or not, has the same sums.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,9 @@ from metrics_pipeline.ledger.tables import IS_BATCH, LedgerScope
 from metrics_pipeline.runtime.timerange import DAY_SECONDS
 
 STEP_SECONDS = DAY_SECONDS
-"""So much of the ledger is read by one query at most."""
+"""One query reads a day of the ledger at most."""
 SETTLE_SECONDS = 600
-"""Rows land in the order of `visible_at` but for so much: what is older is read once."""
+"""Rows may land out of the order of `visible_at` by some seconds. Rows that are older than this are read once."""
 
 _SPAN = """topic = {topic:String} AND consumer_group = {group:String}
     AND visible_at >= {start:DateTime64(3, 'UTC')} AND visible_at < {end:DateTime64(3, 'UTC')}"""
@@ -38,8 +38,8 @@ _LEDGER = f"""
         sum(arraySum((age, n) -> age * n, freshness_ms, freshness_events)) / 1000, sum(arraySum(freshness_events))
     FROM batches FINAL WHERE {_SPAN} AND source != '{DEFERRED}'
 """
-"""A chunk of replayed dead letters consumes nothing, and took no time in a drain or a backfill; a skip to head holds
-nothing."""
+"""Rows of a skip to head are left out, since they hold nothing. Replayed dead letters were consumed once, when they
+arrived, and took no drain's or backfill's time."""
 _DEAD_LETTERS = """
     SELECT reason, count() FROM dead_letters FINAL
     WHERE topic = {topic:String} AND stored_at >= {start:DateTime64(3, 'UTC')}
@@ -49,7 +49,7 @@ _DEAD_LETTERS = """
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """A histogram: `below[i]` values at most at the i-th bound, of `count` with that `sum`."""
+    """A histogram: `below[i]` of `count` values are at most the i-th bound; `sum` is their sum."""
 
     below: tuple[float, ...] = ()
     count: float = 0
@@ -61,7 +61,7 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Upper bounds of the histograms: messages, seconds, seconds."""
+    """Upper bounds of the histograms: messages of a batch, seconds of a step, seconds of age."""
 
     messages: tuple[float, ...]
     steps: tuple[float, ...]
@@ -70,7 +70,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums of ledger rows; `sums` are batches, consumed, bytes, inserted, duplicates, skipped, lost."""
+    """Sums over the table batches; `sums` are batches, consumed, bytes, inserted, duplicates, skipped, lost."""
 
     sums: tuple[float, ...] = ()
     messages: Distribution = field(default_factory=Distribution)
@@ -91,7 +91,7 @@ class Totals:
 
 
 class MonthlyCounter:
-    """Keeps what is settled, so that a reading looks at some minutes of the ledger only. For one thread at a time."""
+    """Keeps the sums of settled rows, so that a reading counts some minutes of the ledger. For one thread at a time."""
 
     def __init__(self, scope: LedgerScope, bounds: Bounds) -> None:
         self._scope = scope
@@ -146,7 +146,7 @@ def _totals(row: Sequence[Any], dead_letters: Mapping[str, int]) -> Totals:
 
 
 def _added(one: Sequence[float], other: Sequence[float]) -> tuple[float, ...]:
-    """Empty stands for zeros: nothing was counted yet."""
+    """Element by element. An empty sequence is zeros: nothing was counted yet."""
     if not one or not other:
         return tuple(one or other)
     return tuple(a + b for a, b in zip(one, other, strict=True))

@@ -20,8 +20,8 @@ _DRAIN_RUNS = """{ runsOrError(filter: {pipelineName: "drain"}, limit: 100) {
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """`produced` counts offsets ever written to the topic; `shards` is lag per shard; `deferred` offsets were
-    skipped."""
+    """`produced` counts offsets that were ever written to the topic, `shards` is lag per shard, and `deferred` counts
+    offsets that were skipped and wait for a backfill."""
 
     produced: int
     lag: int
@@ -45,7 +45,7 @@ def look(settings: Settings, client: Client, *, since_ms: int = 0, freshness_sec
 
 def drain_runs(dagster_url: str) -> Mapping[str, int] | None:
     """Status -> number, of the last 100 drain runs; None where Dagster doesn't answer."""
-    request = urllib.request.Request(  # noqa: S310 - the address that `up` noted
+    request = urllib.request.Request(  # noqa: S310 - an address of the settings
         f"{dagster_url}/graphql",
         data=json.dumps({"query": _DRAIN_RUNS}).encode(),
         headers={"content-type": "application/json"},

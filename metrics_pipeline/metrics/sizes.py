@@ -1,4 +1,4 @@
-"""How large tables, disks and the backlog of rollups are."""
+"""How large tables and the backlog of rollups are."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _STALE = f"""
 
 @dataclass(frozen=True, slots=True)
 class TableSize:
-    """Active parts of a table, and of its fullest partition."""
+    """A table's active parts, `most_parts` of them in its fullest partition."""
 
     parts: int
     most_parts: int
@@ -33,7 +33,7 @@ class TableSize:
 
 
 def read_tables(client: Client) -> Mapping[str, TableSize]:
-    """Table -> size, of those of the client's database that hold anything."""
+    """Table -> size, of the tables of the client's database that hold anything."""
     rows = query_rows(client, "reading the sizes of tables", _TABLES)
     return {str(table): TableSize(*map(int, figures)) for table, *figures in rows}
 

@@ -1,4 +1,4 @@
-"""One engine as a source of figures: read when asked, at most every few seconds, and never waited for too long."""
+"""One engine as a source of figures: read when asked, at most every few seconds, and waited for within a limit."""
 
 import threading
 import time
@@ -24,7 +24,7 @@ class Reading(Generic[_T]):
 class Source(Generic[_T]):
     """Reads through `read` in a thread of its own, one reading at a time; safe for several scrapes at once.
 
-    `say` is told each new problem once.
+    `say` is called once with each new problem.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Source(Generic[_T]):
         self._said: str | None = None
 
     def refresh(self) -> threading.Event | None:
-        """Begin a new reading unless the latest is fresh; returns what is set when it ends. Waits for nothing."""
+        """Begin a new reading unless the latest is fresh. Returns an event that is set when the reading ends."""
         with self._lock:
             if self._latest is not None and time.monotonic() - self._latest.at <= self._fresh_seconds:
                 return None
@@ -57,9 +57,10 @@ class Source(Generic[_T]):
             return self._running
 
     def reading(self, *, deadline: float | None = None, patient: bool = False) -> Reading[_T]:
-        """The latest reading if it is fresh, else a new one, waited for until `deadline` (monotonic seconds).
+        """The latest reading if it is fresh, else a new one.
 
-        Without a deadline that is after the limit; a `patient` caller waits however long it takes.
+        A new one is waited for until `deadline` (monotonic seconds), by default for the limit. A `patient` caller waits
+        however long it takes.
         """
         done = self.refresh()
         until = time.monotonic() + self._limit_seconds if deadline is None else deadline
@@ -68,7 +69,7 @@ class Source(Generic[_T]):
             if latest is not None:
                 return latest
         problem = f"{self.name} did not answer within {self._limit_seconds:g} s"
-        self._tell(problem)
+        self._report(problem)
         return Reading(None, problem, self._limit_seconds, time.monotonic())
 
     def _run(self, done: threading.Event) -> None:
@@ -80,14 +81,14 @@ class Source(Generic[_T]):
             problem = str(error)
         except Exception as error:  # noqa: BLE001 - a scrape must serve the other engines whatever one does
             problem = f"while reading {self.name}: {type(error).__name__}: {error}"
-        self._tell(problem)
+        self._report(problem)
         ended = time.monotonic()
         with self._lock:
             self._latest = Reading(figures, problem, ended - begun, ended)
             self._running = None
         done.set()
 
-    def _tell(self, problem: str | None) -> None:
+    def _report(self, problem: str | None) -> None:
         if problem is not None and problem != self._said:
             self._say(problem)
         self._said = problem

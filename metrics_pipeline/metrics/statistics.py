@@ -21,8 +21,7 @@ _FRESHNESS = """
     ARRAY JOIN freshness_ms AS age, freshness_events AS weight
     WHERE visible_at > now64(3) - {seconds:UInt32} AND visible_at >= {since:DateTime64(3, 'UTC')}
 """
-"""Weighted by events, from classes of 2%: the age of events, produced to visible in rollup_1m. Of drains: backfills
-note no freshness."""
+"""The age of events, from produced to visible, weighted by events, in classes of 2%. Rows of backfills have no ages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +35,9 @@ class Freshness:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Counts since the start of what was asked for; `freshness` is None where nothing landed lately.
+    """Counts since a moment; `freshness` is None where nothing landed lately.
 
-    `inserted` has the dead letters that replays landed, too; they were consumed once, when they arrived.
+    `inserted` includes dead letters that a replay landed; `consumed` counts them once, when they arrived.
     """
 
     batches: int

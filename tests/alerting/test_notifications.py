@@ -1,4 +1,4 @@
-"""Who is told what when: the state machine of alerts, and the words of its messages."""
+"""Who is notified of what when: the state machine of alerts, and the words of its messages."""
 
 import random
 from dataclasses import dataclass, field
@@ -7,28 +7,24 @@ from itertools import pairwise
 import pytest
 from pydantic import TypeAdapter
 
+from metrics_pipeline.alerting.kind import Severity
 from metrics_pipeline.alerting.message import BODY_LIMIT_CHARACTERS, TITLE_LIMIT_CHARACTERS, Links, compose
 from metrics_pipeline.alerting.notifications import (
+    FORGET_SECONDS,
     MAX_STATES,
+    MESSAGES_PER_HOUR,
     AlertState,
     AlertStates,
-    NoticePolicy,
     Notification,
     Phase,
     advance,
     due,
     notified,
 )
-from metrics_pipeline.alerting.rules import Alert, Judgement, Severity
+from metrics_pipeline.alerting.rules import Alert, Judgement
+from metrics_pipeline.settings import AlertSettings
 
-POLICY = NoticePolicy(
-    pending_seconds=60,
-    resolve_seconds=120,
-    repeat_seconds=3_600,
-    flapping_seconds=7_200,
-    forget_seconds=86_400,
-    messages_per_hour=10,
-)
+SETTINGS = AlertSettings(pending_seconds=60, repeat_seconds=3_600)
 LAG = Alert("lag", "events", Severity.WARNING, "events: 5,000 offsets behind")
 RUN = Alert("failed_runs", "drain 0-of-1", Severity.CRITICAL, "drain 0-of-1: the last run failed", "run-1")
 KNOWN = frozenset({"lag", "failed_runs"})
@@ -37,9 +33,8 @@ LINKS = Links("http://dagster:3000/", "docs/runbooks")
 
 @dataclass
 class World:
-    """Evaluates every 30 s, and keeps what was told as (seconds, notice, key)."""
+    """Evaluates every 30 s, and keeps what people heard as (seconds, notification, key)."""
 
-    policy: NoticePolicy = POLICY
     alert_states: AlertStates = field(default_factory=AlertStates)
     now: float = 1_000_000.0
     heard: list[tuple[float, Notification | None, str]] = field(default_factory=list)
@@ -47,8 +42,8 @@ class World:
 
     def tick(self, *alerts: Alert, known: frozenset[str] = KNOWN, times: int = 1) -> None:
         for _ in range(times):
-            self.alert_states = advance(self.alert_states, Judgement(alerts, known), self.now, self.policy)
-            notifications = due(self.alert_states, self.now, self.policy)
+            self.alert_states = advance(self.alert_states, Judgement(alerts, known), self.now, SETTINGS)
+            notifications = due(self.alert_states, self.now)
             if notifications and self.reachable:
                 self.alert_states = notified(self.alert_states, notifications, self.now)
                 self.heard += [(self.now - 1_000_000, n.unsent, n.alert.key) for n in notifications]
@@ -59,7 +54,7 @@ class World:
         return [notification for _, notification, _ in self.heard]
 
 
-def test_a_state_must_last_to_be_told_and_be_gone_for_a_while_to_be_resolved() -> None:
+def test_a_state_must_last_to_notify_and_be_gone_for_a_while_to_be_resolved() -> None:
     world = World()
     world.tick(LAG, times=6)
     assert world.heard == [(60, Notification.FIRING, LAG.key)]
@@ -70,7 +65,7 @@ def test_a_state_must_last_to_be_told_and_be_gone_for_a_while_to_be_resolved() -
     assert world.alert_states.states == {}
 
 
-def test_a_blip_tells_nobody() -> None:
+def test_a_blip_notifies_nobody() -> None:
     world = World()
     for _ in range(50):
         world.tick(LAG)
@@ -78,7 +73,7 @@ def test_a_blip_tells_nobody() -> None:
     assert world.heard == []
 
 
-def test_a_failed_run_is_told_at_once_once_per_problem_and_resolved_at_once() -> None:
+def test_a_failed_run_notifies_at_once_once_per_problem_and_is_resolved_at_once() -> None:
     world = World()
     world.tick(RUN, times=20)
     assert world.heard == [(0, Notification.FIRING, RUN.key)]
@@ -86,7 +81,7 @@ def test_a_failed_run_is_told_at_once_once_per_problem_and_resolved_at_once() ->
     assert world.notifications == [Notification.FIRING, Notification.RESOLVED]
 
 
-def test_what_lasts_is_told_again_after_hours() -> None:
+def test_what_lasts_notifies_again_after_hours() -> None:
     world = World()
     world.tick(RUN, times=241)
     assert world.heard == [
@@ -96,7 +91,7 @@ def test_what_lasts_is_told_again_after_hours() -> None:
     ]
 
 
-def test_what_gets_worse_is_told_at_once() -> None:
+def test_what_gets_worse_notifies_at_once() -> None:
     world = World()
     world.tick(LAG, times=4)
     worse = Alert(LAG.kind, LAG.subject, Severity.CRITICAL, "worse")
@@ -104,7 +99,7 @@ def test_what_gets_worse_is_told_at_once() -> None:
     assert world.notifications == [Notification.FIRING, Notification.AGAIN]
 
 
-def test_a_flapping_problem_is_told_ever_less_often() -> None:
+def test_a_flapping_problem_notifies_ever_less_often() -> None:
     world = World()
     for _ in range(100):
         world.tick(RUN)
@@ -126,13 +121,13 @@ def test_nothing_is_concluded_while_nothing_is_known() -> None:
 def test_what_is_never_heard_of_again_is_closed_after_days() -> None:
     world = World()
     world.tick(RUN)
-    world.tick(known=frozenset(), times=86_400 // 30 + 2)
+    world.tick(known=frozenset(), times=FORGET_SECONDS // 30 + 2)
     assert world.notifications == [Notification.FIRING, Notification.FORGOTTEN]
-    world.tick(known=frozenset(), times=86_400 // 30 + 2)
+    world.tick(known=frozenset(), times=FORGET_SECONDS // 30 + 2)
     assert world.alert_states.states == {}
 
 
-def test_all_notices_of_a_moment_are_one_message_the_worst_first() -> None:
+def test_all_notifications_of_a_moment_are_one_message_the_worst_first() -> None:
     world = World()
     many = [Alert("failed_runs", f"job {n}", Severity.CRITICAL, "failed") for n in range(5)]
     world.tick(LAG, times=2)
@@ -144,17 +139,17 @@ def test_all_notices_of_a_moment_are_one_message_the_worst_first() -> None:
 def test_more_messages_than_the_limit_are_held_back_and_go_out_together() -> None:
     world = World()
     alerts: list[Alert] = []
-    for number in range(15):
+    for number in range(MESSAGES_PER_HOUR + 5):
         alerts.append(Alert("failed_runs", f"job {number}", Severity.CRITICAL, "failed"))
         world.tick(*alerts)
-    assert len(world.heard) == POLICY.messages_per_hour
+    assert len(world.heard) == MESSAGES_PER_HOUR
     world.tick(*alerts, times=110)
-    told_later = [key for at, notification, key in world.heard if at > 15 * 30 and notification is Notification.FIRING]
-    assert sorted(told_later) == sorted(a.key for a in alerts[10:])
-    assert len({at for at, notification, _ in world.heard if notification is Notification.FIRING}) == 11
+    first = [(at, key) for at, notification, key in world.heard if notification is Notification.FIRING]
+    assert sorted(key for _, key in first[MESSAGES_PER_HOUR:]) == sorted(a.key for a in alerts[MESSAGES_PER_HOUR:])
+    assert len({at for at, _ in first}) == MESSAGES_PER_HOUR + 1
 
 
-def test_what_could_not_be_sent_is_deferred() -> None:
+def test_what_could_not_be_sent_stays_unsent_and_goes_later() -> None:
     world = World(reachable=False)
     world.tick(RUN, times=5)
     world.reachable = True
@@ -162,7 +157,7 @@ def test_what_could_not_be_sent_is_deferred() -> None:
     assert world.heard == [(150, Notification.FIRING, RUN.key)]
 
 
-def test_who_was_never_told_of_a_problem_is_not_told_of_its_end() -> None:
+def test_who_never_heard_of_a_problem_does_not_hear_of_its_end() -> None:
     world = World(reachable=False)
     world.tick(RUN, times=5)
     world.tick(times=5)
@@ -171,7 +166,7 @@ def test_who_was_never_told_of_a_problem_is_not_told_of_its_end() -> None:
     assert world.heard == []
 
 
-def test_an_end_that_could_not_be_told_is_told_though_the_problem_came_and_went_meanwhile() -> None:
+def test_an_end_that_could_not_be_sent_is_sent_though_the_problem_came_and_went_meanwhile() -> None:
     world = World()
     world.tick(RUN)
     world.reachable = False
@@ -203,20 +198,20 @@ def test_whatever_happens_people_hear_of_begin_and_end_in_turn_and_within_the_li
             after is not Notification.RESOLVED for before, after in pairwise(own) if before is Notification.RESOLVED
         )
     moments = sorted({at for at, _, _ in world.heard})
-    assert all(sum(at <= m < at + 3_600 for m in moments) <= POLICY.messages_per_hour for at in moments)
+    assert all(sum(at <= m < at + 3_600 for m in moments) <= MESSAGES_PER_HOUR for at in moments)
 
 
-def test_the_board_survives_as_json() -> None:
+def test_the_states_survive_as_json() -> None:
     world = World()
     world.tick(LAG, RUN, times=4)
     adapter = TypeAdapter(AlertStates)
     assert adapter.validate_json(adapter.dump_json(world.alert_states)) == world.alert_states
 
 
-def test_the_board_is_bounded_and_keeps_what_fires() -> None:
+def test_the_states_are_bounded_and_what_fires_is_kept() -> None:
     many = tuple(Alert("failed_runs", f"job {n}", Severity.CRITICAL, "failed") for n in range(MAX_STATES + 50))
     older = AlertStates({RUN.key: AlertState(RUN, Phase.FIRING, 0, 0)})
-    alert_states = advance(older, Judgement((RUN, *many), KNOWN), 1, POLICY)
+    alert_states = advance(older, Judgement((RUN, *many), KNOWN), 1, SETTINGS)
     assert len(alert_states.states) == MAX_STATES
     assert RUN.key in alert_states.states
 
@@ -226,7 +221,7 @@ def test_a_message_says_what_happened_what_it_means_and_what_to_do() -> None:
     message = compose([state], LINKS)
     assert message.title == "metrics-pipeline critical: runs fail (drain 0-of-1)"
     assert RUN.summary in message.body
-    assert RUN.meaning in message.body
+    assert RUN.about.meaning in message.body
     assert "http://dagster:3000/runs/run-1" in message.body
     assert "docs/runbooks/failed-runs.md" in message.body
     assert message.severity is Severity.CRITICAL

@@ -5,9 +5,9 @@ import logging
 import pytest
 
 from metrics_pipeline.alerting import notify
+from metrics_pipeline.alerting.kind import Severity
 from metrics_pipeline.alerting.message import Message
 from metrics_pipeline.alerting.notify import ATTEMPTS, MAX_DESTINATIONS, deliver
-from metrics_pipeline.alerting.rules import Severity
 from tests.worlds.receivers import http_receiver, silent_address, smtp_receiver
 
 MESSAGE = Message(

@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 
 from metrics_pipeline.alerting.burn import WINDOWS, Tally
-from metrics_pipeline.alerting.rules import JUDGED, KINDS, AlertPolicy, Severity, judge
+from metrics_pipeline.alerting.catalogue import KINDS
+from metrics_pipeline.alerting.kind import Severity
+from metrics_pipeline.alerting.rules import JUDGED, RULES, judge
 from metrics_pipeline.alerting.signals import (
     BurnSignal,
     CanarySignal,
@@ -18,27 +20,16 @@ from metrics_pipeline.alerting.signals import (
     Signals,
     StorageSignal,
 )
+from metrics_pipeline.settings import AlertSettings
 
-POLICY = AlertPolicy(
-    freshness_seconds=10,
-    freshness_share=0.99,
-    lag_offsets=1_000,
-    dead_letter_share=0.02,
-    dead_letter_messages=100,
-    stalled_seconds=120,
-    disk_free_share=0.1,
-    disk_days=14,
-    parts_per_partition=600,
-)
+SETTINGS = AlertSettings(freshness_seconds=10, lag_offsets=1_000)
 GIB = 1 << 30
 FLOW = FlowSignal(
-    window_seconds=300,
     landed_ago_seconds=1,
     consumed=10_000,
     dead_letters=10,
     reasons={"not_json": 10},
     freshness_p99_seconds=1.5,
-    lost_window_seconds=86_400,
     lost={},
 )
 WELL = dict.fromkeys(WINDOWS, Tally(0, 1_000))
@@ -57,11 +48,11 @@ HEALTHY = Signals(
 
 
 def kinds(signals: Signals) -> list[str]:
-    return [alert.kind for alert in judge(signals, POLICY).alerts]
+    return [alert.kind for alert in judge(signals, SETTINGS).alerts]
 
 
 def test_a_healthy_pipeline_has_no_alert_and_everything_is_known() -> None:
-    judgement = judge(HEALTHY, POLICY)
+    judgement = judge(HEALTHY, SETTINGS)
     assert judgement.alerts == ()
     assert judgement.is_healthy("lag:events")
     assert judgement.is_healthy("engine_down:kafka")
@@ -113,34 +104,38 @@ def test_a_healthy_pipeline_has_no_alert_and_everything_is_known() -> None:
     ],
 )
 def test_each_kind_fires_alone_and_says_what_happened(changes: dict[str, object], kind: str, said: str) -> None:
-    (alert,) = judge(replace(HEALTHY, **changes), POLICY).alerts
+    (alert,) = judge(replace(HEALTHY, **changes), SETTINGS).alerts
     assert alert.kind == kind
     assert said in alert.summary
-    assert alert.meaning
-    assert alert.command.startswith("metrics-pipeline ")
+    assert alert.about.meaning
+    assert alert.about.command.startswith("metrics-pipeline ")
 
 
 def test_every_kind_is_covered_by_a_case_above() -> None:
     cases = test_each_kind_fires_alone_and_says_what_happened.pytestmark[0].args[1]
-    assert {case[1] for case in cases} == set(KINDS)
+    assert {case[1] for case in cases} == {kind.name for kind in RULES}
+
+
+def test_every_kind_that_the_sensor_judges_has_a_rule_and_no_other_has() -> None:
+    assert set(RULES) == {kind for kind in KINDS.values() if kind.parts}
 
 
 def test_a_slow_burn_of_events_is_a_warning() -> None:
     slow = dict.fromkeys(WINDOWS, Tally(70, 1_000))
-    (alert,) = judge(replace(HEALTHY, burn=replace(BURN, events=slow)), POLICY).alerts
+    (alert,) = judge(replace(HEALTHY, burn=replace(BURN, events=slow)), SETTINGS).alerts
     assert (alert.key, alert.severity) == ("freshness_burn:events events", Severity.WARNING)
     assert "in the last 6 hours" in alert.summary
 
 
-def test_checks_that_show_what_is_judged_from_the_signals_tell_nothing_of_their_own() -> None:
-    judgement = judge(replace(HEALTHY, checks=tuple(CheckSignal(name, passed=False) for name in JUDGED)), POLICY)
+def test_checks_that_show_what_is_judged_from_the_signals_are_no_alerts_of_their_own() -> None:
+    judgement = judge(replace(HEALTHY, checks=tuple(CheckSignal(name, passed=False) for name in JUDGED)), SETTINGS)
     assert judgement.alerts == ()
     assert not any(name in key for name in JUDGED for key in judgement.known)
 
 
 def test_what_could_not_be_read_is_neither_wrong_nor_healthy() -> None:
     blind = replace(HEALTHY, partitions=None, flow=None, burn=None, storage=None, runs=(), checks=())
-    judgement = judge(blind, POLICY)
+    judgement = judge(blind, SETTINGS)
     assert judgement.alerts == ()
     for key in (
         "lag:events",
@@ -174,10 +169,10 @@ def test_the_worst_comes_first_and_a_check_that_only_warns_is_a_warning() -> Non
         runs=(RunSignal("audit", "", 1),),
         checks=(CheckSignal("a check", passed=False, is_error=False),),
     )
-    found = judge(signals, POLICY).alerts
+    found = judge(signals, SETTINGS).alerts
     assert [a.severity for a in found] == [Severity.CRITICAL, Severity.WARNING, Severity.WARNING]
 
 
 def test_a_long_error_is_cut() -> None:
-    (alert,) = judge(replace(HEALTHY, runs=(RunSignal("drain", "", 1, "id", "x" * 9_000),)), POLICY).alerts
+    (alert,) = judge(replace(HEALTHY, runs=(RunSignal("drain", "", 1, "id", "x" * 9_000),)), SETTINGS).alerts
     assert len(alert.summary) < 600

@@ -1,20 +1,11 @@
-"""Settings of alerts: policies are made of them by name, and destinations stay secret."""
-
-from dataclasses import fields
+"""Settings of alerts: destinations stay secret."""
 
 import pytest
 
-from metrics_pipeline.alerting.notifications import NoticePolicy
-from metrics_pipeline.alerting.rules import AlertPolicy
 from metrics_pipeline.errors import ConfigurationError
-from metrics_pipeline.settings import AlertSettings, destination_urls, load_settings
+from metrics_pipeline.settings import destination_urls, load_settings
 
 HIDDEN = "-".join(("a", "hidden", "token"))
-
-
-@pytest.mark.parametrize("policy", [AlertPolicy, NoticePolicy])
-def test_each_field_of_a_policy_is_a_setting(policy: type) -> None:
-    assert {field.name for field in fields(policy)} <= set(AlertSettings.model_fields)
 
 
 def test_destinations_are_apart_by_blanks_and_in_no_text(monkeypatch: pytest.MonkeyPatch) -> None:

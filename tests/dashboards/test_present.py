@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from metrics_pipeline.dashboards.alerts import ALERTS, Alert
+from metrics_pipeline.alerting.catalogue import KINDS
+from metrics_pipeline.alerting.kind import Question
 from metrics_pipeline.dashboards.builtin import LIVE, builtin_query, charts, parameters
 from metrics_pipeline.dashboards.panel import Dashboard, Kind, Panel, Unit
 from metrics_pipeline.dashboards.panels import DASHBOARDS
@@ -12,6 +13,8 @@ from metrics_pipeline.dashboards.steps import Reach
 from metrics_pipeline.lab.local.clickhouse import ClickHouseServer
 from metrics_pipeline.lab.local.kafka import KafkaServer
 from tests.dashboards.conftest import Drained, drained_load
+
+QUESTIONS = [question for kind in KINDS.values() for question in kind.questions]
 
 
 @pytest.fixture(scope="module")
@@ -21,11 +24,11 @@ def just_drained(kafka: KafkaServer, clickhouse: ClickHouseServer) -> Iterator[D
         yield made
 
 
-@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
-def test_an_alert_gives_numbers(just_drained: Drained, alert: Alert) -> None:
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.uid)
+def test_an_alert_gives_numbers(just_drained: Drained, question: Question) -> None:
     """Under readonly = 1, as the accounts of dashboards are."""
-    assert "$" not in alert.sql
-    answer = just_drained.client.query(alert.sql, settings={"readonly": 1})
+    assert "$" not in question.sql
+    answer = just_drained.client.query(question.sql, settings={"readonly": 1})
     assert answer.result_rows
     for row in answer.result_rows:
         *labels, value = row
@@ -33,12 +36,12 @@ def test_an_alert_gives_numbers(just_drained: Drained, alert: Alert) -> None:
         assert isinstance(value, (int, float))
 
 
-def test_alerts_tell_of_what_the_load_did(just_drained: Drained) -> None:
+def test_alerts_fire_for_what_the_load_did(just_drained: Drained) -> None:
     """Its dead letters are above the limit, and its silence is not."""
-    values = {alert.name: just_drained.client.query(alert.sql).result_rows[0][-1] > alert.above for alert in ALERTS}
-    assert values["dead_letters"]
-    assert not values["silence"]
-    assert not values["lost"]
+    fires = {of.uid: just_drained.client.query(of.sql).result_rows[0][-1] > of.above for of in QUESTIONS}
+    assert fires["dead-letters"]
+    assert not fires["silence"]
+    assert not fires["lost"]
 
 
 @pytest.mark.parametrize("dashboard", [LIVE, *DASHBOARDS], ids=lambda dashboard: dashboard.name)

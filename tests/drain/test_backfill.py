@@ -414,7 +414,7 @@ def test_figures_tell_backfills_from_drains(settings: Settings) -> None:
         assert statistics.freshness.max < 3_600
         landed = read_landed(client, scope)
         assert set(landed) == {0}, "a backfill says nothing of whether drains stand still"
-        flow = read_flow(client, scope, landed, window_seconds=300, lost_window_seconds=300)
+        flow = read_flow(client, scope, landed)
         assert flow.freshness_p99_seconds is not None
         assert flow.freshness_p99_seconds < 3_600
 

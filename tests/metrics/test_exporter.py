@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from metrics_pipeline.alerting.canary import send_canaries
+from metrics_pipeline.alerting.rules import RULES
 from metrics_pipeline.alerting.run import Copy, evaluate
 from metrics_pipeline.alerting.signals import RunSignal
 from metrics_pipeline.cli.exporter import serving
@@ -107,6 +108,8 @@ def test_a_scrape_says_what_the_ledger_and_the_topic_say(drained: Settings) -> N
     assert found.value("table_bytes", table="raw_events") > 0
     assert 0 < found.value("disk_free_bytes", disk="default") <= found.value("disk_size_bytes", disk="default")
     assert found.value("alerts_firing", kind="failed_runs", severity="critical") == 1
+    assert found.value("alerts_firing", kind="audit_drift", severity="critical") == 0, "the sensor looked"
+    assert set(found.labelled("alerts_firing", "kind")) == {kind.name for kind in RULES}
     assert found.value("alerts_evaluated_timestamp_seconds") > 0
     assert set(found.labelled("stale_rollup_buckets", "grain")) == {"10m", "1h", "1d", "7d"}
 

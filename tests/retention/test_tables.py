@@ -14,9 +14,10 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 
 from metrics_pipeline.alerting.canary_notes import CanaryNotes
 from metrics_pipeline.alerting.canary_rules import Canary, Sighting
+from metrics_pipeline.alerting.kind import Severity
 from metrics_pipeline.alerting.log import read_alert_states, write_alert_states
 from metrics_pipeline.alerting.notifications import AlertState, AlertStates, Phase
-from metrics_pipeline.alerting.rules import Alert, Severity
+from metrics_pipeline.alerting.rules import Alert
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.dead_letters.judge import LetterFilter
 from metrics_pipeline.errors import ConfigurationError

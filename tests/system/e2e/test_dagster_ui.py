@@ -42,13 +42,13 @@ CHECK_SECONDS = 0.5
 
 _ENVIRONMENT = {
     "METRICS_DRAIN__IDLE_SECONDS": "5",
-    # Only failed runs are to be told: the machine may be slow, and its disk full.
+    # Only failed runs are to notify: the machine may be slow, and its disk full.
     "METRICS_ALERTS__FRESHNESS_SECONDS": "3600",
     "METRICS_ALERTS__DISK_FREE_SHARE": "0",
     "METRICS_ALERTS__DISK_DAYS": "0",
     "METRICS_ALERTS__STALLED_SECONDS": "3000",
     "METRICS_ALERTS__ROLLUPS_SECONDS": "864000",
-    "METRICS_ALERTS__RESOLVE_SECONDS": "0",
+    "METRICS_ALERTS__PENDING_SECONDS": "0",
 }
 _MACHINE_PATH = r"\/[^\s\"']*?\/(?:site-packages\/)?(?=dagster\/|metrics_pipeline\/)"
 _LAUNCH_BACKFILL = """mutation ($wanted: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $wanted) {

@@ -1,0 +1,129 @@
+"""What a kind of alert is, and the rules that find it: the sensor's, Prometheus' and Grafana's."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from string import Formatter
+
+from metrics_pipeline.settings import AlertSettings
+
+DEFAULTS = AlertSettings()
+"""Prometheus and Grafana read no settings of the pipeline: their thresholds are these."""
+RUNBOOKS = DEFAULTS.runbook_url
+
+
+class Severity(StrEnum):
+    """How soon somebody must act: now, or within the day."""
+
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+class Part(StrEnum):
+    """A field of `Signals` that the sensor judges from."""
+
+    ENGINES = "engines"
+    PARTITIONS = "partitions"
+    FLOW = "flow"
+    BURN = "burn"
+    STORAGE = "storage"
+    RUNS = "runs"
+    CHECKS = "checks"
+
+    @property
+    def engine(self) -> str:
+        """Which engine must answer for the part to be known; empty: none."""
+        return {"engines": "", "partitions": "Kafka", "runs": "Dagster", "checks": "Dagster"}.get(self, "ClickHouse")
+
+    @property
+    def lists_subjects(self) -> bool:
+        """What is known is what the part lists; any other part, once read, says something about every subject."""
+        return self in (Part.ENGINES, Part.RUNS, Part.CHECKS)
+
+
+@dataclass(frozen=True, slots=True)
+class Sensor:
+    """The alert sensor judges the kind from these parts, once all of them could be read. See rules.py."""
+
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PromQL:
+    """A Prometheus rule. Name and severity are the kind's unless they are given; None is the kind's `for_seconds`."""
+
+    expr: str
+    summary: str
+    name: str = ""
+    severity: Severity | None = None
+    for_seconds: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A Grafana rule: fires when the last column is above the limit; a text column gives one alert per value.
+
+    `uid` ends the rule's identity in Grafana. It must not change: Grafana keeps rules that its files no longer have.
+    """
+
+    uid: str
+    sql: str
+    above: float
+    span_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of alert. `when` is its condition, with the settings that it depends on in braces.
+
+    `for_seconds` is how long it must last in Prometheus and Grafana; the sensor has METRICS_ALERTS__PENDING_SECONDS. 0
+    is an event, of which all of them notify at once.
+    """
+
+    name: str
+    title: str
+    severity: Severity
+    when: str
+    meaning: str
+    command: str
+    for_seconds: int
+    rules: tuple[Sensor | PromQL | Question, ...]
+
+    @property
+    def is_state(self) -> bool:
+        """It must hold for a while before anybody is notified, so that a blip is no message."""
+        return self.for_seconds > 0
+
+    @property
+    def runbook(self) -> str:
+        """File in docs/runbooks."""
+        return f"{self.name.replace('_', '-')}.md"
+
+    @property
+    def condition(self) -> str:
+        """`when` with the settings' defaults."""
+        return self.when.format_map(DEFAULTS.model_dump())
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The fields of AlertSettings that it depends on."""
+        return tuple(name for _, name, _, _ in Formatter().parse(self.when) if name)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What the sensor judges it from; empty where the sensor does not judge it."""
+        return next((rule.parts for rule in self.rules if isinstance(rule, Sensor)), ())
+
+    @property
+    def prometheus(self) -> tuple[PromQL, ...]:
+        """Its rules; where Prometheus can't judge, one that repeats what the sensor found and has waited for."""
+        own = tuple(rule for rule in self.rules if isinstance(rule, PromQL))
+        if own or not self.parts:
+            return own
+        firing = f'metrics_pipeline_alerts_firing{{kind="{self.name}"}}'
+        expr = f"sum by (kind) (max by (kind, severity) ({firing})) > 0"
+        summary = f"{self.title}: `metrics-pipeline alerts status` lists {{{{ $value }}}}"
+        return (PromQL(expr, summary, for_seconds=0),)
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        return tuple(rule for rule in self.rules if isinstance(rule, Question))

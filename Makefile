@@ -34,9 +34,9 @@ check: setup ## lint, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-.PHONY: dashboards
-dashboards: setup ## write deploy/grafana, the Prometheus rules and docs/metrics.md
-	$(BIN)/python deploy/generate.py
+.PHONY: generated
+generated: setup ## write what deploy/generate makes: Grafana and Prometheus files, docs/metrics.md, docs/event.md
+	$(BIN)/python -m deploy.generate
 
 .PHONY: screenshots
 screenshots: setup ## take the pictures of docs/operations.md anew: needs Chromium

@@ -8,10 +8,10 @@ import pytest
 import typer
 import yaml
 
+from deploy.generate.metrics import reference, rule_file
 from metrics_pipeline.alerting.catalogue import KINDS
 from metrics_pipeline.cli import app
 from metrics_pipeline.metrics.catalogue import METRICS, PREFIX, Type
-from metrics_pipeline.metrics.reference import reference, rule_file
 from metrics_pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -127,5 +127,5 @@ def test_metrics_follow_prometheus_conventions() -> None:
 
 
 def test_the_lists_of_metrics_and_alerts_and_the_rules_are_the_generated_ones() -> None:
-    assert (ROOT / "docs" / "metrics.md").read_text() == reference(), "run `make dashboards`"
-    assert RULES.read_text() == rule_file(), "run `make dashboards`"
+    assert (ROOT / "docs" / "metrics.md").read_text() == reference(), "run `make generated`"
+    assert RULES.read_text() == rule_file(), "run `make generated`"

@@ -18,9 +18,9 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard as Model
 
-from metrics_pipeline.dashboards.grafana import DATASOURCE_UID, TAG
+from deploy.generate.grafana import DATASOURCE_UID, TAG
+from deploy.generate.provisioning import files
 from metrics_pipeline.dashboards.panels import DASHBOARDS
-from metrics_pipeline.dashboards.provisioning import files
 from tests.dashboards.conftest import Drained
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "grafana"
@@ -67,7 +67,7 @@ def test_the_committed_files_are_the_generated_ones() -> None:
     wanted = files()
     found = {str(path.relative_to(FOLDER)): path.read_text() for path in FOLDER.rglob("*") if path.is_file()}
     generated = {name: text for name, text in found.items() if name != "README.md"}
-    assert generated == wanted, "run `make dashboards`"
+    assert generated == wanted, "run `make generated`"
 
 
 @pytest.mark.parametrize("name", DASHBOARD_FILES)

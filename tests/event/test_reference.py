@@ -5,6 +5,7 @@ from uuid import UUID
 
 import pytest
 
+from deploy.generate.event import reference
 from metrics_pipeline.event.contract import (
     DEAD_LETTER_SCHEMA,
     EVENT_ID_NAMESPACE,
@@ -19,13 +20,12 @@ from metrics_pipeline.event.contract import (
 )
 from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.messages import Messages
-from metrics_pipeline.event.reference import reference
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "event.md"
 
 
 def test_the_reference_page_is_current() -> None:
-    assert REFERENCE.read_text() == reference(), "run: python -m metrics_pipeline.event.reference > docs/event.md"
+    assert REFERENCE.read_text() == reference(), "run: python -m deploy.generate.event > docs/event.md"
 
 
 def test_the_required_fields() -> None:

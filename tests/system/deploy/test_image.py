@@ -15,8 +15,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from deploy.generate.provisioning import files as grafana_files
 from metrics_pipeline.cli import app
-from metrics_pipeline.dashboards.provisioning import files as grafana_files
 from metrics_pipeline.settings import load_settings
 
 ROOT = Path(__file__).parents[3]

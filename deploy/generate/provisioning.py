@@ -8,9 +8,9 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.alerting import RelativeTimeRange
 from grafana_foundation_sdk.models.common import DataSourceRef
 
+from deploy.generate.grafana import DATASOURCE_TYPE, DATASOURCE_UID, TAG, build, target, uid
 from metrics_pipeline.alerting.catalogue import KINDS
 from metrics_pipeline.alerting.kind import RUNBOOKS, Kind, Question
-from metrics_pipeline.dashboards.grafana import DATASOURCE_TYPE, DATASOURCE_UID, TAG, build, target, uid
 from metrics_pipeline.dashboards.panels import DASHBOARDS
 
 FOLDER = "metrics-pipeline"
@@ -18,7 +18,7 @@ DASHBOARDS_PATH = "/var/lib/grafana/dashboards/metrics-pipeline"
 """Where the server finds the dashboards' files."""
 EVALUATE_EVERY = "1m"
 
-_NOTE = "# Generated from metrics_pipeline/dashboards: `make dashboards`.\n"
+_NOTE = "# Generated from metrics_pipeline/dashboards: `make generated`.\n"
 
 _DATASOURCE = f"""{_NOTE}apiVersion: 1
 datasources:

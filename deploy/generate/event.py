@@ -1,6 +1,5 @@
-"""docs/event.md, printed from the contract: `python -m metrics_pipeline.event.reference > docs/event.md`."""
+"""docs/event.md, printed from the contract: `make generated`."""
 
-import sys
 from collections.abc import Iterator
 
 from metrics_pipeline.event.contract import (
@@ -31,7 +30,7 @@ _JSON_TYPES = {
 
 
 _INTRODUCTION = """\
-<!-- Generated: python -m metrics_pipeline.event.reference > docs/event.md -->
+<!-- Generated: make generated -->
 # An event
 
 A message holds one event: a JSON object in UTF-8, of these fields.
@@ -116,7 +115,3 @@ def _reason_table() -> Iterator[str]:
     yield _DEAD_LETTERS
     for reason in Reason:
         yield f"| `{reason}` | {reason.description} |"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(reference())

@@ -6,7 +6,7 @@ from metrics_pipeline.alerting.catalogue import KINDS
 from metrics_pipeline.alerting.kind import RUNBOOKS, Kind, PromQL
 from metrics_pipeline.metrics.catalogue import METRICS, Type, markdown_table
 
-_HEAD = """<!-- Generated: make dashboards -->
+_HEAD = """<!-- Generated: make generated -->
 # Metrics
 
 ```sh
@@ -43,7 +43,7 @@ it.
 | alert | severity | when | settings: `METRICS_ALERTS__` | sensor, needs | Prometheus | Grafana |
 |---|---|---|---|---|---|---|"""
 
-_RULE_FILE = """# Generated from metrics_pipeline/alerting/catalogue.py: `make dashboards`.
+_RULE_FILE = """# Generated from metrics_pipeline/alerting/catalogue.py: `make generated`.
 # Alert rules on what `metrics-pipeline exporter` serves; docs/metrics.md says what each metric is.
 # The sensor `alerts` finds the same problems by itself. Load these where Prometheus is what wakes people, and for what
 # no pipeline can say of itself: that its sensor or its exporter is gone.

@@ -1,9 +1,11 @@
 """Runs a plan: engines, drain runs, incidents; then heals everything and drains until caught up."""
 
+import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from metrics_pipeline.dead_letters.judge import LetterFilter
 from metrics_pipeline.delivery.batch import BatchLimits
 from metrics_pipeline.delivery.delivery import Delivery, Source
 from metrics_pipeline.delivery.ownership import Ownership
@@ -15,19 +17,21 @@ from metrics_pipeline.drain.ending import AtOffsets, AtWindowEnd, Ending, Reason
 from metrics_pipeline.drain.skip_to_head import SkipToHead
 from metrics_pipeline.drain.takeover import Takeover, closing_commits, reset_positions
 from metrics_pipeline.errors import FencedError, TopicMismatchError
-from metrics_pipeline.event.decode import EventLimits
+from metrics_pipeline.event.contract import Reason as DeadReason
 from metrics_pipeline.kafka.intents import Owner, decode_commit
 from metrics_pipeline.ledger.deferred import DeferredEntry, still_deferred
 from metrics_pipeline.ledger.entry import BACKFILL, DEFERRED, LedgerEntry
+from metrics_pipeline.replay.plan import hours_around
 from metrics_pipeline.runtime.retry import Retry
 from tests.models.clickhouse import ModelWarehouse, Server
 from tests.models.kafka import Broker, ModelHandover, ModelLog, ModelOffsets, Partition, Record
 from tests.models.network import Faults, Network
 from tests.models.scheduler import KilledError, Process, Scheduler, VirtualClock, VirtualWorker
 from tests.system.simulation.plan import EPOCH_MS, BackfillPlan, Kind, Message, Plan, RunPlan
+from tests.system.simulation.replaying import Bench, hours_replay, letters_replay, small_pieces
+from tests.system.simulation.replays import LIMITS, SECOND_ACT_SECONDS, HoursPlan, LettersPlan, Loss
 
 GROUP = "group"
-LIMITS = EventLimits(max_age_ms=10 * 86_400_000, max_future_ms=3_600_000)
 ZOMBIE_SECONDS = 2.0
 RETRY_SECONDS = 12.0
 HEAL_AT_SECONDS = 12.0
@@ -68,9 +72,19 @@ class World:
         self.had_open_intent_when_cut = False
         self.side = Broker("side", {})
         """What the side group of backfills has committed."""
+        self.letters_side = Broker("letters", {})
+        self.hours_side = Broker("hours", {})
+        replays = plan.replays
+        self.limits = LIMITS if replays is None else replays.drains
+        self.misread = {} if replays is None else replays.misread
+        self.lost_letters: set[tuple[int, int]] = set()
 
     def run(self) -> None:
-        plan = self.plan
+        with small_pieces(self.plan.replays):
+            self._run()
+
+    def _run(self) -> None:
+        plan, replays = self.plan, self.plan.replays
         for message in plan.messages:
             self._at(message.at_seconds, "producer", lambda m=message: self.produce(m))  # type: ignore[misc]
         for seconds, rules in plan.rules:
@@ -89,7 +103,9 @@ class World:
             self.scheduler.spawn(
                 backfill.name, lambda f=backfill: self._fill_process(f), after_seconds=backfill.at_seconds
             )  # type: ignore[misc]
-        self._at(HEAL_AT_SECONDS, "healing", self._heal)
+        self._plan_replays()
+        acts = 0.0 if replays is None else SECOND_ACT_SECONDS
+        self._at(acts + HEAL_AT_SECONDS, "healing", self._heal)
         self.scheduler.run()
         for number in range(FINAL_ROUNDS):
             self.final_outcomes = self._finish(number)
@@ -111,7 +127,7 @@ class World:
     def drain(self, run: RunPlan, process: Process, faults: Faults) -> Reason:
         """What `assembly.run_drain` does, of models."""
         network = Network(self.scheduler, faults)
-        log = ModelLog(self.broker, network)
+        log = ModelLog(self.broker, network, self.misread)
         store = self.store(network, run.owner)
         warehouse = self.warehouse(network, log.topic_id)
         handover = ModelHandover(self.broker, network, run.owner.shard, run.name)
@@ -131,12 +147,12 @@ class World:
         drain = Drain(
             log,
             delivery,
-            Takeover(log, ownership, delivery, warehouse, self.clock, retry, LIMITS, land, observe),
+            Takeover(log, ownership, delivery, warehouse, self.clock, retry, self.limits, land, observe),
             handover,
             self.clock,
             VirtualWorker(self.scheduler, process),
             BatchLimits(self.plan.flush_events, 1 << 20, 0.3),
-            LIMITS,
+            self.limits,
             stall_seconds=RETRY_SECONDS,
             stop=lambda: False,
             on_entry=land,
@@ -155,7 +171,7 @@ class World:
     def backfill(self, name: str, process: Process, faults: Faults) -> Reason:
         """What `deferred_assembly.backfill_deferred` does, of models."""
         network = Network(self.scheduler, faults)
-        log = ModelLog(self.broker, network)
+        log = ModelLog(self.broker, network, self.misread)
         warehouse = self.warehouse(network, log.topic_id)
         retry = Retry(self.clock, RETRY_SECONDS, lambda: False, lambda error, _: self._say(process, f"waits: {error}"))
 
@@ -175,18 +191,90 @@ class World:
         source = Source(f"{GROUP}.deferred", log.topic_id, name, BACKFILL)
         delivery = Delivery(source, ownership, warehouse, self.clock, retry, observe=observe, yielding=yielding)
         report = BackfillReport()
-        takeover = Takeover(log, ownership, delivery, warehouse, self.clock, retry, LIMITS, report.add, observe)
+        takeover = Takeover(log, ownership, delivery, warehouse, self.clock, retry, self.limits, report.add, observe)
         worker = VirtualWorker(self.scheduler, process)
         limits = BatchLimits(self.plan.flush_events, 1 << 20, float("inf"))
         try:
             Backfill(
                 log, delivery, takeover, lambda: self._deferred(network), self.clock, worker, retry, limits,
-            LIMITS, report,
+            self.limits, report,
                 stop=lambda: False, on_progress=lambda _report: None,
             ).run(None)  # fmt: skip
         except FencedError:
             return Reason.FENCED
         return Reason.STOPPED if report.left else Reason.CAUGHT_UP
+
+    def replay_letters(self, name: str, process: Process, faults: Faults) -> Reason:
+        """What `wiring.dead_letters.replay_dead_letters` does, of models."""
+        try:
+            report = letters_replay(self._bench(name, process, faults)).run(LetterFilter(), lambda _report: None)
+        except FencedError:
+            return Reason.FENCED
+        self._say(process, f"did {report.figures}")
+        is_idle = not (report.landed or report.duplicates or report.waiting or report.recovered)
+        return Reason.CAUGHT_UP if is_idle else Reason.STOPPED
+
+    def replay_hours(self, plan: HoursPlan, process: Process, faults: Faults) -> Reason:
+        """What `wiring.replay.replay_hours` does, of models."""
+        if self.plan.backfills and self._deferred(Network(self.scheduler, faults)):
+            self.backfill(plan.name, process, faults)
+        hours = hours_around(EPOCH_MS // 1_000, self.clock.now_ms() // 1_000 + 1)
+        replay = hours_replay(self._bench(plan.name, process, faults))
+        try:
+            report = replay.run(hours, plan.mode, lambda _report: None)
+        except FencedError:
+            return Reason.FENCED
+        self._say(process, f"did { {name: n for name, n in report.figures.items() if n} }")
+        return Reason.STOPPED if report.changed or report.recovered else Reason.CAUGHT_UP
+
+    def _bench(self, name: str, process: Process, faults: Faults) -> Bench:
+        assert self.plan.replays is not None
+        retry = Retry(self.clock, RETRY_SECONDS, lambda: False, lambda error, _: self._say(process, f"waits: {error}"))
+        return Bench(
+            name,
+            GROUP,
+            self.server,
+            Network(self.scheduler, faults),
+            self.clock,
+            retry,
+            self.plan.replays,
+            ZOMBIE_SECONDS,
+            self.broker,
+            self.side,
+            self.letters_side,
+            self.hours_side,
+        )
+
+    def _plan_replays(self) -> None:
+        replays = self.plan.replays
+        if replays is None:
+            return
+        for loss in replays.losses:
+            self._at(loss.at_seconds, "loss", lambda given=loss: self._lose(given))  # type: ignore[misc]
+        for letters in replays.letters:
+            self.scheduler.spawn(
+                letters.name, lambda given=letters: self._letters_process(given), after_seconds=letters.at_seconds
+            )  # type: ignore[misc]
+        for hours in replays.hours:
+            self.scheduler.spawn(
+                hours.name, lambda given=hours: self._hours_process(given), after_seconds=hours.at_seconds
+            )  # type: ignore[misc]
+
+    def _lose(self, loss: Loss) -> None:
+        """Not the rows of dead letters that have landed: nobody brings them back."""
+        random_ = random.Random(loss.seed)
+        places = {(d.partition, d.offset): d for d in self.server.dead if d.topic_id == self.broker.topic_id}
+        if loss.is_of_letters:
+            malformed = (p for p, d in sorted(places.items()) if d.reason in _FOR_EVER)
+            lost = {place for place in malformed if random_.random() < 0.5}
+            self.server.lose_letters({(self.broker.topic_id, *place) for place in lost})
+            self.lost_letters |= lost
+            self.scheduler.say("somebody", f"deletes the dead letters {sorted(lost)}")
+            return
+        rows = sorted((r for found in self.server.raw.values() for r in found), key=lambda r: (r.partition, r.offset))
+        gone = [r for r in rows if (r.partition, r.offset) not in places and random_.random() < 0.5]
+        self.scheduler.say("somebody", f"deletes the rows {[(r.partition, r.offset) for r in gone]}")
+        self.server.lose(gone)
 
     def _under_way(self, network: Network) -> frozenset[str]:
         found = network.kafka("read what drains have open", lambda: dict(self.broker.committed))
@@ -218,6 +306,16 @@ class World:
         return self._outcome(
             process, lambda: self.backfill(backfill.name, process, self.plan.faults), is_final=is_final
         )
+
+    def _letters_process(self, letters: LettersPlan, *, is_final: bool = False) -> Outcome:
+        process = Process(letters.name, dict(letters.incidents))
+        return self._outcome(
+            process, lambda: self.replay_letters(letters.name, process, self.plan.faults), is_final=is_final
+        )
+
+    def _hours_process(self, hours: HoursPlan, *, is_final: bool = False) -> Outcome:
+        process = Process(hours.name, dict(hours.incidents))
+        return self._outcome(process, lambda: self.replay_hours(hours, process, self.plan.faults), is_final=is_final)
 
     def _outcome(self, process: Process, run: Callable[[], Reason], *, is_final: bool) -> Outcome:
         outcome = Outcome(process.name)
@@ -254,6 +352,10 @@ class World:
                     self._reset_offsets()
             if self.plan.backfills:
                 outcomes.append(self._fill_process(BackfillPlan(f"final{number}.fill", 0, {}), is_final=True))
+            if self.plan.replays:
+                outcomes.append(self._letters_process(LettersPlan(f"final{number}.letters", 0, {}), is_final=True))
+                mode = self.plan.replays.final_mode
+                outcomes.append(self._hours_process(HoursPlan(f"final{number}.hours", 0, mode, {}), is_final=True))
 
         self.scheduler.spawn("final", work)
         self.scheduler.run()
@@ -313,6 +415,10 @@ class World:
 
     def _say(self, process: Process, what: str) -> None:
         self.scheduler.say(process.name, what)
+
+
+_FOR_EVER = frozenset(DeadReason) - {DeadReason.REFUSED, DeadReason.TIMESTAMP_TOO_OLD}
+"""Reasons of letters that are no events by any of a schedule's rules."""
 
 
 def _guarded(action: Callable[[], None]) -> None:

@@ -8,6 +8,7 @@ from unittest.mock import patch
 from metrics_pipeline.dead_letters.replay import Reading, Replay
 from metrics_pipeline.delivery.chunk import SLOT, decode_chunk
 from metrics_pipeline.delivery.ownership import Ownership
+from metrics_pipeline.event.decode import EventLimits
 from metrics_pipeline.kafka.intents import Commit, OpenBatch, Owner, decode_commit, open_batches
 from metrics_pipeline.ledger.minutes import Scope
 from metrics_pipeline.replay.diff import Diff
@@ -37,6 +38,7 @@ class Bench:
     clock: VirtualClock
     retry: Retry
     plan: Replays
+    limits: EventLimits
     zombie_seconds: float
     topic: Broker
     """With what drains have committed."""
@@ -52,7 +54,7 @@ def letters_replay(bench: Bench) -> Replay:
     reading = Reading(
         ModelLetters(bench.server, bench.network, bench.plan.page_letters),
         ModelEvents(bench.server, bench.network),
-        bench.plan.today,
+        bench.limits,
         lambda: frozenset(b.token for b in _under_way(bench, (bench.letters, bench.hours))),
         bench.retry,
     )
@@ -104,7 +106,7 @@ def hours_replay(bench: Bench) -> HourReplay:
         books,
         RollupRepair(books, minutes, rollups, bench.retry),  # type: ignore[arg-type]
         _ownership(bench, bench.hours),
-        bench.plan.today,
+        bench.limits,
         bench.clock,
         bench.retry,
         group=bench.group,

@@ -31,6 +31,8 @@ class LettersPlan:
     name: str
     at_seconds: float
     incidents: Incidents
+    has_old_rules: bool = False
+    """It judges as drains do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,10 @@ def draw_replays(
         within_seconds = 0.02 if random_.random() < 0.3 else 5.0
         for _ in range(random_.randint(0, 2)):
             at_seconds = begin + within_seconds * random_.random()
-            letters.append(LettersPlan(f"letters{len(letters)}", at_seconds, _incidents(random_, list(ReplayStep))))
+            incidents = _incidents(random_, list(ReplayStep))
+            # What is no event any more would land by laxer rules of before, and nobody would take it back.
+            has_old_rules = rules == "stricter" and random_.random() < 0.3
+            letters.append(LettersPlan(f"letters{len(letters)}", at_seconds, incidents, has_old_rules))
         for _ in range(random_.randint(0, 2)):
             at_seconds = begin + within_seconds * random_.random()
             incidents = _incidents(random_, list(HourStep))

@@ -18,6 +18,7 @@ from metrics_pipeline.drain.skip_to_head import SkipToHead
 from metrics_pipeline.drain.takeover import Takeover, closing_commits, reset_positions
 from metrics_pipeline.errors import FencedError, TopicMismatchError
 from metrics_pipeline.event.contract import Reason as DeadReason
+from metrics_pipeline.event.decode import EventLimits
 from metrics_pipeline.kafka.intents import Owner, decode_commit
 from metrics_pipeline.ledger.deferred import DeferredEntry, still_deferred
 from metrics_pipeline.ledger.entry import BACKFILL, DEFERRED, LedgerEntry
@@ -204,10 +205,12 @@ class World:
             return Reason.FENCED
         return Reason.STOPPED if report.left else Reason.CAUGHT_UP
 
-    def replay_letters(self, name: str, process: Process, faults: Faults) -> Reason:
+    def replay_letters(self, plan: LettersPlan, process: Process, faults: Faults) -> Reason:
         """What `wiring.dead_letters.replay_dead_letters` does, of models."""
+        limits = self.limits if plan.has_old_rules else None
+        replay = letters_replay(self._bench(plan.name, process, faults, limits))
         try:
-            report = letters_replay(self._bench(name, process, faults)).run(LetterFilter(), lambda _report: None)
+            report = replay.run(LetterFilter(), lambda _report: None)
         except FencedError:
             return Reason.FENCED
         self._say(process, f"did {report.figures}")
@@ -227,7 +230,7 @@ class World:
         self._say(process, f"did { {name: n for name, n in report.figures.items() if n} }")
         return Reason.STOPPED if report.changed or report.recovered else Reason.CAUGHT_UP
 
-    def _bench(self, name: str, process: Process, faults: Faults) -> Bench:
+    def _bench(self, name: str, process: Process, faults: Faults, limits: EventLimits | None = None) -> Bench:
         assert self.plan.replays is not None
         retry = Retry(self.clock, RETRY_SECONDS, lambda: False, lambda error, _: self._say(process, f"waits: {error}"))
         return Bench(
@@ -238,6 +241,7 @@ class World:
             self.clock,
             retry,
             self.plan.replays,
+            limits or self.plan.replays.today,
             ZOMBIE_SECONDS,
             self.broker,
             self.side,
@@ -310,7 +314,7 @@ class World:
     def _letters_process(self, letters: LettersPlan, *, is_final: bool = False) -> Outcome:
         process = Process(letters.name, dict(letters.incidents))
         return self._outcome(
-            process, lambda: self.replay_letters(letters.name, process, self.plan.faults), is_final=is_final
+            process, lambda: self.replay_letters(letters, process, self.plan.faults), is_final=is_final
         )
 
     def _hours_process(self, hours: HoursPlan, *, is_final: bool = False) -> Outcome:

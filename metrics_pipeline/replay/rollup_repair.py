@@ -5,6 +5,7 @@ that were touched are compared with raw_events and repaired. Which those are is 
 becomes of a replay, the next one settles them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from metrics_pipeline.audit.ports import BookReader
@@ -39,8 +40,12 @@ class RollupRepair:
     rollups: AnyRollups
     retry: Retry
 
-    def repair(self) -> Repaired:
-        """Repair what replays have touched since the last settlement."""
+    def repair(self, assure_owner: Callable[[], None]) -> Repaired:
+        """Repair what replays have touched since the last settlement.
+
+        `assure_owner` raises FencedError where a newer replay may have noted a plan that was read here, and not done it
+        yet.
+        """
         changed, newest_ms = self.retry.call(self.books.unrepaired)
         units = {UNIT.floor(minute) for minute in changed}
         repaired, in_flux, poorer = 0, units, 0
@@ -51,6 +56,7 @@ class RollupRepair:
             repaired += done
             poorer += kept
         if newest_ms and not in_flux:
+            assure_owner()
             self.retry.call(lambda: self.books.note_repaired(newest_ms))
         return Repaired(repaired, len(in_flux) + poorer)
 

@@ -46,7 +46,7 @@ from metrics_pipeline.event.decode import EventLimits
 from metrics_pipeline.event.decode.frame import lineage_frame
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.event.refusal import refused_dead_letters
-from metrics_pipeline.kafka.intents import OffsetRange
+from metrics_pipeline.kafka.intents import Commit, OffsetRange
 from metrics_pipeline.ledger.entry import LedgerEntry
 from metrics_pipeline.ledger.tables import PlanStep
 from metrics_pipeline.replay.diff import Diff, Read, times_of
@@ -419,7 +419,11 @@ class HourReplay:
 
     def _repair_rollups(self, report: HourReport) -> None:
         self._observe(HourStep.REPAIR_ROLLUPS)
-        report.note_repaired(self._touched.repair())
+        report.note_repaired(self._touched.repair(self._assure_owner))
+
+    def _assure_owner(self) -> None:
+        """Raise FencedError if another replay took over. No chunk is open: that is committed, if only once more."""
+        self._ownership.commit({SLOT: Commit(0, topic_id=self._diff.topic_id)})
 
     def _stored(self, events: pl.DataFrame) -> pl.DataFrame:
         return self._retry.call(lambda: self._events.of(events))

@@ -128,7 +128,7 @@ class Diff:
         """The changes, with the accounts that they change."""
         lost: Sequence[LostLetters] = ()
         if len(found.bad):
-            first, last = _times(found.bad)
+            first, last = times_of(found.bad)
             lost = self._retry.call(lambda: self.tables.plans.lost_letters(ranges, first, last))
         return make_plan(found, lost, self._deficits(found), mode)
 
@@ -142,7 +142,7 @@ class Diff:
     def _rows_at(self, origins: pl.DataFrame, ranges: Sequence[OffsetRange], *, with_content: bool) -> pl.DataFrame:
         if not len(origins):
             return NO_ROWS
-        first, last = _times(origins)
+        first, last = times_of(origins)
         found = self._retry.call(lambda: self.tables.events.at(ranges, first, last, with_content=with_content))
         return rows_of_messages(found, origins)
 
@@ -173,7 +173,7 @@ class Diff:
         return deficits(Look(before, distinct, distinct, after), minutes, in_flux)
 
 
-def _times(messages: pl.DataFrame) -> tuple[datetime, datetime]:
+def times_of(messages: pl.DataFrame) -> tuple[datetime, datetime]:
     """The first and the last time of messages, of which there is at least one."""
     times = messages["kafka_timestamp"]
     return cast("datetime", times.min()), cast("datetime", times.max())

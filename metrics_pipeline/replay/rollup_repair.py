@@ -5,6 +5,7 @@ don't go through them. So the units that a replay has changed are compared with 
 replay_plan say which units those are, so the next replay repairs what an interrupted one left.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from metrics_pipeline.ledger.minutes import Scope
@@ -37,8 +38,12 @@ class RollupRepair:
     rollups: RollupsOfShards
     retry: Retry
 
-    def repair(self) -> Repaired:
-        """Repair what replays have changed since the last repair."""
+    def repair(self, assure_owner: Callable[[], None]) -> Repaired:
+        """Repair what replays have changed since the last repair.
+
+        `assure_owner` raises FencedError where a newer replay may have noted a plan that was read here, and not done it
+        yet.
+        """
         changed, newest_ms = self.retry.call(self.tables.plans.unrepaired)
         units = {UNIT.floor(minute) for minute in changed}
         repaired, in_flux, poorer = 0, units, 0
@@ -49,6 +54,7 @@ class RollupRepair:
             repaired += done
             poorer += kept
         if newest_ms and not in_flux:
+            assure_owner()
             self.retry.call(lambda: self.tables.plans.note_repaired(newest_ms))
         return Repaired(repaired, len(in_flux) + poorer)
 

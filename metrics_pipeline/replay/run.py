@@ -42,13 +42,14 @@ from metrics_pipeline.delivery.chunk import (
 )
 from metrics_pipeline.delivery.hold import Hold
 from metrics_pipeline.delivery.landing import Landing, Refused, Rows
+from metrics_pipeline.event.decode.frame import lineage_frame
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.event.refusal import refused_dead_letters
 from metrics_pipeline.event.rules import Rules
-from metrics_pipeline.kafka.intents import OffsetRange, OpenBatch
+from metrics_pipeline.kafka.intents import Commit, OffsetRange, OpenBatch
 from metrics_pipeline.ledger.entry import LedgerEntry
 from metrics_pipeline.ledger.tables import PlanStep
-from metrics_pipeline.replay.diff import Diff, Read
+from metrics_pipeline.replay.diff import Diff, Read, times_of
 from metrics_pipeline.replay.plan import (
     SOURCE,
     Found,
@@ -314,8 +315,14 @@ class HourReplay:
         if len(plan) and not self._retry.call(lambda: self._warehouse.has_ledger_entry(chunk.token)):
             self._remove(chunk, plan)
             events = read.decoded.events.join(inserts(plan), on=ORIGIN, how="semi", maintain_order="left")
-            if gone := len(inserts(plan)) - len(events):
-                logger.error("%d messages of a replay that broke off are gone from the topic, and their events", gone)
+            gone = of_step(plan, PlanStep.INSERT, PlanStep.RESTORE, PlanStep.LETTER).join(
+                lineage_frame(read.messages), on=ORIGIN, how="anti", maintain_order="left"
+            )
+            if len(gone):
+                logger.error(
+                    "%d messages of a replay that broke off are gone from the topic, and what it had not made of them",
+                    len(gone),
+                )
             refused = self._insert(chunk, events, is_repeat=is_repeat)
             refusals = _refusals(chunk, read.messages, events, refused)
             letters = pl.concat([planned_letters(plan, read.decoded.dead_letters, chunk.token), refusals])
@@ -328,7 +335,8 @@ class HourReplay:
                     self._warehouse.missing_dead_letters,
                     is_repeat=is_repeat,
                 )
-            entry = self._entry(chunk, plan, events, refusals)
+            made = len(letters.filter(pl.col("batch") == chunk.token))
+            entry = self._entry(chunk, plan, events, refusals, gone, made)
             self._observe(HourStep.LEDGER)
             self._landing.inserting.insert_entry(self._warehouse, entry, is_repeat=is_repeat)
         self._observe(HourStep.CLOSE)
@@ -358,27 +366,51 @@ class HourReplay:
         wanted = events.join(unwanted, on=ORIGIN, how="anti")
         return self._landing.insert(self._warehouse, chunk, Rows(placed(chunk, wanted), chunk.offsets, is_repeat))
 
-    def _entry(self, chunk: OpenBatch, plan: pl.DataFrame, events: pl.DataFrame, refused: pl.DataFrame) -> LedgerEntry:
-        """What the chunk has changed: no offsets, since they are accounted for."""
+    def _entry(
+        self,
+        chunk: OpenBatch,
+        plan: pl.DataFrame,
+        events: pl.DataFrame,
+        refused: pl.DataFrame,
+        gone: pl.DataFrame,
+        made: int,
+    ) -> LedgerEntry:
+        """What the chunk has changed: no offsets, since they are accounted for.
+
+        `made` dead letters are its own. What an earlier try made of messages that are `gone` since is in the tables.
+        """
         stored = self._stored(events)
         landed, elsewhere = own_rows(events, stored), stored_elsewhere(events, stored)
         say_doubled(landed, elsewhere)
         others = elsewhere.join(landed, on=ORIGIN, how="anti")
         spent = pl.concat([frame.select(POSITION) for frame in (others, refused)])
-        restored = of_step(plan, PlanStep.RESTORE).join(landed, on=ORIGIN, how="semi")
+        origins = landed.select(ORIGIN)
+        if len(gone):
+            first, last = times_of(gone)
+            rows = self._retry.call(lambda: self._tables.events.at(chunk.ranges, first, last, with_content=False))
+            missing = self._retry.call(lambda: self._warehouse.missing_dead_letters(gone))
+            dead = gone.join(missing, on=ORIGIN, how="anti")
+            made += len(dead)
+            spent = pl.concat([spent, dead.select(POSITION)])
+            origins = pl.concat([origins, gone.join(rows, on=ORIGIN, how="semi").select(ORIGIN)])
+        restored = of_step(plan, PlanStep.RESTORE).join(origins, on=ORIGIN, how="semi")
         return entry_of_chunk(
             chunk,
             SOURCE,
             self._run_id,
             self._clock.now_ms(),
-            minutes_of_plan(plan, landed, spent),
+            minutes_of_plan(plan, origins, spent),
             restored=len(restored),
-            added_dead_letters=len(of_step(plan, PlanStep.LETTER)) + len(refused),
+            added_dead_letters=made,
         )
 
     def _repair_rollups(self, report: HourReport) -> None:
         self._observe(HourStep.REPAIR_ROLLUPS)
-        report.note_repaired(self._rollups.repair())
+        report.note_repaired(self._rollups.repair(self._assure_owner))
+
+    def _assure_owner(self) -> None:
+        """Raise FencedError if another replay took over. No chunk is open: that is committed, if only once more."""
+        self._ownership.commit({SLOT: Commit(0, topic_id=self._diff.topic_id)})
 
     def _stored(self, events: pl.DataFrame) -> pl.DataFrame:
         return self._retry.call(lambda: self._tables.events.of(events))

@@ -5,24 +5,34 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any, Protocol, TypeVar, cast
+from unittest.mock import patch
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from metrics_pipeline.audit.books import ClickHouseBooks
+from metrics_pipeline.audit.ports import BookReader
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import connect_shards
 from metrics_pipeline.clickhouse.storage import Storage
-from metrics_pipeline.delivery.ports import Warehouse
+from metrics_pipeline.dead_letters.ports import LetterStore
+from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters
+from metrics_pipeline.delivery.ports import StoredEvents, Warehouse
+from metrics_pipeline.delivery.stored import ClickHouseEvents
 from metrics_pipeline.delivery.warehouse import ClickHouseWarehouse
 from metrics_pipeline.errors import StuckClientError
 from metrics_pipeline.kafka.committed import FencedOffsets
 from metrics_pipeline.kafka.intents import Commit, Owner, encode_metadata
 from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.kafka.ports import Log, OffsetStore
+from metrics_pipeline.replay.books import ClickHouseReplayBooks
+from metrics_pipeline.replay.ports import ReplayBooks
 from metrics_pipeline.settings import Settings, kafka_address
 from tests.models.clickhouse import ModelWarehouse, Server
 from tests.models.kafka import Broker, ModelLog, ModelOffsets, Partition, Record
+from tests.models.letters import ModelLetters
 from tests.models.network import Faults, Network
+from tests.models.replays import ModelEvents, ModelMinutes, ModelReplayBooks
 from tests.models.scheduler import Scheduler
 
 _T = TypeVar("_T")
@@ -57,6 +67,14 @@ class Bench(Protocol):
     def produce(self, partition: int, values: Sequence[bytes], *, is_aborted: bool = False) -> None: ...
 
     def delete_records(self, partition: int, before: int) -> None: ...
+
+    def letters(self, page_letters: int) -> LetterStore: ...
+
+    def events(self) -> StoredEvents: ...
+
+    def books(self) -> ReplayBooks: ...
+
+    def minutes(self) -> BookReader: ...
 
     def close(self) -> None: ...
 
@@ -135,6 +153,21 @@ class RealBench:
         for future in admin.delete_records([slot]).values():
             future.result()
 
+    def letters(self, page_letters: int) -> LetterStore:
+        self._stack.enter_context(patch("metrics_pipeline.dead_letters.store.MAX_PAGE_LETTERS", page_letters))
+        return ClickHouseDeadLetters(self._client, self._settings.kafka.topic)
+
+    def events(self) -> StoredEvents:
+        return ClickHouseEvents(self._client)
+
+    def books(self) -> ReplayBooks:
+        kafka = self._settings.kafka
+        return ClickHouseReplayBooks(self._client, kafka.topic, "topic-1", kafka.group)
+
+    def minutes(self) -> BookReader:
+        kafka = self._settings.kafka
+        return ClickHouseBooks(self._client, kafka.topic, "topic-1", kafka.group)
+
     def close(self) -> None:
         self._stack.close()
 
@@ -198,6 +231,18 @@ class ModelBench:
 
     def delete_records(self, partition: int, before: int) -> None:
         self._broker.delete_records(partition, before)
+
+    def letters(self, page_letters: int) -> LetterStore:
+        return cast("LetterStore", _Inside(self, ModelLetters(self._server, self._network, page_letters)))
+
+    def events(self) -> StoredEvents:
+        return cast("StoredEvents", _Inside(self, ModelEvents(self._server, self._network)))
+
+    def books(self) -> ReplayBooks:
+        return cast("ReplayBooks", _Inside(self, ModelReplayBooks(self._server, self._network, "topic-1")))
+
+    def minutes(self) -> BookReader:
+        return cast("BookReader", _Inside(self, ModelMinutes(self._server, self._network)))
 
     def close(self) -> None:
         pass

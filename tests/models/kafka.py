@@ -77,11 +77,12 @@ class Broker:
 
 
 class ModelLog:
-    """A `Log`."""
+    """A `Log`. `misread` is value -> what its reader takes it for."""
 
-    def __init__(self, broker: Broker, network: Network) -> None:
+    def __init__(self, broker: Broker, network: Network, misread: Mapping[bytes, bytes] | None = None) -> None:
         self._broker = broker
         self._network = network
+        self._misread = misread or {}
         self._topic_id = broker.topic_id
         self._partitions = tuple(sorted(broker.partitions))
         self._positions: dict[int, int] = {}
@@ -158,7 +159,7 @@ class ModelLog:
                         (taken.partitions, partition),
                         (taken.offsets, at),
                         (taken.timestamps_ms, record.timestamp_ms),
-                        (taken.values, record.value),
+                        (taken.values, self._misread.get(record.value or b"", record.value)),
                     ):
                         column.append(value)  # type: ignore[attr-defined]
                 at += 1

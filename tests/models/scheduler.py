@@ -102,6 +102,12 @@ class Scheduler:
         """Does a task ask?"""
         return getcurrent() is not self.hub
 
+    @property
+    def who(self) -> str:
+        """The process that runs; empty for an engine."""
+        process = self._running().process
+        return "" if process is None else process.name
+
     def run(self) -> None:
         """Until nobody is due any more."""
         while self._queue:

@@ -191,6 +191,25 @@ def test_replays_that_die_at_any_step_one_after_the_other_are_finished_by_the_la
     assert fingerprint(settings) == after
 
 
+@pytest.mark.parametrize("step", [HourStep.REMOVE, HourStep.EVENTS, HourStep.DEAD, HourStep.LEDGER])
+def test_what_it_had_made_of_messages_that_are_gone_when_it_goes_on_is_accounted_for(
+    settings: Settings, step: HourStep
+) -> None:
+    """It dies between its plan and its account, and the topic drops all that it was at."""
+    send(settings, past_events(60), partition=0)
+    send(settings, past_events(20, seed=7, hours=(30, 31)), partition=0)
+    with_wrong_rules(settings)
+    today = with_limits(settings, max_age_days=1)
+    with pytest.raises(CrashError):
+        replay(today, Mode.REPLACE, crash(step))
+    delete_records(settings, 80)
+    assert replay(today, Mode.REPLACE).recovered == 1
+    ((rows,),) = query(settings, "SELECT count() FROM raw_events")
+    ((letters,),) = query(settings, "SELECT count() FROM dead_letters FINAL")
+    assert_exact(settings, events=rows, dead=letters, added=letters)
+    assert letters == (20 if step is HourStep.LEDGER else 0)
+
+
 def overtake_one_that_sleeps(settings: Settings, at: HourStep) -> HourReport:
     """One replay has proved that it may write, and falls asleep before a step; another one does everything."""
     is_paused, may_go_on = threading.Event(), threading.Event()

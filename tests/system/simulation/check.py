@@ -19,6 +19,7 @@ from metrics_pipeline.event.contract import Reason as DeadReason
 from metrics_pipeline.kafka.intents import decode_commit
 from metrics_pipeline.ledger.entry import DEFERRED, PartitionAccount
 from tests.models.clickhouse import MINUTE_MS, Identity
+from tests.system.simulation import check_replays
 from tests.system.simulation.plan import BAD_STATUSES, Kind
 from tests.system.simulation.world import World
 
@@ -37,10 +38,11 @@ class Sent:
 
 def problems(world: World) -> list[str]:
     """A sentence for everything that is wrong; empty if the schedule was exact."""
+    common = [*_of_endings(world), *_of_commits(world), *_of_ledger(world)]
+    if world.plan.replays is not None:
+        return [*common, *check_replays.problems(world, world.plan.replays, _lost(world))]
     return [
-        *_of_endings(world),
-        *_of_commits(world),
-        *_of_ledger(world),
+        *common,
         *_of_events(world),
         *_of_rollup(world),
         *_of_dead_letters(world),

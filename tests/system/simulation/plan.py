@@ -9,6 +9,7 @@ from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.kafka.intents import Owner
 from tests.models.network import Faults
 from tests.models.scheduler import Incident
+from tests.system.simulation.replays import SECOND_ACT_SECONDS, Replays, aged, draw_replays
 
 EPOCH_MS = 1_793_491_198_000
 """2026-10-31T23:59:58Z: batches span two days, which are in two months."""
@@ -37,6 +38,8 @@ class Kind(StrEnum):
     """The topic is deleted and recreated while runs are at it."""
 
 
+FIRST_SEED_WITH_REPLAYS = 1_000_000
+"""Schedules from that seed on have replays of dead letters and of hours, beside all else that their seed says."""
 JUMPING_KINDS = (Kind.PLAIN, Kind.REFUSALS, Kind.RETENTION)
 """Schedules in which runs may skip what is waiting, and backfills land it."""
 
@@ -99,6 +102,7 @@ class Plan:
     new_partition_at_seconds: float | None = None
     forgets_offsets: bool = field(default=False)
     backfills: tuple[BackfillPlan, ...] = ()
+    replays: Replays | None = None
 
 
 def draw(seed: int) -> Plan:
@@ -107,8 +111,51 @@ def draw(seed: int) -> Plan:
     # These words are part of the seed: other words make other schedules.
     random_ = random.Random(f"fresh first {seed}")
     if plan.kind in JUMPING_KINDS and random_.random() < 0.5:
-        return _with_jumps(plan, random_)
-    return plan
+        plan = _with_jumps(plan, random_)
+    return plan if seed < FIRST_SEED_WITH_REPLAYS else _with_replays(plan, random.Random(f"replays {seed}"))
+
+
+def _with_replays(plan: Plan, random_: random.Random) -> Plan:
+    """Older events, since replays of hours leave those of open units alone; what `Replays` says; and a second act, in
+    which some of the messages are sent again, to other drains, beside other replays."""
+    older = aged(random_, [m.value for m in plan.messages])
+    messages = [replace(m, value=older.get(m.value or b"", m.value)) for m in plan.messages]
+    refuses_from_the_beginning = plan.kind is Kind.REFUSALS
+    replays = draw_replays(
+        random_, plan.seed, [m.value for m in messages], refuses_from_the_beginning=refuses_from_the_beginning
+    )
+    again = [
+        replace(m, at_seconds=SECOND_ACT_SECONDS + 5 * random_.random())
+        for m in messages
+        if not m.is_hole and random_.random() < 0.4
+    ]
+    shards = plan.shards_at_end
+    runs = [
+        RunPlan(
+            name=f"again{n}",
+            owner=Owner(shards, random_.randrange(shards)),
+            at_seconds=SECOND_ACT_SECONDS + 4 * random_.random(),
+            has_predecessor=False,
+            ends_caught_up=random_.random() < 0.5,
+            incidents=_incidents(random_, 60),
+        )
+        for n in range(random_.randint(1, 3))
+    ]
+    retention = _retention(random_, plan.partitions) if plan.kind is Kind.RETENTION else ()
+    plan = replace(
+        plan,
+        messages=(*messages, *again),
+        runs=(*plan.runs, *runs),
+        retention=(*plan.retention, *((SECOND_ACT_SECONDS + at, p, 2 * offset) for at, p, offset in retention)),
+        kills_at_seconds=(
+            *plan.kills_at_seconds,
+            *(SECOND_ACT_SECONDS + 7 * random_.random() for _ in plan.kills_at_seconds),
+        ),
+        replays=replays,
+    )
+    if replays.lifted_at_seconds is None:
+        return plan
+    return replace(plan, rules=(*plan.rules, (replays.lifted_at_seconds, frozenset[int]())))
 
 
 def _with_jumps(plan: Plan, random_: random.Random) -> Plan:

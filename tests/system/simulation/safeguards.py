@@ -30,7 +30,7 @@ Off = Callable[[], AbstractContextManager[Any]]
 class Safeguard:
     """`off` switches it off for as long as the context lasts; `kinds` of schedules are the ones that need it.
 
-    `has_jumps`: those that hold skips to head and backfills.
+    `has_jumps`: those that hold skips to head and backfills. From FIRST_SEED_WITH_REPLAYS on all hold replays.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Safeguard:
         return plan.kind in self.kinds and (bool(plan.backfills) or not self.has_jumps)
 
 
-def _replaced(target: object, name: str, value: object) -> Off:
+def replaced(target: object, name: str, value: object) -> Off:
     return lambda: patch.object(target, name, value)
 
 
@@ -120,43 +120,43 @@ def _read_deferred_before_fencing(self: Backfill, ranges: Sequence[OffsetRange] 
 
 
 SAFEGUARDS = (
-    Safeguard("fencing earlier runs", _replaced(Broker, "fence", _fence_nothing)),
-    Safeguard("commits are checked for the epoch", _replaced(Broker, "commit", _commit_unchecked)),
-    Safeguard("rivals under other numbers of shards are fenced", _replaced(ownership, "rivals", lambda *_: ())),
-    Safeguard("numbers of shards are registered", _replaced(ModelOffsets, "register", lambda *_: None)),
-    Safeguard("own fence first, rivals second", _replaced(Ownership, "take_over", _fence_rivals_first)),
-    Safeguard("fence first, read second", _replaced(Ownership, "take_over", _read_before_fencing)),
-    Safeguard("open batches are recovered", _replaced(takeover, "open_batches", lambda _: ())),
-    Safeguard("inserts carry the batch's token", _replaced(ModelWarehouse, "insert_events", _insert_without_token)),
-    Safeguard("rows are looked for after a repeat", _replaced(Inserting, "insert", _insert_and_believe)),
+    Safeguard("fencing earlier runs", replaced(Broker, "fence", _fence_nothing)),
+    Safeguard("commits are checked for the epoch", replaced(Broker, "commit", _commit_unchecked)),
+    Safeguard("rivals under other numbers of shards are fenced", replaced(ownership, "rivals", lambda *_: ())),
+    Safeguard("numbers of shards are registered", replaced(ModelOffsets, "register", lambda *_: None)),
+    Safeguard("own fence first, rivals second", replaced(Ownership, "take_over", _fence_rivals_first)),
+    Safeguard("fence first, read second", replaced(Ownership, "take_over", _read_before_fencing)),
+    Safeguard("open batches are recovered", replaced(takeover, "open_batches", lambda _: ())),
+    Safeguard("inserts carry the batch's token", replaced(ModelWarehouse, "insert_events", _insert_without_token)),
+    Safeguard("rows are looked for after a repeat", replaced(Inserting, "insert", _insert_and_believe)),
     Safeguard(
         "an account that lacks messages waits for whoever was fenced",
-        _replaced(Ownership, "await_predecessors", lambda _: None),
+        replaced(Ownership, "await_predecessors", lambda _: None),
         {Kind.RETENTION},
         first_seed=19_000,
     ),
-    Safeguard("the look-up", _replaced(ModelWarehouse, "existing", _find_nothing)),
-    Safeguard("the look-up leaves own rows out", _replaced(ModelWarehouse, "existing", _find_own_rows_too)),
-    Safeguard("a batch in the ledger is not repeated", _replaced(Takeover, "_has_landed", lambda *_: False)),
-    Safeguard("a batch not in the ledger is repeated", _replaced(Takeover, "_has_landed", lambda *_: True)),
-    Safeguard("a run proves that it is no zombie", _replaced(Ownership, "prove", lambda _: None)),
-    Safeguard("tokens are checked for being remembered", _replaced(ModelWarehouse, "remembers", lambda *_: True)),
-    Safeguard("search bits are written down", _replaced(Landing, "_note_search_bits", lambda *_: None)),
-    Safeguard("what landed is not cut", _replaced(Landing, "_assure_nothing_landed", lambda *_: None)),
-    Safeguard("the topic's id is checked", _replaced(ModelOffsets, "committed", _forget_topic_ids)),
+    Safeguard("the look-up", replaced(ModelWarehouse, "existing", _find_nothing)),
+    Safeguard("the look-up leaves own rows out", replaced(ModelWarehouse, "existing", _find_own_rows_too)),
+    Safeguard("a batch in the ledger is not repeated", replaced(Takeover, "_has_landed", lambda *_: False)),
+    Safeguard("a batch not in the ledger is repeated", replaced(Takeover, "_has_landed", lambda *_: True)),
+    Safeguard("a run proves that it is no zombie", replaced(Ownership, "prove", lambda _: None)),
+    Safeguard("tokens are checked for being remembered", replaced(ModelWarehouse, "remembers", lambda *_: True)),
+    Safeguard("search bits are written down", replaced(Landing, "_note_search_bits", lambda *_: None)),
+    Safeguard("what landed is not cut", replaced(Landing, "_assure_nothing_landed", lambda *_: None)),
+    Safeguard("the topic's id is checked", replaced(ModelOffsets, "committed", _forget_topic_ids)),
     Safeguard(
-        "an open skip to head is not fetched", _replaced(takeover, "noted_entry", lambda *_: None), has_jumps=True
+        "an open skip to head is not fetched", replaced(takeover, "noted_entry", lambda *_: None), has_jumps=True
     ),
-    Safeguard("a skip to head's ranges cover nothing", _replaced(MicroBatch, "is_deferred", False), has_jumps=True),
+    Safeguard("a skip to head's ranges cover nothing", replaced(MicroBatch, "is_deferred", False), has_jumps=True),
     Safeguard(
         "what is deferred is read when earlier backfills are done",
-        _replaced(Backfill, "run", _read_deferred_before_fencing),
+        replaced(Backfill, "run", _read_deferred_before_fencing),
         has_jumps=True,
     ),
     Safeguard(
         "a backfill settles what others store",
-        _replaced(Yielding, "give_way", lambda _self, _suspects, landed, _ranges: landed),
+        replaced(Yielding, "give_way", lambda _self, _suspects, landed, _ranges: landed),
         has_jumps=True,
     ),
-    Safeguard("... when those are done", _replaced(Yielding, "_await_landed", lambda _: None), has_jumps=True),
+    Safeguard("... when those are done", replaced(Yielding, "_await_landed", lambda _: None), has_jumps=True),
 )

@@ -3,13 +3,14 @@
 import pytest
 
 from tests.system.simulation.plan import draw
+from tests.system.simulation.replay_safeguards import REPLAY_SAFEGUARDS
 from tests.system.simulation.run import run_seed
 from tests.system.simulation.safeguards import SAFEGUARDS, Safeguard
 
 LARGEST_SEEDS = 4_000
 
 
-@pytest.mark.parametrize("safeguard", SAFEGUARDS, ids=lambda s: s.name)
+@pytest.mark.parametrize("safeguard", [*SAFEGUARDS, *REPLAY_SAFEGUARDS], ids=lambda s: s.name)
 def test_the_simulation_notices_its_absence(safeguard: Safeguard) -> None:
     for seed in range(safeguard.first_seed, safeguard.first_seed + LARGEST_SEEDS):
         if not safeguard.is_needed_by(draw(seed)):

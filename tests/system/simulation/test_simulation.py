@@ -2,20 +2,25 @@
 
 import pytest
 
+from tests.system.simulation.plan import FIRST_SEED_WITH_REPLAYS
 from tests.system.simulation.run import failure_of, run_seed
 
 CHUNK = 300
+WITH_REPLAYS = 5
+"""Of so many schedules one more has replays beside drains: each takes some times as long."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Those beyond the first chunk are long."""
     if "first_seed" in metafunc.fixturenames:
         schedules = metafunc.config.getoption("schedules")
+        chunks = [(first, min(CHUNK, schedules - first)) for first in range(0, schedules, CHUNK)]
+        replays = [(FIRST_SEED_WITH_REPLAYS + first, count // WITH_REPLAYS) for first, count in chunks]
         metafunc.parametrize(
             ("first_seed", "count"),
             [
-                pytest.param(first, min(CHUNK, schedules - first), marks=[pytest.mark.long] if first else [])
-                for first in range(0, schedules, CHUNK)
+                pytest.param(*chunk, marks=[pytest.mark.long] if number % len(chunks) else [])
+                for number, chunk in enumerate((*chunks, *replays))
             ],
         )
 
@@ -27,9 +32,10 @@ def test_every_schedule_is_exact(first_seed: int, count: int) -> None:
     assert sum(result.batches for result in results) > count, "schedules that deliver nothing prove nothing"
 
 
-def test_a_seed_is_the_same_schedule_every_time() -> None:
+@pytest.mark.parametrize("seed", [7, FIRST_SEED_WITH_REPLAYS + 7])
+def test_a_seed_is_the_same_schedule_every_time(seed: int) -> None:
     traces: list[list[str]] = [[], []]
     for trace in traces:
-        run_seed(7, trace.append)
+        run_seed(seed, trace.append)
     assert traces[0] == traces[1]
     assert len(traces[0]) > 10

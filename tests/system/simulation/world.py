@@ -1,9 +1,11 @@
 """Runs a plan: engines, drain runs, incidents; then heals everything and drains until caught up."""
 
+import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from metrics_pipeline.dead_letters.judge import LetterFilter
 from metrics_pipeline.delivery.batch import BatchLimits
 from metrics_pipeline.delivery.hold import Hold
 from metrics_pipeline.delivery.ownership import Ownership
@@ -12,11 +14,12 @@ from metrics_pipeline.drain.drain import Drain, DrainPolicy
 from metrics_pipeline.drain.ending import AtOffsets, AtWindowEnd, Ending, Reason
 from metrics_pipeline.drain.takeover import closing_commits, reset_positions
 from metrics_pipeline.errors import FencedError, RetryableError, TopicMismatchError
-from metrics_pipeline.event.decode import EventLimits
+from metrics_pipeline.event.contract import Reason as DeadReason
 from metrics_pipeline.event.rules import Rules
 from metrics_pipeline.kafka.intents import Owner, decode_commit
 from metrics_pipeline.ledger.deferred import DeferredEntry, still_deferred
 from metrics_pipeline.ledger.entry import DEFERRED
+from metrics_pipeline.replay.plan import hours_around
 from metrics_pipeline.runtime.retry import Retry
 from metrics_pipeline.runtime.run import Run, new_run
 from metrics_pipeline.wiring.engines import ONE_OWNER
@@ -25,9 +28,10 @@ from tests.models.kafka import Broker, ModelHandover, ModelLog, ModelOffsets, Pa
 from tests.models.network import Faults, Network
 from tests.models.scheduler import KilledError, Process, Scheduler, VirtualClock, VirtualWorker
 from tests.system.simulation.plan import EPOCH_MS, BackfillPlan, Kind, Message, Plan, RunPlan
+from tests.system.simulation.replaying import Bench, hours_replay, letters_replay, small_pieces
+from tests.system.simulation.replays import RULES, SECOND_ACT_SECONDS, HoursPlan, LettersPlan, Loss
 
 GROUP = "group"
-RULES = Rules(EventLimits(max_age_ms=10 * 86_400_000, max_future_ms=3_600_000))
 ZOMBIE_SECONDS = 2.0
 RETRY_SECONDS = 12.0
 HEAL_AT_SECONDS = 12.0
@@ -67,9 +71,19 @@ class World:
         self.had_open_intent_when_cut = False
         self.side = Broker("side", {})
         """What the side group of backfills has committed."""
+        self.letters_side = Broker("letters", {})
+        self.hours_side = Broker("hours", {})
+        replays = plan.replays
+        self.rules = RULES if replays is None else replays.drains
+        self.misread = {} if replays is None else replays.misread
+        self.lost_letters: set[tuple[int, int]] = set()
 
     def run(self) -> None:
-        plan = self.plan
+        with small_pieces(self.plan.replays):
+            self._run()
+
+    def _run(self) -> None:
+        plan, replays = self.plan, self.plan.replays
         for message in plan.messages:
             self._at(message.at_seconds, "producer", lambda m=message: self.produce(m))  # type: ignore[misc]
         for seconds, rules in plan.rules:
@@ -88,7 +102,9 @@ class World:
             self.scheduler.spawn(
                 backfill.name, lambda f=backfill: self._fill_process(f), after_seconds=backfill.at_seconds
             )  # type: ignore[misc]
-        self._at(HEAL_AT_SECONDS, "healing", self._heal)
+        self._plan_replays()
+        acts = 0.0 if replays is None else SECOND_ACT_SECONDS
+        self._at(acts + HEAL_AT_SECONDS, "healing", self._heal)
         self.scheduler.run()
         for number in range(FINAL_ROUNDS):
             self.final_outcomes = self._finish(number)
@@ -110,7 +126,7 @@ class World:
     def drain(self, run: RunPlan, process: Process, faults: Faults) -> Reason:
         """What `wiring.drain.run_drain` does, of models."""
         network = Network(self.scheduler, faults)
-        by = self._run(run.name, process)
+        by = self._run_of(run.name, process)
         hold = self._hold(GROUP, self.store(network, run.owner), run.owner, by, network)
         policy = DrainPolicy(
             BatchLimits(self.plan.flush_events, 1 << 20, 0.3),
@@ -120,7 +136,7 @@ class World:
         drain = Drain(
             hold,
             by,
-            RULES,
+            self.rules,
             policy,
             ModelHandover(self.broker, network, run.owner.shard, run.name),
             VirtualWorker(self.scheduler, process),
@@ -136,12 +152,12 @@ class World:
     def backfill(self, name: str, process: Process, faults: Faults) -> Reason:
         """What `wiring.backfill.backfill_deferred` does, of models."""
         network = Network(self.scheduler, faults)
-        by = self._run(name, process)
+        by = self._run_of(name, process)
         store = ModelOffsets(self.side, network, ONE_OWNER)
         backfill = Backfill(
             self._hold(f"{GROUP}.deferred", store, ONE_OWNER, by, network),
             by,
-            RULES,
+            self.rules,
             BatchLimits(self.plan.flush_events, 1 << 20, float("inf")),
             VirtualWorker(self.scheduler, process),
             lambda: self._deferred(network),
@@ -156,7 +172,7 @@ class World:
             self._say(process, f"took {backfill.report.taken_back} events back")
         return Reason.STOPPED if backfill.report.left else Reason.CAUGHT_UP
 
-    def _run(self, name: str, process: Process) -> Run:
+    def _run_of(self, name: str, process: Process) -> Run:
         def say_waiting(error: RetryableError, _seconds: float) -> None:
             self._say(process, f"waits: {error}")
 
@@ -167,9 +183,81 @@ class World:
         return Run(name, self.clock, retry, never, lambda step: self.scheduler.step(f"[{step}]"))
 
     def _hold(self, group: str, store: ModelOffsets, owner: Owner, run: Run, network: Network) -> Hold:
-        log = ModelLog(self.broker, network)
+        log = ModelLog(self.broker, network, self.misread)
         ownership = Ownership(owner, store, run, zombie_seconds=ZOMBIE_SECONDS)
         return Hold(group, log, ownership, self.warehouse(network, log.topic_id))
+
+    def replay_letters(self, plan: LettersPlan, process: Process, faults: Faults) -> Reason:
+        """What `wiring.dead_letters.replay_dead_letters` does, of models."""
+        rules = self.rules if plan.has_old_rules else None
+        replay = letters_replay(self._bench(plan.name, process, faults, rules))
+        try:
+            report = replay.run(LetterFilter(), lambda _report: None)
+        except FencedError:
+            return Reason.FENCED
+        self._say(process, f"did {report.figures}")
+        is_idle = not (report.landed or report.duplicates or report.waiting or report.recovered)
+        return Reason.CAUGHT_UP if is_idle else Reason.STOPPED
+
+    def replay_hours(self, plan: HoursPlan, process: Process, faults: Faults) -> Reason:
+        """What `wiring.replay.replay_hours` does, of models."""
+        if self.plan.backfills and self._deferred(Network(self.scheduler, faults)):
+            self.backfill(plan.name, process, faults)
+        hours = hours_around(EPOCH_MS // 1_000, self.clock.now_ms() // 1_000 + 1)
+        replay = hours_replay(self._bench(plan.name, process, faults))
+        try:
+            report = replay.run(hours, plan.mode, lambda _report: None)
+        except FencedError:
+            return Reason.FENCED
+        self._say(process, f"did { {name: n for name, n in report.figures.items() if n} }")
+        return Reason.STOPPED if report.changed or report.recovered else Reason.CAUGHT_UP
+
+    def _bench(self, name: str, process: Process, faults: Faults, rules: Rules | None = None) -> Bench:
+        assert self.plan.replays is not None
+        return Bench(
+            GROUP,
+            self.server,
+            Network(self.scheduler, faults),
+            self._run_of(name, process),
+            self.plan.replays,
+            rules or self.plan.replays.today,
+            ZOMBIE_SECONDS,
+            self.broker,
+            self.side,
+            self.letters_side,
+            self.hours_side,
+        )
+
+    def _plan_replays(self) -> None:
+        replays = self.plan.replays
+        if replays is None:
+            return
+        for loss in replays.losses:
+            self._at(loss.at_seconds, "loss", lambda given=loss: self._lose(given))  # type: ignore[misc]
+        for letters in replays.letters:
+            self.scheduler.spawn(
+                letters.name, lambda given=letters: self._letters_process(given), after_seconds=letters.at_seconds
+            )  # type: ignore[misc]
+        for hours in replays.hours:
+            self.scheduler.spawn(
+                hours.name, lambda given=hours: self._hours_process(given), after_seconds=hours.at_seconds
+            )  # type: ignore[misc]
+
+    def _lose(self, loss: Loss) -> None:
+        """Not the rows of dead letters that have landed: nobody brings them back."""
+        random_ = random.Random(loss.seed)
+        places = {(d.partition, d.offset): d for d in self.server.dead if d.topic_id == self.broker.topic_id}
+        if loss.is_of_letters:
+            malformed = (p for p, d in sorted(places.items()) if d.reason in _FOR_EVER)
+            lost = {place for place in malformed if random_.random() < 0.5}
+            self.server.lose_letters({(self.broker.topic_id, *place) for place in lost})
+            self.lost_letters |= lost
+            self.scheduler.say("somebody", f"deletes the dead letters {sorted(lost)}")
+            return
+        rows = sorted((r for found in self.server.raw.values() for r in found), key=lambda r: (r.partition, r.offset))
+        gone = [r for r in rows if (r.partition, r.offset) not in places and random_.random() < 0.5]
+        self.scheduler.say("somebody", f"deletes the rows {[(r.partition, r.offset) for r in gone]}")
+        self.server.lose(gone)
 
     def _under_way(self, network: Network) -> frozenset[str]:
         found = network.kafka("read what drains have open", lambda: dict(self.broker.committed))
@@ -201,6 +289,16 @@ class World:
         return self._outcome(
             process, lambda: self.backfill(backfill.name, process, self.plan.faults), is_final=is_final
         )
+
+    def _letters_process(self, letters: LettersPlan, *, is_final: bool = False) -> Outcome:
+        process = Process(letters.name, dict(letters.incidents))
+        return self._outcome(
+            process, lambda: self.replay_letters(letters, process, self.plan.faults), is_final=is_final
+        )
+
+    def _hours_process(self, hours: HoursPlan, *, is_final: bool = False) -> Outcome:
+        process = Process(hours.name, dict(hours.incidents))
+        return self._outcome(process, lambda: self.replay_hours(hours, process, self.plan.faults), is_final=is_final)
 
     def _outcome(self, process: Process, run: Callable[[], Reason], *, is_final: bool) -> Outcome:
         outcome = Outcome(process.name)
@@ -237,6 +335,10 @@ class World:
                     self._reset_offsets()
             if self.plan.backfills:
                 outcomes.append(self._fill_process(BackfillPlan(f"final{number}.fill", 0, {}), is_final=True))
+            if self.plan.replays:
+                outcomes.append(self._letters_process(LettersPlan(f"final{number}.letters", 0, {}), is_final=True))
+                mode = self.plan.replays.final_mode
+                outcomes.append(self._hours_process(HoursPlan(f"final{number}.hours", 0, mode, {}), is_final=True))
 
         self.scheduler.spawn("final", work)
         self.scheduler.run()
@@ -294,6 +396,10 @@ class World:
 
     def _say(self, process: Process, what: str) -> None:
         self.scheduler.say(process.name, what)
+
+
+_FOR_EVER = frozenset(DeadReason) - {DeadReason.REFUSED, DeadReason.TIMESTAMP_TOO_OLD}
+"""Reasons of letters that are no events by any of a schedule's rules."""
 
 
 def _guarded(action: Callable[[], None]) -> None:

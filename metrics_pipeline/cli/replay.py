@@ -12,8 +12,9 @@ from rich.console import Console
 from metrics_pipeline.cli.output import counting, print_json
 from metrics_pipeline.cli.signals import stop_on_signal
 from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, now_in
-from metrics_pipeline.replay.plan import Mode, hours_around
-from metrics_pipeline.replay.run import HourReport
+from metrics_pipeline.replay.hours import hours_around
+from metrics_pipeline.replay.plan import Mode
+from metrics_pipeline.replay.report import HourReport
 from metrics_pipeline.runtime.timerange import HOUR_SECONDS
 from metrics_pipeline.settings import load_settings
 from metrics_pipeline.wiring.replay import preview_hours, replay_hours

@@ -33,8 +33,9 @@ from metrics_pipeline.defs.retries import retried
 from metrics_pipeline.defs.skip_to_head import backfill_deferred_job
 from metrics_pipeline.errors import RetryableError
 from metrics_pipeline.ledger.deferred import deferred_hours as hours_of
-from metrics_pipeline.replay.plan import Mode, hours_around
-from metrics_pipeline.replay.run import HourReport
+from metrics_pipeline.replay.hours import hours_around
+from metrics_pipeline.replay.plan import Mode
+from metrics_pipeline.replay.report import HourReport
 from metrics_pipeline.rollups.rebuilds import FIRST_DAY
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.wiring.backfill import deferred_ranges

@@ -18,9 +18,9 @@ from metrics_pipeline.event.rules import Rules
 from metrics_pipeline.kafka.intents import Commit, OffsetRange, OpenBatch
 from metrics_pipeline.kafka.ports import Log
 from metrics_pipeline.ledger.minutes import Look, Scope
+from metrics_pipeline.replay.hours import HourPlan, plan_hour, with_accounts
 from metrics_pipeline.replay.plan import (
     Found,
-    HourPlan,
     LostLetters,
     Mode,
     Window,
@@ -29,11 +29,9 @@ from metrics_pipeline.replay.plan import (
     examine,
     make_plan,
     minutes_of_events,
-    plan_hour,
     rows_of_events,
     rows_of_messages,
     still_to_land,
-    with_accounts,
     without_letters,
     without_right_row,
     wrong_rows,

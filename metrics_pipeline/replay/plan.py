@@ -1,13 +1,8 @@
-"""Hours of the topic once more: which offsets, what raw_events should hold of them, and what has to change. Pure.
+"""Hours of the topic once more: what raw_events should hold of them, and what has to change. Pure."""
 
-An hour of a partition is [first offset of a message at or after its start, the same of its end). That grows with the
-time, so hours tile the log, whatever order the times of messages have.
-"""
-
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from itertools import groupby
 
 import polars as pl
 
@@ -16,23 +11,16 @@ from metrics_pipeline.delivery.chunk import ORIGIN, POSITION, own_rows
 from metrics_pipeline.delivery.stored import CONTENT, ROW_SCHEMA
 from metrics_pipeline.event.contract import EVENT_SCHEMA, IDENTITY, LINEAGE
 from metrics_pipeline.event.decode import Decoded
-from metrics_pipeline.kafka.intents import Commit, OffsetRange, Watermarks
-from metrics_pipeline.ledger.deferred import subtracted
+from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.ledger.entry import EventMinutes
 from metrics_pipeline.ledger.minutes import Look, tabulate
 from metrics_pipeline.ledger.tables import PlanStep
 from metrics_pipeline.rollups.grains import SETTLE_SECONDS, UNIT
-from metrics_pipeline.runtime.timerange import DAY_SECONDS, HOUR_SECONDS
 
 SOURCE = "replay"
 """Of ledger rows that a replay of hours writes."""
 GROUP_SUFFIX = ".replay"
 """The side group whose one slot holds the open chunk, and whose owner may replay."""
-MAX_HOURS = 10_000
-"""Replayed at once at most."""
-MAX_WINDOW_MESSAGES = 50_000
-MAX_WINDOW_PARTITIONS = 32
-"""As many ranges fit into the metadata of an offset beside the search bits of refused rows."""
 
 PLAN_SCHEMA = pl.Schema(
     {"step": pl.String()}
@@ -54,47 +42,12 @@ _INSERTS = (PlanStep.INSERT.value, PlanStep.RESTORE.value)
 
 
 @dataclass(frozen=True, slots=True)
-class HourPlan:
-    """One hour: `ranges` are replayed.
-
-    `dropped` were in the ledger and the topic holds them no more. `left_to_drains` have not landed yet. `unaccounted`
-    are committed as done, but no ledger row accounts for them.
-    """
-
-    start_seconds: int
-    ranges: tuple[OffsetRange, ...] = ()
-    dropped: tuple[OffsetRange, ...] = ()
-    left_to_drains: tuple[OffsetRange, ...] = ()
-    unaccounted: tuple[OffsetRange, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class LostLetters:
     """A partition's range in a micro-batch of which `count` dead letters are gone."""
 
     batch: str
     range: OffsetRange
     count: int
-
-
-@dataclass(frozen=True, slots=True)
-class UnitAccount:
-    """Events of a unit of rollups, as the three sources count them."""
-
-    ledger: int = 0
-    raw: int = 0
-    rollup: int = 0
-
-    @property
-    def is_repairable(self) -> bool:
-        """Is raw_events nearer to the ledger than the rollup? Else a repair would make the rollup forget: of a day that
-        was dropped, say, and of which the topic has but a few late messages."""
-        return abs(self.ledger - self.raw) <= abs(self.ledger - self.rollup)
-
-    @property
-    def is_to_be_forgotten(self) -> bool:
-        """Nothing should be there, and raw_events has nothing."""
-        return self.rollup > 0 and not (self.ledger or self.raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,61 +90,6 @@ class Found:
     def vanishing(self) -> int:
         """Identities that raw_events loses: another message may have been taken for a duplicate of them."""
         return self.remove.join(self.insert, on=IDENTITY, how="anti").n_unique(IDENTITY)
-
-
-def hours_around(start_seconds: int, end_seconds: int) -> range:
-    """Starts of the whole hours that overlap [start, end)."""
-    return range(start_seconds // HOUR_SECONDS * HOUR_SECONDS, end_seconds, HOUR_SECONDS)
-
-
-def plan_hour(
-    start_seconds: int,
-    starts: Mapping[int, int],
-    ends: Mapping[int, int],
-    marks: Mapping[int, Watermarks],
-    commits: Mapping[int, Commit],
-    topic_id: str,
-) -> HourPlan:
-    """Split an hour by what drains have done.
-
-    `starts` and `ends` are partition -> offset of the hour's borders; without one, no later message is there.
-    """
-    ranges, left = [], []
-    for partition, held in sorted(marks.items()):
-        begin = max(starts.get(partition, held.high), held.low)
-        end = max(begin, min(ends.get(partition, held.high), held.high))
-        commit = commits.get(partition)
-        is_ours = commit is not None and commit.topic_id in {"", topic_id}
-        done = min(end, max(begin, commit.offset if commit is not None and is_ours else 0))
-        ranges.append(OffsetRange(partition, begin, done))
-        left.append(OffsetRange(partition, done, end))
-    return HourPlan(start_seconds, _some(ranges), left_to_drains=_some(left))
-
-
-def with_accounts(plan: HourPlan, accounted: Iterable[OffsetRange], dropped: Iterable[OffsetRange]) -> HourPlan:
-    """Only what the ledger accounts for is replayed: nobody would know of rows for the rest."""
-    unaccounted = subtracted(plan.ranges, accounted)
-    return replace(plan, ranges=subtracted(plan.ranges, unaccounted), dropped=tuple(dropped), unaccounted=unaccounted)
-
-
-def windows(ranges: Sequence[OffsetRange]) -> Iterator[tuple[OffsetRange, ...]]:
-    """Cut ranges into windows of one range per partition: a share of each, so that a window is a stretch of time."""
-    for layer in _layers(ranges):
-        for at in range(0, len(layer), MAX_WINDOW_PARTITIONS):
-            group = layer[at : at + MAX_WINDOW_PARTITIONS]
-            count = -(-sum(r.offsets for r in group) // MAX_WINDOW_MESSAGES)
-            for n in range(count):
-                yield _some(
-                    OffsetRange(r.partition, r.start + r.offsets * n // count, r.start + r.offsets * (n + 1) // count)
-                    for r in group
-                )
-
-
-def _layers(ranges: Sequence[OffsetRange]) -> Iterator[list[OffsetRange]]:
-    """The first range of each partition, then the second ones, and so on."""
-    by_partition = [list(found) for _, found in groupby(sorted(ranges), key=lambda r: r.partition)]
-    for at in range(max(map(len, by_partition), default=0)):
-        yield [of_partition[at] for of_partition in by_partition if at < len(of_partition)]
 
 
 def closed_until(now_ms: int) -> int:
@@ -349,28 +247,6 @@ def still_to_land(window: Window) -> pl.DataFrame:
     return window.origins.join(window.letters.filter(~done), on=POSITION, how="semi", maintain_order="left")
 
 
-def unit_accounts(ledger: pl.DataFrame, raw: pl.DataFrame, rollup: pl.DataFrame) -> dict[int, UnitAccount]:
-    """Figures per minute (columns minute, events), summed per unit."""
-    sums: dict[int, list[int]] = {}
-    for at, counts in enumerate((ledger, raw, rollup)):
-        for minute, events in counts.select("minute", "events").iter_rows():
-            sums.setdefault(UNIT.floor(minute), [0, 0, 0])[at] += events
-    return {unit: UnitAccount(*counted) for unit, counted in sums.items()}
-
-
-def spans_of(units: Iterable[int], max_gap_units: int = 0) -> list[tuple[int, int]]:
-    """Spans [start, end) of units, each within a day. Neighbours share a span if at most `max_gap_units` lie between
-    them."""
-    spans: list[tuple[int, int]] = []
-    for unit in sorted(units):
-        is_near = spans and unit - spans[-1][1] <= max_gap_units * UNIT.seconds
-        if is_near and spans[-1][0] // DAY_SECONDS == unit // DAY_SECONDS:
-            spans[-1] = (spans[-1][0], unit + UNIT.seconds)
-        else:
-            spans.append((unit, unit + UNIT.seconds))
-    return spans
-
-
 def _letters(found: Found, lost: Sequence[LostLetters], mode: Mode) -> Iterator[pl.DataFrame]:
     """Those that are gone from the table first: as many as the ledger says, of messages without a row."""
     rest = found.bad
@@ -413,7 +289,3 @@ def _per_minute(frame: pl.DataFrame, inserted: int, removed: int) -> pl.DataFram
 def _is_closed(closed_until: int) -> pl.Expr:
     ends = (pl.col("timestamp").cast(pl.Int64) // 1_000 // UNIT.seconds + 1) * UNIT.seconds
     return ends <= closed_until
-
-
-def _some(ranges: Iterable[OffsetRange]) -> tuple[OffsetRange, ...]:
-    return tuple(r for r in ranges if r.offsets)

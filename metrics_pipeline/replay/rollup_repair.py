@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from metrics_pipeline.ledger.minutes import Scope
-from metrics_pipeline.replay.plan import UnitAccount, spans_of, unit_accounts
 from metrics_pipeline.replay.ports import Tables
+from metrics_pipeline.replay.units import UnitAccount, spans_of, unit_accounts
 from metrics_pipeline.rollups.grains import UNIT
 from metrics_pipeline.rollups.operate import Checked, Span
 from metrics_pipeline.rollups.shards import RollupsOfShards

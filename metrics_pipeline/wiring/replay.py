@@ -20,10 +20,12 @@ from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.replay.books import ClickHouseReplayBooks
 from metrics_pipeline.replay.diff import Diff
-from metrics_pipeline.replay.plan import MAX_HOURS, Mode
+from metrics_pipeline.replay.hours import MAX_HOURS
+from metrics_pipeline.replay.plan import Mode
 from metrics_pipeline.replay.ports import Tables
+from metrics_pipeline.replay.report import HourReport, Progress
 from metrics_pipeline.replay.rollup_repair import RollupRepair
-from metrics_pipeline.replay.run import HourReplay, HourReport, Progress, preview
+from metrics_pipeline.replay.run import HourReplay, preview
 from metrics_pipeline.rollups.retained_from_store import read_retained_from
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.runtime.ports import Clock

@@ -18,28 +18,25 @@ from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.kafka.intents import Commit, OffsetRange, Watermarks
 from metrics_pipeline.ledger.deferred import subtracted
 from metrics_pipeline.ledger.tables import PlanStep
+from metrics_pipeline.replay import hours as hours_module
 from metrics_pipeline.replay import plan as core
+from metrics_pipeline.replay.hours import hours_around, plan_hour, windows, with_accounts
 from metrics_pipeline.replay.plan import (
     Found,
     LostLetters,
     Mode,
-    UnitAccount,
     Window,
     examine,
-    hours_around,
     inserts,
     make_plan,
     minutes_of_plan,
     of_step,
-    plan_hour,
     planned_letters,
-    spans_of,
     still_to_land,
-    windows,
-    with_accounts,
     without_letters,
     wrong_rows,
 )
+from metrics_pipeline.replay.units import UnitAccount, spans_of
 from tests.worlds.events import encode, event
 
 NOW_MS = 1_790_000_000_000
@@ -143,8 +140,8 @@ def test_windows_cover_every_offset_once_with_one_range_per_partition(
     ranges: tuple[OffsetRange, ...], most: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(core, "MAX_WINDOW_MESSAGES", most)
-        patch.setattr(core, "MAX_WINDOW_PARTITIONS", 2)
+        patch.setattr(hours_module, "MAX_WINDOW_MESSAGES", most)
+        patch.setattr(hours_module, "MAX_WINDOW_PARTITIONS", 2)
         cut = list(windows(ranges))
     for window in cut:
         assert len({r.partition for r in window}) == len(window) <= 2

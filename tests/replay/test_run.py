@@ -19,7 +19,7 @@ from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import produce
 from metrics_pipeline.replay.plan import Mode
-from metrics_pipeline.replay.run import HourReport
+from metrics_pipeline.replay.report import HourReport
 from metrics_pipeline.replay.steps import HourStep
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.settings import Settings
@@ -52,7 +52,7 @@ def with_limits(settings: Settings, **changes: Any) -> Settings:
 
 @pytest.fixture
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metrics_pipeline.replay.plan.MAX_WINDOW_MESSAGES", 400)
+    monkeypatch.setattr("metrics_pipeline.replay.hours.MAX_WINDOW_MESSAGES", 400)
 
 
 def test_nothing_changes_where_nothing_is_missing(settings: Settings) -> None:
@@ -341,7 +341,7 @@ def test_a_message_that_counted_as_a_duplicate_of_a_wrong_row_comes_into_its_own
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the wrong rules the first event was the second one; and the second one's window comes first."""
-    monkeypatch.setattr("metrics_pipeline.replay.plan.MAX_WINDOW_PARTITIONS", 1)
+    monkeypatch.setattr("metrics_pipeline.replay.hours.MAX_WINDOW_PARTITIONS", 1)
     first, second = past_events(2)
     (truth,) = decode(Messages([1], [0], [0], [second]), EventLimits(1 << 60, 1 << 60)).events.rows(named=True)
 

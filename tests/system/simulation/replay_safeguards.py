@@ -17,7 +17,7 @@ from metrics_pipeline.kafka.intents import Commit, OpenBatch, Owner
 from metrics_pipeline.ledger.minutes import Look
 from metrics_pipeline.replay import diff, plan
 from metrics_pipeline.replay import run as hours_replay
-from metrics_pipeline.replay.plan import HourPlan
+from metrics_pipeline.replay.hours import HourPlan
 from metrics_pipeline.replay.rollup_repair import Repaired, RollupRepair
 from tests.models.clickhouse import ModelWarehouse
 from tests.models.kafka import Broker

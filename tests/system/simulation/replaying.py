@@ -102,7 +102,7 @@ def small_pieces(plan: Replays | None) -> Iterator[None]:
         return
     with (
         patch("metrics_pipeline.dead_letters.judge.MAX_CHUNK_LETTERS", plan.chunk_letters),
-        patch("metrics_pipeline.replay.plan.MAX_WINDOW_MESSAGES", plan.window_messages),
+        patch("metrics_pipeline.replay.hours.MAX_WINDOW_MESSAGES", plan.window_messages),
     ):
         yield
 

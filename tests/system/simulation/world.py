@@ -19,7 +19,7 @@ from metrics_pipeline.event.rules import Rules
 from metrics_pipeline.kafka.intents import Owner, decode_commit
 from metrics_pipeline.ledger.deferred import DeferredEntry, still_deferred
 from metrics_pipeline.ledger.entry import DEFERRED
-from metrics_pipeline.replay.plan import hours_around
+from metrics_pipeline.replay.hours import hours_around
 from metrics_pipeline.runtime.retry import Retry
 from metrics_pipeline.runtime.run import Run, new_run
 from metrics_pipeline.wiring.engines import ONE_OWNER

@@ -35,7 +35,15 @@ from pydantic_settings import (
 )
 
 from metrics_pipeline.errors import ConfigurationError
-from metrics_pipeline.runtime.variables import PREFIX, SECRETS_FOLDER, SEPARATOR, is_setting, misspelt, no_setting
+from metrics_pipeline.runtime.variables import (
+    PREFIX,
+    SECRETS_FOLDER,
+    SEPARATOR,
+    explained,
+    is_setting,
+    misspelt,
+    wrong_settings,
+)
 
 _Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=64)]
 _TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=249)]
@@ -320,7 +328,7 @@ def load_settings(*, with_local_engines: bool = True) -> Settings:
     try:
         settings = Settings()
     except ValidationError as error:
-        raise ConfigurationError(_explain(error)) from None
+        raise ConfigurationError(wrong_settings(explained(error, _names()))) from None
     except SettingsError as error:
         raise ConfigurationError(f"{SECRETS_FOLDER}: {error}") from None
     return _with_local_addresses(settings) if with_local_engines else settings
@@ -385,7 +393,7 @@ def _with_local_addresses(settings: Settings) -> Settings:
 
 def _refuse_misspelt_names() -> None:
     if lines := misspelt(os.environ, _names()):
-        raise ConfigurationError(_wrong(lines))
+        raise ConfigurationError(wrong_settings(lines))
 
 
 @cache
@@ -397,24 +405,3 @@ def _names() -> frozenset[str]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, _Part)
         for name in field.annotation.model_fields
     )
-
-
-def _explain(error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors(include_url=False):
-        name = PREFIX + SEPARATOR.join(str(step).upper() for step in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            # Of a file, or in a part that is given as JSON. Its value may be a secret, whatever it is called.
-            lines.append(f"{name} {no_setting(name, _names())}")
-            continue
-        secret = any(word in name for word in ("URL", "OPTIONS", "DESTINATIONS", "PASSWORD", "CLICKHOUSE__SERVERS"))
-        if isinstance(problem["input"], dict):
-            # Of a whole part: it may hold secrets.
-            secret = True
-        shown = "" if secret or problem["type"] == "missing" else f" (got {problem['input']!r:.80})"
-        lines.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}{shown}")
-    return _wrong(lines)
-
-
-def _wrong(lines: list[str]) -> str:
-    return "wrong settings:\n  " + "\n  ".join(lines)

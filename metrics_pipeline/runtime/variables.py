@@ -6,8 +6,10 @@ too.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
+
+from pydantic import ValidationError
 
 PREFIX = "METRICS_"
 SECRETS_FOLDER = f"{PREFIX}SECRETS_DIR"
@@ -78,3 +80,26 @@ def _without_separator(name: str, known: Collection[str]) -> str | None:
     flat = {setting.removeprefix(PREFIX).replace(SEPARATOR, "_"): setting for setting in (*known, SECRETS_FOLDER)}
     short = re.sub("_+", "_", name.removeprefix(PREFIX)).strip("_")
     return next((flat[near] for near in get_close_matches(short, flat, n=1, cutoff=_SAME_WITHOUT_SEPARATOR)), None)
+
+
+def explained(error: ValidationError, names: frozenset[str]) -> list[str]:
+    """A line per wrong setting: its name, the reason, and its value unless that may be secret."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        name = PREFIX + SEPARATOR.join(str(step).upper() for step in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            # Of a file, or in a part that is given as JSON. Its value may be a secret, whatever it is called.
+            lines.append(f"{name} {no_setting(name, names)}")
+            continue
+        secret = any(word in name for word in ("URL", "OPTIONS", "DESTINATIONS", "PASSWORD", "CLICKHOUSE__SERVERS"))
+        if isinstance(problem["input"], dict):
+            # Of a whole part: it may hold secrets.
+            secret = True
+        shown = "" if secret or problem["type"] == "missing" else f" (got {problem['input']!r:.80})"
+        lines.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}{shown}")
+    return lines
+
+
+def wrong_settings(lines: Iterable[str]) -> str:
+    """One message of all lines."""
+    return "wrong settings:\n  " + "\n  ".join(lines)

@@ -10,15 +10,13 @@ from unittest.mock import patch
 import polars as pl
 
 from metrics_pipeline.dead_letters import replay as letters_replay
-from metrics_pipeline.dead_letters.replay import Reading
 from metrics_pipeline.delivery.chunk import open_chunk_of
-from metrics_pipeline.delivery.landing import Landing
 from metrics_pipeline.kafka.intents import Commit, OpenBatch, Owner
-from metrics_pipeline.ledger.minutes import Look
 from metrics_pipeline.replay import diff, plan
 from metrics_pipeline.replay import run as hours_replay
 from metrics_pipeline.replay.hours import HourPlan
 from metrics_pipeline.replay.rollup_repair import Repaired, RollupRepair
+from metrics_pipeline.replay.run import HourReplay
 from tests.models.clickhouse import ModelWarehouse
 from tests.models.kafka import Broker
 from tests.models.replays import ModelReplayBooks
@@ -93,25 +91,20 @@ def _elsewhere_nothing(events: pl.DataFrame, stored: pl.DataFrame) -> pl.DataFra
     return events.clear()
 
 
-_next_page = Reading.next_page
-
-
-def _wait_for_no_batch(self: Reading, *given: Any) -> Any:
-    self._open_tokens = frozenset
-    return _next_page(self, *given)
-
-
-def _judge_all(look: Look, minutes: frozenset[int], in_flux: frozenset[int]) -> Any:
-    del in_flux
-    return plan.deficits(replace(look, before=look.after), minutes, frozenset())
-
-
 def _whole(hour: HourPlan, *_: Sequence[object]) -> HourPlan:
     return hour
 
 
-def _of(name: str, off: Off, *kinds: Kind) -> Safeguard:
-    return Safeguard(name, off, frozenset(kinds or Kind), first_seed=FIRST_SEED_WITH_REPLAYS)
+_entry = HourReplay._entry
+
+
+def _forget_what_is_gone(self: HourReplay, *given: Any) -> Any:
+    *others, gone, made = given
+    return _entry(self, *others, gone.clear(), made)
+
+
+def _of(name: str, off: Off, *kinds: Kind, first_seed: int = FIRST_SEED_WITH_REPLAYS) -> Safeguard:
+    return Safeguard(name, off, frozenset(kinds or Kind), first_seed=first_seed)
 
 
 REPLAY_SAFEGUARDS = (
@@ -124,21 +117,20 @@ REPLAY_SAFEGUARDS = (
     ),
     _of("a chunk not in the ledger is repeated", replaced(ModelWarehouse, "has_ledger_entry", _find_an_account)),
     _of("a chunk in the ledger is not repeated", replaced(ModelWarehouse, "has_ledger_entry", _find_no_account)),
-    _of("letters of a batch on its way wait for it", replaced(Reading, "next_page", _wait_for_no_batch)),
     _of("letters that others stored are left out", replaced(letters_replay, "stored_elsewhere", _elsewhere_nothing)),
     _of("messages that others stored are left out", replaced(hours_replay, "stored_elsewhere", _elsewhere_nothing)),
     _of("letters of a chunk are judged by its rules", replaced(letters_replay, "open_chunk_of", _by_other_rules)),
     _of("messages of a chunk are judged by its rules", replaced(hours_replay, "open_chunk_of", _by_other_rules)),
-    _of("search bits of a chunk are written down", replaced(Landing, "_note_search_bits", lambda *_: None)),
-    _of(
-        "what landed of a chunk is not cut",
-        replaced(Landing, "_assure_nothing_landed", lambda *_: None),
-        Kind.CHANGING_RULES,
-    ),
     _of("a chunk is finished by the plan that is noted", _plans_of_their_own),
     _of("what the ledger does not account for is left", replaced(diff, "with_accounts", _whole)),
     _of("dead letters are left to their replay", replaced(diff, "without_letters", lambda decoded, _letters: decoded)),
-    _of("a minute that moves is not judged", replaced(diff, "deficits", _judge_all)),
     _of("open units are left", replaced(plan, "_is_closed", lambda _until: pl.lit(value=True))),
-    _of("rollups are repaired", replaced(RollupRepair, "repair", lambda _self: Repaired())),
+    _of(
+        "what was made of messages that are gone is looked for",
+        replaced(HourReplay, "_entry", _forget_what_is_gone),
+        Kind.RETENTION,
+        first_seed=1_001_900,
+    ),
+    _of("only the owner settles", replaced(HourReplay, "_assure_owner", lambda _: None), first_seed=1_000_500),
+    _of("rollups are repaired", replaced(RollupRepair, "repair", lambda *_: Repaired())),
 )

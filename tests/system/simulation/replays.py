@@ -151,8 +151,11 @@ def _changed(value: bytes, **changes: object) -> bytes:
 
 def _incidents(random_: random.Random, steps: Sequence[str]) -> Incidents:
     incidents: dict[int | tuple[str, int], Incident] = {}
-    if random_.random() < 0.4:
-        incidents[f"[{random_.choice(steps)}]", random_.randint(1, 2)] = Incident()
+    if random_.random() < 0.5:
+        # Between the intent and the end a chunk is half done: most deaths are there.
+        half_done = steps[steps.index("intent") + 1 :]
+        step = random_.choice(half_done if random_.random() < 0.7 else steps)
+        incidents[f"[{step}]", random_.randint(1, 2)] = Incident()
     if random_.random() < 0.25:
         incidents[random_.randint(1, 90)] = Incident()
     if random_.random() < 0.3:

@@ -2,6 +2,7 @@
 
 import ast
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,12 @@ def test_only_these_import(library: str) -> None:
     }
     allowed = IMPORTERS[library]
     assert {file for file in importers if file not in allowed and file.split("/")[0] not in allowed} == set()
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    modules = {"metrics_pipeline." + ".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in FILES}
+    graph = {
+        name: {known for found in imports_of(file) for known in (found, found.rpartition(".")[0]) if known in modules}
+        for name, file in modules.items()
+    }
+    list(TopologicalSorter({name: found - {name} for name, found in graph.items()}).static_order())

@@ -33,6 +33,11 @@ class OffsetRange:
         return self.end - self.start
 
 
+def offsets_in(ranges: Iterable[OffsetRange]) -> int:
+    """How many offsets ranges have together; none may overlap another."""
+    return sum(r.offsets for r in ranges)
+
+
 @dataclass(frozen=True, slots=True)
 class Intent:
     """The promise to insert everything up to `end` as the batch `token`.
@@ -80,7 +85,7 @@ class OpenBatch:
     @property
     def offsets(self) -> int:
         """How many messages the batch may hold."""
-        return sum(r.offsets for r in self.ranges)
+        return offsets_in(self.ranges)
 
     def found_until(self, search_bits: str) -> "OpenBatch":
         """The same batch with a search for refused rows that has come that far."""

@@ -8,12 +8,11 @@ import polars as pl
 from metrics_pipeline.delivery.chunk import (
     POSITION,
 )
-from metrics_pipeline.kafka.intents import OffsetRange
+from metrics_pipeline.kafka.intents import OffsetRange, offsets_in
 from metrics_pipeline.ledger.tables import PlanStep
 from metrics_pipeline.replay.hours import HourPlan
 from metrics_pipeline.replay.plan import Found, inserts, of_step
 from metrics_pipeline.replay.rollup_repair import Repaired
-from metrics_pipeline.replay.run import _offsets
 
 
 @dataclass(slots=True)
@@ -73,10 +72,10 @@ class HourReport:
         for hour in hours:
             self.hours += 1
             self.partitions = max(self.partitions, len({r.partition for r in hour.ranges}))
-            self.offsets += _offsets(hour.ranges)
-            self.dropped += _offsets(hour.dropped)
-            self.left_to_drains += _offsets(hour.left_to_drains)
-            self.unaccounted += _offsets(hour.unaccounted)
+            self.offsets += offsets_in(hour.ranges)
+            self.dropped += offsets_in(hour.dropped)
+            self.left_to_drains += offsets_in(hour.left_to_drains)
+            self.unaccounted += offsets_in(hour.unaccounted)
             self.dropped_ranges += hour.dropped
 
     def find(self, found: Found, good_letters: int) -> None:

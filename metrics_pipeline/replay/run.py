@@ -45,7 +45,7 @@ from metrics_pipeline.event.decode.frame import lineage_frame
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.event.refusal import refused_dead_letters
 from metrics_pipeline.event.rules import Rules
-from metrics_pipeline.kafka.intents import Commit, OffsetRange, OpenBatch
+from metrics_pipeline.kafka.intents import Commit, OffsetRange, OpenBatch, offsets_in
 from metrics_pipeline.ledger.entry import LedgerEntry
 from metrics_pipeline.ledger.tables import PlanStep
 from metrics_pipeline.replay.diff import Diff, Read, times_of
@@ -79,7 +79,7 @@ def preview(
             report.find(found, good_letters)
             if found.has_changes:
                 report.change(found, diff.plan(found, held, mode))
-            report.looked_at += _offsets(ranges)
+            report.looked_at += offsets_in(ranges)
             on_progress(report)
     return report
 
@@ -159,7 +159,7 @@ class HourReplay:
             began_seconds = self._clock.monotonic_seconds()
             self._observe(HourStep.READ)
             held = self._diff.held(ranges)
-            report.dropped += _offsets(ranges) - _offsets(held)
+            report.dropped += offsets_in(ranges) - offsets_in(held)
             read = self._diff.read(held, self._rules)
             now_ms = max(self._clock.now_ms(), self._newest_ms + 1)
             found, good_letters = self._diff.examine(read, held, mode, now_ms)
@@ -167,7 +167,7 @@ class HourReplay:
             if found.has_changes:
                 vanishing += found.vanishing
                 self._change(held, read, found, mode, now_ms, report)
-            report.looked_at += _offsets(ranges)
+            report.looked_at += offsets_in(ranges)
             on_progress(report)
             self._give_way(began_seconds)
         return vanishing
@@ -321,7 +321,3 @@ def _refusals(chunk: OpenBatch, messages: Messages, events: pl.DataFrame, refuse
     """Dead letters of the events that the server refused."""
     rows = refused.among(placed(chunk, events))
     return refused_dead_letters([messages], rows, refused.errors, PLACE).with_columns(batch=pl.lit(chunk.token))
-
-
-def _offsets(ranges: Iterable[OffsetRange]) -> int:
-    return sum(r.offsets for r in ranges)

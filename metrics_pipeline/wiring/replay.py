@@ -16,7 +16,7 @@ from metrics_pipeline.drain.owner import rules_of
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.kafka.admin import TopicDescription
 from metrics_pipeline.kafka.committed import committed_offsets
-from metrics_pipeline.kafka.intents import OffsetRange
+from metrics_pipeline.kafka.intents import OffsetRange, offsets_in
 from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.replay.books import ClickHouseReplayBooks
 from metrics_pipeline.replay.diff import Diff
@@ -50,7 +50,7 @@ def preview_hours(
     with _reading(settings, run) as (client, _, diff):
         _refuse_dropped(settings, client, hours)
         report = preview(diff, hours, mode, rules_of(settings), run.clock, on_progress)
-    report.deferred = _offsets(deferred)
+    report.deferred = offsets_in(deferred)
     # Nor does the ledger account for them: they are told apart from a gap.
     report.unaccounted -= min(report.deferred, report.unaccounted)
     return report
@@ -80,7 +80,7 @@ def replay_hours(
         hold = Hold(settings.kafka.group, log, ownership, warehouse_of(settings, client, log.topic_id))
         repair = RollupRepair(diff.tables, stack.enter_context(open_rollups(settings, clock)), run.retry)
         report = HourReplay(hold, run, rules_of(settings), diff, repair).run(hours, mode, on_progress)
-    report.deferred = _offsets(deferred)
+    report.deferred = offsets_in(deferred)
     return report
 
 
@@ -88,10 +88,6 @@ def deferred_of(settings: Settings, hours: Sequence[int]) -> list[OffsetRange]:
     """What drains have skipped of these hours, and no backfill has landed yet."""
     wanted = set(hours)
     return [r for entry in deferred_ranges(settings) if entry.hour_seconds in wanted for r in entry.ranges]
-
-
-def _offsets(ranges: Sequence[OffsetRange]) -> int:
-    return sum(r.offsets for r in ranges)
 
 
 @contextmanager

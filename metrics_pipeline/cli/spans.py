@@ -40,6 +40,11 @@ def elapsed(span: TimeRange, now: datetime) -> TimeRange:
     return TimeRange(span.start, now) if span.start < now < span.end else span
 
 
+def bounds(span: TimeRange) -> dict[str, str]:
+    """For scripts."""
+    return {"from": span.start.isoformat(), "to": span.end.isoformat()}
+
+
 def span_text(span: TimeRange) -> str:
     """Like "Tue 2026-11-03" for a day, else with times; and the zone."""
     start, end = span.start, span.end.astimezone(span.start.tzinfo)

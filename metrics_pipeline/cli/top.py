@@ -1,18 +1,18 @@
 """`top`: which endpoints stand out."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import typer
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from metrics_pipeline.cli.answers import console, ms, percent
+from metrics_pipeline.cli.answers import ms, percent
 from metrics_pipeline.cli.latency import check_names
-from metrics_pipeline.cli.output import print_json
-from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, elapsed, now_in, span_text
+from metrics_pipeline.cli.output import answer, json_option
+from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, bounds, elapsed, now_in, span_text
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.questions.question import Names, Question
 from metrics_pipeline.questions.top import MAX_ROWS, Ranking, TopRow
@@ -39,7 +39,7 @@ def top(
     tier: str = typer.Option("", help="Customer tier; all without it."),
     limit: int = typer.Option(10, min=1, max=MAX_ROWS, help="Endpoints that are listed."),
     min_requests: int = typer.Option(100, min=1, help="Leave out endpoints with fewer requests, in each span."),
-    as_json: bool = typer.Option(False, "--json", help="Print the list as one JSON object."),
+    as_json: bool = json_option("the list as one JSON object"),
 ) -> None:
     """The slowest endpoints, those with most errors, or those that got worse within a week."""
     now = now_in(timezone)
@@ -53,40 +53,35 @@ def top(
         rows = find_top(client, question, by, before=before, limit=limit, min_requests=min_requests)
         if not rows:
             check_names(client, question, now)
-    if as_json:
-        print_json(_as_fields(question, by, before, rows))
-    else:
-        _print(question, by, before, rows, min_requests)
+    answer(as_json, _as_fields(question, by, before, rows), _told(question, by, before, rows, min_requests))
 
 
 def _as_fields(question: Question, by: Ranking, before: TimeRange | None, rows: Sequence[TopRow]) -> dict[str, Any]:
     return {
-        "by": by.value,
-        "from": question.minutes.start.isoformat(),
-        "to": question.minutes.end.isoformat(),
-        "before": None if before is None else {"from": before.start.isoformat(), "to": before.end.isoformat()},
-        "endpoints": [asdict(row) for row in rows],
+        "by": by,
+        **bounds(question.minutes),
+        "before": None if before is None else bounds(before),
+        "endpoints": rows,
     }
 
 
-def _print(
+def _told(
     question: Question, by: Ranking, before: TimeRange | None, rows: Sequence[TopRow], min_requests: int
-) -> None:
-    out = console()
+) -> Iterator[RenderableType]:
     titles = {
         Ranking.SLOWEST: "slowest endpoints",
         Ranking.ERRORS: "endpoints with most errors",
         Ranking.REGRESSIONS: "endpoints that got worse",
     }
     of = f" of {escape(str(question.names))}" if question.names.asked else ""
-    out.print(f"[bold]{titles[by]}[/]{of}, {span_text(question.minutes)}")
+    yield f"[bold]{titles[by]}[/]{of}, {span_text(question.minutes)}"
     if before is not None:
-        out.print(f"[dim]against {span_text(before)}[/]")
-    if not rows:
-        out.print(f"\nnone among those with {min_requests:,} requests or more (--min-requests)")
-        return
-    out.print()
-    out.print(_regressions(rows) if by is Ranking.REGRESSIONS else _ranked(rows, by))
+        yield f"[dim]against {span_text(before)}[/]"
+    yield ""
+    if rows:
+        yield _regressions(rows) if by is Ranking.REGRESSIONS else _ranked(rows, by)
+    else:
+        yield f"none among those with {min_requests:,} requests or more (--min-requests)"
 
 
 def _endpoint_columns() -> Table:

@@ -55,5 +55,7 @@ LIVE_ASSETS = {
 }
 """The finest grain of each cube: fed by each insert into raw_events."""
 ROLLUP_1M_ASSET = LIVE_ASSETS[ENDPOINTS]
+EVENT_ASSETS = (RAW_EVENTS_ASSET, *LIVE_ASSETS.values())
+"""What an insert of events feeds."""
 
-ASSETS = (TOPIC, RAW_EVENTS_ASSET, *LIVE_ASSETS.values(), DEAD_LETTERS_ASSET)
+ASSETS = (TOPIC, *EVENT_ASSETS, DEAD_LETTERS_ASSET)

@@ -7,11 +7,7 @@ from dagster import (
     AssetCheckSeverity,
     AssetSelection,
     DefaultScheduleStatus,
-    Failure,
-    ScheduleDefinition,
     asset_check,
-    define_asset_job,
-    in_process_executor,
 )
 
 from metrics_pipeline.alerting.burn import Tallies, burn_rate
@@ -19,7 +15,10 @@ from metrics_pipeline.alerting.canary import Round, send_canaries
 from metrics_pipeline.alerting.rules import CANARY
 from metrics_pipeline.defs.assets import RAW_EVENTS_ASSET
 from metrics_pipeline.defs.resources import PipelineResource
-from metrics_pipeline.errors import ConfigurationError, PipelineError
+from metrics_pipeline.defs.retries import told
+from metrics_pipeline.defs.shapes import asset_job, scheduled
+from metrics_pipeline.errors import ConfigurationError
+from metrics_pipeline.runtime.picked import known
 from metrics_pipeline.settings import load_settings
 
 
@@ -31,10 +30,8 @@ from metrics_pipeline.settings import load_settings
 )
 def canary_seen(pipeline: PipelineResource) -> AssetCheckResult:
     """A failed run is not repeated: the next one is a minute away, and the burn rate counts what was sent."""
-    try:
+    with told():
         found = send_canaries(pipeline.settings())
-    except PipelineError as error:
-        raise Failure(str(error), allow_retries=False) from error
     late = ", ".join(str(sighting.canary.owner.shard) for sighting in found.late)
     return AssetCheckResult(
         passed=not late,
@@ -43,14 +40,6 @@ def canary_seen(pipeline: PipelineResource) -> AssetCheckResult:
         description=f"not visible within {found.objective_seconds:g} s: shard {late}" if late else None,
         metadata=_metadata(found),
     )
-
-
-canary_job = define_asset_job(
-    "canary",
-    selection=AssetSelection.checks(canary_seen),
-    executor_def=in_process_executor,
-    description="Sends an event per shard and waits until a query sees each.",
-)
 
 
 def _default_status() -> DefaultScheduleStatus:
@@ -63,22 +52,20 @@ def _default_status() -> DefaultScheduleStatus:
     return DefaultScheduleStatus.RUNNING if is_on else DefaultScheduleStatus.STOPPED
 
 
-canary_schedule = ScheduleDefinition(
-    name="canary_schedule",
-    job=canary_job,
-    cron_schedule="* * * * *",
-    default_status=_default_status(),
-    description="Every minute. It keeps an idle topic draining. Turn it on here, or with METRICS_CANARY__ENABLED.",
+canary_job = asset_job(
+    "canary", AssetSelection.checks(canary_seen), "Sends an event per shard and waits until a query sees each."
+)
+canary_schedule = scheduled(
+    canary_job,
+    "* * * * *",
+    "Every minute. It keeps an idle topic draining. Turn it on here, or with METRICS_CANARY__ENABLED.",
+    status=_default_status(),
 )
 
 
 def _metadata(found: Round) -> Mapping[str, float]:
     """Figures that Dagster plots over time; of a canary that was not seen there is none."""
-    seconds = {
-        f"seconds_shard_{sighting.canary.owner.shard}": sighting.seconds
-        for sighting in found.sightings
-        if sighting.seconds is not None
-    }
+    seconds = known({f"seconds_shard_{sighting.canary.owner.shard}": sighting.seconds for sighting in found.sightings})
     rates = rates_metadata("events", found.burn.events, found.objective_share)
     for of in found.burn.canaries:
         rates |= rates_metadata(f"canaries_shard_{of.shard}", of.tallies, found.objective_share)
@@ -87,5 +74,4 @@ def _metadata(found: Round) -> Mapping[str, float]:
 
 def rates_metadata(source: str, tallies: Tallies, objective_share: float) -> dict[str, float]:
     """Burn rates by window, of windows that had anything."""
-    rates = {window: burn_rate(tally, objective_share) for window, tally in tallies.items()}
-    return {f"burn_rate_{window}_{source}": rate for window, rate in rates.items() if rate is not None}
+    return known({f"burn_rate_{w}_{source}": burn_rate(tally, objective_share) for w, tally in tallies.items()})

@@ -11,12 +11,7 @@ from dagster import (
     AssetSpec,
     Backoff,
     Config,
-    DefaultScheduleStatus,
-    MetadataValue,
     RetryPolicy,
-    ScheduleDefinition,
-    define_asset_job,
-    in_process_executor,
     multi_asset_check,
 )
 from pydantic import Field
@@ -25,7 +20,9 @@ from metrics_pipeline.audit.verdict import Verdict
 from metrics_pipeline.defs.assets import RAW_EVENTS_ASSET, ROLLUP_1M_ASSET
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
+from metrics_pipeline.defs.shapes import asset_job, listed, scheduled
 from metrics_pipeline.ledger.minutes import EVERYTHING, Scope
+from metrics_pipeline.runtime.picked import picked
 from metrics_pipeline.runtime.timerange import MINUTE_SECONDS, minute_name
 from metrics_pipeline.wiring.drain import audit as run_audit
 
@@ -71,19 +68,13 @@ def audit_books(config: AuditConfig, pipeline: PipelineResource) -> Iterator[Ass
     yield _result(ROLLUP_1M_ASSET, verdict, verdict.rollup_problems)
 
 
-audit_job = define_asset_job(
-    "audit",
-    selection=AssetSelection.checks(audit_books),
-    executor_def=in_process_executor,
-    description="Checks that nothing was lost and nothing counts twice.",
+audit_job = asset_job(
+    "audit", AssetSelection.checks(audit_books), "Checks that nothing was lost and nothing counts twice."
 )
-
-audit_schedule = ScheduleDefinition(
-    name="audit_schedule",
-    job=audit_job,
-    cron_schedule=f"*/{EVERY_MINUTES} * * * *",
-    default_status=DefaultScheduleStatus.RUNNING,
-    description=f"Audits the last {LAST_MINUTES} minutes of event time, and all ranges of offsets.",
+audit_schedule = scheduled(
+    audit_job,
+    f"*/{EVERY_MINUTES} * * * *",
+    f"Audits the last {LAST_MINUTES} minutes of event time, and all ranges of offsets.",
 )
 
 
@@ -97,21 +88,6 @@ def _scope(last_minutes: int) -> Scope:
 
 def _result(spec: AssetSpec, verdict: Verdict, problems: Sequence[str]) -> AssetCheckResult:
     books = verdict.books
-    figures = {
-        "inserted": books.ledger.inserted,
-        "duplicates": books.ledger.duplicates,
-        "dead_letters": books.ledger.dead_letters,
-        "replayed": books.ledger.replayed,
-        "ledger_events": books.ledger_events,
-        "raw_rows": books.raw_rows,
-        "rollup_requests": books.rollup_requests,
-        "rollup_drift": books.rollup_drift,
-        "drifting_minutes": books.drifting,
-        "minutes_in_flight": len(books.minutes_in_flight),
-    }
-    shown = [f"- {problem}" for problem in problems[:_PROBLEMS_SHOWN]]
-    if len(problems) > _PROBLEMS_SHOWN:
-        shown.append(f"- {len(problems) - _PROBLEMS_SHOWN} more: `metrics-pipeline audit --json` lists them")
     in_flight = ", ".join(minute_name(m) for m in books.minutes_in_flight[:_PROBLEMS_SHOWN])
     return AssetCheckResult(
         asset_key=spec.key,
@@ -120,8 +96,11 @@ def _result(spec: AssetSpec, verdict: Verdict, problems: Sequence[str]) -> Asset
         severity=AssetCheckSeverity.ERROR,
         description=problems[0] if problems else None,
         metadata={
-            **figures,
-            **({"problems": MetadataValue.md("\n".join(shown))} if shown else {}),
+            **picked(books.ledger, "inserted", "duplicates", "dead_letters", "replayed"),
+            **picked(books, "ledger_events", "raw_rows", "rollup_requests", "rollup_drift"),
+            "drifting_minutes": books.drifting,
+            "minutes_in_flight": len(books.minutes_in_flight),
+            **listed("problems", problems, _PROBLEMS_SHOWN, ": `metrics-pipeline audit --json` lists them"),
             **({"in_flight": in_flight} if in_flight else {}),
         },
     )

@@ -8,11 +8,6 @@ from dagster import (
     AssetCheckSpec,
     AssetSelection,
     Config,
-    DefaultScheduleStatus,
-    MetadataValue,
-    ScheduleDefinition,
-    define_asset_job,
-    in_process_executor,
     multi_asset_check,
 )
 from pydantic import Field
@@ -21,6 +16,7 @@ from metrics_pipeline.defs.assets import LIVE_ASSETS
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
 from metrics_pipeline.defs.rollups import TAGS
+from metrics_pipeline.defs.shapes import asset_job, listed, scheduled
 from metrics_pipeline.rollups.cubes import CUBES, ENDPOINTS, Cube
 from metrics_pipeline.rollups.drift import Drift, State
 from metrics_pipeline.rollups.grains import GRAINS
@@ -62,30 +58,19 @@ def check_rollups(config: DriftConfig, pipeline: PipelineResource) -> Iterator[A
         yield _result(cube, checked)
 
 
-drift_job = define_asset_job(
+drift_job = asset_job(
     "drift",
-    selection=AssetSelection.checks(check_rollups),
-    executor_def=in_process_executor,
-    tags=TAGS,
-    description="Compares raw_events with the rollups and repairs what drifted.",
+    AssetSelection.checks(check_rollups),
+    "Compares raw_events with the rollups and repairs what drifted.",
+    TAGS,
 )
-
-drift_schedule = ScheduleDefinition(
-    name="drift_schedule",
-    job=drift_job,
-    # Not on the hour, when everything else runs.
-    cron_schedule="7 * * * *",
-    default_status=DefaultScheduleStatus.RUNNING,
-    description=f"Checks the closed units of the last {LAST_HOURS} hours.",
-)
+# Not on the hour, when everything else runs.
+drift_schedule = scheduled(drift_job, "7 * * * *", f"Checks the closed units of the last {LAST_HOURS} hours.")
 
 
 def _result(cube: Cube, checked: Checked) -> AssetCheckResult:
     drifts = [drift for drift in checked.drifts if _concerns(drift, cube)]
     is_repaired = all(drift.state is State.REPAIRED for drift in drifts)
-    shown = [f"- {drift}" for drift in drifts[:_SHOWN]]
-    if len(drifts) > _SHOWN:
-        shown.append(f"- {len(drifts) - _SHOWN} more")
     in_flux = ", ".join(minute_name(start) for start in checked.in_flux[:_SHOWN])
     return AssetCheckResult(
         asset_key=LIVE_ASSETS[cube].key,
@@ -98,7 +83,7 @@ def _result(cube: Cube, checked: Checked) -> AssetCheckResult:
             "drifts": len(drifts),
             "late_units": len(checked.late),
             "units_in_flux": len(checked.in_flux),
-            **({"drifted": MetadataValue.md("\n".join(shown))} if shown else {}),
+            **listed("drifted", drifts, _SHOWN),
             **({"in_flux": in_flux} if in_flux else {}),
         },
     )

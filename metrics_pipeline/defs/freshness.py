@@ -9,13 +9,8 @@ from dagster import (
     AssetCheckSeverity,
     AssetCheckSpec,
     AssetKey,
-    AssetMaterialization,
     AssetSelection,
-    DefaultScheduleStatus,
     Failure,
-    ScheduleDefinition,
-    define_asset_job,
-    in_process_executor,
     multi_asset_check,
 )
 
@@ -23,16 +18,18 @@ from metrics_pipeline.alerting.rules import FRESH, FRESHNESS_KINDS, Severity
 from metrics_pipeline.alerting.run import look
 from metrics_pipeline.alerting.signals import FlowSignal, PartitionSignal
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.defs.assets import LIVE_ASSETS, RAW_EVENTS_ASSET
+from metrics_pipeline.defs.assets import EVENT_ASSETS, RAW_EVENTS_ASSET
 from metrics_pipeline.defs.canary import rates_metadata
 from metrics_pipeline.defs.resources import PipelineResource
-from metrics_pipeline.errors import PipelineError
+from metrics_pipeline.defs.retries import told
+from metrics_pipeline.defs.shapes import asset_job, record, scheduled
 from metrics_pipeline.ledger.reading_deferred import read_deferred
 from metrics_pipeline.ledger.tables import LedgerScope
 from metrics_pipeline.rollups.cubes import ENDPOINTS
 from metrics_pipeline.rollups.grains import BUILT, SETTLE_SECONDS, Grain, grain_named
 from metrics_pipeline.rollups.state import GrainState, read_state
 from metrics_pipeline.rollups.tables import table_of
+from metrics_pipeline.runtime.picked import known
 from metrics_pipeline.settings import AlertSettings, Settings
 
 EVERY_MINUTES = 5
@@ -69,7 +66,7 @@ def _key(grain: Grain) -> AssetKey:
 def check_freshness(context: AssetCheckExecutionContext, pipeline: PipelineResource) -> Iterator[AssetCheckResult]:
     """What the alert sensor judges, by the same objectives, with its figures. A failed run is not repeated: the next
     one is minutes away."""
-    try:
+    with told():
         settings = pipeline.settings()
         selected = {key.asset_key for key in context.selected_asset_check_keys}
         if RAW_EVENTS_ASSET.key in selected:
@@ -77,23 +74,17 @@ def check_freshness(context: AssetCheckExecutionContext, pipeline: PipelineResou
         for state in _states(settings) if selected - {RAW_EVENTS_ASSET.key} else ():
             if _key(grain_named(state.grain)) in selected:
                 yield _of_grain(state, settings.alerts)
-    except PipelineError as error:
-        raise Failure(str(error), allow_retries=False) from error
 
 
-freshness_job = define_asset_job(
+freshness_job = asset_job(
     "freshness",
-    selection=AssetSelection.checks(check_freshness),
-    executor_def=in_process_executor,
-    description="Says whether events are visible in time and rollups are built in time.",
+    AssetSelection.checks(check_freshness),
+    "Says whether events are visible in time and rollups are built in time.",
 )
-
-freshness_schedule = ScheduleDefinition(
-    name="freshness_schedule",
-    job=freshness_job,
-    cron_schedule=f"*/{EVERY_MINUTES} * * * *",
-    default_status=DefaultScheduleStatus.RUNNING,
-    description="Keeps the figures, and the state of an idle topic; the alert sensor finds what is wrong sooner.",
+freshness_schedule = scheduled(
+    freshness_job,
+    f"*/{EVERY_MINUTES} * * * *",
+    "Keeps the figures, and the state of an idle topic; the alert sensor finds what is wrong sooner.",
 )
 
 
@@ -125,18 +116,15 @@ def _of_events(context: AssetCheckExecutionContext, settings: Settings) -> Asset
         raise Failure(problems or "the signals could not be read: the log says why", allow_retries=False)
     deferred = _deferred(settings)
     if _is_idle(partitions, flow) and not deferred:
-        for spec in (RAW_EVENTS_ASSET, *LIVE_ASSETS.values()):
-            context.op_execution_context.log_event(AssetMaterialization(spec.key, metadata=_NOTHING_WAITS))
+        record(context.op_execution_context, EVENT_ASSETS, _NOTHING_WAITS)
     found = [alert for alert in judgement.alerts if alert.kind in FRESHNESS_KINDS]
-    figures: dict[str, float] = {
+    figures: dict[str, float | None] = {
         "lag_offsets": sum(partition.lag for partition in partitions),
         "deferred_offsets": deferred,
         "objective_seconds": objectives.freshness_seconds,
+        "freshness_p99_seconds": flow.freshness_p99_seconds,
+        "landed_ago_seconds": flow.landed_ago_seconds,
     }
-    if flow.freshness_p99_seconds is not None:
-        figures["freshness_p99_seconds"] = flow.freshness_p99_seconds
-    if flow.landed_ago_seconds is not None:
-        figures["landed_ago_seconds"] = flow.landed_ago_seconds
     if signals.burn is not None:
         figures |= rates_metadata("events", signals.burn.events, objectives.freshness_share)
     is_critical = any(alert.severity is Severity.CRITICAL for alert in found)
@@ -146,7 +134,7 @@ def _of_events(context: AssetCheckExecutionContext, settings: Settings) -> Asset
         passed=not found,
         severity=AssetCheckSeverity.ERROR if is_critical else AssetCheckSeverity.WARN,
         description="; ".join(alert.summary for alert in found) or None,
-        metadata=figures,
+        metadata=known(figures),
     )
 
 

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from dagster import (
     AssetExecutionContext,
     AssetKey,
-    AssetMaterialization,
     AssetSelection,
     BackfillPolicy,
     Config,
@@ -18,25 +17,23 @@ from dagster import (
     SensorEvaluationContext,
     SkipReason,
     asset,
-    define_asset_job,
-    in_process_executor,
     sensor,
 )
 from pydantic import Field
 
-from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, LIVE_ASSETS, RAW_EVENTS_ASSET, TOPIC
+from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, EVENT_ASSETS, TOPIC
 from metrics_pipeline.defs.interruptible import in_thread
 from metrics_pipeline.defs.own_runs import OwnRuns
 from metrics_pipeline.defs.relay import ACTIVE
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
+from metrics_pipeline.defs.shapes import asset_job, record
 from metrics_pipeline.defs.skip_to_head import backfill_deferred_job
 from metrics_pipeline.errors import RetryableError
 from metrics_pipeline.ledger.deferred import deferred_hours as hours_of
 from metrics_pipeline.replay.plan import Mode, hours_around
 from metrics_pipeline.replay.run import HourReport
 from metrics_pipeline.rollups.rebuilds import FIRST_DAY
-from metrics_pipeline.settings import Settings
 from metrics_pipeline.wiring.backfill import deferred_ranges
 from metrics_pipeline.wiring.replay import preview_hours, replay_hours
 
@@ -81,16 +78,18 @@ def replay(context: AssetExecutionContext, config: ReplayConfig, pipeline: Pipel
         if config.dry_run:
             report = preview_hours(settings, hours, config.mode)
         else:
-            report = _replay(context, settings, hours, config.mode)
+            report = in_thread(
+                lambda stop: replay_hours(settings, hours, config.mode, context.run.run_id, stop=stop),
+                lambda done: _record(context, done),
+            )
     return MaterializeResult(metadata=_metadata(report, config))
 
 
-replay_job = define_asset_job(
+replay_job = asset_job(
     "replay_hours",
-    selection=AssetSelection.assets(replay),
-    executor_def=in_process_executor,
-    tags=TAGS,
-    description="Replays hours of the topic: brings raw_events, dead_letters and rollups to what it says.",
+    AssetSelection.assets(replay),
+    "Replays hours of the topic: brings raw_events, dead_letters and rollups to what it says.",
+    TAGS,
 )
 
 
@@ -118,21 +117,14 @@ def deferred_hours(context: SensorEvaluationContext, pipeline: PipelineResource)
 def _busy(own: OwnRuns) -> str | None:
     """The job whose run lands deferred ranges right now, as backfills fence each other, or failed a moment ago."""
     for job in (replay_job.name, backfill_deferred_job.name):
-        for record in own.records(job_name=job, limit=1):
-            ended_seconds = record.end_time or 0.0
-            has_failed = record.dagster_run.status == DagsterRunStatus.FAILURE
-            if record.dagster_run.status in ACTIVE or (
+        for last in own.records(job_name=job, limit=1):
+            ended_seconds = last.end_time or 0.0
+            has_failed = last.dagster_run.status == DagsterRunStatus.FAILURE
+            if last.dagster_run.status in ACTIVE or (
                 has_failed and datetime.now(UTC).timestamp() - ended_seconds < PAUSE_AFTER_FAILURE_SECONDS
             ):
                 return job
     return None
-
-
-def _replay(context: AssetExecutionContext, settings: Settings, hours: range, mode: Mode) -> HourReport:
-    return in_thread(
-        lambda stop: replay_hours(settings, hours, mode, context.run.run_id, stop=stop),
-        lambda report: _record(context, report),
-    )
 
 
 def _record(context: AssetExecutionContext, report: HourReport) -> None:
@@ -145,13 +137,10 @@ def _record(context: AssetExecutionContext, report: HourReport) -> None:
     inserted = report.restored + report.added + report.replaced
     letters = report.dead_letters + report.restored_letters
     if inserted or report.removed:
-        for spec in (RAW_EVENTS_ASSET, *LIVE_ASSETS.values()):
-            removed = report.removed + report.replaced
-            context.log_event(
-                AssetMaterialization(spec.key, metadata={"rows": inserted, "removed": removed, "source": "replay"})
-            )
+        removed = report.removed + report.replaced
+        record(context.op_execution_context, EVENT_ASSETS, {"rows": inserted, "removed": removed, "source": "replay"})
     if letters:
-        context.log_event(AssetMaterialization(DEAD_LETTERS_ASSET.key, metadata={"rows": letters, "source": "replay"}))
+        record(context.op_execution_context, [DEAD_LETTERS_ASSET], {"rows": letters, "source": "replay"})
 
 
 def _metadata(report: HourReport, config: ReplayConfig) -> Mapping[str, int | str | bool]:

@@ -3,6 +3,7 @@
 from dagster import ConfigurableResource
 from pydantic import Field
 
+from metrics_pipeline.runtime.picked import known
 from metrics_pipeline.settings import Settings, load_settings
 
 
@@ -22,5 +23,5 @@ class PipelineResource(ConfigurableResource):  # type: ignore[type-arg]
         """Read the environment; `shards` is what a run was launched for. Raises ConfigurationError."""
         settings = load_settings()
         changes = {"window_seconds": self.window_seconds, "shards": shards}
-        drain = settings.drain.model_copy(update={name: value for name, value in changes.items() if value is not None})
+        drain = settings.drain.model_copy(update=known(changes))
         return settings.model_copy(update={"drain": drain})

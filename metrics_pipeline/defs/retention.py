@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from dagster import (
     AssetCheckResult,
@@ -16,17 +17,13 @@ from dagster import (
     Config,
     DagsterInstance,
     DagsterRunStatus,
-    DefaultScheduleStatus,
     MaterializeResult,
     MetadataValue,
     RunRecord,
-    ScheduleDefinition,
     TableColumn,
     TableRecord,
     TableSchema,
     asset,
-    define_asset_job,
-    in_process_executor,
 )
 from pydantic import Field
 
@@ -36,6 +33,7 @@ from metrics_pipeline.defs.replay import GROUP
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
 from metrics_pipeline.defs.rollups import POOL, TAGS
+from metrics_pipeline.defs.shapes import asset_job, listed, scheduled
 from metrics_pipeline.retention.plan import Costs
 from metrics_pipeline.retention.policy import RunsPolicy
 from metrics_pipeline.retention.report import Report
@@ -87,31 +85,28 @@ def retain(context: AssetExecutionContext, config: RetentionConfig, pipeline: Pi
     return MaterializeResult(metadata=_metadata(report, pruned), check_results=[_check(report)])
 
 
-retention_job = define_asset_job(
+retention_job = asset_job(
     "enforce_retention",
-    selection=AssetSelection.assets(retain),
-    executor_def=in_process_executor,
+    AssetSelection.assets(retain),
+    "Drops what the policy keeps no longer.",
     # It builds what is stale first, and so takes its turn with rebuilds.
-    tags=TAGS,
-    description="Drops what the policy keeps no longer.",
+    TAGS,
 )
-
-retention_schedule = ScheduleDefinition(
-    name="retention_schedule",
-    job=retention_job,
-    cron_schedule="42 3 * * *",
-    default_status=DefaultScheduleStatus.RUNNING,
-    description="Daily, when the partitions of the day that just ended its time may go.",
+retention_schedule = scheduled(
+    retention_job,
+    "42 3 * * *",
+    "Daily, when the partitions of the day that just ended its time may go.",
+    name="retention",
 )
 
 
 def _check(report: Report) -> AssetCheckResult:
-    stuck = [f"- {refused}" for refused in report.stuck[:_SHOWN]]
+    stuck = report.stuck
     return AssetCheckResult(
         check_name=NOTHING_STUCK,
         passed=not stuck,
         severity=AssetCheckSeverity.WARN,
-        metadata={"stuck": len(report.stuck), **({"stays": MetadataValue.md("\n".join(stuck))} if stuck else {})},
+        metadata={"stuck": len(stuck), **listed("stays", stuck, _SHOWN)},
     )
 
 
@@ -151,24 +146,21 @@ def _forget(instance: DagsterInstance, run_id: str) -> None:
             Path(f"{path_of(run_id)}{suffix}").unlink(missing_ok=True)
 
 
-def _metadata(report: Report, pruned: Counter[str]) -> Mapping[str, MetadataValue]:
-    done: dict[str, Counter[str]] = {}
-    for item in report.done:
-        done.setdefault(item.action, Counter())[item.table] += 1
-    lines = [f"- {action} {count} of {table}" for action, tables in done.items() for table, count in tables.items()]
-    refused = [f"- {refused}" for refused in report.refused[:_SHOWN]]
+def _metadata(report: Report, pruned: Counter[str]) -> Mapping[str, Any]:
+    done = Counter((item.action, item.table) for item in report.done)
+    lines = [f"{action} {count} of {table}" for (action, table), count in sorted(done.items())]
     return {
-        "dry_run": MetadataValue.bool(report.is_dry),
-        "bytes_freed": MetadataValue.int(report.bytes_freed),
-        "partitions": MetadataValue.int(len(report.done)),
-        "refused": MetadataValue.int(len(report.refused)),
-        "runs_pruned": MetadataValue.int(pruned.total()),
-        "price_of_13_months": MetadataValue.float(round(report.costs.price, 2)),
+        "dry_run": report.is_dry,
+        "bytes_freed": report.bytes_freed,
+        "partitions": len(report.done),
+        "refused": len(report.refused),
+        "runs_pruned": pruned.total(),
+        "price_of_13_months": round(report.costs.price, 2),
         "costs": _costs(report.costs),
-        **({"what": MetadataValue.md("\n".join(lines))} if lines else {}),
-        **({"stays": MetadataValue.md("\n".join(refused))} if refused else {}),
-        **({"pruned": MetadataValue.json(dict(pruned))} if pruned else {}),
-        **({"warnings": MetadataValue.md("\n".join(f"- {w}" for w in report.warnings))} if report.warnings else {}),
+        **listed("what", lines, len(lines)),
+        **listed("stays", report.refused, _SHOWN),
+        **({"pruned": dict(pruned)} if pruned else {}),
+        **listed("warnings", report.warnings, len(report.warnings)),
     }
 
 

@@ -14,7 +14,7 @@ _POLICY = RetryPolicy(max_retries=3, delay=5, backoff=Backoff.EXPONENTIAL, jitte
 def retried(policy: RetryPolicy = _POLICY) -> Iterator[None]:
     """Around the work of a step, in place of its `retry_policy`, which would also repeat a step that was terminated."""
     try:
-        with _told():
+        with told():
             yield
     except Exception as error:
         attempts = OpExecutionContext.get().retry_number + 1
@@ -25,7 +25,8 @@ def retried(policy: RetryPolicy = _POLICY) -> Iterator[None]:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def told() -> Iterator[None]:
+    """An error of ours ends the run with its message alone."""
     try:
         yield
     except PipelineError as error:

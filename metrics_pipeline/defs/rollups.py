@@ -21,8 +21,6 @@ from dagster import (
     SensorResult,
     SkipReason,
     WeeklyPartitionsDefinition,
-    define_asset_job,
-    in_process_executor,
     multi_asset,
     sensor,
 )
@@ -34,6 +32,7 @@ from metrics_pipeline.defs.own_runs import OwnRuns
 from metrics_pipeline.defs.relay import ACTIVE
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
+from metrics_pipeline.defs.shapes import asset_job
 from metrics_pipeline.errors import RetryableError
 from metrics_pipeline.rollups.cubes import CUBES, Cube
 from metrics_pipeline.rollups.grains import BUILT, SETTLE_SECONDS, Grain, grain_named
@@ -149,12 +148,11 @@ BUILT_ASSETS = _all_built()
 """Name of the grain -> the assets of its tables."""
 
 REBUILD_JOBS = {
-    seconds: define_asset_job(
+    seconds: asset_job(
         f"rebuild_rollups_{name}",
-        selection=AssetSelection.assets(*(BUILT_ASSETS[g.name] for g in BUILT if partition_seconds(g) == seconds)),
-        executor_def=in_process_executor,
-        tags=TAGS,
-        description=f"Builds rollups, {name}.",
+        AssetSelection.assets(*(BUILT_ASSETS[g.name] for g in BUILT if partition_seconds(g) == seconds)),
+        f"Builds rollups, {name}.",
+        TAGS,
     )
     for seconds, name in ((DAY_SECONDS, "daily"), (WEEK_SECONDS, "weekly"))
 }

@@ -15,19 +15,8 @@ from metrics_pipeline.cli.output import WARNING, answer, json_option, tell
 from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, bounds, elapsed, now_in, span_text
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.errors import ConfigurationError
-from metrics_pipeline.questions.completeness import (
-    COARSE,
-    DEAD_LETTER_SHARE,
-    DEAD_LETTERS,
-    DEFERRED,
-    DROPPED,
-    LAG,
-    LOST,
-    NOT_OVER,
-    Incomplete,
-    incomplete_minutes,
-    newest_landing,
-)
+from metrics_pipeline.questions import completeness
+from metrics_pipeline.questions.completeness import Incomplete, incomplete_minutes
 from metrics_pipeline.questions.latency import Answer, Point, ask, history
 from metrics_pipeline.questions.names import unknown_names
 from metrics_pipeline.questions.question import RAW, Names, Question
@@ -40,14 +29,15 @@ app = typer.Typer()
 
 _QUIET_SECONDS = 60
 _SAID = {
-    DEAD_LETTERS: f"more than {DEAD_LETTER_SHARE:.0%} of the messages were no valid events (dead_letters has them)",
-    LOST: "the topic dropped messages before they were read",
-    DEFERRED: "drains went on at the head, and a backfill has yet to land what they skipped",
-    LAG: "the drain is behind right now: ask again later",
-    DROPPED: "retention dropped them, or all but what an override keeps",
+    completeness.DEAD_LETTERS: f"more than {completeness.DEAD_LETTER_SHARE:.0%} of the messages were no valid events "
+    "(dead_letters has them)",
+    completeness.LOST: "the topic dropped messages before they were read",
+    completeness.DEFERRED: "drains went on at the head, and a backfill has yet to land what they skipped",
+    completeness.LAG: "the drain is behind right now: ask again later",
+    completeness.DROPPED: "retention dropped them, or all but what an override keeps",
     **{
         reason: f"retention dropped what is finer, so they are not in the answer: choose whole buckets of {grain.name}"
-        for grain, reason in COARSE.items()
+        for grain, reason in completeness.COARSE.items()
     },
 }
 
@@ -158,7 +148,7 @@ def _origin(names: Names, answer: Answer) -> str:
 
 def _warnings(incomplete: Sequence[Incomplete], of: str = "") -> Iterator[str]:
     for part in incomplete:
-        if part.reason != NOT_OVER:
+        if part.reason != completeness.NOT_OVER:
             minutes = f"1 minute{of} is" if part.minutes == 1 else f"{part.minutes:,} minutes{of} are"
             yield f"{WARNING} {minutes} incomplete ({_extent(part)}): {_SAID[part.reason]}"
 
@@ -173,7 +163,7 @@ def _extent(part: Incomplete) -> str:
 def _quiet(client: Client, question: Question, now: datetime) -> Iterator[str]:
     if question.span.end < now - timedelta(seconds=_QUIET_SECONDS):
         return
-    landed = newest_landing(client)
+    landed = completeness.newest_landing(client)
     if landed is not None and landed < datetime.now(UTC) - timedelta(seconds=_QUIET_SECONDS):
         yield (
             f"{WARNING} nothing landed since {landed:%Y-%m-%d %H:%M:%S} UTC: either there is no traffic, or nobody "

@@ -1,6 +1,6 @@
 """`top`: which endpoints stand out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import typer
@@ -21,6 +21,9 @@ from metrics_pipeline.runtime.timerange import TimeRange, compared_range, whole_
 from metrics_pipeline.settings import load_settings
 
 app = typer.Typer()
+
+_Figure = tuple[str, str, Callable[[TopRow], str]]
+"""Name and style of a column, and what it says of an endpoint."""
 
 
 @app.command(
@@ -79,55 +82,41 @@ def _told(
         yield f"[dim]against {span_text(before)}[/]"
     yield ""
     if rows:
-        yield _regressions(rows) if by is Ranking.REGRESSIONS else _ranked(rows, by)
+        yield _table(rows, _figures(by))
     else:
         yield f"none among those with {min_requests:,} requests or more (--min-requests)"
 
 
-def _endpoint_columns() -> Table:
+def _table(rows: Sequence[TopRow], figures: Sequence[_Figure]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("service", max_width=15)
     table.add_column("endpoint")
-    return table
-
-
-def _ranked(rows: Sequence[TopRow], by: Ranking) -> Table:
-    table = _endpoint_columns()
-    figures = ("p50 ms", "p99 ms", "requests", "errors", "rate")
-    for name in figures:
-        table.add_column(name, justify="right", no_wrap=True, style="bold" if name == _sorted_by(by) else "")
+    for name, style, _ in figures:
+        table.add_column(name, justify="right", no_wrap=True, style=style)
     for row in rows:
-        now = row.now
-        table.add_row(
-            _cut(row.service),
-            _endpoint(row),
-            _ms(now.p50_ms),
-            _ms(now.p99_ms),
-            f"{now.requests:,}",
-            f"{now.errors:,}",
-            percent(now.error_rate),
-        )
+        table.add_row(_cut(row.service), _endpoint(row), *(said(row) for _, _, said in figures))
     return table
 
 
-def _regressions(rows: Sequence[TopRow]) -> Table:
-    table = _endpoint_columns()
-    for name in ("p99 ms", "before", "", "errors", "before", ""):
-        table.add_column(name, justify="right", no_wrap=True, style="dim" if name == "before" else "")
-    for row in rows:
-        if row.before is None or row.p99_ratio is None or row.error_rate_ratio is None:
-            continue
-        table.add_row(
-            _cut(row.service),
-            _endpoint(row),
-            _ms(row.now.p99_ms),
-            _ms(row.before.p99_ms),
-            _times(row.p99_ratio),
-            percent(row.now.error_rate),
-            percent(row.before.error_rate),
-            _times(row.error_rate_ratio),
+def _figures(by: Ranking) -> Sequence[_Figure]:
+    """What the list goes by is bold."""
+    if by is Ranking.REGRESSIONS:
+        return (
+            ("p99 ms", "", lambda row: _ms(row.now.p99_ms)),
+            ("before", "dim", lambda row: _ms(row.before and row.before.p99_ms)),
+            ("", "", lambda row: _times(row.p99_ratio)),
+            ("errors", "", lambda row: percent(row.now.error_rate)),
+            ("before", "dim", lambda row: percent(row.before and row.before.error_rate)),
+            ("", "", lambda row: _times(row.error_rate_ratio)),
         )
-    return table
+    is_slowest = by is Ranking.SLOWEST
+    return (
+        ("p50 ms", "", lambda row: _ms(row.now.p50_ms)),
+        ("p99 ms", "bold" if is_slowest else "", lambda row: _ms(row.now.p99_ms)),
+        ("requests", "", lambda row: f"{row.now.requests:,}"),
+        ("errors", "" if is_slowest else "bold", lambda row: f"{row.now.errors:,}"),
+        ("rate", "", lambda row: percent(row.now.error_rate)),
+    )
 
 
 def _endpoint(row: TopRow) -> Text:
@@ -139,14 +128,11 @@ def _cut(name: str) -> Text:
     return Text(name, no_wrap=True, overflow="ellipsis")
 
 
-def _ms(value: float) -> str:
+def _ms(value: float | None) -> str:
     return ms(value).removesuffix(" ms")
 
 
-def _times(ratio: float) -> str:
-    text = f"{ratio:.1f}x"
-    return f"[bold red]{text}[/]" if ratio >= 1.5 else text
-
-
-def _sorted_by(by: Ranking) -> str:
-    return "p99 ms" if by is Ranking.SLOWEST else "errors"
+def _times(ratio: float | None) -> str:
+    if ratio is None:
+        return "-"
+    return f"[bold red]{ratio:.1f}x[/]" if ratio >= 1.5 else f"{ratio:.1f}x"

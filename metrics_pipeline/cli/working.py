@@ -9,16 +9,8 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import typer
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
 _T = TypeVar("_T")
 
@@ -69,7 +61,7 @@ def carefully(
 @contextmanager
 def counting(doing: str, total: int | None = None) -> Iterator[Callable[..., None]]:
     """A bar on stderr that is gone at the end. Yields what moves it: to completed and total, or by `advance`."""
-    with _bar(MofNCompleteColumn()) as bar:
+    with _bar(progress.MofNCompleteColumn()) as bar:
         task = bar.add_task(doing, total=total)
 
         def move(completed: int | None = None, total: int | None = None, *, advance: int | None = None) -> None:
@@ -90,7 +82,7 @@ def stoppable(doing: str, total: int | None = None) -> Iterator[tuple[Callable[[
 @contextmanager
 def in_shares() -> Iterator[Callable[[str], Callable[[float], None]]]:
     """Likewise, of work that tells the share that is done, 0 to 1. Yields what begins a line, by what is done."""
-    with _bar(TaskProgressColumn()) as bar:
+    with _bar(progress.TaskProgressColumn()) as bar:
 
         def begin(doing: str) -> Callable[[float], None]:
             task = bar.add_task(doing, total=1.0)
@@ -99,6 +91,6 @@ def in_shares() -> Iterator[Callable[[str], Callable[[float], None]]]:
         yield begin
 
 
-def _bar(figure: ProgressColumn) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), figure, TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+def _bar(figure: progress.ProgressColumn) -> progress.Progress:
+    columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), figure, progress.TimeElapsedColumn())
+    return progress.Progress(*columns, console=Console(stderr=True), transient=True)

@@ -2,13 +2,7 @@
 
 from collections.abc import Mapping
 
-from dagster import (
-    AssetCheckResult,
-    AssetCheckSeverity,
-    AssetSelection,
-    DefaultScheduleStatus,
-    asset_check,
-)
+import dagster as dg
 
 from metrics_pipeline.alerting.burn import Tallies, burn_rate
 from metrics_pipeline.alerting.canary import Round, send_canaries
@@ -22,38 +16,38 @@ from metrics_pipeline.runtime.picked import known
 from metrics_pipeline.settings import load_settings
 
 
-@asset_check(
+@dg.asset_check(
     asset=RAW_EVENTS_ASSET.key,
     name=CANARY,
     description="An event per shard, sent like any, was found by a query within the freshness objective: as "
     "`metrics-pipeline canary`.",
 )
-def canary_seen(pipeline: PipelineResource) -> AssetCheckResult:
+def canary_seen(pipeline: PipelineResource) -> dg.AssetCheckResult:
     """A failed run is not repeated: the next one is a minute away, and the burn rate counts what was sent."""
     with told():
         found = send_canaries(pipeline.settings())
     late = ", ".join(str(sighting.canary.owner.shard) for sighting in found.late)
-    return AssetCheckResult(
+    return dg.AssetCheckResult(
         passed=not late,
         # One late canary is a blip; an error is what the alert notifies of.
-        severity=AssetCheckSeverity.ERROR if found.burning else AssetCheckSeverity.WARN,
+        severity=dg.AssetCheckSeverity.ERROR if found.burning else dg.AssetCheckSeverity.WARN,
         description=f"not visible within {found.objective_seconds:g} s: shard {late}" if late else None,
         metadata=_metadata(found),
     )
 
 
-def _default_status() -> DefaultScheduleStatus:
+def _default_status() -> dg.DefaultScheduleStatus:
     """Dagster asks for it when the location is loaded, so the setting is read then."""
     try:
         is_on = load_settings(with_local_engines=False).canary.enabled
     except ConfigurationError:
         # Each run says by name what is wrong; a location that does not load would hide that.
-        return DefaultScheduleStatus.STOPPED
-    return DefaultScheduleStatus.RUNNING if is_on else DefaultScheduleStatus.STOPPED
+        return dg.DefaultScheduleStatus.STOPPED
+    return dg.DefaultScheduleStatus.RUNNING if is_on else dg.DefaultScheduleStatus.STOPPED
 
 
 canary_job = asset_job(
-    "canary", AssetSelection.checks(canary_seen), "Sends an event per shard and waits until a query sees each."
+    "canary", dg.AssetSelection.checks(canary_seen), "Sends an event per shard and waits until a query sees each."
 )
 canary_schedule = scheduled(
     canary_job,

@@ -3,17 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 
-from dagster import (
-    AssetCheckResult,
-    AssetCheckSeverity,
-    AssetCheckSpec,
-    AssetSelection,
-    AssetSpec,
-    Backoff,
-    Config,
-    RetryPolicy,
-    multi_asset_check,
-)
+import dagster as dg
 from pydantic import Field
 
 from metrics_pipeline.audit.verdict import Verdict
@@ -31,10 +21,10 @@ EVERY_MINUTES = 10
 LAST_MINUTES = 60
 """Longer than the interval, so that minutes that were in flight are judged by a later check."""
 _PROBLEMS_SHOWN = 20
-_RETRIES = RetryPolicy(max_retries=2, delay=20, backoff=Backoff.EXPONENTIAL)
+_RETRIES = dg.RetryPolicy(max_retries=2, delay=20, backoff=dg.Backoff.EXPONENTIAL)
 
 
-class AuditConfig(Config):
+class AuditConfig(dg.Config):
     """What one run of the checks covers."""
 
     last_minutes: int = Field(
@@ -45,22 +35,22 @@ class AuditConfig(Config):
     deep: bool = Field(default=False, description="Also compare the identities of all events.")
 
 
-@multi_asset_check(
+@dg.multi_asset_check(
     name="audit_books",
     specs=[
-        AssetCheckSpec(
+        dg.AssetCheckSpec(
             CHECK_NAME,
             asset=RAW_EVENTS_ASSET.key,
             description="Every offset is accounted for, and every event is there once: as `metrics-pipeline audit`.",
         ),
-        AssetCheckSpec(
+        dg.AssetCheckSpec(
             CHECK_NAME,
             asset=ROLLUP_1M_ASSET.key,
             description="Every minute counts the events that raw_events holds.",
         ),
     ],
 )
-def audit_books(config: AuditConfig, pipeline: PipelineResource) -> Iterator[AssetCheckResult]:
+def audit_books(config: AuditConfig, pipeline: PipelineResource) -> Iterator[dg.AssetCheckResult]:
     """One audit answers both checks; it may run while events flow."""
     with retried(_RETRIES):
         verdict = run_audit(pipeline.settings(), _scope(config.last_minutes), deep=config.deep)
@@ -69,7 +59,7 @@ def audit_books(config: AuditConfig, pipeline: PipelineResource) -> Iterator[Ass
 
 
 audit_job = asset_job(
-    "audit", AssetSelection.checks(audit_books), "Checks that nothing was lost and nothing counts twice."
+    "audit", dg.AssetSelection.checks(audit_books), "Checks that nothing was lost and nothing counts twice."
 )
 audit_schedule = scheduled(
     audit_job,
@@ -86,14 +76,14 @@ def _scope(last_minutes: int) -> Scope:
     return Scope(start_seconds=(this_minute - last_minutes) * MINUTE_SECONDS)
 
 
-def _result(spec: AssetSpec, verdict: Verdict, problems: Sequence[str]) -> AssetCheckResult:
+def _result(spec: dg.AssetSpec, verdict: Verdict, problems: Sequence[str]) -> dg.AssetCheckResult:
     books = verdict.books
     in_flight = ", ".join(minute_name(m) for m in books.minutes_in_flight[:_PROBLEMS_SHOWN])
-    return AssetCheckResult(
+    return dg.AssetCheckResult(
         asset_key=spec.key,
         check_name=CHECK_NAME,
         passed=not problems,
-        severity=AssetCheckSeverity.ERROR,
+        severity=dg.AssetCheckSeverity.ERROR,
         description=problems[0] if problems else None,
         metadata={
             **picked(books.ledger, "inserted", "duplicates", "dead_letters", "replayed"),

@@ -3,16 +3,7 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from dagster import (
-    AssetCheckResult,
-    AssetCheckSeverity,
-    AssetObservation,
-    AssetSelection,
-    Config,
-    OpExecutionContext,
-    asset_check,
-    op,
-)
+import dagster as dg
 from pydantic import Field
 
 from metrics_pipeline.alerting.rules import REPLAYED_IN_TIME
@@ -31,7 +22,7 @@ from metrics_pipeline.wiring.dead_letters import dead_letter_warnings, preview_d
 CHECK_NAME = REPLAYED_IN_TIME
 
 
-class ReplayConfig(Config):
+class ReplayConfig(dg.Config):
     """Which dead letters, as `metrics-pipeline dead-letters replay` has it."""
 
     reasons: list[str] = Field(default=[], description="Reasons by the rules that judged them last; any without.")
@@ -44,8 +35,8 @@ class ReplayConfig(Config):
     dry_run: bool = Field(default=True, description="Only say what would land and what stays. Turn it off to replay.")
 
 
-@op
-def replay_letters(context: OpExecutionContext, config: ReplayConfig, pipeline: PipelineResource) -> None:
+@dg.op
+def replay_letters(context: dg.OpExecutionContext, config: ReplayConfig, pipeline: PipelineResource) -> None:
     """Land what is good by today's rules, exactly once; keep the rest with the new reason. A cancel ends it cleanly."""
     with retried():
         settings = pipeline.settings()
@@ -54,7 +45,7 @@ def replay_letters(context: OpExecutionContext, config: ReplayConfig, pipeline: 
         if config.dry_run:
             shown = preview_dead_letters(settings, wanted)
             context.log.info(f"{shown.looked_at} dead letters: {_told(shown)}")
-            context.log_event(AssetObservation(DEAD_LETTERS_ASSET.key, metadata=_metadata(shown)))
+            context.log_event(dg.AssetObservation(DEAD_LETTERS_ASSET.key, metadata=_metadata(shown)))
         else:
             in_thread(
                 lambda stop: replay_dead_letters(settings, wanted, context.run_id, stop=stop),
@@ -71,12 +62,12 @@ replay_dead_letters_job = step_job(
 )
 
 
-@asset_check(
+@dg.asset_check(
     asset=DEAD_LETTERS_ASSET.key,
     name=CHECK_NAME,
     description="Warns before Kafka or the table drops dead letters that were never replayed.",
 )
-def dead_letters_replayed_in_time(pipeline: PipelineResource) -> AssetCheckResult:
+def dead_letters_replayed_in_time(pipeline: PipelineResource) -> dg.AssetCheckResult:
     """As the warnings of `metrics-pipeline status`."""
     settings = pipeline.settings()
     with told(), connect(settings) as client:
@@ -85,9 +76,9 @@ def dead_letters_replayed_in_time(pipeline: PipelineResource) -> AssetCheckResul
     oldest = (
         {} if oldest_ms is None else {"oldest": f"{datetime.fromtimestamp(oldest_ms / 1_000, UTC):%Y-%m-%dT%H:%MZ}"}
     )
-    return AssetCheckResult(
+    return dg.AssetCheckResult(
         passed=not warnings,
-        severity=AssetCheckSeverity.WARN,
+        severity=dg.AssetCheckSeverity.WARN,
         description="; ".join(warnings) or None,
         metadata={"never_replayed": never_replayed, **oldest},
     )
@@ -95,7 +86,7 @@ def dead_letters_replayed_in_time(pipeline: PipelineResource) -> AssetCheckResul
 
 dead_letters_check_job = asset_job(
     "check_dead_letters",
-    AssetSelection.checks(dead_letters_replayed_in_time),
+    dg.AssetSelection.checks(dead_letters_replayed_in_time),
     "Warns before dead letters are dropped that were never replayed.",
 )
 dead_letters_check_schedule = scheduled(
@@ -103,9 +94,9 @@ dead_letters_check_schedule = scheduled(
 )
 
 
-def _record(context: OpExecutionContext, report: ReplayReport) -> None:
+def _record(context: dg.OpExecutionContext, report: ReplayReport) -> None:
     context.log.info(f"replayed {report.looked_at} dead letters: {_told(report)}")
-    context.log_event(AssetObservation(DEAD_LETTERS_ASSET.key, metadata=_metadata(report)))
+    context.log_event(dg.AssetObservation(DEAD_LETTERS_ASSET.key, metadata=_metadata(report)))
     if report.landed:
         record(context, (RAW_EVENTS_ASSET, ROLLUP_1M_ASSET), {"rows": report.landed, "source": "dead_letters"})
 

@@ -1,6 +1,6 @@
 """The drain job: one run drains one shard for one window."""
 
-from dagster import Config, Failure, OpExecutionContext, op
+import dagster as dg
 from pydantic import Field
 
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, EVENT_ASSETS
@@ -13,7 +13,7 @@ from metrics_pipeline.errors import StuckClientError
 from metrics_pipeline.wiring.drain import DrainRun, run_drain, until_window_ends
 
 
-class DrainConfig(Config):
+class DrainConfig(dg.Config):
     """What one run drains."""
 
     shard: int = Field(default=0, ge=0, description="Shard to drain.")
@@ -26,8 +26,8 @@ class DrainConfig(Config):
     )
 
 
-@op
-def drain_shard(context: OpExecutionContext, config: DrainConfig, pipeline: PipelineResource) -> None:
+@dg.op
+def drain_shard(context: dg.OpExecutionContext, config: DrainConfig, pipeline: PipelineResource) -> None:
     """Drain one shard until its window ends. A cancel or SIGTERM flushes and commits first."""
     with retried():
         settings = pipeline.settings(shards=config.shards)
@@ -38,13 +38,13 @@ def drain_shard(context: OpExecutionContext, config: DrainConfig, pipeline: Pipe
                 lambda report: _record(context, config.shard, report),
             )
         except StuckClientError as error:
-            raise Failure(str(error)) from error
+            raise dg.Failure(str(error)) from error
 
 
 drain = step_job(drain_shard, "drain", "Drains a shard of the topic into ClickHouse for one window.")
 
 
-def _record(context: OpExecutionContext, shard: int, report: DrainReport) -> None:
+def _record(context: dg.OpExecutionContext, shard: int, report: DrainReport) -> None:
     context.log.info(
         f"shard {shard}: {report.reason}; {report.consumed} messages in {report.batches} batches, "
         f"{report.inserted} inserted, {report.duplicates} duplicates, {report.dead_letters} dead letters"

@@ -3,16 +3,7 @@
 import time
 from collections.abc import Iterator
 
-from dagster import (
-    AssetCheckExecutionContext,
-    AssetCheckResult,
-    AssetCheckSeverity,
-    AssetCheckSpec,
-    AssetKey,
-    AssetSelection,
-    Failure,
-    multi_asset_check,
-)
+import dagster as dg
 
 from metrics_pipeline.alerting.rules import FRESH, FRESHNESS_KINDS, Severity
 from metrics_pipeline.alerting.run import look
@@ -36,22 +27,22 @@ EVERY_MINUTES = 5
 _NOTHING_WAITS = {"rows": 0, "lag_offsets": 0}
 
 
-def _key(grain: Grain) -> AssetKey:
+def _key(grain: Grain) -> dg.AssetKey:
     """One cube speaks for all: their buckets are published together."""
-    return AssetKey(["clickhouse", table_of(ENDPOINTS, grain).name])
+    return dg.AssetKey(["clickhouse", table_of(ENDPOINTS, grain).name])
 
 
-@multi_asset_check(
+@dg.multi_asset_check(
     name="check_freshness",
     specs=[
-        AssetCheckSpec(
+        dg.AssetCheckSpec(
             FRESH,
             asset=RAW_EVENTS_ASSET.key,
             description="Events are visible within the objective, and none wait for longer: as `metrics-pipeline "
             "alerts status`.",
         ),
         *(
-            AssetCheckSpec(
+            dg.AssetCheckSpec(
                 FRESH,
                 asset=_key(grain),
                 description="Every closed bucket was built within METRICS_ALERTS__ROLLUPS_SECONDS of its end, in all "
@@ -63,7 +54,9 @@ def _key(grain: Grain) -> AssetKey:
     # A grain's check also runs with what builds it.
     can_subset=True,
 )
-def check_freshness(context: AssetCheckExecutionContext, pipeline: PipelineResource) -> Iterator[AssetCheckResult]:
+def check_freshness(
+    context: dg.AssetCheckExecutionContext, pipeline: PipelineResource
+) -> Iterator[dg.AssetCheckResult]:
     """What the alert sensor judges, by the same objectives, with its figures. A failed run is not repeated: the next
     one is minutes away."""
     with told():
@@ -78,7 +71,7 @@ def check_freshness(context: AssetCheckExecutionContext, pipeline: PipelineResou
 
 freshness_job = asset_job(
     "freshness",
-    AssetSelection.checks(check_freshness),
+    dg.AssetSelection.checks(check_freshness),
     "Says whether events are visible in time and rollups are built in time.",
 )
 freshness_schedule = scheduled(
@@ -107,13 +100,13 @@ def _is_idle(partitions: tuple[PartitionSignal, ...], flow: FlowSignal) -> bool:
     return is_quiet and not any(partition.lag for partition in partitions)
 
 
-def _of_events(context: AssetCheckExecutionContext, settings: Settings) -> AssetCheckResult:
+def _of_events(context: dg.AssetCheckExecutionContext, settings: Settings) -> dg.AssetCheckResult:
     objectives = settings.alerts
     signals, judgement = look(settings)
     partitions, flow = signals.partitions, signals.flow
     if partitions is None or flow is None:
         problems = "; ".join(engine.problem for engine in signals.engines if engine.problem)
-        raise Failure(problems or "the signals could not be read: the log says why", allow_retries=False)
+        raise dg.Failure(problems or "the signals could not be read: the log says why", allow_retries=False)
     deferred = _deferred(settings)
     if _is_idle(partitions, flow) and not deferred:
         record(context.op_execution_context, EVENT_ASSETS, _NOTHING_WAITS)
@@ -128,24 +121,24 @@ def _of_events(context: AssetCheckExecutionContext, settings: Settings) -> Asset
     if signals.burn is not None:
         figures |= rates_metadata("events", signals.burn.events, objectives.freshness_share)
     is_critical = any(alert.severity is Severity.CRITICAL for alert in found)
-    return AssetCheckResult(
+    return dg.AssetCheckResult(
         asset_key=RAW_EVENTS_ASSET.key,
         check_name=FRESH,
         passed=not found,
-        severity=AssetCheckSeverity.ERROR if is_critical else AssetCheckSeverity.WARN,
+        severity=dg.AssetCheckSeverity.ERROR if is_critical else dg.AssetCheckSeverity.WARN,
         description="; ".join(alert.summary for alert in found) or None,
         metadata=known(figures),
     )
 
 
-def _of_grain(state: GrainState, objectives: AlertSettings) -> AssetCheckResult:
+def _of_grain(state: GrainState, objectives: AlertSettings) -> dg.AssetCheckResult:
     """Stale buckets are no failure: late events make some at any time, and the sensor rebuilds them at its pace."""
     waits = f"{state.not_built:,} buckets have no build {objectives.rollups_seconds:,} s after their end"
-    return AssetCheckResult(
+    return dg.AssetCheckResult(
         asset_key=_key(grain_named(state.grain)),
         check_name=FRESH,
         passed=not state.not_built,
-        severity=AssetCheckSeverity.WARN,
+        severity=dg.AssetCheckSeverity.WARN,
         description=f"{waits}: is the sensor `stale_rollups` on, and do its runs succeed?" if state.not_built else None,
         metadata={
             "buckets_built": state.built,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from dagster import DagsterExecutionInterruptedError
+import dagster as dg
 
 _T = TypeVar("_T")
 
@@ -20,7 +20,7 @@ def in_thread(work: Callable[[Callable[[], bool]], _T], record: Callable[[_T], N
         future = pool.submit(work, stop.is_set)
         try:
             result = future.result()
-        except (DagsterExecutionInterruptedError, KeyboardInterrupt):
+        except (dg.DagsterExecutionInterruptedError, KeyboardInterrupt):
             stop.set()
             record(future.result())
             raise

@@ -1,13 +1,13 @@
 """What assets, jobs and sensors get handed: the settings, and through them Kafka and ClickHouse."""
 
-from dagster import ConfigurableResource
+import dagster as dg
 from pydantic import Field
 
 from metrics_pipeline.runtime.picked import known
 from metrics_pipeline.settings import Settings, load_settings
 
 
-class PipelineResource(ConfigurableResource):  # type: ignore[type-arg]
+class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """The pipeline as the environment configures it.
 
     Addresses and secrets stay in the environment: run config is shown in the UI and stored with each run.

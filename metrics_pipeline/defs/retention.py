@@ -7,24 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dagster import (
-    AssetCheckResult,
-    AssetCheckSeverity,
-    AssetCheckSpec,
-    AssetExecutionContext,
-    AssetKey,
-    AssetSelection,
-    Config,
-    DagsterInstance,
-    DagsterRunStatus,
-    MaterializeResult,
-    MetadataValue,
-    RunRecord,
-    TableColumn,
-    TableRecord,
-    TableSchema,
-    asset,
-)
+import dagster as dg
 from pydantic import Field
 
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, RAW_EVENTS_ASSET
@@ -39,22 +22,22 @@ from metrics_pipeline.retention.policy import RunsPolicy
 from metrics_pipeline.retention.report import Report
 from metrics_pipeline.wiring.retention import load_policy, retention
 
-RETENTION = AssetKey("retention")
+RETENTION = dg.AssetKey("retention")
 NOTHING_STUCK = "nothing_stuck"
-_ENDED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
+_ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 _PAGE = 500
 _MAX_PAGES = 400
 """Of runs that are looked at by one run of retention."""
 _SHOWN = 50
 
 
-class RetentionConfig(Config):
+class RetentionConfig(dg.Config):
     """What one run of retention does."""
 
     dry_run: bool = Field(default=False, description="Only say what would be dropped and pruned, and what stays.")
 
 
-@asset(
+@dg.asset(
     key=RETENTION,
     # All tables of rollups, too, but a graph with all their lines is none to look at.
     deps=[RAW_EVENTS_ASSET.key, DEAD_LETTERS_ASSET.key],
@@ -62,7 +45,7 @@ class RetentionConfig(Config):
     kinds={"clickhouse"},
     pool=POOL,
     check_specs=[
-        AssetCheckSpec(
+        dg.AssetCheckSpec(
             NOTHING_STUCK,
             asset=RETENTION,
             description="Whether all that the policy keeps no longer could go; docs/runbooks/retention.md helps.",
@@ -70,7 +53,9 @@ class RetentionConfig(Config):
     ],
     description="Drops what the policy keeps no longer, as `metrics-pipeline retention`, and old runs of its own.",
 )
-def retain(context: AssetExecutionContext, config: RetentionConfig, pipeline: PipelineResource) -> MaterializeResult:  # type: ignore[type-arg]
+def retain(
+    context: dg.AssetExecutionContext, config: RetentionConfig, pipeline: PipelineResource
+) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """A run that ends anywhere is resumed by the next one."""
     with retried():
         settings = pipeline.settings()
@@ -82,12 +67,12 @@ def retain(context: AssetExecutionContext, config: RetentionConfig, pipeline: Pi
         context.log.warning(warning)
     for refused in report.refused:
         (context.log.info if refused.is_waiting else context.log.warning)(str(refused))
-    return MaterializeResult(metadata=_metadata(report, pruned), check_results=[_check(report)])
+    return dg.MaterializeResult(metadata=_metadata(report, pruned), check_results=[_check(report)])
 
 
 retention_job = asset_job(
     "enforce_retention",
-    AssetSelection.assets(retain),
+    dg.AssetSelection.assets(retain),
     "Drops what the policy keeps no longer.",
     # It builds what is stale first, and so takes its turn with rebuilds.
     TAGS,
@@ -100,12 +85,12 @@ retention_schedule = scheduled(
 )
 
 
-def _check(report: Report) -> AssetCheckResult:
+def _check(report: Report) -> dg.AssetCheckResult:
     stuck = report.stuck
-    return AssetCheckResult(
+    return dg.AssetCheckResult(
         check_name=NOTHING_STUCK,
         passed=not stuck,
-        severity=AssetCheckSeverity.WARN,
+        severity=dg.AssetCheckSeverity.WARN,
         metadata={"stuck": len(stuck), **listed("stays", stuck, _SHOWN)},
     )
 
@@ -119,7 +104,7 @@ def prune_runs(own: OwnRuns, policy: RunsPolicy, this_run_id: str, *, dry_run: b
     return Counter(record.dagster_run.job_name for record in old)
 
 
-def _old_runs(own: OwnRuns, policy: RunsPolicy, this_run_id: str) -> Iterator[RunRecord]:
+def _old_runs(own: OwnRuns, policy: RunsPolicy, this_run_id: str) -> Iterator[dg.RunRecord]:
     now = datetime.now(UTC)
     shortest = min((policy.days, *policy.jobs.values()))
     before = now - timedelta(days=shortest)
@@ -136,7 +121,7 @@ def _old_runs(own: OwnRuns, policy: RunsPolicy, this_run_id: str) -> Iterator[Ru
         cursor = page[-1].dagster_run.run_id
 
 
-def _forget(instance: DagsterInstance, run_id: str) -> None:
+def _forget(instance: dg.DagsterInstance, run_id: str) -> None:
     """With what deleting a run leaves: its output, and, where a storage has a file for each run, an empty one."""
     instance.compute_log_manager.delete_logs(prefix=[run_id])
     instance.delete_run(run_id)
@@ -164,11 +149,11 @@ def _metadata(report: Report, pruned: Counter[str]) -> Mapping[str, Any]:
     }
 
 
-def _costs(costs: Costs) -> MetadataValue:
+def _costs(costs: Costs) -> dg.MetadataValue:
     names = ("table", "bytes", "bytes_per_day", "days", "steady_bytes", "price_per_month")
     records = [
-        TableRecord({n: v if isinstance(v := getattr(cost, n), str) else round(v, 2) for n in names})
+        dg.TableRecord({n: v if isinstance(v := getattr(cost, n), str) else round(v, 2) for n in names})
         for cost in costs.tables
     ]
-    schema = TableSchema([TableColumn(n, "string" if n == "table" else "float") for n in names])
-    return MetadataValue.table(records=records, schema=schema)
+    schema = dg.TableSchema([dg.TableColumn(n, "string" if n == "table" else "float") for n in names])
+    return dg.MetadataValue.table(records=records, schema=schema)

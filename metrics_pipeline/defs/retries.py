@@ -3,25 +3,25 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dagster import Backoff, Failure, Jitter, OpExecutionContext, RetryPolicy, RetryRequested
+import dagster as dg
 
 from metrics_pipeline.errors import PipelineError, RetryableError
 
-_POLICY = RetryPolicy(max_retries=3, delay=5, backoff=Backoff.EXPONENTIAL, jitter=Jitter.PLUS_MINUS)
+_POLICY = dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 
 
 @contextmanager
-def retried(policy: RetryPolicy = _POLICY) -> Iterator[None]:
+def retried(policy: dg.RetryPolicy = _POLICY) -> Iterator[None]:
     """Around the work of a step, in place of its `retry_policy`, which would also repeat a step that was terminated."""
     try:
         with told():
             yield
     except Exception as error:
-        attempts = OpExecutionContext.get().retry_number + 1
-        is_final = isinstance(error, Failure) and not error.allow_retries
+        attempts = dg.OpExecutionContext.get().retry_number + 1
+        is_final = isinstance(error, dg.Failure) and not error.allow_retries
         if is_final or attempts > policy.max_retries:
             raise
-        raise RetryRequested(policy.max_retries, policy.calculate_delay(attempts)) from error
+        raise dg.RetryRequested(policy.max_retries, policy.calculate_delay(attempts)) from error
 
 
 @contextmanager
@@ -30,4 +30,4 @@ def told() -> Iterator[None]:
     try:
         yield
     except PipelineError as error:
-        raise Failure(str(error), allow_retries=isinstance(error, RetryableError)) from error
+        raise dg.Failure(str(error), allow_retries=isinstance(error, RetryableError)) from error

@@ -4,26 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
-from dagster import (
-    AssetExecutionContext,
-    AssetsDefinition,
-    AssetSelection,
-    AssetSpec,
-    BackfillPolicy,
-    Config,
-    DagsterRunStatus,
-    DailyPartitionsDefinition,
-    DefaultSensorStatus,
-    MaterializeResult,
-    RunConfig,
-    RunRequest,
-    SensorEvaluationContext,
-    SensorResult,
-    SkipReason,
-    WeeklyPartitionsDefinition,
-    multi_asset,
-    sensor,
-)
+import dagster as dg
 from pydantic import Field
 
 from metrics_pipeline.clickhouse.client import connect
@@ -62,12 +43,12 @@ POOL = "rollups"
 
 _PARTITIONS = {
     # One partition ahead of the last whole one: today has closed buckets.
-    DAY_SECONDS: DailyPartitionsDefinition(start_date=FIRST_DAY, end_offset=1),
-    WEEK_SECONDS: WeeklyPartitionsDefinition(start_date=FIRST_WEEK, day_offset=4, end_offset=1),
+    DAY_SECONDS: dg.DailyPartitionsDefinition(start_date=FIRST_DAY, end_offset=1),
+    WEEK_SECONDS: dg.WeeklyPartitionsDefinition(start_date=FIRST_WEEK, day_offset=4, end_offset=1),
 }
 
 
-class BuildConfig(Config):
+class BuildConfig(dg.Config):
     """How a partition is built."""
 
     only_stale: bool = Field(
@@ -75,7 +56,7 @@ class BuildConfig(Config):
     )
 
 
-def _specs(grain: Grain, finer: dict[Cube, AssetSpec]) -> dict[Cube, AssetSpec]:
+def _specs(grain: Grain, finer: dict[Cube, dg.AssetSpec]) -> dict[Cube, dg.AssetSpec]:
     policy = built_policy(grain)
     return {
         cube: table_spec(table_of(cube, grain), finer[cube], group=ROLLUPS_GROUP, freshness=policy) for cube in CUBES
@@ -86,21 +67,21 @@ def _op_name(grain: str) -> str:
     return f"build_rollups_{grain}"
 
 
-def _built_assets(grain: Grain, specs: Sequence[AssetSpec]) -> AssetsDefinition:
+def _built_assets(grain: Grain, specs: Sequence[dg.AssetSpec]) -> dg.AssetsDefinition:
     """The tables of a grain: one step builds the buckets of all cubes, since they are published together."""
 
-    @multi_asset(
+    @dg.multi_asset(
         name=_op_name(grain.name),
         specs=specs,
         partitions_def=_PARTITIONS[partition_seconds(grain)],
         # A run costs seconds whatever it builds: 400 days are not 400 runs.
-        backfill_policy=BackfillPolicy.single_run(),
+        backfill_policy=dg.BackfillPolicy.single_run(),
         pool=POOL,
         description=f"Builds the closed buckets of {grain.name}, from the next finer rows.",
     )
     def build(
-        context: AssetExecutionContext, config: BuildConfig, pipeline: PipelineResource
-    ) -> Iterator[MaterializeResult]:  # type: ignore[type-arg]
+        context: dg.AssetExecutionContext, config: BuildConfig, pipeline: PipelineResource
+    ) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
         window = context.partition_time_window
         span = Span(int(window.start.timestamp()), int(window.end.timestamp()))
         began = time.monotonic()
@@ -108,7 +89,7 @@ def _built_assets(grain: Grain, specs: Sequence[AssetSpec]) -> AssetsDefinition:
             figures = _build(rollups, grain, span, config, context.log.warning)
         figures["seconds"] = round(time.monotonic() - began, 3)
         for spec in specs:
-            yield MaterializeResult(asset_key=spec.key, metadata=figures)
+            yield dg.MaterializeResult(asset_key=spec.key, metadata=figures)
 
     return build
 
@@ -136,7 +117,7 @@ def _build(
     }
 
 
-def _all_built() -> dict[str, AssetsDefinition]:
+def _all_built() -> dict[str, dg.AssetsDefinition]:
     finer, found = dict(LIVE_ASSETS), {}
     for grain in BUILT:
         finer = _specs(grain, finer)
@@ -150,7 +131,7 @@ BUILT_ASSETS = _all_built()
 REBUILD_JOBS = {
     seconds: asset_job(
         f"rebuild_rollups_{name}",
-        AssetSelection.assets(*(BUILT_ASSETS[g.name] for g in BUILT if partition_seconds(g) == seconds)),
+        dg.AssetSelection.assets(*(BUILT_ASSETS[g.name] for g in BUILT if partition_seconds(g) == seconds)),
         f"Builds rollups, {name}.",
         TAGS,
     )
@@ -158,34 +139,34 @@ REBUILD_JOBS = {
 }
 
 
-@sensor(
+@dg.sensor(
     jobs=list(REBUILD_JOBS.values()),
     minimum_interval_seconds=TICK_SECONDS,
-    default_status=DefaultSensorStatus.RUNNING,
+    default_status=dg.DefaultSensorStatus.RUNNING,
     description="Builds closed buckets that have no build yet, or that late events made stale: one run per partition.",
 )
-def stale_rollups(context: SensorEvaluationContext, pipeline: PipelineResource) -> SensorResult | SkipReason:
+def stale_rollups(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult | dg.SkipReason:
     """Reads rollup_builds alone."""
     now_seconds = datetime.now(UTC).timestamp()
     try:
         with connect(pipeline.settings()) as client:
             stale = read_stale(client, int(now_seconds) - SETTLE_SECONDS, MAX_STALE)
     except RetryableError as error:
-        return SkipReason(f"{error}; the next tick tries again")
+        return dg.SkipReason(f"{error}; the next tick tries again")
     own = OwnRuns.of_sensor(context)
     rebuilds = plan_rebuilds(stale, lambda rebuild: _runs_of(own, rebuild, now_seconds), now_seconds)
     if not rebuilds:
-        return SkipReason(f"{len(stale)} buckets to build, none of them due" if stale else "everything is built")
-    return SensorResult(run_requests=[_request(rebuild) for rebuild in rebuilds])
+        return dg.SkipReason(f"{len(stale)} buckets to build, none of them due" if stale else "everything is built")
+    return dg.SensorResult(run_requests=[_request(rebuild) for rebuild in rebuilds])
 
 
-def _request(rebuild: Rebuild) -> RunRequest:
+def _request(rebuild: Rebuild) -> dg.RunRequest:
     keys = [key for grain in rebuild.grains for key in BUILT_ASSETS[grain].keys]
-    return RunRequest(
+    return dg.RunRequest(
         job_name=REBUILD_JOBS[rebuild.partition.seconds].name,
         partition_key=rebuild.partition.key,
         asset_selection=keys,
-        run_config=RunConfig(ops={_op_name(grain): BuildConfig(only_stale=True) for grain in rebuild.grains}),
+        run_config=dg.RunConfig(ops={_op_name(grain): BuildConfig(only_stale=True) for grain in rebuild.grains}),
         tags=TAGS,
     )
 
@@ -202,7 +183,7 @@ def _runs_of(own: OwnRuns, rebuild: Rebuild, now_seconds: float) -> list[RecentR
     return [
         RecentRun(
             is_active=record.dagster_run.status in ACTIVE,
-            has_failed=record.dagster_run.status == DagsterRunStatus.FAILURE,
+            has_failed=record.dagster_run.status == dg.DagsterRunStatus.FAILURE,
             created_ago_seconds=now_seconds - record.create_timestamp.timestamp(),
         )
         for record in records

@@ -2,31 +2,18 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from dagster import (
-    AssetMaterialization,
-    AssetSelection,
-    AssetSpec,
-    DefaultScheduleStatus,
-    GraphDefinition,
-    JobDefinition,
-    MetadataValue,
-    OpDefinition,
-    OpExecutionContext,
-    ScheduleDefinition,
-    define_asset_job,
-    in_process_executor,
-)
+import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-RUNNING = DefaultScheduleStatus.RUNNING
+RUNNING = dg.DefaultScheduleStatus.RUNNING
 
 
 def asset_job(
-    name: str, selection: AssetSelection, description: str, tags: Mapping[str, str] | None = None
+    name: str, selection: dg.AssetSelection, description: str, tags: Mapping[str, str] | None = None
 ) -> UnresolvedAssetJobDefinition:
     """A job of assets, or of checks."""
-    return define_asset_job(
-        name, selection=selection, executor_def=in_process_executor, tags=tags, description=description
+    return dg.define_asset_job(
+        name, selection=selection, executor_def=dg.in_process_executor, tags=tags, description=description
     )
 
 
@@ -36,10 +23,10 @@ def scheduled(
     description: str,
     *,
     name: str = "",
-    status: DefaultScheduleStatus = RUNNING,
-) -> ScheduleDefinition:
+    status: dg.DefaultScheduleStatus = RUNNING,
+) -> dg.ScheduleDefinition:
     """The schedule of a job, by its name unless another one is given."""
-    return ScheduleDefinition(
+    return dg.ScheduleDefinition(
         name=f"{name or job.name}_schedule",
         job=job,
         cron_schedule=cron,
@@ -48,23 +35,27 @@ def scheduled(
     )
 
 
-def step_job(step: OpDefinition, name: str, description: str, tags: Mapping[str, str] | None = None) -> JobDefinition:
+def step_job(
+    step: dg.OpDefinition, name: str, description: str, tags: Mapping[str, str] | None = None
+) -> dg.JobDefinition:
     """A job of one step: it is one owner of what it works on."""
-    graph = GraphDefinition(name=name, node_defs=[step])
-    return graph.to_job(executor_def=in_process_executor, tags=tags, description=description)
+    graph = dg.GraphDefinition(name=name, node_defs=[step])
+    return graph.to_job(executor_def=dg.in_process_executor, tags=tags, description=description)
 
 
-def record(context: OpExecutionContext, tables: Iterable[AssetSpec], metadata: Mapping[str, int | float | str]) -> None:
+def record(
+    context: dg.OpExecutionContext, tables: Iterable[dg.AssetSpec], metadata: Mapping[str, int | float | str]
+) -> None:
     """Put what a run did on the pages of the tables, where Dagster plots it over time."""
     for table in tables:
-        context.log_event(AssetMaterialization(table.key, metadata=metadata))
+        context.log_event(dg.AssetMaterialization(table.key, metadata=metadata))
 
 
-def listed(name: str, lines: Sequence[object], most: int, where: str = "") -> dict[str, MetadataValue]:
+def listed(name: str, lines: Sequence[object], most: int, where: str = "") -> dict[str, dg.MetadataValue]:
     """Metadata of that name: the first lines, and where the others are; none where there are no lines."""
     if not lines:
         return {}
     shown = [f"- {line}" for line in lines[:most]]
     if len(lines) > most:
         shown.append(f"- {len(lines) - most} more{where}")
-    return {name: MetadataValue.md("\n".join(shown))}
+    return {name: dg.MetadataValue.md("\n".join(shown))}

@@ -3,7 +3,7 @@ rest."""
 
 from collections.abc import Callable
 
-from dagster import AssetObservation, Config, OpExecutionContext, op
+import dagster as dg
 from pydantic import Field
 
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, EVENT_ASSETS, RAW_EVENTS_ASSET
@@ -16,15 +16,15 @@ from metrics_pipeline.ledger.entry import BACKFILL
 from metrics_pipeline.wiring.backfill import backfill_deferred, preview_skip_to_head, shards_of, skip_to_head
 
 
-class SkipToHeadConfig(Config):
+class SkipToHeadConfig(dg.Config):
     """As `metrics-pipeline skip-to-head` has it."""
 
     shard: int | None = Field(default=None, ge=0, description="Of this shard alone; of all without it.")
     dry_run: bool = Field(default=True, description="Only say what would be skipped. Turn it off to skip it.")
 
 
-@op
-def skip_backlog(context: OpExecutionContext, config: SkipToHeadConfig, pipeline: PipelineResource) -> None:
+@dg.op
+def skip_backlog(context: dg.OpExecutionContext, config: SkipToHeadConfig, pipeline: PipelineResource) -> None:
     """Fence the drains, record the backlog as deferred, and let the next drains start at the head."""
     settings = pipeline.settings()
     shards = shards_of(settings, config.shard)
@@ -37,14 +37,14 @@ def skip_backlog(context: OpExecutionContext, config: SkipToHeadConfig, pipeline
     def say(deferred: int) -> None:
         context.log.info(f"{deferred:,} offsets {'would be' if config.dry_run else 'are'} deferred")
         metadata = {"dry_run": config.dry_run, "deferred_offsets": deferred}
-        context.log_event(AssetObservation(RAW_EVENTS_ASSET.key, metadata=metadata))
+        context.log_event(dg.AssetObservation(RAW_EVENTS_ASSET.key, metadata=metadata))
 
     with retried():
         in_thread(work, say)
 
 
-@op
-def backfill_backlog(context: OpExecutionContext, pipeline: PipelineResource) -> None:
+@dg.op
+def backfill_backlog(context: dg.OpExecutionContext, pipeline: PipelineResource) -> None:
     """Land what is deferred, exactly once, beside the drains. A cancel finishes the batch under way."""
     settings = pipeline.settings()
 
@@ -74,7 +74,7 @@ backfill_deferred_job = step_job(
 )
 
 
-def _record(context: OpExecutionContext, report: BackfillReport) -> None:
+def _record(context: dg.OpExecutionContext, report: BackfillReport) -> None:
     context.log.info(
         f"{report.backfilled:,} of {report.total:,} offsets backfilled: {report.inserted} inserted, "
         f"{report.duplicates} duplicates, {report.dead_letters} dead letters, {report.lost} lost"

@@ -1,6 +1,6 @@
 """Dagster's entry: everything that the code location holds."""
 
-from dagster import Definitions
+import dagster as dg
 
 from metrics_pipeline.defs.alerts import alerts
 from metrics_pipeline.defs.assets import ASSETS
@@ -20,7 +20,7 @@ from metrics_pipeline.defs.retention import retain, retention_schedule
 from metrics_pipeline.defs.rollups import BUILT_ASSETS, stale_rollups
 from metrics_pipeline.defs.skip_to_head import backfill_deferred_job, skip_to_head_job
 
-defs = Definitions(
+defs = dg.Definitions(
     assets=[*ASSETS, *BUILT_ASSETS.values(), replay, retain],
     asset_checks=[audit_books, check_rollups, dead_letters_replayed_in_time, check_freshness, canary_seen],
     # Those of schedules and sensors come with these.

@@ -9,6 +9,7 @@ from rich.console import RenderableType
 
 from metrics_pipeline.audit.verdict import Verdict
 from metrics_pipeline.cli.output import BAD, GOOD, LATER, answer, first_of, json_option, pairs
+from metrics_pipeline.cli.spans import whole_seconds
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.ledger.minutes import EVERYTHING, Scope
 from metrics_pipeline.runtime.picked import picked
@@ -72,8 +73,7 @@ def _as_fields(verdict: Verdict) -> dict[str, object]:
 
 
 def _scope(span: str) -> Scope:
-    minutes = whole_minutes(spelled_range(span, datetime.now(UTC)))
-    return Scope(int(minutes.start.timestamp()), int(minutes.end.timestamp()))
+    return Scope(*whole_seconds(whole_minutes(spelled_range(span, datetime.now(UTC)))))
 
 
 def _bounds(scope: Scope) -> dict[str, str] | None:

@@ -6,10 +6,11 @@ from dataclasses import astuple
 
 import typer
 from clickhouse_connect.driver.client import Client
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.table import Column
+from rich.text import Text
 
-from metrics_pipeline.cli.output import LATER, WARNING, answer, json_option, print_json, right, table
+from metrics_pipeline.cli.output import LATER, WARNING, answer, json_option, right, table
 from metrics_pipeline.cli.spans import END, START, WHEN, asked_span, now_in
 from metrics_pipeline.cli.working import carefully, counting, run_id, stoppable
 from metrics_pipeline.clickhouse.client import connect
@@ -77,11 +78,9 @@ def show(
         typer.echo("no such dead letter", err=True)
         raise typer.Exit(1)
     for letter in letters:
-        verdict = _verdict(letter, settings)
-        if as_json:
-            print_json(_letter(letter, verdict))
-        else:
-            _print(letter, verdict)
+        message_ms = round(letter.message_time.timestamp() * 1_000)
+        verdict = verdict_on(letter.payload, letter.reason, message_ms, rules_of(settings))
+        answer(as_json, _letter(letter, verdict), _told_letter(letter, verdict))
 
 
 @app.command(
@@ -142,11 +141,6 @@ def _warnings(settings: Settings, client: Client) -> tuple[str, ...]:
         return (f"{error}: whether letters are dropped soon is not known",)
 
 
-def _verdict(letter: Letter, settings: Settings) -> Verdict:
-    message_ms = round(letter.message_time.timestamp() * 1_000)
-    return verdict_on(letter.payload, letter.reason, message_ms, rules_of(settings))
-
-
 def _letter(letter: Letter, verdict: Verdict) -> dict[str, object]:
     return {
         **picked(letter, "partition", "offset", "topic_id", "message_time", "stored_at", "service", "batch", "reason"),
@@ -161,9 +155,9 @@ def _letter(letter: Letter, verdict: Verdict) -> dict[str, object]:
     }
 
 
-def _print(letter: Letter, verdict: Verdict) -> None:
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{letter.partition}:{letter.offset}", style="bold")
+def _told_letter(letter: Letter, verdict: Verdict) -> Iterator[Text]:
+    """Without markup: what a stranger wrote may look like some."""
+    yield Text(f"{letter.partition}:{letter.offset}", style="bold")
     told = [
         ("message", f"{letter.message_time:%Y-%m-%d %H:%M:%S.%f %Z}"),
         ("service", letter.service or "unknown"),
@@ -173,9 +167,8 @@ def _print(letter: Letter, verdict: Verdict) -> None:
         said = f" {letter.replay_reason}: {letter.replay_detail}" if letter.replay_reason else ""
         told.append(("replayed", f"{letter.replayed_at:%Y-%m-%d %H:%M:%S}: {letter.outcome}{said}"))
     told.append(("today", "an event: a replay lands it" if verdict.is_event else f"{verdict.reason}: {verdict.detail}"))
-    for name, value in told:
-        console.print(f"  {name:<9}{value}")
-    console.print(_pretty(letter.payload))
+    yield from (Text(f"  {name:<9}{value}") for name, value in told)
+    yield Text(_pretty(letter.payload))
 
 
 def _pretty(payload: bytes) -> str:

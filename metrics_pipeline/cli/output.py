@@ -10,6 +10,7 @@ from typing import Any
 import typer
 from rich.console import Console, RenderableType
 from rich.table import Column, Table
+from rich.text import Text
 
 from metrics_pipeline.runtime.picked import picked
 
@@ -31,7 +32,7 @@ def tell(lines: Iterable[RenderableType], *, to_stderr: bool = False) -> None:
     """For people: text without line breaks of ours, tables as wide as the terminal; figures have no colour."""
     console = Console(highlight=False, stderr=to_stderr)
     for line in lines:
-        console.print(line, soft_wrap=isinstance(line, str))
+        console.print(line, soft_wrap=isinstance(line, (str, Text)))
 
 
 def answer(as_json: bool, as_fields: object, lines: Iterable[RenderableType], *, is_ok: bool = True) -> None:

@@ -2,17 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple
-from datetime import UTC, datetime
-from math import ceil
 
 import typer
 
 from metrics_pipeline.cli.output import LATER, YES, answer, json_option, tell
-from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, now_in
+from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, now_in, whole_seconds
 from metrics_pipeline.cli.working import carefully, counting, run_id, stoppable
 from metrics_pipeline.replay.plan import Mode, hours_around
 from metrics_pipeline.replay.run import HourReport
-from metrics_pipeline.runtime.timerange import HOUR_SECONDS
+from metrics_pipeline.runtime.timerange import HOUR_SECONDS, minute_name
 from metrics_pipeline.settings import load_settings
 from metrics_pipeline.wiring.replay import preview_hours, replay_hours
 
@@ -42,9 +40,9 @@ def replay(
     """
     settings = load_settings()
     span = asked_span(when, start, end, now_in(timezone))
-    hours = hours_around(int(span.start.timestamp()), ceil(span.end.timestamp()))
-    span_said = f"{_hour(hours[0])} to {_hour(hours[-1] + HOUR_SECONDS)} UTC"
-    tell([f"hours of messages: {span_said}, {len(hours)} in all"], to_stderr=as_json)
+    hours = hours_around(*whole_seconds(span))
+    first, end_of_last = (name.removesuffix("Z") for name in _bounds(hours).values())
+    tell([f"hours of messages: {first} to {end_of_last} UTC, {len(hours)} in all"], to_stderr=as_json)
 
     def look() -> HourReport:
         with counting("looking") as show:
@@ -68,16 +66,15 @@ def replay(
     )
 
 
-def _hour(seconds: int) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M}"
+def _bounds(hours: Sequence[int]) -> dict[str, str]:
+    return {"from": minute_name(hours[0]), "to": minute_name(hours[-1] + HOUR_SECONDS)}
 
 
 def _fields(report: HourReport, hours: Sequence[int], mode: Mode, is_dry: bool) -> dict[str, object]:
     return {
         "dry_run": is_dry,
         "mode": mode.value,
-        "from": f"{_hour(hours[0])}Z",
-        "to": f"{_hour(hours[-1] + HOUR_SECONDS)}Z",
+        **_bounds(hours),
         **report.figures,
         "dropped_ranges": [astuple(r) for r in report.dropped_ranges],
     }

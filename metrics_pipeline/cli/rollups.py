@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from math import ceil
 
 import typer
 
 from metrics_pipeline.cli.output import BAD, GOOD, LATER, answer, first_of, json_option, table
-from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, now_in
+from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, now_in, whole_seconds
 from metrics_pipeline.cli.working import in_shares
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.rollups.drift import Drift, State
@@ -114,8 +113,7 @@ def check(
 
 
 def _span(when: str | None, start: str | None, end: str | None, timezone: str) -> Span:
-    chosen = asked_span(when, start, end, now_in(timezone))
-    return Span(int(chosen.start.timestamp()), ceil(chosen.end.timestamp()))
+    return Span(*whole_seconds(asked_span(when, start, end, now_in(timezone))))
 
 
 def _state_fields(state: GrainState) -> dict[str, object]:

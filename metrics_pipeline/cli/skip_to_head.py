@@ -10,6 +10,7 @@ from metrics_pipeline.cli.output import YES, answer, json_option, print_json, ri
 from metrics_pipeline.cli.working import run_id, stoppable
 from metrics_pipeline.ledger.deferred import DeferredEntry
 from metrics_pipeline.runtime.picked import picked
+from metrics_pipeline.runtime.timerange import minute_name
 from metrics_pipeline.settings import load_settings
 from metrics_pipeline.wiring.backfill import (
     backfill_deferred,
@@ -92,7 +93,7 @@ def _as_fields(entries: Sequence[DeferredEntry]) -> dict[str, object]:
         "offsets": sum(entry.offsets for entry in entries),
         "hours": [
             {
-                "hour": _hour(entry),
+                "hour": minute_name(entry.hour_seconds),
                 "first": _moment(entry.first_ms),
                 "last": _moment(entry.last_ms),
                 "offsets": entry.offsets,
@@ -110,7 +111,7 @@ def _told(entries: Sequence[DeferredEntry], what: str) -> Iterator[RenderableTyp
     span = f"{_moment(entries[0].first_ms)} to {_moment(entries[-1].last_ms)}"
     offsets = sum(entry.offsets for entry in entries)
     yield f"{offsets:,} offsets of {_partitions(entries)} partitions {what}, of {span} by Kafka's time"
-    rows = ((_hour(e), str(_partitions([e])), f"{e.offsets:,}") for e in entries[:_SHOWN_HOURS])
+    rows = ((minute_name(e.hour_seconds), str(_partitions([e])), f"{e.offsets:,}") for e in entries[:_SHOWN_HOURS])
     yield table(["hour, UTC", *right("partitions", "offsets")], rows)
     if len(entries) > _SHOWN_HOURS:
         yield f"… and {len(entries) - _SHOWN_HOURS} more hours: --json lists them"
@@ -118,10 +119,6 @@ def _told(entries: Sequence[DeferredEntry], what: str) -> Iterator[RenderableTyp
 
 def _partitions(entries: Iterable[DeferredEntry]) -> int:
     return len({r.partition for entry in entries for r in entry.ranges})
-
-
-def _hour(entry: DeferredEntry) -> str:
-    return f"{datetime.fromtimestamp(entry.hour_seconds, UTC):%Y-%m-%dT%H:%MZ}"
 
 
 def _moment(epoch_ms: int) -> str:

@@ -1,6 +1,7 @@
 """Options that say which span of time is meant, and spans as people read them."""
 
 from datetime import UTC, datetime, timedelta
+from math import ceil
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
@@ -33,6 +34,11 @@ def asked_span(when: str | None, start: str | None, end: str | None, now: dateti
     if when is None and start is not None:
         return given_range(start, end or "now", now)
     raise ConfigurationError("say when: either --when, or --from with or without --to")
+
+
+def whole_seconds(span: TimeRange) -> tuple[int, int]:
+    """Epoch seconds of its start and of its end."""
+    return int(span.start.timestamp()), ceil(span.end.timestamp())
 
 
 def elapsed(span: TimeRange, now: datetime) -> TimeRange:

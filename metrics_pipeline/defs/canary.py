@@ -10,7 +10,7 @@ from metrics_pipeline.alerting.rules import CANARY
 from metrics_pipeline.defs.assets import RAW_EVENTS_ASSET
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import told
-from metrics_pipeline.defs.shapes import asset_job, scheduled
+from metrics_pipeline.defs.shapes import scheduled
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.runtime.picked import known
 from metrics_pipeline.settings import load_settings
@@ -46,11 +46,10 @@ def _default_status() -> dg.DefaultScheduleStatus:
     return dg.DefaultScheduleStatus.RUNNING if is_on else dg.DefaultScheduleStatus.STOPPED
 
 
-canary_job = asset_job(
-    "canary", dg.AssetSelection.checks(canary_seen), "Sends an event per shard and waits until a query sees each."
-)
 canary_schedule = scheduled(
-    canary_job,
+    "canary",
+    dg.AssetSelection.checks(canary_seen),
+    "Sends an event per shard and waits until a query sees each.",
     "* * * * *",
     "Every minute. It keeps an idle topic draining. Turn it on here, or with METRICS_CANARY__ENABLED.",
     status=_default_status(),

@@ -10,7 +10,7 @@ from metrics_pipeline.audit.verdict import Verdict
 from metrics_pipeline.defs.assets import RAW_EVENTS_ASSET, ROLLUP_1M_ASSET
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
-from metrics_pipeline.defs.shapes import asset_job, listed, scheduled
+from metrics_pipeline.defs.shapes import listed, scheduled
 from metrics_pipeline.ledger.minutes import EVERYTHING, Scope
 from metrics_pipeline.runtime.picked import picked
 from metrics_pipeline.runtime.timerange import MINUTE_SECONDS, minute_name
@@ -58,11 +58,10 @@ def audit_books(config: AuditConfig, pipeline: PipelineResource) -> Iterator[dg.
     yield _result(ROLLUP_1M_ASSET, verdict, verdict.rollup_problems)
 
 
-audit_job = asset_job(
-    "audit", dg.AssetSelection.checks(audit_books), "Checks that nothing was lost and nothing counts twice."
-)
 audit_schedule = scheduled(
-    audit_job,
+    "audit",
+    dg.AssetSelection.checks(audit_books),
+    "Checks that nothing was lost and nothing counts twice.",
     f"*/{EVERY_MINUTES} * * * *",
     f"Audits the last {LAST_MINUTES} minutes of event time, and all ranges of offsets.",
 )

@@ -12,11 +12,11 @@ from metrics_pipeline.dead_letters.judge import letter_filter
 from metrics_pipeline.dead_letters.replay import ReplayReport
 from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, RAW_EVENTS_ASSET, ROLLUP_1M_ASSET
-from metrics_pipeline.defs.interruptible import in_thread
 from metrics_pipeline.defs.resources import PipelineResource
-from metrics_pipeline.defs.retries import retried, told
-from metrics_pipeline.defs.shapes import asset_job, record, scheduled, step_job
-from metrics_pipeline.runtime.timerange import spelled_range
+from metrics_pipeline.defs.retries import in_thread, retried, told
+from metrics_pipeline.defs.shapes import record, scheduled, step_job
+from metrics_pipeline.runtime.picked import known
+from metrics_pipeline.runtime.timerange import minute_name, spelled_range
 from metrics_pipeline.wiring.dead_letters import dead_letter_warnings, preview_dead_letters, replay_dead_letters
 
 CHECK_NAME = REPLAYED_IN_TIME
@@ -73,24 +73,21 @@ def dead_letters_replayed_in_time(pipeline: PipelineResource) -> dg.AssetCheckRe
     with told(), connect(settings) as client:
         warnings = dead_letter_warnings(settings, client)
         never_replayed, oldest_ms = ClickHouseDeadLetters(client, settings.kafka.topic).never_replayed()
-    oldest = (
-        {} if oldest_ms is None else {"oldest": f"{datetime.fromtimestamp(oldest_ms / 1_000, UTC):%Y-%m-%dT%H:%MZ}"}
-    )
+    oldest = None if oldest_ms is None else minute_name(oldest_ms // 1_000)
     return dg.AssetCheckResult(
         passed=not warnings,
         severity=dg.AssetCheckSeverity.WARN,
         description="; ".join(warnings) or None,
-        metadata={"never_replayed": never_replayed, **oldest},
+        metadata=known({"never_replayed": never_replayed, "oldest": oldest}),
     )
 
 
-dead_letters_check_job = asset_job(
+dead_letters_check_schedule = scheduled(
     "check_dead_letters",
     dg.AssetSelection.checks(dead_letters_replayed_in_time),
     "Warns before dead letters are dropped that were never replayed.",
-)
-dead_letters_check_schedule = scheduled(
-    dead_letters_check_job, "17 * * * *", "Hourly: the warning comes days before the loss."
+    "17 * * * *",
+    "Hourly: the warning comes days before the loss.",
 )
 
 

@@ -4,9 +4,8 @@ import dagster as dg
 from pydantic import Field
 
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, EVENT_ASSETS
-from metrics_pipeline.defs.interruptible import in_thread
 from metrics_pipeline.defs.resources import PipelineResource
-from metrics_pipeline.defs.retries import retried
+from metrics_pipeline.defs.retries import in_thread, retried
 from metrics_pipeline.defs.shapes import record, step_job
 from metrics_pipeline.drain.drain import DrainReport
 from metrics_pipeline.errors import StuckClientError

@@ -9,7 +9,7 @@ from metrics_pipeline.defs.assets import LIVE_ASSETS
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
 from metrics_pipeline.defs.rollups import TAGS
-from metrics_pipeline.defs.shapes import asset_job, listed, scheduled
+from metrics_pipeline.defs.shapes import listed, scheduled
 from metrics_pipeline.rollups.cubes import CUBES, ENDPOINTS, Cube
 from metrics_pipeline.rollups.drift import Drift, State
 from metrics_pipeline.rollups.grains import GRAINS
@@ -51,14 +51,15 @@ def check_rollups(config: DriftConfig, pipeline: PipelineResource) -> Iterator[d
         yield _result(cube, checked)
 
 
-drift_job = asset_job(
+drift_schedule = scheduled(
     "drift",
     dg.AssetSelection.checks(check_rollups),
     "Compares raw_events with the rollups and repairs what drifted.",
-    TAGS,
+    # Not on the hour, when everything else runs.
+    "7 * * * *",
+    f"Checks the closed units of the last {LAST_HOURS} hours.",
+    tags=TAGS,
 )
-# Not on the hour, when everything else runs.
-drift_schedule = scheduled(drift_job, "7 * * * *", f"Checks the closed units of the last {LAST_HOURS} hours.")
 
 
 def _result(cube: Cube, checked: Checked) -> dg.AssetCheckResult:

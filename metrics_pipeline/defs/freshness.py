@@ -13,7 +13,7 @@ from metrics_pipeline.defs.assets import EVENT_ASSETS, RAW_EVENTS_ASSET
 from metrics_pipeline.defs.canary import rates_metadata
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import told
-from metrics_pipeline.defs.shapes import asset_job, record, scheduled
+from metrics_pipeline.defs.shapes import record, scheduled
 from metrics_pipeline.ledger.reading_deferred import read_deferred
 from metrics_pipeline.ledger.tables import LedgerScope
 from metrics_pipeline.rollups.cubes import ENDPOINTS
@@ -69,13 +69,10 @@ def check_freshness(
                 yield _of_grain(state, settings.alerts)
 
 
-freshness_job = asset_job(
+freshness_schedule = scheduled(
     "freshness",
     dg.AssetSelection.checks(check_freshness),
     "Says whether events are visible in time and rollups are built in time.",
-)
-freshness_schedule = scheduled(
-    freshness_job,
     f"*/{EVERY_MINUTES} * * * *",
     "Keeps the figures, and the state of an idle topic; the alert sensor finds what is wrong sooner.",
 )

@@ -7,11 +7,10 @@ import dagster as dg
 from pydantic import Field
 
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, EVENT_ASSETS, TOPIC
-from metrics_pipeline.defs.interruptible import in_thread
 from metrics_pipeline.defs.own_runs import OwnRuns
 from metrics_pipeline.defs.relay import ACTIVE
 from metrics_pipeline.defs.resources import PipelineResource
-from metrics_pipeline.defs.retries import retried
+from metrics_pipeline.defs.retries import in_thread, retried
 from metrics_pipeline.defs.shapes import asset_job, record
 from metrics_pipeline.defs.skip_to_head import backfill_deferred_job
 from metrics_pipeline.errors import RetryableError

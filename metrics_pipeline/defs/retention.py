@@ -16,7 +16,7 @@ from metrics_pipeline.defs.replay import GROUP
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
 from metrics_pipeline.defs.rollups import POOL, TAGS
-from metrics_pipeline.defs.shapes import asset_job, listed, scheduled
+from metrics_pipeline.defs.shapes import listed, scheduled
 from metrics_pipeline.retention.plan import Costs
 from metrics_pipeline.retention.policy import RunsPolicy
 from metrics_pipeline.retention.report import Report
@@ -70,18 +70,15 @@ def retain(
     return dg.MaterializeResult(metadata=_metadata(report, pruned), check_results=[_check(report)])
 
 
-retention_job = asset_job(
+retention_schedule = scheduled(
     "enforce_retention",
     dg.AssetSelection.assets(retain),
     "Drops what the policy keeps no longer.",
-    # It builds what is stale first, and so takes its turn with rebuilds.
-    TAGS,
-)
-retention_schedule = scheduled(
-    retention_job,
     "42 3 * * *",
     "Daily, when the partitions of the day that just ended its time may go.",
-    name="retention",
+    # It builds what is stale first, and so takes its turn with rebuilds.
+    tags=TAGS,
+    schedule="retention",
 )
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 import dagster as dg
 from pydantic import Field
@@ -15,7 +16,7 @@ from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
 from metrics_pipeline.defs.shapes import asset_job
 from metrics_pipeline.errors import RetryableError
-from metrics_pipeline.rollups.cubes import CUBES, Cube
+from metrics_pipeline.rollups.cubes import CUBES
 from metrics_pipeline.rollups.grains import BUILT, SETTLE_SECONDS, Grain, grain_named
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.rollups.rebuilds import (
@@ -54,13 +55,6 @@ class BuildConfig(dg.Config):
     only_stale: bool = Field(
         default=False, description="Only buckets without a build that counts all events, instead of all closed ones."
     )
-
-
-def _specs(grain: Grain, finer: dict[Cube, dg.AssetSpec]) -> dict[Cube, dg.AssetSpec]:
-    policy = built_policy(grain)
-    return {
-        cube: table_spec(table_of(cube, grain), finer[cube], group=ROLLUPS_GROUP, freshness=policy) for cube in CUBES
-    }
 
 
 def _op_name(grain: str) -> str:
@@ -120,7 +114,8 @@ def _build(
 def _all_built() -> dict[str, dg.AssetsDefinition]:
     finer, found = dict(LIVE_ASSETS), {}
     for grain in BUILT:
-        finer = _specs(grain, finer)
+        spec = partial(table_spec, group=ROLLUPS_GROUP, freshness=built_policy(grain))
+        finer = {cube: spec(table_of(cube, grain), finer[cube]) for cube in CUBES}
         found[grain.name] = _built_assets(grain, tuple(finer.values()))
     return found
 

@@ -18,20 +18,23 @@ def asset_job(
 
 
 def scheduled(
-    job: UnresolvedAssetJobDefinition,
+    name: str,
+    work: dg.AssetSelection,
+    does: str,
     cron: str,
-    description: str,
+    why: str,
     *,
-    name: str = "",
+    tags: Mapping[str, str] | None = None,
     status: dg.DefaultScheduleStatus = RUNNING,
+    schedule: str = "",
 ) -> dg.ScheduleDefinition:
-    """The schedule of a job, by its name unless another one is given."""
+    """A job of its own, and its schedule, which has the job's name unless another one is given."""
     return dg.ScheduleDefinition(
-        name=f"{name or job.name}_schedule",
-        job=job,
+        name=f"{schedule or name}_schedule",
+        job=asset_job(name, work, does, tags),
         cron_schedule=cron,
         default_status=status,
-        description=description,
+        description=why,
     )
 
 

@@ -7,9 +7,8 @@ import dagster as dg
 from pydantic import Field
 
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, EVENT_ASSETS, RAW_EVENTS_ASSET
-from metrics_pipeline.defs.interruptible import in_thread
 from metrics_pipeline.defs.resources import PipelineResource
-from metrics_pipeline.defs.retries import retried
+from metrics_pipeline.defs.retries import in_thread, retried
 from metrics_pipeline.defs.shapes import record, step_job
 from metrics_pipeline.drain.backfill import BackfillReport
 from metrics_pipeline.ledger.entry import BACKFILL

@@ -54,7 +54,8 @@ def demo(
             console.print(links)
         view = View(console, _PLAIN_EVERY_SECONDS, _one_line, lambda said, frame: _panel(console, said, frame, links))
         with view.shown(transient=False):
-            outcome = Demo(settings, Load(rate, duration, seed=seed, sent=sent), view.say, view.show).run()
+            load = Load(rate, duration, seed=seed, sent=sent)
+            outcome = Demo(settings, load, lambda phase: view.say(f"{phase} …"), view.show).run()
         tell(_told(settings, outcome, began))
     finally:
         with console.status("stopping everything"):

@@ -28,19 +28,22 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False, default=_plain))
 
 
-def tell(lines: Iterable[RenderableType], *, to_stderr: bool = False) -> None:
-    """For people: text without line breaks of ours, tables as wide as the terminal; figures have no colour."""
+def tell(lines: Iterable[RenderableType], *, to_stderr: bool = False, wraps: bool = False) -> None:
+    """For people: tables as wide as the terminal, and text, without line breaks that would cut what may be copied,
+    unless it `wraps` at words. Figures have no colour."""
     console = Console(highlight=False, stderr=to_stderr)
     for line in lines:
-        console.print(line, soft_wrap=isinstance(line, (str, Text)))
+        console.print(line, soft_wrap=isinstance(line, (str, Text)) and not wraps)
 
 
-def answer(as_json: bool, as_fields: object, lines: Iterable[RenderableType], *, is_ok: bool = True) -> None:
+def answer(
+    as_json: bool, as_fields: object, lines: Iterable[RenderableType], *, is_ok: bool = True, wraps: bool = False
+) -> None:
     """What was asked for, in one form or the other. Exit 1 unless it is well."""
     if as_json:
         print_json(as_fields)
     else:
-        tell(lines)
+        tell(lines, wraps=wraps)
     if not is_ok:
         raise typer.Exit(1)
 

@@ -56,7 +56,7 @@ def top(
         rows = find_top(client, question, by, before=before, limit=limit, min_requests=min_requests)
         if not rows:
             check_names(client, question, now)
-    answer(as_json, _as_fields(question, by, before, rows), _told(question, by, before, rows, min_requests))
+    answer(as_json, _as_fields(question, by, before, rows), _told(question, by, before, rows, min_requests), wraps=True)
 
 
 def _as_fields(question: Question, by: Ranking, before: TimeRange | None, rows: Sequence[TopRow]) -> dict[str, Any]:

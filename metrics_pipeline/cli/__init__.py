@@ -44,24 +44,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for group in (
-    local.app,
-    demo.app,
-    status.app,
-    dashboard.app,
-    produce.app,
-    drain.app,
-    skip_to_head.app,
-    replay.app,
-    retention.app,
-    audit.app,
-    latency.app,
-    top.app,
-    canary.app,
-    exporter.app,
-    chaos.app,
-):
-    app.registered_commands.extend(group.registered_commands)
+_OPERATING = (local, demo, status, dashboard, produce, drain, skip_to_head, replay, retention)
+_ASKING = (audit, latency, top, canary, exporter, chaos)
+for module in (*_OPERATING, *_ASKING):
+    app.registered_commands.extend(module.app.registered_commands)
 app.add_typer(schema.app, name="schema")
 app.add_typer(rollups.app, name="rollups")
 app.add_typer(dead_letters.app, name="dead-letters")

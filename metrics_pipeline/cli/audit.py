@@ -1,15 +1,18 @@
 """`audit`: are the books exact?"""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.console import RenderableType
 
 from metrics_pipeline.audit.verdict import Verdict
-from metrics_pipeline.cli.output import print_json
+from metrics_pipeline.cli.output import BAD, GOOD, LATER, answer, first_of, json_option, pairs
+from metrics_pipeline.cli.spans import whole_seconds
 from metrics_pipeline.kafka.intents import OffsetRange
-from metrics_pipeline.ledger.minutes import EVERYTHING, MinuteDrift, Scope
+from metrics_pipeline.ledger.minutes import EVERYTHING, Scope
+from metrics_pipeline.runtime.picked import picked
 from metrics_pipeline.runtime.timerange import minute_name, spelled_range, whole_minutes
 from metrics_pipeline.settings import load_settings
 from metrics_pipeline.wiring.drain import audit as run_audit
@@ -35,7 +38,7 @@ def audit(
     deep: bool = typer.Option(
         False, "--deep", help="Also prove that no event is stored twice while another one of its minute is missing."
     ),
-    as_json: bool = typer.Option(False, "--json", help="Print the figures as one JSON object."),
+    as_json: bool = json_option("the figures as one JSON object"),
 ) -> None:
     """Prove that every offset is accounted for and every event counts once, in raw_events and in rollup_1m.
 
@@ -46,49 +49,31 @@ def audit(
     """
     scope = EVERYTHING if span is None else _scope(span)
     verdict = run_audit(load_settings(), scope, deep=deep)
-    if as_json:
-        print_json(_as_fields(verdict) | {"range": _bounds(scope)})
-    else:
-        _print(verdict)
-    if not verdict.is_ok:
-        raise typer.Exit(1)
+    answer(as_json, _as_fields(verdict) | {"range": _bounds(scope)}, _told(verdict), is_ok=verdict.is_ok)
 
 
 def _as_fields(verdict: Verdict) -> dict[str, object]:
     books, ledger = verdict.books, verdict.books.ledger
     return {
         "ok": verdict.is_ok,
-        "consumed": ledger.consumed,
-        "inserted": ledger.inserted,
-        "duplicates": ledger.duplicates,
-        "dead_letters": ledger.dead_letters,
-        "replayed": ledger.replayed,
+        **picked(ledger, "consumed", "inserted", "duplicates", "dead_letters", "replayed"),
         "skipped_offsets": ledger.skipped,
-        "lost": [_range(r) for r in ledger.lost],
-        "gaps": [_range(r) for r in (*ledger.gaps, *books.tail)],
-        "deferred": {
-            "offsets": verdict.deferred_offsets,
-            "ranges": [_range(r) for r in books.deferred[:_LONGEST_LIST]],
-        },
-        "overlaps": [_range(r) for r in ledger.overlaps],
+        "lost": ledger.lost,
+        "gaps": (*ledger.gaps, *books.tail),
+        "deferred": {"offsets": verdict.deferred_offsets, "ranges": books.deferred[:_LONGEST_LIST]},
+        "overlaps": ledger.overlaps,
         "dead_letter_rows": sum((books.dead_letter_rows or {}).values()),
-        "ledger_events": books.ledger_events,
-        "raw_rows": books.raw_rows,
-        "raw_doubles": books.raw_doubles,
-        "rollup_requests": books.rollup_requests,
-        "rollup_drift": verdict.rollup_drift,
-        "drifting": books.drifting,
-        "drifting_minutes": [_minute(m) for m in books.drifting_minutes],
+        **picked(books, "ledger_events", "raw_rows", "raw_doubles", "rollup_requests", "rollup_drift", "drifting"),
+        "drifting_minutes": [asdict(m) | {"minute": minute_name(m.minute)} for m in books.drifting_minutes],
         "minutes_in_flight": [minute_name(m) for m in books.minutes_in_flight],
-        "open_batches": [{"batch": b.token, "ranges": [_range(r) for r in b.ranges]} for b in books.open_batches],
+        "open_batches": [{"batch": b.token, "ranges": b.ranges} for b in books.open_batches],
         "compared_from": minute_name(books.compared_from) if books.compared_from else None,
-        "problems": list(verdict.problems),
+        "problems": verdict.problems,
     }
 
 
 def _scope(span: str) -> Scope:
-    minutes = whole_minutes(spelled_range(span, datetime.now(UTC)))
-    return Scope(int(minutes.start.timestamp()), int(minutes.end.timestamp()))
+    return Scope(*whole_seconds(whole_minutes(spelled_range(span, datetime.now(UTC)))))
 
 
 def _bounds(scope: Scope) -> dict[str, str] | None:
@@ -97,75 +82,52 @@ def _bounds(scope: Scope) -> dict[str, str] | None:
     return {"from": minute_name(scope.start_seconds), "to": minute_name(scope.end_seconds)}
 
 
-def _range(r: OffsetRange) -> dict[str, int]:
-    return {"partition": r.partition, "start": r.start, "end": r.end}
-
-
-def _minute(m: MinuteDrift) -> dict[str, str | int]:
-    return {
-        "minute": minute_name(m.minute),
-        "ledger": m.ledger,
-        "raw": m.raw,
-        "rollup": m.rollup,
-        "doubles": m.doubles,
+def _told(verdict: Verdict) -> Iterator[RenderableType]:
+    books, ledger = verdict.books, verdict.books.ledger
+    counts = {
+        "consumed": ledger.consumed,
+        "  inserted": ledger.inserted,
+        "  duplicates": ledger.duplicates,
+        "  dead letters": ledger.dead_letters,
+        "    landed by replays since": ledger.replayed,
+        "skipped offsets": ledger.skipped,
+        "deferred offsets": verdict.deferred_offsets,
+        "events by the ledger's minutes": books.ledger_events,
+        "rows in raw_events": books.raw_rows,
+        "requests in rollup_1m": books.rollup_requests,
     }
-
-
-def _print(verdict: Verdict) -> None:
-    books, ledger, console = verdict.books, verdict.books.ledger, Console(highlight=False)
-    table = Table(show_header=False, box=None)
-    for name, value in (
-        ("consumed", ledger.consumed),
-        ("  inserted", ledger.inserted),
-        ("  duplicates", ledger.duplicates),
-        ("  dead letters", ledger.dead_letters),
-        ("    landed by replays since", ledger.replayed),
-        ("skipped offsets", ledger.skipped),
-        ("deferred offsets", verdict.deferred_offsets),
-        ("events by the ledger's minutes", books.ledger_events),
-        ("rows in raw_events", books.raw_rows),
-        ("requests in rollup_1m", books.rollup_requests),
-    ):
-        table.add_row(name, f"{value:,}")
-    console.print(table)
-    for problem in verdict.problems[:_LONGEST_PRINT]:
-        console.print(f"[red]✗[/] {problem}", soft_wrap=True)
-    if len(verdict.problems) > _LONGEST_PRINT:
-        console.print(f"[red]✗[/] {len(verdict.problems) - _LONGEST_PRINT} more: --json lists them")
-    _print_in_flight(console, verdict)
-    _print_deferred(console, verdict)
+    yield pairs({name: f"{count:,}" for name, count in counts.items()})
+    yield from first_of([f"{BAD} {problem}" for problem in verdict.problems], _LONGEST_PRINT)
+    yield from _in_flight(verdict)
+    yield from _deferred(verdict)
     if books.compared_from:
-        console.print(
-            f"minutes before {minute_name(books.compared_from)} are not compared: their events may be dropped"
-        )
+        yield f"minutes before {minute_name(books.compared_from)} are not compared: their events may be dropped"
     if verdict.is_ok:
         but = f", but for the {verdict.deferred_offsets:,} that are deferred" if verdict.deferred_offsets else ""
-        console.print(f"[green]✓[/] exact: every offset accounted for{but}, every event counted once")
+        yield f"{GOOD} exact: every offset accounted for{but}, every event counted once"
 
 
-def _print_deferred(console: Console, verdict: Verdict) -> None:
+def _deferred(verdict: Verdict) -> Iterator[str]:
     deferred = verdict.books.deferred
-    if not deferred:
-        return
-    named = ", ".join(f"{r.partition}: {r.start} to {r.end - 1}" for r in deferred[:_LONGEST_PRINT])
-    more = f" and {len(deferred) - _LONGEST_PRINT} more" if len(deferred) > _LONGEST_PRINT else ""
-    console.print(
-        f"[yellow]…[/] deferred: {verdict.deferred_offsets:,} offsets in {len(deferred)} ranges were skipped to be at "
-        f"the head, and no backfill has landed them yet (by partition: {named}{more}): `metrics-pipeline backfill` "
-        "lands them",
-        soft_wrap=True,
-    )
-
-
-def _print_in_flight(console: Console, verdict: Verdict) -> None:
-    books = verdict.books
-    if books.minutes_in_flight:
-        first, last = books.minutes_in_flight[0], books.minutes_in_flight[-1]
-        console.print(
-            f"[yellow]…[/] {len(books.minutes_in_flight)} minutes in flight, from {minute_name(first)} to "
-            f"{minute_name(last)}: batches kept landing in them; audit them again later",
-            soft_wrap=True,
+    if deferred:
+        more = f" and {len(deferred) - _LONGEST_PRINT} more" if len(deferred) > _LONGEST_PRINT else ""
+        yield (
+            f"{LATER} deferred: {verdict.deferred_offsets:,} offsets in {len(deferred)} ranges were skipped to be at "
+            f"the head, and no backfill has landed them yet (by partition: {_named(deferred[:_LONGEST_PRINT])}{more}): "
+            "`metrics-pipeline backfill` lands them"
         )
-    for batch in books.open_batches if books.minutes_in_flight else ():
-        ranges = ", ".join(f"{r.partition}: {r.start} to {r.end - 1}" for r in batch.ranges)
-        console.print(f"[yellow]…[/] batch {batch.token} is open (offsets by partition: {ranges})", soft_wrap=True)
+
+
+def _in_flight(verdict: Verdict) -> Iterator[str]:
+    minutes = verdict.books.minutes_in_flight
+    if minutes:
+        yield (
+            f"{LATER} {len(minutes)} minutes in flight, from {minute_name(minutes[0])} to {minute_name(minutes[-1])}: "
+            "batches kept landing in them; audit them again later"
+        )
+    for batch in verdict.books.open_batches if minutes else ():
+        yield f"{LATER} batch {batch.token} is open (offsets by partition: {_named(batch.ranges)})"
+
+
+def _named(ranges: Sequence[OffsetRange]) -> str:
+    return ", ".join(f"{r.partition}: {r.start} to {r.end - 1}" for r in ranges)

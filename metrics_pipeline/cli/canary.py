@@ -1,12 +1,13 @@
 """`canary`: how long an event takes from produced to queryable, right now."""
 
+from collections.abc import Iterator
+
 import typer
-from rich.console import Console
 
 from metrics_pipeline.alerting.burn import Tallies, burn_rate
 from metrics_pipeline.alerting.canary import Round, send_canaries
-from metrics_pipeline.cli.output import counting, print_json
-from metrics_pipeline.cli.signals import stop_on_signal
+from metrics_pipeline.cli.output import BAD, GOOD, answer, json_option
+from metrics_pipeline.cli.working import stoppable
 from metrics_pipeline.settings import load_settings
 
 app = typer.Typer()
@@ -17,7 +18,7 @@ def canary(
     limit_seconds: float | None = typer.Option(
         None, max=3_600, help="Longest wait; without it the objective, METRICS_ALERTS__FRESHNESS_SECONDS."
     ),
-    as_json: bool = typer.Option(False, "--json", help="Print the figures as one JSON object."),
+    as_json: bool = json_option("the figures as one JSON object"),
 ) -> None:
     """Send one event per shard the way that all events go, and wait until a query sees each.
 
@@ -25,16 +26,10 @@ def canary(
     if one was not seen in time. The events stay: service metrics-pipeline, endpoint /canary, tier canary.
     """
     settings = load_settings()
-    with stop_on_signal() as stop, counting("canaries", settings.drain.shards) as show:
-        found = send_canaries(
-            settings, limit_seconds=limit_seconds, stop=stop.is_set, on_seen=lambda _sighting: show(advance=1)
-        )
-    if as_json:
-        print_json(_as_fields(found))
-    else:
-        _print(found)
-    if any(sighting.seconds is None for sighting in found.sightings):
-        raise typer.Exit(1)
+    with stoppable("canaries", settings.drain.shards) as (stop, show):
+        found = send_canaries(settings, limit_seconds=limit_seconds, stop=stop, on_seen=lambda _: show(advance=1))
+    is_ok = all(sighting.seconds is not None for sighting in found.sightings)
+    answer(as_json, _as_fields(found), _told(found), is_ok=is_ok)
 
 
 def _as_fields(found: Round) -> dict[str, object]:
@@ -63,21 +58,14 @@ def _rates(found: Round, tallies: Tallies) -> dict[str, float | None]:
     return {window: burn_rate(tally, found.objective_share) for window, tally in tallies.items()}
 
 
-def _print(found: Round) -> None:
-    console = Console(highlight=False)
+def _told(found: Round) -> Iterator[str]:
     for sighting in found.sightings:
         said = "not seen in time" if sighting.seconds is None else f"{sighting.seconds:.2f} s"
-        mark = "[red]✗[/]" if sighting.is_late(found.objective_seconds) else "[green]✓[/]"
-        console.print(
-            f"{mark} shard {sighting.canary.owner.shard} (partition {sighting.canary.partition}): {said}; objective "
-            f"{found.objective_seconds:g} s",
-            soft_wrap=True,
-        )
+        mark = BAD if sighting.is_late(found.objective_seconds) else GOOD
+        shard, partition = sighting.canary.owner.shard, sighting.canary.partition
+        yield f"{mark} shard {shard} (partition {partition}): {said}; objective {found.objective_seconds:g} s"
     sources = {f"canaries of shard {of.shard}": of.tallies for of in found.burn.canaries}
     for name, tallies in {**sources, "events": found.burn.events}.items():
-        rates = "  ".join(f"{window} {_rate(rate)}" for window, rate in _rates(found, tallies).items())
-        console.print(f"  burn rate of {name}: {rates}", soft_wrap=True)
-
-
-def _rate(rate: float | None) -> str:
-    return "-" if rate is None else f"{rate:.1f}"
+        rates = _rates(found, tallies).items()
+        said = "  ".join(f"{window} {'-' if rate is None else f'{rate:.1f}'}" for window, rate in rates)
+        yield f"  burn rate of {name}: {said}"

@@ -1,18 +1,17 @@
 """`chaos`: the pipeline under load and faults, and whether it was exact all the same."""
 
 import shutil
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import typer
-from rich.console import Console
-from rich.live import Live
+from rich.console import Console, RenderableType
 from rich.table import Table
 
-from metrics_pipeline.cli.output import print_json
-from metrics_pipeline.cli.signals import stop_on_signal
+from metrics_pipeline.cli.live import View
+from metrics_pipeline.cli.output import BAD, GOOD, answer, json_option, table
+from metrics_pipeline.cli.working import stop_on_signal
 from metrics_pipeline.lab.chaos.report import as_json as report_as_json
 from metrics_pipeline.lab.chaos.report import as_markdown, command_of, rows_of, summary_of
 from metrics_pipeline.lab.chaos.run import ChaosOptions, Outcome, Progress, Watcher, run_chaos
@@ -20,7 +19,6 @@ from metrics_pipeline.lab.chaos.run import ChaosOptions, Outcome, Progress, Watc
 app = typer.Typer()
 
 _PLAIN_EVERY_SECONDS = 10
-_LAST_LINES = 12
 _EXAMPLES = """Example: metrics-pipeline chaos --seconds 600 --seed 1
 
 Example: METRICS_KAFKA__BOOTSTRAP_SERVERS=kafka:9092 METRICS_CLICKHOUSE__URL=http://user:password@clickhouse:8123/
@@ -35,7 +33,7 @@ def chaos(
     folder: Path | None = typer.Option(None, help="Keep logs and data here; else in a temporary folder."),
     keep: bool = typer.Option(False, "--keep", help="Leave folder, topic and database at the end."),
     report: Path | None = typer.Option(None, help="Write the table of faults to this file, as Markdown."),
-    as_json: bool = typer.Option(False, "--json", help="Print the account as one JSON object."),
+    as_json: bool = json_option("the account as one JSON object"),
 ) -> None:
     """Inject faults into real engines and real drains under load, let things settle, and compare what landed with
     what was sent: every event once, in raw_events and in the rollup.
@@ -48,85 +46,40 @@ def chaos(
     """
     where = folder.absolute() if folder is not None else None
     options = ChaosOptions(seconds=seconds, seed=seed, rate=rate, folder=where, keep=keep)
-    with stop_on_signal() as stop, _View(Console(stderr=as_json), seconds).watcher() as watcher:
-        outcome = run_chaos(options, watcher, stop)
+    view = View(Console(stderr=as_json), _PLAIN_EVERY_SECONDS, partial(_line, seconds), partial(_drawn, seconds))
+    with stop_on_signal() as stop, view.shown(transient=True):
+        outcome = run_chaos(options, Watcher(view.say, view.show), stop)
     if report is not None:
         report.write_text(as_markdown(outcome))
-    if as_json:
-        print_json(report_as_json(outcome))
-    else:
-        _print(Console(), outcome)
-    if not outcome.is_exact:
-        raise typer.Exit(1)
+    answer(as_json, report_as_json(outcome), _told(outcome), is_ok=outcome.is_exact)
     if folder is None and not keep:
         shutil.rmtree(outcome.folder, ignore_errors=True)
 
 
-class _View:
-    """The latest lines and figures on a terminal; elsewhere every line, and figures now and then."""
-
-    def __init__(self, console: Console, seconds: float) -> None:
-        self._console = console
-        self._seconds = seconds
-        self._lines: list[str] = []
-        self._progress: Progress | None = None
-        self._live: Live | None = None
-        self._said_seconds = 0.0
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def watcher(self) -> Iterator[Watcher]:
-        if not self._console.is_terminal:
-            yield Watcher(self._say, self._show)
-            return
-        with Live(console=self._console, refresh_per_second=4, transient=True) as self._live:
-            yield Watcher(self._say, self._show)
-
-    def _say(self, line: str) -> None:
-        with self._lock:
-            if self._live is None:
-                self._console.print(line, highlight=False, markup=False, soft_wrap=True)
-            else:
-                self._lines = [*self._lines, line][-_LAST_LINES:]
-                self._live.update(self._render())
-
-    def _show(self, progress: Progress) -> None:
-        with self._lock:
-            self._progress = progress
-            if self._live is not None:
-                self._live.update(self._render())
-            elif progress.elapsed_seconds - self._said_seconds >= _PLAIN_EVERY_SECONDS:
-                self._said_seconds = progress.elapsed_seconds
-                self._console.print(self._figures(progress), highlight=False, markup=False, soft_wrap=True)
-
-    def _render(self) -> Table:
-        table = Table(show_header=False, box=None)
-        for line in self._lines:
-            table.add_row(line, style="dim")
-        if self._progress is not None:
-            table.add_row(self._figures(self._progress), style="bold")
-        return table
-
-    def _figures(self, progress: Progress) -> str:
-        under_way = ", ".join(progress.under_way) or "none"
-        return (
-            f"{progress.elapsed_seconds:.0f} of {self._seconds:.0f} s: {progress.injected} faults of "
-            f"{progress.kinds} kinds, {progress.missed} missed, {progress.drains} drains; under way: {under_way}"
-        )
+def _drawn(seconds: float, said: Sequence[str], progress: Progress | None) -> Table:
+    drawn = Table(show_header=False, box=None)
+    for line in said:
+        drawn.add_row(line, style="dim")
+    if progress is not None:
+        drawn.add_row(_line(seconds, progress), style="bold")
+    return drawn
 
 
-def _print(console: Console, outcome: Outcome) -> None:
-    table = Table("fault", "injected", "seen while it alone lasted, or right after", box=None)
-    for row in rows_of(outcome):
-        if row.injected or row.missed:
-            missed = f" (missed {row.missed})" if row.missed else ""
-            table.add_row(row.kind, f"{row.injected}{missed}", row.seen_text)
-    console.print(table)
-    console.print(summary_of(outcome), highlight=False, soft_wrap=True)
-    for problem in outcome.problems:
-        console.print(f"[red]✗[/] {problem}", soft_wrap=True)
+def _line(seconds: float, progress: Progress) -> str:
+    return (
+        f"{progress.elapsed_seconds:.0f} of {seconds:.0f} s: {progress.injected} faults of {progress.kinds} kinds, "
+        f"{progress.missed} missed, {progress.drains} drains; under way: {', '.join(progress.under_way) or 'none'}"
+    )
+
+
+def _told(outcome: Outcome) -> Iterator[RenderableType]:
+    tried = (row for row in rows_of(outcome) if row.injected or row.missed)
+    rows = ((r.kind, f"{r.injected}{f' (missed {r.missed})' if r.missed else ''}", r.seen_text) for r in tried)
+    yield table(["fault", "injected", "seen while it alone lasted, or right after"], rows)
+    yield summary_of(outcome)
+    yield from (f"{BAD} {problem}" for problem in outcome.problems)
     if outcome.is_exact:
-        console.print("[green]✓[/] exact: every event that was sent is there once, with its values, and counted once")
+        yield f"{GOOD} exact: every event that was sent is there once, with its values, and counted once"
     else:
-        console.print(f"logs: {outcome.folder}; topic and database {outcome.name} stay", soft_wrap=True)
-        console.print(f"the same plan again: {command_of(outcome)}", soft_wrap=True)
+        yield f"logs: {outcome.folder}; topic and database {outcome.name} stay"
+        yield f"the same plan again: {command_of(outcome)}"

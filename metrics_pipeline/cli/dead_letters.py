@@ -1,24 +1,25 @@
 """`dead-letters list | show | replay`: messages that are no valid event, and what to do with them."""
 
 import json
-import sys
-import uuid
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import astuple
 
 import typer
 from clickhouse_connect.driver.client import Client
-from rich.console import Console
-from rich.table import Table
+from rich.console import RenderableType
+from rich.table import Column
+from rich.text import Text
 
-from metrics_pipeline.cli.output import counting, print_json
-from metrics_pipeline.cli.signals import stop_on_signal
+from metrics_pipeline.cli.output import LATER, WARNING, answer, json_option, right, table
 from metrics_pipeline.cli.spans import END, START, WHEN, asked_span, now_in
+from metrics_pipeline.cli.working import carefully, counting, run_id, stoppable
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.dead_letters.judge import LetterFilter, Verdict, letter_filter, position_of, verdict_on
 from metrics_pipeline.dead_letters.replay import ReplayReport
-from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters, Group, Letter
+from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters, Letter
 from metrics_pipeline.drain.owner import rules_of
 from metrics_pipeline.errors import RetryableError
+from metrics_pipeline.runtime.picked import picked
 from metrics_pipeline.settings import Settings, load_settings
 from metrics_pipeline.wiring.dead_letters import dead_letter_warnings, preview_dead_letters, replay_dead_letters
 
@@ -26,7 +27,7 @@ app = typer.Typer(help="Look at messages that are no valid event, and replay the
 
 _REASON = typer.Option([], "--reason", help="Reason by the rules that judged it last; may be repeated.")
 _SERVICE = typer.Option([], "--service", help="Service, where it could be read; may be repeated.")
-_JSON = typer.Option(False, "--json", help="Print one JSON object.")
+_JSON = json_option("one JSON object")
 _SHOWN_BYTES = 20_000
 
 
@@ -46,15 +47,12 @@ def list_(
         groups = ClickHouseDeadLetters(client, settings.kafka.topic).groups(wanted, limit + 1)
         warnings = _warnings(settings, client)
     is_cut, groups = len(groups) > limit, groups[:limit]
-    if as_json:
-        print_json({"groups": [_group(g) for g in groups], "is_cut": is_cut, "warnings": list(warnings)})
-        return
-    console = Console(highlight=False)
-    console.print(_table(groups))
-    if is_cut:
-        console.print(f"[yellow]…[/] more than {limit} rows: narrow it down, or raise --limit")
-    for warning in warnings:
-        console.print(f"[yellow]![/] {warning}", soft_wrap=True)
+    names = [Column(name, no_wrap=True) for name in ("reason", "service", "day")]
+    rows = ([f"{cell:,}" if isinstance(cell, int) else cell for cell in astuple(group)] for group in groups)
+    letters = table([*names, *right("letters", "new", "kept", "landed", "duplicates")], rows)
+    cut = [f"{LATER} more than {limit} rows: narrow it down, or raise --limit"] if is_cut else []
+    said: list[RenderableType] = [letters, *cut, *(f"{WARNING} {warning}" for warning in warnings)]
+    answer(as_json, {"groups": groups, "is_cut": is_cut, "warnings": warnings}, said)
 
 
 @app.command(
@@ -69,7 +67,7 @@ def show(
     start: str | None = START,
     end: str | None = END,
     limit: int = typer.Option(1, min=1, max=1_000, help="Letters at most, the newest first."),
-    as_json: bool = typer.Option(False, "--json", help="Print one JSON object per letter."),
+    as_json: bool = json_option("one JSON object per letter"),
 ) -> None:
     """Print them in full: the payload, what was wrong, and what today's rules say. Exit 1 if there is none."""
     settings, wanted = load_settings(), _filter(reason, service, when, start, end)
@@ -80,11 +78,9 @@ def show(
         typer.echo("no such dead letter", err=True)
         raise typer.Exit(1)
     for letter in letters:
-        verdict = _verdict(letter, settings)
-        if as_json:
-            print_json(_letter(letter, verdict))
-        else:
-            _print(letter, verdict)
+        message_ms = round(letter.message_time.timestamp() * 1_000)
+        verdict = verdict_on(letter.payload, letter.reason, message_ms, rules_of(settings))
+        answer(as_json, _letter(letter, verdict), _told_letter(letter, verdict))
 
 
 @app.command(
@@ -107,30 +103,27 @@ def replay(
     be interrupted and be repeated; one replay at a time, the newest wins.
     """
     settings, wanted = load_settings(), _filter(reason, service, when, start, end)
-    console = Console(highlight=False, stderr=as_json)
-    if dry_run or not (as_json or yes):
+
+    def look() -> ReplayReport:
         with counting("looking") as show:
-            shown = preview_dead_letters(settings, wanted, _shown_by(show))
-        if dry_run and as_json:
-            print_json(_report(shown))
-        else:
-            _print_report(console, shown)
-        if dry_run:
-            return
-        if shown.landed and sys.stdin.isatty():
-            typer.confirm(f"Land {shown.landed} events?", abort=True)
-    with stop_on_signal() as stop, counting("replaying") as show:
-        report = replay_dead_letters(
-            settings,
-            wanted,
-            f"cli-{uuid.uuid4()}",
-            stop=stop.is_set,
-            on_progress=_shown_by(show),
-        )
-    if as_json:
-        print_json(_report(report))
-    else:
-        _print_report(console, report)
+            return preview_dead_letters(settings, wanted, lambda r: show(r.looked_at, r.total))
+
+    def act() -> ReplayReport:
+        with stoppable("replaying") as (stop, show):
+            return replay_dead_letters(
+                settings, wanted, run_id(), stop=stop, on_progress=lambda r: show(r.looked_at, r.total)
+            )
+
+    is_asked = not (as_json or yes)
+    carefully(
+        look,
+        act,
+        lambda report, _is_dry: answer(as_json, {**report.figures, "kept": report.kept}, _told(report)),
+        lambda shown: f"Land {shown.landed} events?" if shown.landed else "",
+        dry_run=dry_run,
+        looks=is_asked,
+        asks=is_asked,
+    )
 
 
 def _filter(
@@ -148,60 +141,23 @@ def _warnings(settings: Settings, client: Client) -> tuple[str, ...]:
         return (f"{error}: whether letters are dropped soon is not known",)
 
 
-def _verdict(letter: Letter, settings: Settings) -> Verdict:
-    message_ms = round(letter.message_time.timestamp() * 1_000)
-    return verdict_on(letter.payload, letter.reason, message_ms, rules_of(settings))
-
-
-def _group(group: Group) -> dict[str, str | int]:
-    return {
-        "reason": group.reason,
-        "service": group.service,
-        "day": group.day,
-        "letters": group.letters,
-        "never_replayed": group.unreplayed,
-        "kept": group.kept,
-        "landed": group.landed,
-        "duplicates": group.duplicates,
-    }
-
-
-def _table(groups: list[Group]) -> Table:
-    table = Table(box=None)
-    for name in ("reason", "service", "day"):
-        table.add_column(name, no_wrap=True)
-    for name in ("letters", "new", "kept", "landed", "duplicates"):
-        table.add_column(name, justify="right")
-    for g in groups:
-        counts = (g.letters, g.unreplayed, g.kept, g.landed, g.duplicates)
-        table.add_row(g.reason, g.service, g.day, *(f"{n:,}" for n in counts))
-    return table
-
-
 def _letter(letter: Letter, verdict: Verdict) -> dict[str, object]:
     return {
-        "partition": letter.partition,
-        "offset": letter.offset,
-        "topic_id": letter.topic_id,
-        "message_time": letter.message_time.isoformat(),
-        "stored_at": letter.stored_at.isoformat(),
-        "service": letter.service,
-        "batch": letter.batch,
-        "reason": letter.reason,
+        **picked(letter, "partition", "offset", "topic_id", "message_time", "stored_at", "service", "batch", "reason"),
         "detail": letter.detail,
         "outcome": letter.outcome or None,
-        "replayed_at": letter.replayed_at.isoformat() if letter.outcome else None,
+        "replayed_at": letter.replayed_at if letter.outcome else None,
         "replay_reason": letter.replay_reason or None,
         "replay_detail": letter.replay_detail or None,
-        "today": {"is_event": verdict.is_event, "reason": verdict.reason, "detail": verdict.detail},
+        "today": verdict,
         "payload_bytes": len(letter.payload),
         "payload": letter.payload.decode(errors="backslashreplace"),
     }
 
 
-def _print(letter: Letter, verdict: Verdict) -> None:
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{letter.partition}:{letter.offset}", style="bold")
+def _told_letter(letter: Letter, verdict: Verdict) -> Iterator[Text]:
+    """Without markup: what a stranger wrote may look like some."""
+    yield Text(f"{letter.partition}:{letter.offset}", style="bold")
     told = [
         ("message", f"{letter.message_time:%Y-%m-%d %H:%M:%S.%f %Z}"),
         ("service", letter.service or "unknown"),
@@ -211,9 +167,8 @@ def _print(letter: Letter, verdict: Verdict) -> None:
         said = f" {letter.replay_reason}: {letter.replay_detail}" if letter.replay_reason else ""
         told.append(("replayed", f"{letter.replayed_at:%Y-%m-%d %H:%M:%S}: {letter.outcome}{said}"))
     told.append(("today", "an event: a replay lands it" if verdict.is_event else f"{verdict.reason}: {verdict.detail}"))
-    for name, value in told:
-        console.print(f"  {name:<9}{value}")
-    console.print(_pretty(letter.payload))
+    yield from (Text(f"  {name:<9}{value}") for name, value in told)
+    yield Text(_pretty(letter.payload))
 
 
 def _pretty(payload: bytes) -> str:
@@ -228,27 +183,19 @@ def _pretty(payload: bytes) -> str:
     return safe + more
 
 
-def _report(report: ReplayReport) -> dict[str, object]:
-    return {**report.figures, "kept": report.kept}
-
-
-def _print_report(console: Console, report: ReplayReport) -> None:
+def _told(report: ReplayReport) -> Iterator[str]:
     lands, proves, stays = (
         ("would land", "are stored already", "would stay")
         if report.is_dry
         else ("landed", "were stored already", "stay")
     )
-    console.print(f"{report.looked_at:,} dead letters")
-    console.print(f"  {report.landed:,} {lands}")
-    console.print(f"  {report.duplicates:,} {proves}, as another message")
-    console.print(f"  {sum(report.kept.values()):,} {stays}")
+    yield f"{report.looked_at:,} dead letters"
+    yield f"  {report.landed:,} {lands}"
+    yield f"  {report.duplicates:,} {proves}, as another message"
+    yield f"  {sum(report.kept.values()):,} {stays}"
     for reason, letters in sorted(report.kept.items(), key=lambda item: -item[1]):
-        console.print(f"    {letters:,} {reason}")
+        yield f"    {letters:,} {reason}"
     if report.waiting:
-        console.print(f"  {report.waiting:,} belong to batches that are still on their way: replay again later")
+        yield f"  {report.waiting:,} belong to batches that are still on their way: replay again later"
     if report.recovered:
-        console.print(f"  {report.recovered:,} of an earlier replay that broke off were finished first")
-
-
-def _shown_by(show: Callable[..., None]) -> Callable[[ReplayReport], None]:
-    return lambda report: show(completed=report.looked_at, total=max(report.total, report.looked_at))
+        yield f"  {report.recovered:,} of an earlier replay that broke off were finished first"

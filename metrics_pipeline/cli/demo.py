@@ -1,20 +1,20 @@
 """`demo`: the whole pipeline under load on this machine, in one command."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import typer
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from metrics_pipeline.cli import dashboard
-from metrics_pipeline.cli.answers import print_answer
+from metrics_pipeline.cli.answers import answer_lines
+from metrics_pipeline.cli.live import View
+from metrics_pipeline.cli.output import BAD, GOOD, table, tell
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.dashboards.builtin import LIVE
 from metrics_pipeline.dashboards.links import play_url
@@ -49,9 +49,14 @@ def demo(
         with console.status("starting Kafka, ClickHouse and Dagster") as status:
             addresses = stack.up(engines_only=False, prepare=prepare, say=status.update)
         settings = load_settings()
-        with _View(console, _links(addresses, settings)).live() as view:
-            outcome = Demo(settings, Load(rate, duration, seed=seed, sent=sent), view.say, view.show).run()
-        _print_outcome(console, settings, outcome, began)
+        links = _links(addresses, settings)
+        if not console.is_terminal:
+            console.print(links)
+        view = View(console, _PLAIN_EVERY_SECONDS, _one_line, lambda said, frame: _panel(console, said, frame, links))
+        with view.shown(transient=False):
+            load = Load(rate, duration, seed=seed, sent=sent)
+            outcome = Demo(settings, load, lambda phase: view.say(f"{phase} …"), view.show).run()
+        tell(_told(settings, outcome, began))
     finally:
         with console.status("stopping everything"):
             stack.down()
@@ -59,49 +64,14 @@ def demo(
         raise typer.Exit(1)
 
 
-class _View:
-    """A live table on a terminal, a line now and then elsewhere."""
-
-    def __init__(self, console: Console, links: Table) -> None:
-        self._console = console
-        self._links = links
-        self._live: Live | None = None
-        self._phase = ""
-        self._frame: Frame | None = None
-        self._said_seconds = -float(_PLAIN_EVERY_SECONDS)
-
-    @contextmanager
-    def live(self) -> Iterator["_View"]:
-        if not self._console.is_terminal:
-            self._console.print(self._links)
-            yield self
-            return
-        with Live(self._render(), console=self._console, refresh_per_second=4) as self._live:
-            yield self
-
-    def say(self, phase: str) -> None:
-        self._phase = phase
-        if self._live is not None:
-            self._live.update(self._render())
-        else:
-            self._console.print(f"{phase} …", highlight=False)
-
-    def show(self, frame: Frame) -> None:
-        self._frame = frame
-        if self._live is not None:
-            self._live.update(self._render())
-        elif frame.elapsed_seconds - self._said_seconds >= _PLAIN_EVERY_SECONDS:
-            self._said_seconds = frame.elapsed_seconds
-            self._console.print(_one_line(frame), highlight=False)
-
-    def _render(self) -> Panel:
-        figures = _figures(self._frame) if self._frame else Text("")
-        return Panel(
-            Group(Text(f"{self._phase} …", style="bold"), figures, self._links),
-            title="metrics-pipeline",
-            subtitle="Ctrl-C drains, audits and stops",
-            width=min(self._console.width, 100),
-        )
+def _panel(console: Console, said: Sequence[str], frame: Frame | None, links: Table) -> Panel:
+    figures = _figures(frame) if frame else Text("")
+    return Panel(
+        Group(Text(said[-1] if said else "", style="bold"), figures, links),
+        title="metrics-pipeline",
+        subtitle="Ctrl-C drains, audits and stops",
+        width=min(console.width, 100),
+    )
 
 
 def _figures(frame: Frame) -> Table:
@@ -146,31 +116,27 @@ def _links(addresses: dict[str, str | None], settings: Settings) -> Table:
     return table
 
 
-def _print_outcome(console: Console, settings: Settings, outcome: Outcome, began: datetime) -> None:
+def _told(settings: Settings, outcome: Outcome, began: datetime) -> Iterator[RenderableType]:
     produced, landed, verdict = outcome.produced, outcome.landed, outcome.verdict
     if landed is None or verdict is None:
         return
-    table = Table("", "sent", "landed", box=None)
-    table.add_row("events", f"{produced['unique_events']:,}", f"{landed.inserted - outcome.canaries:,}")
-    table.add_row("duplicates", f"{produced['duplicates']:,}", f"{landed.duplicates:,}")
-    table.add_row("malformed → dead letters", f"{produced['malformed']:,}", f"{landed.dead_letters:,}")
-    console.print(table)
-    if landed.freshness is not None:
-        fresh = landed.freshness
-        console.print(
-            f"freshness, produced to visible: p50 {fresh.p50:.2f} s, p99 {fresh.p99:.2f} s, max {fresh.max:.2f} s",
-            highlight=False,
-        )
-    for problem in verdict.problems:
-        console.print(f"[red]✗[/] {problem}")
+    counts = {
+        "events": (produced["unique_events"], landed.inserted - outcome.canaries),
+        "duplicates": (produced["duplicates"], landed.duplicates),
+        "malformed → dead letters": (produced["malformed"], landed.dead_letters),
+    }
+    yield table(["", "sent", "landed"], ((name, f"{a:,}", f"{b:,}") for name, (a, b) in counts.items()))
+    if fresh := landed.freshness:
+        yield f"freshness, produced to visible: p50 {fresh.p50:.2f} s, p99 {fresh.p99:.2f} s, max {fresh.max:.2f} s"
+    yield from (f"{BAD} {problem}" for problem in verdict.problems)
     if outcome.is_exact:
-        console.print("[green]✓[/] exact: every event that was sent is there once, in raw_events and in rollup_1m")
+        yield f"{GOOD} exact: every event that was sent is there once, in raw_events and in rollup_1m"
     else:
-        console.print("[red]✗[/] what landed is not what was sent: run `metrics-pipeline up`, then `audit`")
+        yield f"{BAD} what landed is not what was sent: run `metrics-pipeline up`, then `audit`"
     with connect(settings) as client:
         span = TimeRange(began, datetime.now(UTC) + timedelta(minutes=1))
         names = Names(tier="enterprise")
         for dimension in ("service", "endpoint"):
             names = replace(names, **{dimension: busiest(client, dimension, Question(span, names)) or ""})
         if names.service:
-            print_answer(str(names), ask(client, Question(span, names)))
+            yield from answer_lines(str(names), ask(client, Question(span, names)))

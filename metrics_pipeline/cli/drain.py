@@ -1,13 +1,12 @@
 """`drain` and `reset-offsets`: the pipeline without Dagster."""
 
-import uuid
 from enum import StrEnum
 
 import typer
 
-from metrics_pipeline.cli.output import counting, print_json
-from metrics_pipeline.cli.signals import stop_on_signal
-from metrics_pipeline.drain.drain import DrainReport
+from metrics_pipeline.cli.output import YES, answer, json_option
+from metrics_pipeline.cli.working import run_id, stoppable
+from metrics_pipeline.runtime.picked import picked
 from metrics_pipeline.settings import load_settings
 from metrics_pipeline.wiring.drain import DrainRun, reset_offsets, run_drain, until_caught_up, until_window_ends
 
@@ -25,24 +24,29 @@ class Edge(StrEnum):
 def drain(
     once: bool = typer.Option(False, "--once", help="End when all that the topic holds now has landed."),
     shard: int = typer.Option(0, min=0, help="Shard to drain; METRICS_DRAIN__SHARDS says how many there are."),
-    as_json: bool = typer.Option(False, "--json", help="Print the report as one JSON object."),
+    as_json: bool = json_option("the report as one JSON object"),
 ) -> None:
     """Drain one shard in the foreground, without Dagster.
 
     Without --once it ends with its window, or when nothing arrives. SIGTERM and Ctrl-C flush, commit and exit 0.
     """
     settings = load_settings()
-    run = DrainRun(run_id=f"cli-{uuid.uuid4()}", shard=shard)
+    run = DrainRun(run_id(), shard)
     ending = until_caught_up if once else until_window_ends(settings)
-    with stop_on_signal() as stop, counting(f"shard {shard}") as show:
-        report = run_drain(settings, run, ending, stop=stop.is_set, on_entry=lambda entry: show(advance=entry.consumed))
-    _print_report(report, as_json=as_json)
+    with stoppable(f"shard {shard}") as (stop, show):
+        report = run_drain(settings, run, ending, stop=stop, on_entry=lambda entry: show(advance=entry.consumed))
+    counts = picked(report, "reason", "batches", "consumed", "inserted", "duplicates", "dead_letters")
+    said = (
+        f"{report.reason.value}: {report.consumed} messages in {report.batches} batches, "
+        f"{report.inserted} inserted, {report.duplicates} duplicates, {report.dead_letters} dead letters"
+    )
+    answer(as_json, {**counts, "lost_offsets": report.lost, "deferred_offsets": report.deferred}, [said])
 
 
 @app.command("reset-offsets", epilog="Example: metrics-pipeline reset-offsets --to earliest --yes")
 def reset(
     to: Edge = typer.Option(..., help="Where every partition is to be read next."),
-    yes: bool = typer.Option(False, "--yes", help="Don't ask."),
+    yes: bool = YES,
 ) -> None:
     """Set the committed offsets of all shards to an end of the topic, for a topic that was deleted and recreated.
 
@@ -53,24 +57,3 @@ def reset(
         typer.confirm(f"Set all offsets of {settings.kafka.topic} to {to.value}?", abort=True)
     for partition, offset in reset_offsets(settings, to_latest=to is Edge.LATEST).items():
         typer.echo(f"partition {partition}: {offset}")
-
-
-def _print_report(report: DrainReport, *, as_json: bool) -> None:
-    if as_json:
-        print_json(
-            {
-                "reason": report.reason.value,
-                "batches": report.batches,
-                "consumed": report.consumed,
-                "inserted": report.inserted,
-                "duplicates": report.duplicates,
-                "dead_letters": report.dead_letters,
-                "lost_offsets": report.lost,
-                "deferred_offsets": report.deferred,
-            }
-        )
-    else:
-        typer.echo(
-            f"{report.reason.value}: {report.consumed} messages in {report.batches} batches, "
-            f"{report.inserted} inserted, {report.duplicates} duplicates, {report.dead_letters} dead letters"
-        )

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import typer
 from prometheus_client import CollectorRegistry, start_http_server
 
-from metrics_pipeline.cli.signals import stop_on_signal
+from metrics_pipeline.cli.working import stop_on_signal
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.metrics.catalogue import markdown_table
 from metrics_pipeline.metrics.collector import PipelineCollector

@@ -1,37 +1,27 @@
 """`latency`: p99 of this endpoint, for this tier, last Tuesday."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import typer
 from clickhouse_connect.driver.client import Client
-from rich.console import Console
+from rich.console import RenderableType
 from rich.markup import escape
 
-from metrics_pipeline.cli.answers import console, print_comparison, print_figures, print_history
-from metrics_pipeline.cli.output import print_json
-from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, elapsed, now_in, span_text
+from metrics_pipeline.cli.answers import comparison, figures, history_lines
+from metrics_pipeline.cli.output import WARNING, answer, json_option, tell
+from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, bounds, elapsed, now_in, span_text
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.errors import ConfigurationError
-from metrics_pipeline.questions.completeness import (
-    COARSE,
-    DEAD_LETTER_SHARE,
-    DEAD_LETTERS,
-    DEFERRED,
-    DROPPED,
-    LAG,
-    LOST,
-    NOT_OVER,
-    Incomplete,
-    incomplete_minutes,
-    newest_landing,
-)
+from metrics_pipeline.questions import completeness
+from metrics_pipeline.questions.completeness import Incomplete, incomplete_minutes
 from metrics_pipeline.questions.latency import Answer, Point, ask, history
 from metrics_pipeline.questions.names import unknown_names
 from metrics_pipeline.questions.question import RAW, Names, Question
 from metrics_pipeline.questions.sparkline import Columns, columns_of
+from metrics_pipeline.runtime.picked import picked
 from metrics_pipeline.runtime.timerange import TimeRange, compared_range, whole_minutes
 from metrics_pipeline.settings import load_settings
 
@@ -39,14 +29,15 @@ app = typer.Typer()
 
 _QUIET_SECONDS = 60
 _SAID = {
-    DEAD_LETTERS: f"more than {DEAD_LETTER_SHARE:.0%} of the messages were no valid events (dead_letters has them)",
-    LOST: "the topic dropped messages before they were read",
-    DEFERRED: "drains went on at the head, and a backfill has yet to land what they skipped",
-    LAG: "the drain is behind right now: ask again later",
-    DROPPED: "retention dropped them, or all but what an override keeps",
+    completeness.DEAD_LETTERS: f"more than {completeness.DEAD_LETTER_SHARE:.0%} of the messages were no valid events "
+    "(dead_letters has them)",
+    completeness.LOST: "the topic dropped messages before they were read",
+    completeness.DEFERRED: "drains went on at the head, and a backfill has yet to land what they skipped",
+    completeness.LAG: "the drain is behind right now: ask again later",
+    completeness.DROPPED: "retention dropped them, or all but what an override keeps",
     **{
         reason: f"retention dropped what is finer, so they are not in the answer: choose whole buckets of {grain.name}"
-        for grain, reason in COARSE.items()
+        for grain, reason in completeness.COARSE.items()
     },
 }
 
@@ -83,7 +74,7 @@ def latency(
         None, help="Another span: 'the day before', 'the tuesday before', 'last week', 'before', '2026-11-03' …"
     ),
     exact: bool = typer.Option(False, "--exact", help="From the raw events: exact quantiles, slower."),
-    as_json: bool = typer.Option(False, "--json", help="Print the answer as one JSON object."),
+    as_json: bool = json_option("the answer as one JSON object"),
 ) -> None:
     """Requests, errors, apdex and latency quantiles over a span of time, in whole minutes.
 
@@ -97,13 +88,14 @@ def latency(
         findings = _find(client, question, other, now, exact=exact)
         if not findings.answer.requests:
             check_names(client, question, now)
-        if as_json:
-            print_json(_as_fields(findings))
-        else:
-            _print(question, findings)
-            _warn(findings.incomplete)
-            _warn(findings.incomplete_other, " of the span compared with")
-            _warn_if_quiet(client, question, now)
+        answer(as_json, _as_fields(findings), _told(question, findings), wraps=True)
+        if not as_json:
+            warnings = (
+                *_warnings(findings.incomplete),
+                *_warnings(findings.incomplete_other, " of the span compared with"),
+                *_quiet(client, question, now),
+            )
+            tell(warnings, to_stderr=True, wraps=True)
 
 
 def check_names(client: Client, question: Question, now: datetime) -> None:
@@ -116,14 +108,14 @@ def check_names(client: Client, question: Question, now: datetime) -> None:
 def _find(client: Client, question: Question, other: TimeRange | None, now: datetime, *, exact: bool) -> Findings:
     columns = columns_of(question.minutes)
     part = elapsed(question.span, now)
-    answer = ask(client, question, exact=exact)
-    is_raw = answer.source == RAW
+    found = ask(client, question, exact=exact)
+    is_raw = found.source == RAW
     compared = None
     if other is not None:
-        compared = answer if part == question.span else ask(client, Question(part, question.names), exact=exact)
+        compared = found if part == question.span else ask(client, Question(part, question.names), exact=exact)
     return Findings(
-        answer=answer,
-        points=history(client, question, columns, exact=exact) if answer.requests else (),
+        answer=found,
+        points=history(client, question, columns, exact=exact) if found.requests else (),
         columns=columns,
         incomplete=incomplete_minutes(client, question.minutes, of_raw=is_raw),
         incomplete_other=() if other is None else incomplete_minutes(client, whole_minutes(other), of_raw=is_raw),
@@ -132,24 +124,22 @@ def _find(client: Client, question: Question, other: TimeRange | None, now: date
     )
 
 
-def _print(question: Question, findings: Findings) -> None:
-    answer, out = findings.answer, console()
-    out.print(f"[bold]{escape(str(question.names))}[/]\n{span_text(answer.span)}")
-    if findings.answer_compared is not None and findings.other is not None:
-        compared, other = findings.answer_compared, findings.other
-        why = "" if compared.span == answer.span else " (the span isn't over)"
-        out.print(f"[dim]compared with {span_text(other.span)}{why}[/]\n")
-        print_comparison(compared, other)
-        out.print()
-    elif answer.requests:
-        out.print()
-        print_figures(answer)
-        out.print()
+def _told(question: Question, findings: Findings) -> Iterator[RenderableType]:
+    found, compared, other = findings.answer, findings.answer_compared, findings.other
+    yield f"[bold]{escape(str(question.names))}[/]\n{span_text(found.span)}"
+    if compared is not None and other is not None:
+        why = "" if compared.span == found.span else " (the span isn't over)"
+        yield f"[dim]compared with {span_text(other.span)}{why}[/]\n"
+        yield comparison(compared, other)
+    elif found.requests:
+        yield ""
+        yield figures(found)
     else:
-        out.print("\nno requests")
+        yield "\nno requests"
         return
-    print_history(findings.points, findings.columns)
-    out.print(f"\n[dim]{_origin(question.names, answer)}[/]")
+    yield ""
+    yield from history_lines(findings.points, findings.columns)
+    yield f"\n[dim]{_origin(question.names, found)}[/]"
 
 
 def _origin(names: Names, answer: Answer) -> str:
@@ -159,13 +149,11 @@ def _origin(names: Names, answer: Answer) -> str:
     return f"from {RAW}, exact{why}"
 
 
-def _warn(incomplete: Sequence[Incomplete], of: str = "") -> None:
-    err = Console(stderr=True, highlight=False)
+def _warnings(incomplete: Sequence[Incomplete], of: str = "") -> Iterator[str]:
     for part in incomplete:
-        if part.reason == NOT_OVER:
-            continue
-        minutes = f"1 minute{of} is" if part.minutes == 1 else f"{part.minutes:,} minutes{of} are"
-        err.print(f"[yellow]![/] {minutes} incomplete ({_extent(part)}): {_SAID[part.reason]}")
+        if part.reason != completeness.NOT_OVER:
+            minutes = f"1 minute{of} is" if part.minutes == 1 else f"{part.minutes:,} minutes{of} are"
+            yield f"{WARNING} {minutes} incomplete ({_extent(part)}): {_SAID[part.reason]}"
 
 
 def _extent(part: Incomplete) -> str:
@@ -175,56 +163,43 @@ def _extent(part: Incomplete) -> str:
     return f"{first:%Y-%m-%d %H:%M} to {last:{'%H:%M' if first.date() == last.date() else '%Y-%m-%d %H:%M'}} UTC"
 
 
-def _warn_if_quiet(client: Client, question: Question, now: datetime) -> None:
+def _quiet(client: Client, question: Question, now: datetime) -> Iterator[str]:
     if question.span.end < now - timedelta(seconds=_QUIET_SECONDS):
         return
-    landed = newest_landing(client)
+    landed = completeness.newest_landing(client)
     if landed is not None and landed < datetime.now(UTC) - timedelta(seconds=_QUIET_SECONDS):
-        Console(stderr=True, highlight=False).print(
-            f"[yellow]![/] nothing landed since {landed:%Y-%m-%d %H:%M:%S} UTC: either there is no traffic, or nobody "
+        yield (
+            f"{WARNING} nothing landed since {landed:%Y-%m-%d %H:%M:%S} UTC: either there is no traffic, or nobody "
             "drains it; `metrics-pipeline status` says which"
         )
 
 
 def _as_fields(findings: Findings) -> dict[str, Any]:
     fields = answer_fields(findings.answer)
-    fields["history"] = [
-        {
-            "from": point.start.isoformat(),
-            "requests": point.requests,
-            "errors": point.errors,
-            "p99_ms": point.p99_ms,
-        }
-        for point in findings.points
-    ]
-    fields["incomplete"] = [_part_fields(part) for part in findings.incomplete]
+    counts = ("requests", "errors", "p99_ms")
+    fields["history"] = [{"from": point.start, **picked(point, *counts)} for point in findings.points]
+    fields["incomplete"] = findings.incomplete
     if findings.answer_compared is not None and findings.other is not None:
         asked, other = answer_fields(findings.answer_compared), answer_fields(findings.other)
-        fields["compared"] = {"this": asked, "other": other, "difference": _difference(asked, other)}
-        fields["compared"]["incomplete_other"] = [_part_fields(part) for part in findings.incomplete_other]
+        fields["compared"] = {
+            "this": asked,
+            "other": other,
+            "difference": _difference(asked, other),
+            "incomplete_other": findings.incomplete_other,
+        }
     return fields
 
 
 def answer_fields(answer: Answer) -> dict[str, Any]:
     """The answer for scripts; null where there is no value without requests."""
-    figures = {k: v for k, v in asdict(answer).items() if k not in ("span", "source", "relative_error")}
+    counts = {k: v for k, v in asdict(answer).items() if k not in ("span", "source", "relative_error")}
     return {
-        "from": answer.span.start.isoformat(),
-        "to": answer.span.end.isoformat(),
-        **figures,
+        **bounds(answer.span),
+        **counts,
         "status_5xx": answer.errors,
         "error_rate": answer.error_rate,
         "source": answer.source,
         "relative_error": answer.relative_error,
-    }
-
-
-def _part_fields(part: Incomplete) -> dict[str, object]:
-    return {
-        "reason": part.reason,
-        "minutes": part.minutes,
-        "first": part.first.isoformat(),
-        "last": part.last.isoformat(),
     }
 
 

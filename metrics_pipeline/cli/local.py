@@ -1,10 +1,8 @@
 """`up` and `down`: engines and Dagster on this machine."""
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from metrics_pipeline.cli.output import print_json
+from metrics_pipeline.cli.output import answer, json_option, pairs, tell
 from metrics_pipeline.lab.local import stack
 from metrics_pipeline.wiring.drain import prepare
 
@@ -14,20 +12,14 @@ app = typer.Typer()
 @app.command(epilog="Example: metrics-pipeline up --engines-only --json")
 def up(
     engines_only: bool = typer.Option(False, "--engines-only", help="Kafka and ClickHouse, without Dagster."),
-    as_json: bool = typer.Option(False, "--json", help="Print the addresses as one JSON object."),
+    as_json: bool = json_option("the addresses as one JSON object"),
 ) -> None:
     """Start a local Kafka, ClickHouse and Dagster, create topic and schema, and return when all answer.
 
     Engines that METRICS_KAFKA__BOOTSTRAP_SERVERS or METRICS_CLICKHOUSE__URL place elsewhere are not started.
     """
     addresses = stack.up(engines_only=engines_only, prepare=prepare, say=_say)
-    if as_json:
-        print_json(addresses)
-        return
-    table = Table(show_header=False, box=None)
-    for name, address in addresses.items():
-        table.add_row(name, address or "not started")
-    Console().print(table)
+    answer(as_json, addresses, [pairs({name: address or "not started" for name, address in addresses.items()})])
 
 
 @app.command(epilog="Example: metrics-pipeline down")
@@ -37,4 +29,4 @@ def down() -> None:
 
 
 def _say(text: str) -> None:
-    Console(stderr=True).print(f"[dim]{text} …[/]", highlight=False)
+    tell([f"[dim]{text} …[/]"], to_stderr=True)

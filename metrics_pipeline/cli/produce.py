@@ -1,15 +1,15 @@
 """`produce`: send realistic events."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from metrics_pipeline.cli.output import print_json
-from metrics_pipeline.cli.signals import stop_on_signal
+from metrics_pipeline.cli.live import View
+from metrics_pipeline.cli.output import answer, json_option
+from metrics_pipeline.cli.working import stop_on_signal
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import LoadProgress
 from metrics_pipeline.lab.loadgen.run import produce as run_load
@@ -39,7 +39,7 @@ def produce(
     sent: Path | None = typer.Option(
         None, help="List the unique events that were acknowledged: NDJSON, or Parquet if the name ends so."
     ),
-    as_json: bool = typer.Option(False, "--json", help="Print the summary as one JSON object."),
+    as_json: bool = json_option("the summary as one JSON object"),
 ) -> None:
     """Send realistic events to the topic.
 
@@ -60,57 +60,40 @@ def produce(
         seed=seed,
     )
     settings = load_settings()
-    with stop_on_signal() as stop, _shown(plan, is_quiet=as_json) as show:
-        summary = run_load(plan, settings, sent, stop, show)
-    if as_json:
-        print_json(summary.as_dict())
-    else:
-        _print_summary(summary)
-    if summary.failed:
-        raise typer.Exit(1)
+    console, bar = Console(stderr=True), _Bar(plan)
+    with stop_on_signal() as stop, View(console, _PLAIN_EVERY_SECONDS, _line, bar.draw).shown(transient=True) as view:
+        # Where it is for a script, no lines either.
+        summary = run_load(plan, settings, sent, stop, view.show if console.is_terminal or not as_json else None)
+    for reason, count in summary.failures.items() if not as_json else ():
+        typer.echo(f"{count:,} messages failed: {reason}", err=True)
+    answer(as_json, summary.as_dict(), [_said(summary)], is_ok=not summary.failed)
 
 
-@contextmanager
-def _shown(plan: LoadPlan, *, is_quiet: bool) -> Iterator[Callable[[LoadProgress], None]]:
-    """A bar on a terminal; elsewhere a line now and then, unless the output is for a script."""
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        yield (lambda _progress: None) if is_quiet else _Lines(console).show
-        return
-    # No refreshing thread: it would compete with the producer for the interpreter.
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:,.0f} messages  {task.fields[rate]:,.0f}/s"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        auto_refresh=False,
-    ) as bar:
-        task = bar.add_task("producing", total=_total(plan), rate=0.0)
+class _Bar:
+    """How far it is, on a terminal."""
 
-        def show(progress: LoadProgress) -> None:
+    def __init__(self, plan: LoadPlan) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f} messages  {task.fields[rate]:,.0f}/s"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self._task = self._bar.add_task("producing", total=_total(plan), rate=0.0)
+
+    def draw(self, _lines: Sequence[str], progress: LoadProgress | None) -> Progress:
+        if progress is not None:
             what = f"producing, {progress.failed:,} failed" if progress.failed else "producing"
-            bar.update(task, description=what, completed=progress.sent, rate=_rate(progress), refresh=True)
+            self._bar.update(self._task, description=what, completed=progress.sent, rate=_rate(progress))
+        return self._bar
 
-        yield show
 
-
-class _Lines:
-    """Progress for a log."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._shown_seconds = 0.0
-
-    def show(self, progress: LoadProgress) -> None:
-        if progress.elapsed_seconds - self._shown_seconds >= _PLAIN_EVERY_SECONDS:
-            self._shown_seconds = progress.elapsed_seconds
-            self._console.print(
-                f"{progress.elapsed_seconds:.0f} s: {progress.sent:,} messages, {_rate(progress):,.0f}/s, "
-                f"{progress.outstanding:,} outstanding, {progress.failed:,} failed"
-            )
+def _line(progress: LoadProgress) -> str:
+    return (
+        f"{progress.elapsed_seconds:.0f} s: {progress.sent:,} messages, {_rate(progress):,.0f}/s, "
+        f"{progress.outstanding:,} outstanding, {progress.failed:,} failed"
+    )
 
 
 def _rate(progress: LoadProgress) -> float:
@@ -123,11 +106,9 @@ def _total(plan: LoadPlan) -> int | None:
     return round(plan.duration_seconds * plan.rate) or None if plan.duration_seconds else None
 
 
-def _print_summary(summary: LoadSummary) -> None:
-    typer.echo(
+def _said(summary: LoadSummary) -> str:
+    return (
         f"{summary.messages:,} messages acknowledged in {summary.elapsed_seconds:.1f} s ({summary.rate:,.0f}/s): "
         f"{summary.unique_events:,} events ({summary.late:,} late, {summary.odd:,} odd), "
         f"{summary.duplicates:,} duplicates, {summary.malformed:,} malformed"
     )
-    for reason, count in summary.failures.items():
-        typer.echo(f"{count:,} messages failed: {reason}", err=True)

@@ -1,21 +1,17 @@
 """`replay`: hours of the topic once more, so that raw_events and rollups say what it says."""
 
-import sys
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
-from math import ceil
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 
 import typer
-from rich.console import Console
 
-from metrics_pipeline.cli.output import counting, print_json
-from metrics_pipeline.cli.signals import stop_on_signal
-from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, now_in
+from metrics_pipeline.cli.output import LATER, YES, answer, json_option, tell
+from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, now_in, whole_seconds
+from metrics_pipeline.cli.working import carefully, counting, run_id, stoppable
 from metrics_pipeline.replay.hours import hours_around
 from metrics_pipeline.replay.plan import Mode
 from metrics_pipeline.replay.report import HourReport
-from metrics_pipeline.runtime.timerange import HOUR_SECONDS
+from metrics_pipeline.runtime.timerange import HOUR_SECONDS, minute_name
 from metrics_pipeline.settings import load_settings
 from metrics_pipeline.wiring.replay import preview_hours, replay_hours
 
@@ -35,8 +31,8 @@ def replay(
         Mode.FILL, help="fill: insert what is missing. replace: also remove what today's rules say otherwise."
     ),
     dry_run: bool = typer.Option(False, "--dry-run", help="Only say what would be inserted and removed."),
-    yes: bool = typer.Option(False, "--yes", help="Don't ask."),
-    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+    yes: bool = YES,
+    as_json: bool = json_option("one JSON object"),
 ) -> None:
     """Read the topic once more and bring raw_events, dead_letters and rollups to what it says.
 
@@ -45,58 +41,53 @@ def replay(
     """
     settings = load_settings()
     span = asked_span(when, start, end, now_in(timezone))
-    hours = hours_around(int(span.start.timestamp()), ceil(span.end.timestamp()))
-    console = Console(highlight=False, stderr=as_json)
-    console.print(f"hours of messages: {_hour(hours[0])} to {_hour(hours[-1] + HOUR_SECONDS)} UTC, {len(hours)} in all")
-    if dry_run or not (as_json or yes):
+    hours = hours_around(*whole_seconds(span))
+    first, end_of_last = (name.removesuffix("Z") for name in _bounds(hours).values())
+    tell([f"hours of messages: {first} to {end_of_last} UTC, {len(hours)} in all"], to_stderr=as_json)
+
+    def look() -> HourReport:
         with counting("looking") as show:
-            shown = preview_hours(settings, hours, mode, _shown_by(show))
-        if not as_json:
-            _print(console, shown, mode, is_dry=True)
-    if dry_run:
-        if as_json:
-            print_json(_fields(shown, hours, mode, is_dry=True))
-        return
-    if not (as_json or yes) and shown.changed and sys.stdin.isatty():
-        typer.confirm(f"Change {shown.changed:,} rows?", abort=True)
-    with stop_on_signal() as stop, counting("replaying") as show:
-        report = replay_hours(
-            settings,
-            hours,
-            mode,
-            f"cli-{uuid.uuid4()}",
-            stop=stop.is_set,
-            on_progress=_shown_by(show),
-        )
-    if as_json:
-        print_json(_fields(report, hours, mode, is_dry=False))
-    else:
-        _print(console, report, mode, is_dry=False)
+            return preview_hours(settings, hours, mode, lambda r: show(r.looked_at, r.offsets))
+
+    def act() -> HourReport:
+        with stoppable("replaying") as (stop, show):
+            return replay_hours(
+                settings, hours, mode, run_id(), stop=stop, on_progress=lambda r: show(r.looked_at, r.offsets)
+            )
+
+    is_asked = not (as_json or yes)
+    carefully(
+        look,
+        act,
+        lambda report, is_dry: answer(as_json, _fields(report, hours, mode, is_dry), _told(report, mode, is_dry)),
+        lambda shown: f"Change {shown.changed:,} rows?" if shown.changed else "",
+        dry_run=dry_run,
+        looks=is_asked,
+        asks=is_asked,
+    )
 
 
-def _hour(seconds: int) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M}"
+def _bounds(hours: Sequence[int]) -> dict[str, str]:
+    return {"from": minute_name(hours[0]), "to": minute_name(hours[-1] + HOUR_SECONDS)}
 
 
-def _fields(report: HourReport, hours: Sequence[int], mode: Mode, *, is_dry: bool) -> dict[str, object]:
-    dropped = [[r.partition, r.start, r.end] for r in report.dropped_ranges]
+def _fields(report: HourReport, hours: Sequence[int], mode: Mode, is_dry: bool) -> dict[str, object]:
     return {
         "dry_run": is_dry,
         "mode": mode.value,
-        "from": f"{_hour(hours[0])}Z",
-        "to": f"{_hour(hours[-1] + HOUR_SECONDS)}Z",
+        **_bounds(hours),
         **report.figures,
-        "dropped_ranges": dropped,
+        "dropped_ranges": [astuple(r) for r in report.dropped_ranges],
     }
 
 
-def _print(console: Console, report: HourReport, mode: Mode, *, is_dry: bool) -> None:
+def _told(report: HourReport, mode: Mode, is_dry: bool) -> Iterator[str]:
     would = "would be " if is_dry else ""
-    console.print(
+    yield (
         f"{report.messages:,} messages at {report.looked_at:,} offsets of {report.partitions} partitions: "
         f"{report.right:,} right, {report.duplicates:,} duplicates, {report.letters:,} dead letters"
     )
-    told = [
+    changes = [
         (report.restored, f"rows {would}restored: they were lost"),
         (report.added, f"rows {would}added: by the rules of before they were something else"),
         (report.replaced, f"rows {would}replaced: their content was another"),
@@ -106,13 +97,10 @@ def _print(console: Console, report: HourReport, mode: Mode, *, is_dry: bool) ->
         (report.refused, "rows were refused by the server, and are dead letters now"),
         (report.units_repaired, "units of ten minutes repaired in the rollups"),
     ]
-    for count, words in told:
-        if count:
-            console.print(f"  {count:,} {words}")
+    yield from (f"  {count:,} {words}" for count, words in changes if count)
     if not report.changed and not report.recovered:
-        console.print("  nothing to change")
-    for line in _left(report, mode):
-        console.print(f"[yellow]…[/] {line}", soft_wrap=True)
+        yield "  nothing to change"
+    yield from (f"{LATER} {line}" for line in _left(report, mode))
 
 
 def _left(report: HourReport, mode: Mode) -> Iterator[str]:
@@ -142,7 +130,3 @@ def _left(report: HourReport, mode: Mode) -> Iterator[str]:
         )
     if report.recovered:
         yield "what an earlier replay left half done was finished first"
-
-
-def _shown_by(show: Callable[..., None]) -> Callable[[HourReport], None]:
-    return lambda report: show(completed=report.looked_at, total=max(report.offsets, report.looked_at))

@@ -4,13 +4,14 @@ from importlib.metadata import version
 
 import typer
 
-from metrics_pipeline.cli.output import print_json
+from metrics_pipeline.cli.output import json_option, print_json
 from metrics_pipeline.clickhouse.client import database_name
 from metrics_pipeline.clickhouse.cluster import shard_database, storage_of
 from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.ddl.change import Plan
 from metrics_pipeline.ddl.words import plan_lines
 from metrics_pipeline.kafka.admin import ensure_topic
+from metrics_pipeline.runtime.picked import picked
 from metrics_pipeline.schema import all as schema
 from metrics_pipeline.schema.roles import statements
 from metrics_pipeline.schema.targets import plan_everywhere
@@ -24,7 +25,7 @@ _UP_TO_DATE = "the schema is up to date"
 
 @app.command(epilog="Example: metrics-pipeline schema plan --json > schema.json")
 def plan(
-    as_json: bool = typer.Option(False, "--json", help="Print one JSON object, as deploy/terraform reads it."),
+    as_json: bool = json_option("one JSON object, as deploy/terraform reads it"),
     sql: bool = typer.Option(False, "--sql", help="Print whole statements, not only how they begin."),
 ) -> None:
     """Print what `apply` would change, how (metadata only, background mutation, rebuild), and what it costs."""
@@ -91,21 +92,14 @@ def _as_json(wanted: Plan, storage: Storage) -> dict[str, object]:
     return {
         "version": version("metrics-pipeline"),
         "wanted": schema.wanted_hash(storage),
-        "hash": wanted.hash,
-        "statements": wanted.statements,
-        "differences": wanted.differences,
+        **picked(wanted, "hash", "statements", "differences"),
         "destructive": [statement for change in wanted.destructive for statement in change.statements],
         "changes": [
             {
-                "object": change.object,
-                "what": change.what,
-                "phase": change.phase.value,
-                "way": change.way.value,
+                **picked(change, "object", "what", "phase", "way"),
                 "destroys_data": change.destroys,
                 "refused": change.refusal,
-                "partitions": change.size.partitions,
-                "rows": change.size.rows,
-                "bytes_on_disk": change.size.bytes_on_disk,
+                **picked(change.size, "partitions", "rows", "bytes_on_disk"),
             }
             for change in wanted.changes
         ],

@@ -1,17 +1,16 @@
 """`skip-to-head` and `backfill`: live events before the backlog, and the backlog later."""
 
-import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from rich.console import RenderableType
 
-from metrics_pipeline.cli.output import counting, print_json
-from metrics_pipeline.cli.signals import stop_on_signal
-from metrics_pipeline.drain.backfill import BackfillReport
+from metrics_pipeline.cli.output import YES, answer, json_option, print_json, right, table, tell
+from metrics_pipeline.cli.working import run_id, stoppable
 from metrics_pipeline.ledger.deferred import DeferredEntry
+from metrics_pipeline.runtime.picked import picked
+from metrics_pipeline.runtime.timerange import minute_name
 from metrics_pipeline.settings import load_settings
 from metrics_pipeline.wiring.backfill import (
     backfill_deferred,
@@ -25,7 +24,7 @@ app = typer.Typer()
 
 _SHOWN_HOURS = 48
 _DRY_RUN = typer.Option(False, "--dry-run", help="Only say what would be done.")
-_JSON = typer.Option(False, "--json", help="Print one JSON object.")
+_JSON = json_option("one JSON object")
 
 
 @app.command(
@@ -35,7 +34,7 @@ _JSON = typer.Option(False, "--json", help="Print one JSON object.")
 def skip(
     shard: int | None = typer.Option(None, min=0, help="Of this shard alone; of all without it."),
     dry_run: bool = _DRY_RUN,
-    yes: bool = typer.Option(False, "--yes", help="Don't ask."),
+    yes: bool = YES,
     as_json: bool = _JSON,
 ) -> None:
     """Let drains go on at the head of the topic now, and leave the backlog to `backfill`.
@@ -44,29 +43,23 @@ def skip(
     What is skipped is recorded as deferred, by hours of Kafka's time: audit and charts name it until it is backfilled.
     """
     settings = load_settings()
-    shards, console = shards_of(settings, shard), Console(highlight=False, stderr=as_json)
+    shards = shards_of(settings, shard)
     entries = preview_skip_to_head(settings, shards)
     if dry_run and as_json:
         print_json({"dry_run": True, **_as_fields(entries)})
         return
-    _print(console, entries, "would be skipped")
+    tell(_told(entries, "would be skipped"), to_stderr=as_json)
     if dry_run or not entries:
         return
     if not yes:
         typer.confirm("Skip them for now?", abort=True, err=True)
     offsets = sum(entry.offsets for entry in entries)
-    with stop_on_signal() as stop, counting("skipping", offsets) as show:
+    with stoppable("skipping", offsets) as (stop, show):
         deferred = skip_to_head(
-            settings,
-            shards,
-            f"cli-{uuid.uuid4()}",
-            stop=stop.is_set,
-            on_entry=lambda entry: show(advance=entry.deferred),
+            settings, shards, run_id(), stop=stop, on_entry=lambda entry: show(advance=entry.deferred)
         )
-    if as_json:
-        print_json({"dry_run": False, "deferred_offsets": deferred})
-    else:
-        console.print(f"{deferred:,} offsets are deferred; `metrics-pipeline backfill` lands them")
+    said = f"{deferred:,} offsets are deferred; `metrics-pipeline backfill` lands them"
+    answer(as_json, {"dry_run": False, "deferred_offsets": deferred}, [said])
 
 
 @app.command(epilog="Examples: metrics-pipeline backfill --dry-run;  metrics-pipeline backfill")
@@ -76,28 +69,23 @@ def backfill(dry_run: bool = _DRY_RUN, as_json: bool = _JSON) -> None:
     May be interrupted and repeated; one at a time, the newest wins. Ctrl-C and SIGTERM finish the batch under way.
     """
     settings = load_settings()
-    console = Console(highlight=False, stderr=as_json)
     if dry_run:
         entries = deferred_ranges(settings)
-        if as_json:
-            print_json({"dry_run": True, **_as_fields(entries)})
-        else:
-            _print(console, entries, "are deferred")
+        answer(as_json, {"dry_run": True, **_as_fields(entries)}, _told(entries, "are deferred"))
         return
-    with stop_on_signal() as stop, counting("backfilling") as show:
+    with stoppable("backfilling") as (stop, show):
         report = backfill_deferred(
-            settings,
-            None,
-            f"cli-{uuid.uuid4()}",
-            stop=stop.is_set,
-            on_progress=lambda report: show(completed=report.backfilled, total=report.total),
+            settings, None, run_id(), stop=stop, on_progress=lambda r: show(r.backfilled, r.total)
         )
-    if as_json:
-        print_json({"dry_run": False, **_report(report)})
-        return
-    console.print(f"{report.backfilled:,} of {report.total:,} offsets backfilled: {report.consumed:,} messages")
-    for name, value in list(_report(report).items())[4:]:
-        console.print(f"  {value:,} {name.replace('_', ' ')}")
+    became = {
+        **picked(report, "inserted", "duplicates", "dead_letters"),
+        "lost_offsets": report.lost,
+        **picked(report, "taken_back", "left"),
+    }
+    counts = {"deferred": report.total, **picked(report, "backfilled", "batches", "consumed"), **became}
+    said = f"{report.backfilled:,} of {report.total:,} offsets backfilled: {report.consumed:,} messages"
+    lines = [said, *(f"  {count:,} {name.replace('_', ' ')}" for name, count in became.items())]
+    answer(as_json, {"dry_run": False, **counts}, lines)
 
 
 def _as_fields(entries: Sequence[DeferredEntry]) -> dict[str, object]:
@@ -105,56 +93,32 @@ def _as_fields(entries: Sequence[DeferredEntry]) -> dict[str, object]:
         "offsets": sum(entry.offsets for entry in entries),
         "hours": [
             {
-                "hour": _hour(entry),
+                "hour": minute_name(entry.hour_seconds),
                 "first": _moment(entry.first_ms),
                 "last": _moment(entry.last_ms),
                 "offsets": entry.offsets,
-                "ranges": [{"partition": r.partition, "start": r.start, "end": r.end} for r in entry.ranges],
+                "ranges": entry.ranges,
             }
             for entry in entries
         ],
     }
 
 
-def _report(report: BackfillReport) -> dict[str, int]:
-    return {
-        "deferred": report.total,
-        "backfilled": report.backfilled,
-        "batches": report.batches,
-        "consumed": report.consumed,
-        "inserted": report.inserted,
-        "duplicates": report.duplicates,
-        "dead_letters": report.dead_letters,
-        "lost_offsets": report.lost,
-        "taken_back": report.taken_back,
-        "left": report.left,
-    }
-
-
-def _print(console: Console, entries: Sequence[DeferredEntry], what: str) -> None:
-    offsets = sum(entry.offsets for entry in entries)
+def _told(entries: Sequence[DeferredEntry], what: str) -> Iterator[RenderableType]:
     if not entries:
-        console.print("no offsets " + what)
+        yield "no offsets " + what
         return
     span = f"{_moment(entries[0].first_ms)} to {_moment(entries[-1].last_ms)}"
-    console.print(f"{offsets:,} offsets of {_partitions(entries)} partitions {what}, of {span} by Kafka's time")
-    table = Table(box=None)
-    table.add_column("hour, UTC")
-    for name in ("partitions", "offsets"):
-        table.add_column(name, justify="right")
-    for entry in entries[:_SHOWN_HOURS]:
-        table.add_row(_hour(entry), str(_partitions([entry])), f"{entry.offsets:,}")
-    console.print(table)
+    offsets = sum(entry.offsets for entry in entries)
+    yield f"{offsets:,} offsets of {_partitions(entries)} partitions {what}, of {span} by Kafka's time"
+    rows = ((minute_name(e.hour_seconds), str(_partitions([e])), f"{e.offsets:,}") for e in entries[:_SHOWN_HOURS])
+    yield table(["hour, UTC", *right("partitions", "offsets")], rows)
     if len(entries) > _SHOWN_HOURS:
-        console.print(f"… and {len(entries) - _SHOWN_HOURS} more hours: --json lists them")
+        yield f"… and {len(entries) - _SHOWN_HOURS} more hours: --json lists them"
 
 
 def _partitions(entries: Iterable[DeferredEntry]) -> int:
     return len({r.partition for entry in entries for r in entry.ranges})
-
-
-def _hour(entry: DeferredEntry) -> str:
-    return f"{datetime.fromtimestamp(entry.hour_seconds, UTC):%Y-%m-%dT%H:%MZ}"
 
 
 def _moment(epoch_ms: int) -> str:

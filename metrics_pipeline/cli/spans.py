@@ -1,6 +1,7 @@
 """Options that say which span of time is meant, and spans as people read them."""
 
 from datetime import UTC, datetime, timedelta
+from math import ceil
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import typer
@@ -35,9 +36,19 @@ def asked_span(when: str | None, start: str | None, end: str | None, now: dateti
     raise ConfigurationError("say when: either --when, or --from with or without --to")
 
 
+def whole_seconds(span: TimeRange) -> tuple[int, int]:
+    """Epoch seconds of its start and of its end."""
+    return int(span.start.timestamp()), ceil(span.end.timestamp())
+
+
 def elapsed(span: TimeRange, now: datetime) -> TimeRange:
     """The part of the span that is over, so that half a day isn't compared with a whole one."""
     return TimeRange(span.start, now) if span.start < now < span.end else span
+
+
+def bounds(span: TimeRange) -> dict[str, str]:
+    """For scripts."""
+    return {"from": span.start.isoformat(), "to": span.end.isoformat()}
 
 
 def span_text(span: TimeRange) -> str:

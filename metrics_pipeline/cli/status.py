@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from metrics_pipeline.cli.output import print_json
+from metrics_pipeline.cli.output import WARNING, answer, json_option, pairs
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters
 from metrics_pipeline.lab.local import stack
 from metrics_pipeline.metrics.observe import Overview, drain_runs, look
+from metrics_pipeline.runtime.picked import picked
 from metrics_pipeline.settings import load_settings
 from metrics_pipeline.wiring.dead_letters import dead_letter_warnings
 
@@ -18,7 +17,7 @@ app = typer.Typer()
 
 
 @app.command(epilog="Example: metrics-pipeline status --json")
-def status(as_json: bool = typer.Option(False, "--json", help="Print the figures as one JSON object.")) -> None:
+def status(as_json: bool = json_option("the figures as one JSON object")) -> None:
     """Lag, rates, freshness and runs: rates of 10 seconds, freshness of 60, counts of all time."""
     settings = load_settings()
     with connect(settings) as client:
@@ -28,16 +27,8 @@ def status(as_json: bool = typer.Option(False, "--json", help="Print the figures
     dagster = stack.running().addresses.get("dagster")
     runs = drain_runs(dagster) if dagster else None
     figures = _figures(overview, runs, never_replayed)
-    if as_json:
-        print_json(figures | {"warnings": list(warnings)})
-        return
-    table = Table(show_header=False, box=None)
-    for name, value in figures.items():
-        table.add_row(name.replace("_", " "), _said(value))
-    console = Console()
-    console.print(table)
-    for warning in warnings:
-        console.print(f"[yellow]![/] {warning}", soft_wrap=True)
+    said = pairs({name.replace("_", " "): _said(value) for name, value in figures.items()})
+    answer(as_json, figures | {"warnings": warnings}, [said, *(f"{WARNING} {warning}" for warning in warnings)])
 
 
 def _said(value: object) -> str:
@@ -56,10 +47,7 @@ def _figures(overview: Overview, runs: object, never_replayed: int) -> dict[str,
         "lag": overview.lag,
         "events_per_second": round(statistics.events_per_second, 1),
         "freshness_seconds": {"p50": fresh.p50 if fresh else None, "p99": fresh.p99 if fresh else None},
-        "consumed": statistics.consumed,
-        "inserted": statistics.inserted,
-        "duplicates": statistics.duplicates,
-        "dead_letters": statistics.dead_letters,
+        **picked(statistics, "consumed", "inserted", "duplicates", "dead_letters"),
         "dead_letters_never_replayed": never_replayed,
         "lost_offsets": statistics.lost,
         "deferred_offsets": overview.deferred,

@@ -1,18 +1,18 @@
 """`top`: which endpoints stand out."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import typer
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from metrics_pipeline.cli.answers import console, ms, percent
+from metrics_pipeline.cli.answers import ms, percent
 from metrics_pipeline.cli.latency import check_names
-from metrics_pipeline.cli.output import print_json
-from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, elapsed, now_in, span_text
+from metrics_pipeline.cli.output import answer, json_option
+from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, bounds, elapsed, now_in, span_text
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.questions.question import Names, Question
 from metrics_pipeline.questions.top import MAX_ROWS, Ranking, TopRow
@@ -21,6 +21,9 @@ from metrics_pipeline.runtime.timerange import TimeRange, compared_range, whole_
 from metrics_pipeline.settings import load_settings
 
 app = typer.Typer()
+
+_Figure = tuple[str, str, Callable[[TopRow], str]]
+"""Name and style of a column, and what it says of an endpoint."""
 
 
 @app.command(
@@ -39,7 +42,7 @@ def top(
     tier: str = typer.Option("", help="Customer tier; all without it."),
     limit: int = typer.Option(10, min=1, max=MAX_ROWS, help="Endpoints that are listed."),
     min_requests: int = typer.Option(100, min=1, help="Leave out endpoints with fewer requests, in each span."),
-    as_json: bool = typer.Option(False, "--json", help="Print the list as one JSON object."),
+    as_json: bool = json_option("the list as one JSON object"),
 ) -> None:
     """The slowest endpoints, those with most errors, or those that got worse within a week."""
     now = now_in(timezone)
@@ -53,86 +56,67 @@ def top(
         rows = find_top(client, question, by, before=before, limit=limit, min_requests=min_requests)
         if not rows:
             check_names(client, question, now)
-    if as_json:
-        print_json(_as_fields(question, by, before, rows))
-    else:
-        _print(question, by, before, rows, min_requests)
+    answer(as_json, _as_fields(question, by, before, rows), _told(question, by, before, rows, min_requests), wraps=True)
 
 
 def _as_fields(question: Question, by: Ranking, before: TimeRange | None, rows: Sequence[TopRow]) -> dict[str, Any]:
     return {
-        "by": by.value,
-        "from": question.minutes.start.isoformat(),
-        "to": question.minutes.end.isoformat(),
-        "before": None if before is None else {"from": before.start.isoformat(), "to": before.end.isoformat()},
-        "endpoints": [asdict(row) for row in rows],
+        "by": by,
+        **bounds(question.minutes),
+        "before": None if before is None else bounds(before),
+        "endpoints": rows,
     }
 
 
-def _print(
+def _told(
     question: Question, by: Ranking, before: TimeRange | None, rows: Sequence[TopRow], min_requests: int
-) -> None:
-    out = console()
+) -> Iterator[RenderableType]:
     titles = {
         Ranking.SLOWEST: "slowest endpoints",
         Ranking.ERRORS: "endpoints with most errors",
         Ranking.REGRESSIONS: "endpoints that got worse",
     }
     of = f" of {escape(str(question.names))}" if question.names.asked else ""
-    out.print(f"[bold]{titles[by]}[/]{of}, {span_text(question.minutes)}")
+    yield f"[bold]{titles[by]}[/]{of}, {span_text(question.minutes)}"
     if before is not None:
-        out.print(f"[dim]against {span_text(before)}[/]")
-    if not rows:
-        out.print(f"\nnone among those with {min_requests:,} requests or more (--min-requests)")
-        return
-    out.print()
-    out.print(_regressions(rows) if by is Ranking.REGRESSIONS else _ranked(rows, by))
+        yield f"[dim]against {span_text(before)}[/]"
+    yield ""
+    if rows:
+        yield _table(rows, _figures(by))
+    else:
+        yield f"none among those with {min_requests:,} requests or more (--min-requests)"
 
 
-def _endpoint_columns() -> Table:
+def _table(rows: Sequence[TopRow], figures: Sequence[_Figure]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("service", max_width=15)
     table.add_column("endpoint")
-    return table
-
-
-def _ranked(rows: Sequence[TopRow], by: Ranking) -> Table:
-    table = _endpoint_columns()
-    figures = ("p50 ms", "p99 ms", "requests", "errors", "rate")
-    for name in figures:
-        table.add_column(name, justify="right", no_wrap=True, style="bold" if name == _sorted_by(by) else "")
+    for name, style, _ in figures:
+        table.add_column(name, justify="right", no_wrap=True, style=style)
     for row in rows:
-        now = row.now
-        table.add_row(
-            _cut(row.service),
-            _endpoint(row),
-            _ms(now.p50_ms),
-            _ms(now.p99_ms),
-            f"{now.requests:,}",
-            f"{now.errors:,}",
-            percent(now.error_rate),
-        )
+        table.add_row(_cut(row.service), _endpoint(row), *(said(row) for _, _, said in figures))
     return table
 
 
-def _regressions(rows: Sequence[TopRow]) -> Table:
-    table = _endpoint_columns()
-    for name in ("p99 ms", "before", "", "errors", "before", ""):
-        table.add_column(name, justify="right", no_wrap=True, style="dim" if name == "before" else "")
-    for row in rows:
-        if row.before is None or row.p99_ratio is None or row.error_rate_ratio is None:
-            continue
-        table.add_row(
-            _cut(row.service),
-            _endpoint(row),
-            _ms(row.now.p99_ms),
-            _ms(row.before.p99_ms),
-            _times(row.p99_ratio),
-            percent(row.now.error_rate),
-            percent(row.before.error_rate),
-            _times(row.error_rate_ratio),
+def _figures(by: Ranking) -> Sequence[_Figure]:
+    """What the list goes by is bold."""
+    if by is Ranking.REGRESSIONS:
+        return (
+            ("p99 ms", "", lambda row: _ms(row.now.p99_ms)),
+            ("before", "dim", lambda row: _ms(row.before and row.before.p99_ms)),
+            ("", "", lambda row: _times(row.p99_ratio)),
+            ("errors", "", lambda row: percent(row.now.error_rate)),
+            ("before", "dim", lambda row: percent(row.before and row.before.error_rate)),
+            ("", "", lambda row: _times(row.error_rate_ratio)),
         )
-    return table
+    is_slowest = by is Ranking.SLOWEST
+    return (
+        ("p50 ms", "", lambda row: _ms(row.now.p50_ms)),
+        ("p99 ms", "bold" if is_slowest else "", lambda row: _ms(row.now.p99_ms)),
+        ("requests", "", lambda row: f"{row.now.requests:,}"),
+        ("errors", "" if is_slowest else "bold", lambda row: f"{row.now.errors:,}"),
+        ("rate", "", lambda row: percent(row.now.error_rate)),
+    )
 
 
 def _endpoint(row: TopRow) -> Text:
@@ -144,14 +128,11 @@ def _cut(name: str) -> Text:
     return Text(name, no_wrap=True, overflow="ellipsis")
 
 
-def _ms(value: float) -> str:
+def _ms(value: float | None) -> str:
     return ms(value).removesuffix(" ms")
 
 
-def _times(ratio: float) -> str:
-    text = f"{ratio:.1f}x"
-    return f"[bold red]{text}[/]" if ratio >= 1.5 else text
-
-
-def _sorted_by(by: Ranking) -> str:
-    return "p99 ms" if by is Ranking.SLOWEST else "errors"
+def _times(ratio: float | None) -> str:
+    if ratio is None:
+        return "-"
+    return f"[bold red]{ratio:.1f}x[/]" if ratio >= 1.5 else f"{ratio:.1f}x"

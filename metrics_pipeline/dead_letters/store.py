@@ -71,7 +71,7 @@ class Group:
     service: str
     day: str
     letters: int
-    unreplayed: int
+    never_replayed: int
     kept: int
     landed: int
     duplicates: int

@@ -3,29 +3,16 @@
 import time
 from collections.abc import Iterator, Sequence
 
-from dagster import (
-    AssetCheckResult,
-    AssetCheckSeverity,
-    AssetCheckSpec,
-    AssetSelection,
-    AssetSpec,
-    Backoff,
-    Config,
-    DefaultScheduleStatus,
-    MetadataValue,
-    RetryPolicy,
-    ScheduleDefinition,
-    define_asset_job,
-    in_process_executor,
-    multi_asset_check,
-)
+import dagster as dg
 from pydantic import Field
 
 from metrics_pipeline.audit.verdict import Verdict
 from metrics_pipeline.defs.assets import RAW_EVENTS_ASSET, ROLLUP_1M_ASSET
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
+from metrics_pipeline.defs.shapes import listed, scheduled
 from metrics_pipeline.ledger.minutes import EVERYTHING, Scope
+from metrics_pipeline.runtime.picked import picked
 from metrics_pipeline.runtime.timerange import MINUTE_SECONDS, minute_name
 from metrics_pipeline.wiring.drain import audit as run_audit
 
@@ -34,10 +21,10 @@ EVERY_MINUTES = 10
 LAST_MINUTES = 60
 """Longer than the interval, so that minutes that were in flight are judged by a later check."""
 _PROBLEMS_SHOWN = 20
-_RETRIES = RetryPolicy(max_retries=2, delay=20, backoff=Backoff.EXPONENTIAL)
+_RETRIES = dg.RetryPolicy(max_retries=2, delay=20, backoff=dg.Backoff.EXPONENTIAL)
 
 
-class AuditConfig(Config):
+class AuditConfig(dg.Config):
     """What one run of the checks covers."""
 
     last_minutes: int = Field(
@@ -48,22 +35,22 @@ class AuditConfig(Config):
     deep: bool = Field(default=False, description="Also compare the identities of all events.")
 
 
-@multi_asset_check(
+@dg.multi_asset_check(
     name="audit_books",
     specs=[
-        AssetCheckSpec(
+        dg.AssetCheckSpec(
             CHECK_NAME,
             asset=RAW_EVENTS_ASSET.key,
             description="Every offset is accounted for, and every event is there once: as `metrics-pipeline audit`.",
         ),
-        AssetCheckSpec(
+        dg.AssetCheckSpec(
             CHECK_NAME,
             asset=ROLLUP_1M_ASSET.key,
             description="Every minute counts the events that raw_events holds.",
         ),
     ],
 )
-def audit_books(config: AuditConfig, pipeline: PipelineResource) -> Iterator[AssetCheckResult]:
+def audit_books(config: AuditConfig, pipeline: PipelineResource) -> Iterator[dg.AssetCheckResult]:
     """One audit answers both checks; it may run while events flow."""
     with retried(_RETRIES):
         verdict = run_audit(pipeline.settings(), _scope(config.last_minutes), deep=config.deep)
@@ -71,19 +58,12 @@ def audit_books(config: AuditConfig, pipeline: PipelineResource) -> Iterator[Ass
     yield _result(ROLLUP_1M_ASSET, verdict, verdict.rollup_problems)
 
 
-audit_job = define_asset_job(
+audit_schedule = scheduled(
     "audit",
-    selection=AssetSelection.checks(audit_books),
-    executor_def=in_process_executor,
-    description="Checks that nothing was lost and nothing counts twice.",
-)
-
-audit_schedule = ScheduleDefinition(
-    name="audit_schedule",
-    job=audit_job,
-    cron_schedule=f"*/{EVERY_MINUTES} * * * *",
-    default_status=DefaultScheduleStatus.RUNNING,
-    description=f"Audits the last {LAST_MINUTES} minutes of event time, and all ranges of offsets.",
+    dg.AssetSelection.checks(audit_books),
+    "Checks that nothing was lost and nothing counts twice.",
+    f"*/{EVERY_MINUTES} * * * *",
+    f"Audits the last {LAST_MINUTES} minutes of event time, and all ranges of offsets.",
 )
 
 
@@ -95,33 +75,21 @@ def _scope(last_minutes: int) -> Scope:
     return Scope(start_seconds=(this_minute - last_minutes) * MINUTE_SECONDS)
 
 
-def _result(spec: AssetSpec, verdict: Verdict, problems: Sequence[str]) -> AssetCheckResult:
+def _result(spec: dg.AssetSpec, verdict: Verdict, problems: Sequence[str]) -> dg.AssetCheckResult:
     books = verdict.books
-    figures = {
-        "inserted": books.ledger.inserted,
-        "duplicates": books.ledger.duplicates,
-        "dead_letters": books.ledger.dead_letters,
-        "replayed": books.ledger.replayed,
-        "ledger_events": books.ledger_events,
-        "raw_rows": books.raw_rows,
-        "rollup_requests": books.rollup_requests,
-        "rollup_drift": books.rollup_drift,
-        "drifting_minutes": books.drifting,
-        "minutes_in_flight": len(books.minutes_in_flight),
-    }
-    shown = [f"- {problem}" for problem in problems[:_PROBLEMS_SHOWN]]
-    if len(problems) > _PROBLEMS_SHOWN:
-        shown.append(f"- {len(problems) - _PROBLEMS_SHOWN} more: `metrics-pipeline audit --json` lists them")
     in_flight = ", ".join(minute_name(m) for m in books.minutes_in_flight[:_PROBLEMS_SHOWN])
-    return AssetCheckResult(
+    return dg.AssetCheckResult(
         asset_key=spec.key,
         check_name=CHECK_NAME,
         passed=not problems,
-        severity=AssetCheckSeverity.ERROR,
+        severity=dg.AssetCheckSeverity.ERROR,
         description=problems[0] if problems else None,
         metadata={
-            **figures,
-            **({"problems": MetadataValue.md("\n".join(shown))} if shown else {}),
+            **picked(books.ledger, "inserted", "duplicates", "dead_letters", "replayed"),
+            **picked(books, "ledger_events", "raw_rows", "rollup_requests", "rollup_drift"),
+            "drifting_minutes": books.drifting,
+            "minutes_in_flight": len(books.minutes_in_flight),
+            **listed("problems", problems, _PROBLEMS_SHOWN, ": `metrics-pipeline audit --json` lists them"),
             **({"in_flight": in_flight} if in_flight else {}),
         },
     )

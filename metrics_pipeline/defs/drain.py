@@ -1,27 +1,18 @@
 """The drain job: one run drains one shard for one window."""
 
-from dagster import (
-    AssetMaterialization,
-    AssetSpec,
-    Config,
-    Failure,
-    OpExecutionContext,
-    in_process_executor,
-    job,
-    op,
-)
+import dagster as dg
 from pydantic import Field
 
-from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, LIVE_ASSETS, RAW_EVENTS_ASSET
-from metrics_pipeline.defs.interruptible import in_thread
+from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, EVENT_ASSETS
 from metrics_pipeline.defs.resources import PipelineResource
-from metrics_pipeline.defs.retries import retried
+from metrics_pipeline.defs.retries import in_thread, retried
+from metrics_pipeline.defs.shapes import record, step_job
 from metrics_pipeline.drain.drain import DrainReport
 from metrics_pipeline.errors import StuckClientError
 from metrics_pipeline.wiring.drain import DrainRun, run_drain, until_window_ends
 
 
-class DrainConfig(Config):
+class DrainConfig(dg.Config):
     """What one run drains."""
 
     shard: int = Field(default=0, ge=0, description="Shard to drain.")
@@ -34,8 +25,8 @@ class DrainConfig(Config):
     )
 
 
-@op
-def drain_shard(context: OpExecutionContext, config: DrainConfig, pipeline: PipelineResource) -> None:
+@dg.op
+def drain_shard(context: dg.OpExecutionContext, config: DrainConfig, pipeline: PipelineResource) -> None:
     """Drain one shard until its window ends. A cancel or SIGTERM flushes and commits first."""
     with retried():
         settings = pipeline.settings(shards=config.shards)
@@ -46,20 +37,13 @@ def drain_shard(context: OpExecutionContext, config: DrainConfig, pipeline: Pipe
                 lambda report: _record(context, config.shard, report),
             )
         except StuckClientError as error:
-            raise Failure(str(error)) from error
+            raise dg.Failure(str(error)) from error
 
 
-@job(
-    executor_def=in_process_executor,
-    description="Drains a shard of the topic into ClickHouse for one window.",
-)
-def drain() -> None:
-    """One op: a drain run is one process."""
-    drain_shard()
+drain = step_job(drain_shard, "drain", "Drains a shard of the topic into ClickHouse for one window.")
 
 
-def _record(context: OpExecutionContext, shard: int, report: DrainReport) -> None:
-    """Put what the run did on the pages of the assets, where Dagster plots it over time."""
+def _record(context: dg.OpExecutionContext, shard: int, report: DrainReport) -> None:
     context.log.info(
         f"shard {shard}: {report.reason}; {report.consumed} messages in {report.batches} batches, "
         f"{report.inserted} inserted, {report.duplicates} duplicates, {report.dead_letters} dead letters"
@@ -75,22 +59,13 @@ def _record(context: OpExecutionContext, shard: int, report: DrainReport) -> Non
             "backfill_deferred, or `metrics-pipeline backfill`, has landed them"
         )
     shared = {"shard": shard, "run_ended": report.reason.value, "batches": report.batches}
-    landed: dict[str, int | float | str] = {
-        "rows": report.inserted,
-        "duplicates": report.duplicates,
-        **shared,
-    }
+    landed: dict[str, int | float | str] = {"rows": report.inserted, "duplicates": report.duplicates, **shared}
     if report.freshness_ms:
         landed |= {
             "freshness_p50_seconds": report.freshness_seconds(0.5),
             "freshness_p99_seconds": report.freshness_seconds(0.99),
             "freshness_max_seconds": report.freshness_seconds(1.0),
         }
-    dead: dict[str, int | float | str] = {"rows": report.dead_letters, "lost_offsets": report.lost, **shared}
-    for spec in (RAW_EVENTS_ASSET, *LIVE_ASSETS.values()):
-        context.log_event(_materialization(spec, landed))
-    context.log_event(_materialization(DEAD_LETTERS_ASSET, dead))
-
-
-def _materialization(spec: AssetSpec, metadata: dict[str, int | float | str]) -> AssetMaterialization:
-    return AssetMaterialization(asset_key=spec.key, metadata=metadata)
+    dead = {"rows": report.dead_letters, "lost_offsets": report.lost, **shared}
+    record(context, EVENT_ASSETS, landed)
+    record(context, [DEAD_LETTERS_ASSET], dead)

@@ -2,25 +2,14 @@
 
 from collections.abc import Iterator
 
-from dagster import (
-    AssetCheckResult,
-    AssetCheckSeverity,
-    AssetCheckSpec,
-    AssetSelection,
-    Config,
-    DefaultScheduleStatus,
-    MetadataValue,
-    ScheduleDefinition,
-    define_asset_job,
-    in_process_executor,
-    multi_asset_check,
-)
+import dagster as dg
 from pydantic import Field
 
 from metrics_pipeline.defs.assets import LIVE_ASSETS
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
 from metrics_pipeline.defs.rollups import TAGS
+from metrics_pipeline.defs.shapes import listed, scheduled
 from metrics_pipeline.rollups.cubes import CUBES, ENDPOINTS, Cube
 from metrics_pipeline.rollups.drift import Drift, State
 from metrics_pipeline.rollups.grains import GRAINS
@@ -35,17 +24,17 @@ LAST_HOURS = 3
 _SHOWN = 20
 
 
-class DriftConfig(Config):
+class DriftConfig(dg.Config):
     """What one run of the checks covers, and what it does about drift."""
 
     last_hours: int = Field(default=LAST_HOURS, ge=1, le=400 * 24, description="Hours of event time, up to now.")
     repair: bool = Field(default=True, description="Repair what drifted, and say what it was.")
 
 
-@multi_asset_check(
+@dg.multi_asset_check(
     name="check_rollups",
     specs=[
-        AssetCheckSpec(
+        dg.AssetCheckSpec(
             CHECK_NAME,
             asset=spec.key,
             description=f"Every closed unit of {cube.name} says what raw_events says, at every grain.",
@@ -53,7 +42,7 @@ class DriftConfig(Config):
         for cube, spec in LIVE_ASSETS.items()
     ],
 )
-def check_rollups(config: DriftConfig, pipeline: PipelineResource) -> Iterator[AssetCheckResult]:
+def check_rollups(config: DriftConfig, pipeline: PipelineResource) -> Iterator[dg.AssetCheckResult]:
     """One look answers the checks of all cubes; it may run while events flow."""
     with retried(), open_rollups(pipeline.settings()) as rollups:
         end = rollups.closed_until()
@@ -62,43 +51,33 @@ def check_rollups(config: DriftConfig, pipeline: PipelineResource) -> Iterator[A
         yield _result(cube, checked)
 
 
-drift_job = define_asset_job(
+drift_schedule = scheduled(
     "drift",
-    selection=AssetSelection.checks(check_rollups),
-    executor_def=in_process_executor,
-    tags=TAGS,
-    description="Compares raw_events with the rollups and repairs what drifted.",
-)
-
-drift_schedule = ScheduleDefinition(
-    name="drift_schedule",
-    job=drift_job,
+    dg.AssetSelection.checks(check_rollups),
+    "Compares raw_events with the rollups and repairs what drifted.",
     # Not on the hour, when everything else runs.
-    cron_schedule="7 * * * *",
-    default_status=DefaultScheduleStatus.RUNNING,
-    description=f"Checks the closed units of the last {LAST_HOURS} hours.",
+    "7 * * * *",
+    f"Checks the closed units of the last {LAST_HOURS} hours.",
+    tags=TAGS,
 )
 
 
-def _result(cube: Cube, checked: Checked) -> AssetCheckResult:
+def _result(cube: Cube, checked: Checked) -> dg.AssetCheckResult:
     drifts = [drift for drift in checked.drifts if _concerns(drift, cube)]
     is_repaired = all(drift.state is State.REPAIRED for drift in drifts)
-    shown = [f"- {drift}" for drift in drifts[:_SHOWN]]
-    if len(drifts) > _SHOWN:
-        shown.append(f"- {len(drifts) - _SHOWN} more")
     in_flux = ", ".join(minute_name(start) for start in checked.in_flux[:_SHOWN])
-    return AssetCheckResult(
+    return dg.AssetCheckResult(
         asset_key=LIVE_ASSETS[cube].key,
         check_name=CHECK_NAME,
         passed=not drifts,
-        severity=AssetCheckSeverity.WARN if is_repaired else AssetCheckSeverity.ERROR,
+        severity=dg.AssetCheckSeverity.WARN if is_repaired else dg.AssetCheckSeverity.ERROR,
         description=str(drifts[0]) if drifts else None,
         metadata={
             "units": checked.units,
             "drifts": len(drifts),
             "late_units": len(checked.late),
             "units_in_flux": len(checked.in_flux),
-            **({"drifted": MetadataValue.md("\n".join(shown))} if shown else {}),
+            **listed("drifted", drifts, _SHOWN),
             **({"in_flux": in_flux} if in_flux else {}),
         },
     )

@@ -3,21 +3,7 @@
 import time
 from collections.abc import Iterator
 
-from dagster import (
-    AssetCheckExecutionContext,
-    AssetCheckResult,
-    AssetCheckSeverity,
-    AssetCheckSpec,
-    AssetKey,
-    AssetMaterialization,
-    AssetSelection,
-    DefaultScheduleStatus,
-    Failure,
-    ScheduleDefinition,
-    define_asset_job,
-    in_process_executor,
-    multi_asset_check,
-)
+import dagster as dg
 
 from metrics_pipeline.alerting.catalogue import FRESHNESS_KINDS
 from metrics_pipeline.alerting.kind import Severity
@@ -25,38 +11,40 @@ from metrics_pipeline.alerting.rules import FRESH
 from metrics_pipeline.alerting.run import look
 from metrics_pipeline.alerting.signals import FlowSignal, PartitionSignal
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.defs.assets import LIVE_ASSETS, RAW_EVENTS_ASSET
+from metrics_pipeline.defs.assets import EVENT_ASSETS, RAW_EVENTS_ASSET
 from metrics_pipeline.defs.canary import rates_metadata
 from metrics_pipeline.defs.resources import PipelineResource
-from metrics_pipeline.errors import PipelineError
+from metrics_pipeline.defs.retries import told
+from metrics_pipeline.defs.shapes import record, scheduled
 from metrics_pipeline.ledger.reading_deferred import read_deferred
 from metrics_pipeline.ledger.tables import LedgerScope
 from metrics_pipeline.rollups.cubes import ENDPOINTS
 from metrics_pipeline.rollups.grains import BUILT, SETTLE_SECONDS, Grain, grain_named
 from metrics_pipeline.rollups.state import GrainState, read_state
 from metrics_pipeline.rollups.tables import table_of
+from metrics_pipeline.runtime.picked import known
 from metrics_pipeline.settings import AlertSettings, Settings
 
 EVERY_MINUTES = 5
 _NOTHING_WAITS = {"rows": 0, "lag_offsets": 0}
 
 
-def _key(grain: Grain) -> AssetKey:
+def _key(grain: Grain) -> dg.AssetKey:
     """One cube speaks for all: their buckets are published together."""
-    return AssetKey(["clickhouse", table_of(ENDPOINTS, grain).name])
+    return dg.AssetKey(["clickhouse", table_of(ENDPOINTS, grain).name])
 
 
-@multi_asset_check(
+@dg.multi_asset_check(
     name="check_freshness",
     specs=[
-        AssetCheckSpec(
+        dg.AssetCheckSpec(
             FRESH,
             asset=RAW_EVENTS_ASSET.key,
             description="Events are visible within the objective, and none wait for longer: as `metrics-pipeline "
             "alerts status`.",
         ),
         *(
-            AssetCheckSpec(
+            dg.AssetCheckSpec(
                 FRESH,
                 asset=_key(grain),
                 description="Every closed bucket was built within METRICS_ALERTS__ROLLUPS_SECONDS of its end, in all "
@@ -68,10 +56,12 @@ def _key(grain: Grain) -> AssetKey:
     # A grain's check also runs with what builds it.
     can_subset=True,
 )
-def check_freshness(context: AssetCheckExecutionContext, pipeline: PipelineResource) -> Iterator[AssetCheckResult]:
+def check_freshness(
+    context: dg.AssetCheckExecutionContext, pipeline: PipelineResource
+) -> Iterator[dg.AssetCheckResult]:
     """What the alert sensor judges, by the same objectives, with its figures. A failed run is not repeated: the next
     one is minutes away."""
-    try:
+    with told():
         settings = pipeline.settings()
         selected = {key.asset_key for key in context.selected_asset_check_keys}
         if RAW_EVENTS_ASSET.key in selected:
@@ -79,23 +69,14 @@ def check_freshness(context: AssetCheckExecutionContext, pipeline: PipelineResou
         for state in _states(settings) if selected - {RAW_EVENTS_ASSET.key} else ():
             if _key(grain_named(state.grain)) in selected:
                 yield _of_grain(state, settings.alerts)
-    except PipelineError as error:
-        raise Failure(str(error), allow_retries=False) from error
 
 
-freshness_job = define_asset_job(
+freshness_schedule = scheduled(
     "freshness",
-    selection=AssetSelection.checks(check_freshness),
-    executor_def=in_process_executor,
-    description="Says whether events are visible in time and rollups are built in time.",
-)
-
-freshness_schedule = ScheduleDefinition(
-    name="freshness_schedule",
-    job=freshness_job,
-    cron_schedule=f"*/{EVERY_MINUTES} * * * *",
-    default_status=DefaultScheduleStatus.RUNNING,
-    description="The alert sensor notifies sooner; this keeps the figures, and the state of an idle topic.",
+    dg.AssetSelection.checks(check_freshness),
+    "Says whether events are visible in time and rollups are built in time.",
+    f"*/{EVERY_MINUTES} * * * *",
+    "The alert sensor notifies sooner; this keeps the figures, and the state of an idle topic.",
 )
 
 
@@ -118,48 +99,45 @@ def _is_idle(partitions: tuple[PartitionSignal, ...], flow: FlowSignal) -> bool:
     return is_quiet and not any(partition.lag for partition in partitions)
 
 
-def _of_events(context: AssetCheckExecutionContext, settings: Settings) -> AssetCheckResult:
+def _of_events(context: dg.AssetCheckExecutionContext, settings: Settings) -> dg.AssetCheckResult:
     objectives = settings.alerts
     signals, judgement = look(settings)
     partitions, flow = signals.partitions, signals.flow
     if partitions is None or flow is None:
         problems = "; ".join(engine.problem for engine in signals.engines if engine.problem)
-        raise Failure(problems or "the signals could not be read: the log says why", allow_retries=False)
+        raise dg.Failure(problems or "the signals could not be read: the log says why", allow_retries=False)
     deferred = _deferred(settings)
     if _is_idle(partitions, flow) and not deferred:
-        for spec in (RAW_EVENTS_ASSET, *LIVE_ASSETS.values()):
-            context.op_execution_context.log_event(AssetMaterialization(spec.key, metadata=_NOTHING_WAITS))
+        record(context.op_execution_context, EVENT_ASSETS, _NOTHING_WAITS)
     found = [alert for alert in judgement.alerts if alert.kind in FRESHNESS_KINDS]
-    figures: dict[str, float] = {
+    figures: dict[str, float | None] = {
         "lag_offsets": sum(partition.lag for partition in partitions),
         "deferred_offsets": deferred,
         "objective_seconds": objectives.freshness_seconds,
+        "freshness_p99_seconds": flow.freshness_p99_seconds,
+        "landed_ago_seconds": flow.landed_ago_seconds,
     }
-    if flow.freshness_p99_seconds is not None:
-        figures["freshness_p99_seconds"] = flow.freshness_p99_seconds
-    if flow.landed_ago_seconds is not None:
-        figures["landed_ago_seconds"] = flow.landed_ago_seconds
     if signals.burn is not None:
         figures |= rates_metadata("events", signals.burn.events, objectives.freshness_share)
     is_critical = any(alert.severity is Severity.CRITICAL for alert in found)
-    return AssetCheckResult(
+    return dg.AssetCheckResult(
         asset_key=RAW_EVENTS_ASSET.key,
         check_name=FRESH,
         passed=not found,
-        severity=AssetCheckSeverity.ERROR if is_critical else AssetCheckSeverity.WARN,
+        severity=dg.AssetCheckSeverity.ERROR if is_critical else dg.AssetCheckSeverity.WARN,
         description="; ".join(alert.summary for alert in found) or None,
-        metadata=figures,
+        metadata=known(figures),
     )
 
 
-def _of_grain(state: GrainState, objectives: AlertSettings) -> AssetCheckResult:
+def _of_grain(state: GrainState, objectives: AlertSettings) -> dg.AssetCheckResult:
     """Stale buckets are no failure: late events make some at any time, and the sensor rebuilds them at its pace."""
     waits = f"{state.not_built:,} buckets have no build {objectives.rollups_seconds:,} s after their end"
-    return AssetCheckResult(
+    return dg.AssetCheckResult(
         asset_key=_key(grain_named(state.grain)),
         check_name=FRESH,
         passed=not state.not_built,
-        severity=AssetCheckSeverity.WARN,
+        severity=dg.AssetCheckSeverity.WARN,
         description=f"{waits}: is the sensor `stale_rollups` on, and do its runs succeed?" if state.not_built else None,
         metadata={
             "buckets_built": state.built,

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunRecord, RunsFilter, SensorEvaluationContext
+import dagster as dg
 
 LABEL_TAG = ".dagster/repository"
 
@@ -20,17 +20,17 @@ LABEL_TAG = ".dagster/repository"
 class OwnRuns:
     """The runs of one code location; whatever looks for runs goes through here."""
 
-    instance: DagsterInstance
+    instance: dg.DagsterInstance
     label: str | None
 
     @classmethod
-    def of_sensor(cls, context: SensorEvaluationContext) -> "OwnRuns":
+    def of_sensor(cls, context: dg.SensorEvaluationContext) -> "OwnRuns":
         """Those of the code location that the sensor is in."""
         origin = context.code_location_origin
         return cls(context.instance, f"{context.repository_name}@{origin.location_name}" if origin else None)
 
     @classmethod
-    def of_run(cls, instance: DagsterInstance, run: DagsterRun) -> "OwnRuns":
+    def of_run(cls, instance: dg.DagsterInstance, run: dg.DagsterRun) -> "OwnRuns":
         """Those of the code location that launched the run."""
         return cls(instance, run.tags_for_storage().get(LABEL_TAG))
 
@@ -39,17 +39,17 @@ class OwnRuns:
         *,
         limit: int,
         job_name: str | None = None,
-        statuses: Sequence[DagsterRunStatus] = (),
+        statuses: Sequence[dg.DagsterRunStatus] = (),
         tags: Mapping[str, str] | None = None,
         updated_after: datetime | None = None,
         created_before: datetime | None = None,
         ascending: bool = False,
         cursor: str | None = None,
-    ) -> Sequence[RunRecord]:
+    ) -> Sequence[dg.RunRecord]:
         """As Dagster's `get_run_records`: the newest first, unless ascending."""
         if self.label is None:
             return ()
-        wanted = RunsFilter(
+        wanted = dg.RunsFilter(
             job_name=job_name,
             statuses=statuses,
             tags={**(tags or {}), LABEL_TAG: self.label},
@@ -62,5 +62,5 @@ class OwnRuns:
         """Those of the runs that are ours."""
         if self.label is None or not run_ids:
             return set()
-        wanted = RunsFilter(run_ids=list(run_ids), tags={LABEL_TAG: self.label})
+        wanted = dg.RunsFilter(run_ids=list(run_ids), tags={LABEL_TAG: self.label})
         return {run.run_id for run in self.instance.get_runs(wanted)}

@@ -3,17 +3,7 @@
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
-from dagster import (
-    DagsterRunStatus,
-    DefaultSensorStatus,
-    RunConfig,
-    RunRecord,
-    RunRequest,
-    SensorEvaluationContext,
-    SensorResult,
-    SkipReason,
-    sensor,
-)
+import dagster as dg
 
 from metrics_pipeline.defs.drain import DrainConfig, drain
 from metrics_pipeline.defs.own_runs import OwnRuns
@@ -32,34 +22,34 @@ LEAD_SECONDS = 10
 """A tick may come 5 s late, and a run takes some 5 s to warm up."""
 _RUNS_LOOKED_AT = 20
 ACTIVE = {
-    DagsterRunStatus.NOT_STARTED,
-    DagsterRunStatus.QUEUED,
-    DagsterRunStatus.STARTING,
-    DagsterRunStatus.STARTED,
-    DagsterRunStatus.CANCELING,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
 }
 
 
-@sensor(
+@dg.sensor(
     job=drain,
     minimum_interval_seconds=TICK_SECONDS,
-    default_status=DefaultSensorStatus.RUNNING,
+    default_status=dg.DefaultSensorStatus.RUNNING,
     description="Starts the next drain run of each shard shortly before the present one's window ends.",
 )
-def relay(context: SensorEvaluationContext, pipeline: PipelineResource) -> SensorResult | SkipReason:
+def relay(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult | dg.SkipReason:
     """Reads offsets, never payloads, and commits nothing."""
     settings = pipeline.settings()
     try:
         lags = read_lag(kafka_address(settings), settings.kafka)
     except RetryableError as error:
-        return SkipReason(f"{error}; the next tick tries again")
+        return dg.SkipReason(f"{error}; the next tick tries again")
     owners = [shard_owner(settings, shard, tuple(lags)) for shard in range(settings.drain.shards)]
     own = OwnRuns.of_sensor(context)
     states = [_state_of(own, owner, [lags[p] for p in owner.partitions(lags)]) for owner in owners]
     launches = plan_launches(states, _policy(settings.drain))
     if not launches:
-        return SkipReason(_summary(states))
-    return SensorResult(run_requests=[_request(launch, settings.drain.shards) for launch in launches])
+        return dg.SkipReason(_summary(states))
+    return dg.SensorResult(run_requests=[_request(launch, settings.drain.shards) for launch in launches])
 
 
 def _policy(drain_settings: DrainSettings) -> RelayPolicy:
@@ -70,11 +60,11 @@ def _policy(drain_settings: DrainSettings) -> RelayPolicy:
     )
 
 
-def _request(launch: Launch, shards: int) -> RunRequest:
+def _request(launch: Launch, shards: int) -> dg.RunRequest:
     config = DrainConfig(shard=launch.shard, shards=shards, has_predecessor=launch.has_predecessor)
     owner = Owner(shards, launch.shard)
-    return RunRequest(
-        run_config=RunConfig(ops={"drain_shard": config}),
+    return dg.RunRequest(
+        run_config=dg.RunConfig(ops={"drain_shard": config}),
         # Live drains go before everything else in the queue.
         tags={
             SHARD_TAG: str(owner),
@@ -102,10 +92,10 @@ def _state_of(own: OwnRuns, owner: Owner, lags: Sequence[PartitionLag]) -> Shard
     )
 
 
-def _last_failures(records: Sequence[RunRecord]) -> Iterator[RunRecord]:
+def _last_failures(records: Sequence[dg.RunRecord]) -> Iterator[dg.RunRecord]:
     """The failed runs since the last one that went well, newest first."""
     for record in records:
-        if record.dagster_run.status == DagsterRunStatus.FAILURE:
+        if record.dagster_run.status == dg.DagsterRunStatus.FAILURE:
             yield record
         elif record.dagster_run.status not in ACTIVE:
             return

@@ -3,33 +3,15 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from dagster import (
-    AssetExecutionContext,
-    AssetKey,
-    AssetMaterialization,
-    AssetSelection,
-    BackfillPolicy,
-    Config,
-    DagsterRunStatus,
-    DefaultSensorStatus,
-    HourlyPartitionsDefinition,
-    MaterializeResult,
-    RunRequest,
-    SensorEvaluationContext,
-    SkipReason,
-    asset,
-    define_asset_job,
-    in_process_executor,
-    sensor,
-)
+import dagster as dg
 from pydantic import Field
 
-from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, LIVE_ASSETS, RAW_EVENTS_ASSET, TOPIC
-from metrics_pipeline.defs.interruptible import in_thread
+from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, EVENT_ASSETS, TOPIC
 from metrics_pipeline.defs.own_runs import OwnRuns
 from metrics_pipeline.defs.relay import ACTIVE
 from metrics_pipeline.defs.resources import PipelineResource
-from metrics_pipeline.defs.retries import retried
+from metrics_pipeline.defs.retries import in_thread, retried
+from metrics_pipeline.defs.shapes import asset_job, record
 from metrics_pipeline.defs.skip_to_head import backfill_deferred_job
 from metrics_pipeline.errors import RetryableError
 from metrics_pipeline.ledger.deferred import deferred_hours as hours_of
@@ -37,7 +19,6 @@ from metrics_pipeline.replay.hours import hours_around
 from metrics_pipeline.replay.plan import Mode
 from metrics_pipeline.replay.report import HourReport
 from metrics_pipeline.rollups.rebuilds import FIRST_DAY
-from metrics_pipeline.settings import Settings
 from metrics_pipeline.wiring.backfill import deferred_ranges
 from metrics_pipeline.wiring.replay import preview_hours, replay_hours
 
@@ -52,7 +33,7 @@ TICK_SECONDS = 60
 PAUSE_AFTER_FAILURE_SECONDS = 300
 
 
-class ReplayConfig(Config):
+class ReplayConfig(dg.Config):
     """What is done with the hours of the run's partitions, as `metrics-pipeline replay` has it."""
 
     mode: Mode = Field(
@@ -62,10 +43,10 @@ class ReplayConfig(Config):
     dry_run: bool = Field(default=False, description="Only say what would be inserted and removed.")
 
 
-@asset(
-    key=AssetKey(["replay"]),
-    partitions_def=HourlyPartitionsDefinition(start_date=f"{FIRST_DAY}-00:00", end_offset=1),
-    backfill_policy=BackfillPolicy.multi_run(max_partitions_per_run=MAX_HOURS_PER_RUN),
+@dg.asset(
+    key=dg.AssetKey(["replay"]),
+    partitions_def=dg.HourlyPartitionsDefinition(start_date=f"{FIRST_DAY}-00:00", end_offset=1),
+    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=MAX_HOURS_PER_RUN),
     deps=[TOPIC],
     group_name=GROUP,
     kinds={"kafka", "clickhouse"},
@@ -73,7 +54,7 @@ class ReplayConfig(Config):
     description="Reads hours of the topic once more, by the time of messages, and inserts what raw_events, "
     "dead_letters and rollups lack of them. Nothing changes where nothing is missing.",
 )
-def replay(context: AssetExecutionContext, config: ReplayConfig, pipeline: PipelineResource) -> MaterializeResult:  # type: ignore[type-arg]
+def replay(context: dg.AssetExecutionContext, config: ReplayConfig, pipeline: PipelineResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """A cancel ends it cleanly, after the chunk that is under way."""
     window = context.partition_time_window
     hours = hours_around(int(window.start.timestamp()), int(window.end.timestamp()))
@@ -82,61 +63,56 @@ def replay(context: AssetExecutionContext, config: ReplayConfig, pipeline: Pipel
         if config.dry_run:
             report = preview_hours(settings, hours, config.mode)
         else:
-            report = _replay(context, settings, hours, config.mode)
-    return MaterializeResult(metadata=_metadata(report, config))
+            report = in_thread(
+                lambda stop: replay_hours(settings, hours, config.mode, context.run.run_id, stop=stop),
+                lambda done: _record(context, done),
+            )
+    return dg.MaterializeResult(metadata=_metadata(report, config))
 
 
-replay_job = define_asset_job(
+replay_job = asset_job(
     "replay_hours",
-    selection=AssetSelection.assets(replay),
-    executor_def=in_process_executor,
-    tags=TAGS,
-    description="Replays hours of the topic: brings raw_events, dead_letters and rollups to what it says.",
+    dg.AssetSelection.assets(replay),
+    "Replays hours of the topic: brings raw_events, dead_letters and rollups to what it says.",
+    TAGS,
 )
 
 
-@sensor(
+@dg.sensor(
     job=replay_job,
     minimum_interval_seconds=TICK_SECONDS,
-    default_status=DefaultSensorStatus.RUNNING,
+    default_status=dg.DefaultSensorStatus.RUNNING,
     description="Replays hours of which drains have skipped something, the newest first, one run at a time.",
 )
-def deferred_hours(context: SensorEvaluationContext, pipeline: PipelineResource) -> RunRequest | SkipReason:
+def deferred_hours(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.RunRequest | dg.SkipReason:
     """Reads the ledger alone."""
     settings = pipeline.settings()
     try:
         hours = hours_of(deferred_ranges(settings))
     except RetryableError as error:
-        return SkipReason(f"{error}; the next tick tries again")
+        return dg.SkipReason(f"{error}; the next tick tries again")
     if not hours:
-        return SkipReason("nothing is deferred")
+        return dg.SkipReason("nothing is deferred")
     if job := _busy(OwnRuns.of_sensor(context)):
-        return SkipReason(f"{len(hours)} hours are deferred; a run of {job} is at it, or failed just now")
+        return dg.SkipReason(f"{len(hours)} hours are deferred; a run of {job} is at it, or failed just now")
     key = f"{datetime.fromtimestamp(hours[-1], UTC):%Y-%m-%d-%H:%M}"
-    return RunRequest(partition_key=key, tags=TAGS)
+    return dg.RunRequest(partition_key=key, tags=TAGS)
 
 
 def _busy(own: OwnRuns) -> str | None:
     """The job whose run lands deferred ranges right now, as backfills fence each other, or failed a moment ago."""
     for job in (replay_job.name, backfill_deferred_job.name):
-        for record in own.records(job_name=job, limit=1):
-            ended_seconds = record.end_time or 0.0
-            has_failed = record.dagster_run.status == DagsterRunStatus.FAILURE
-            if record.dagster_run.status in ACTIVE or (
+        for last in own.records(job_name=job, limit=1):
+            ended_seconds = last.end_time or 0.0
+            has_failed = last.dagster_run.status == dg.DagsterRunStatus.FAILURE
+            if last.dagster_run.status in ACTIVE or (
                 has_failed and datetime.now(UTC).timestamp() - ended_seconds < PAUSE_AFTER_FAILURE_SECONDS
             ):
                 return job
     return None
 
 
-def _replay(context: AssetExecutionContext, settings: Settings, hours: range, mode: Mode) -> HourReport:
-    return in_thread(
-        lambda stop: replay_hours(settings, hours, mode, context.run.run_id, stop=stop),
-        lambda report: _record(context, report),
-    )
-
-
-def _record(context: AssetExecutionContext, report: HourReport) -> None:
+def _record(context: dg.AssetExecutionContext, report: HourReport) -> None:
     """Put what has changed on the pages of the tables."""
     context.log.info(
         f"{report.messages} messages of {report.hours} hours: {report.restored} rows restored, {report.added} added, "
@@ -146,13 +122,10 @@ def _record(context: AssetExecutionContext, report: HourReport) -> None:
     inserted = report.restored + report.added + report.replaced
     letters = report.dead_letters + report.restored_letters
     if inserted or report.removed:
-        for spec in (RAW_EVENTS_ASSET, *LIVE_ASSETS.values()):
-            removed = report.removed + report.replaced
-            context.log_event(
-                AssetMaterialization(spec.key, metadata={"rows": inserted, "removed": removed, "source": "replay"})
-            )
+        removed = report.removed + report.replaced
+        record(context.op_execution_context, EVENT_ASSETS, {"rows": inserted, "removed": removed, "source": "replay"})
     if letters:
-        context.log_event(AssetMaterialization(DEAD_LETTERS_ASSET.key, metadata={"rows": letters, "source": "replay"}))
+        record(context.op_execution_context, [DEAD_LETTERS_ASSET], {"rows": letters, "source": "replay"})
 
 
 def _metadata(report: HourReport, config: ReplayConfig) -> Mapping[str, int | str | bool]:

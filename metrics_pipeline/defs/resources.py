@@ -1,12 +1,13 @@
 """What assets, jobs and sensors get handed: the settings, and through them Kafka and ClickHouse."""
 
-from dagster import ConfigurableResource
+import dagster as dg
 from pydantic import Field
 
+from metrics_pipeline.runtime.picked import known
 from metrics_pipeline.settings import Settings, load_settings
 
 
-class PipelineResource(ConfigurableResource):  # type: ignore[type-arg]
+class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """The pipeline as the environment configures it.
 
     Addresses and secrets stay in the environment: run config is shown in the UI and stored with each run.
@@ -22,5 +23,5 @@ class PipelineResource(ConfigurableResource):  # type: ignore[type-arg]
         """Read the environment; `shards` is what a run was launched for. Raises ConfigurationError."""
         settings = load_settings()
         changes = {"window_seconds": self.window_seconds, "shards": shards}
-        drain = settings.drain.model_copy(update={name: value for name, value in changes.items() if value is not None})
+        drain = settings.drain.model_copy(update=known(changes))
         return settings.model_copy(update={"drain": drain})

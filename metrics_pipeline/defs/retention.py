@@ -5,29 +5,9 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from dagster import (
-    AssetCheckResult,
-    AssetCheckSeverity,
-    AssetCheckSpec,
-    AssetExecutionContext,
-    AssetKey,
-    AssetSelection,
-    Config,
-    DagsterInstance,
-    DagsterRunStatus,
-    DefaultScheduleStatus,
-    MaterializeResult,
-    MetadataValue,
-    RunRecord,
-    ScheduleDefinition,
-    TableColumn,
-    TableRecord,
-    TableSchema,
-    asset,
-    define_asset_job,
-    in_process_executor,
-)
+import dagster as dg
 from pydantic import Field
 
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, RAW_EVENTS_ASSET
@@ -36,27 +16,28 @@ from metrics_pipeline.defs.replay import GROUP
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
 from metrics_pipeline.defs.rollups import POOL, TAGS
+from metrics_pipeline.defs.shapes import listed, scheduled
 from metrics_pipeline.retention.plan import Costs
 from metrics_pipeline.retention.policy import RunsPolicy
 from metrics_pipeline.retention.report import Report
 from metrics_pipeline.wiring.retention import load_policy, retention
 
-RETENTION = AssetKey("retention")
+RETENTION = dg.AssetKey("retention")
 NOTHING_STUCK = "nothing_stuck"
-_ENDED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
+_ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 _PAGE = 500
 _MAX_PAGES = 400
 """Of runs that are looked at by one run of retention."""
 _SHOWN = 50
 
 
-class RetentionConfig(Config):
+class RetentionConfig(dg.Config):
     """What one run of retention does."""
 
     dry_run: bool = Field(default=False, description="Only say what would be dropped and pruned, and what stays.")
 
 
-@asset(
+@dg.asset(
     key=RETENTION,
     # All tables of rollups, too, but a graph with all their lines is none to look at.
     deps=[RAW_EVENTS_ASSET.key, DEAD_LETTERS_ASSET.key],
@@ -64,7 +45,7 @@ class RetentionConfig(Config):
     kinds={"clickhouse"},
     pool=POOL,
     check_specs=[
-        AssetCheckSpec(
+        dg.AssetCheckSpec(
             NOTHING_STUCK,
             asset=RETENTION,
             description="Whether all that the policy keeps no longer could go; docs/runbooks/retention.md helps.",
@@ -72,7 +53,9 @@ class RetentionConfig(Config):
     ],
     description="Drops what the policy keeps no longer, as `metrics-pipeline retention`, and old runs of its own.",
 )
-def retain(context: AssetExecutionContext, config: RetentionConfig, pipeline: PipelineResource) -> MaterializeResult:  # type: ignore[type-arg]
+def retain(
+    context: dg.AssetExecutionContext, config: RetentionConfig, pipeline: PipelineResource
+) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """A run that ends anywhere is resumed by the next one."""
     with retried():
         settings = pipeline.settings()
@@ -84,34 +67,28 @@ def retain(context: AssetExecutionContext, config: RetentionConfig, pipeline: Pi
         context.log.warning(warning)
     for refused in report.refused:
         (context.log.info if refused.is_waiting else context.log.warning)(str(refused))
-    return MaterializeResult(metadata=_metadata(report, pruned), check_results=[_check(report)])
+    return dg.MaterializeResult(metadata=_metadata(report, pruned), check_results=[_check(report)])
 
 
-retention_job = define_asset_job(
+retention_schedule = scheduled(
     "enforce_retention",
-    selection=AssetSelection.assets(retain),
-    executor_def=in_process_executor,
+    dg.AssetSelection.assets(retain),
+    "Drops what the policy keeps no longer.",
+    "42 3 * * *",
+    "Daily, when the partitions of the day that just ended its time may go.",
     # It builds what is stale first, and so takes its turn with rebuilds.
     tags=TAGS,
-    description="Drops what the policy keeps no longer.",
-)
-
-retention_schedule = ScheduleDefinition(
-    name="retention_schedule",
-    job=retention_job,
-    cron_schedule="42 3 * * *",
-    default_status=DefaultScheduleStatus.RUNNING,
-    description="Daily, when the partitions of the day that just ended its time may go.",
+    schedule="retention",
 )
 
 
-def _check(report: Report) -> AssetCheckResult:
-    stuck = [f"- {refused}" for refused in report.stuck[:_SHOWN]]
-    return AssetCheckResult(
+def _check(report: Report) -> dg.AssetCheckResult:
+    stuck = report.stuck
+    return dg.AssetCheckResult(
         check_name=NOTHING_STUCK,
         passed=not stuck,
-        severity=AssetCheckSeverity.WARN,
-        metadata={"stuck": len(report.stuck), **({"stays": MetadataValue.md("\n".join(stuck))} if stuck else {})},
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"stuck": len(stuck), **listed("stays", stuck, _SHOWN)},
     )
 
 
@@ -124,7 +101,7 @@ def prune_runs(own: OwnRuns, policy: RunsPolicy, this_run_id: str, *, dry_run: b
     return Counter(record.dagster_run.job_name for record in old)
 
 
-def _old_runs(own: OwnRuns, policy: RunsPolicy, this_run_id: str) -> Iterator[RunRecord]:
+def _old_runs(own: OwnRuns, policy: RunsPolicy, this_run_id: str) -> Iterator[dg.RunRecord]:
     now = datetime.now(UTC)
     shortest = min((policy.days, *policy.jobs.values()))
     before = now - timedelta(days=shortest)
@@ -141,7 +118,7 @@ def _old_runs(own: OwnRuns, policy: RunsPolicy, this_run_id: str) -> Iterator[Ru
         cursor = page[-1].dagster_run.run_id
 
 
-def _forget(instance: DagsterInstance, run_id: str) -> None:
+def _forget(instance: dg.DagsterInstance, run_id: str) -> None:
     """With what deleting a run leaves: its output, and, where a storage has a file for each run, an empty one."""
     instance.compute_log_manager.delete_logs(prefix=[run_id])
     instance.delete_run(run_id)
@@ -151,32 +128,29 @@ def _forget(instance: DagsterInstance, run_id: str) -> None:
             Path(f"{path_of(run_id)}{suffix}").unlink(missing_ok=True)
 
 
-def _metadata(report: Report, pruned: Counter[str]) -> Mapping[str, MetadataValue]:
-    done: dict[str, Counter[str]] = {}
-    for item in report.done:
-        done.setdefault(item.action, Counter())[item.table] += 1
-    lines = [f"- {action} {count} of {table}" for action, tables in done.items() for table, count in tables.items()]
-    refused = [f"- {refused}" for refused in report.refused[:_SHOWN]]
+def _metadata(report: Report, pruned: Counter[str]) -> Mapping[str, Any]:
+    done = Counter((item.action, item.table) for item in report.done)
+    lines = [f"{action} {count} of {table}" for (action, table), count in sorted(done.items())]
     return {
-        "dry_run": MetadataValue.bool(report.is_dry),
-        "bytes_freed": MetadataValue.int(report.bytes_freed),
-        "partitions": MetadataValue.int(len(report.done)),
-        "refused": MetadataValue.int(len(report.refused)),
-        "runs_pruned": MetadataValue.int(pruned.total()),
-        "price_of_13_months": MetadataValue.float(round(report.costs.price, 2)),
+        "dry_run": report.is_dry,
+        "bytes_freed": report.bytes_freed,
+        "partitions": len(report.done),
+        "refused": len(report.refused),
+        "runs_pruned": pruned.total(),
+        "price_of_13_months": round(report.costs.price, 2),
         "costs": _costs(report.costs),
-        **({"what": MetadataValue.md("\n".join(lines))} if lines else {}),
-        **({"stays": MetadataValue.md("\n".join(refused))} if refused else {}),
-        **({"pruned": MetadataValue.json(dict(pruned))} if pruned else {}),
-        **({"warnings": MetadataValue.md("\n".join(f"- {w}" for w in report.warnings))} if report.warnings else {}),
+        **listed("what", lines, len(lines)),
+        **listed("stays", report.refused, _SHOWN),
+        **({"pruned": dict(pruned)} if pruned else {}),
+        **listed("warnings", report.warnings, len(report.warnings)),
     }
 
 
-def _costs(costs: Costs) -> MetadataValue:
+def _costs(costs: Costs) -> dg.MetadataValue:
     names = ("table", "bytes", "bytes_per_day", "days", "steady_bytes", "price_per_month")
     records = [
-        TableRecord({n: v if isinstance(v := getattr(cost, n), str) else round(v, 2) for n in names})
+        dg.TableRecord({n: v if isinstance(v := getattr(cost, n), str) else round(v, 2) for n in names})
         for cost in costs.tables
     ]
-    schema = TableSchema([TableColumn(n, "string" if n == "table" else "float") for n in names])
-    return MetadataValue.table(records=records, schema=schema)
+    schema = dg.TableSchema([dg.TableColumn(n, "string" if n == "table" else "float") for n in names])
+    return dg.MetadataValue.table(records=records, schema=schema)

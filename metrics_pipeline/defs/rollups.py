@@ -3,29 +3,9 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
-from dagster import (
-    AssetExecutionContext,
-    AssetsDefinition,
-    AssetSelection,
-    AssetSpec,
-    BackfillPolicy,
-    Config,
-    DagsterRunStatus,
-    DailyPartitionsDefinition,
-    DefaultSensorStatus,
-    MaterializeResult,
-    RunConfig,
-    RunRequest,
-    SensorEvaluationContext,
-    SensorResult,
-    SkipReason,
-    WeeklyPartitionsDefinition,
-    define_asset_job,
-    in_process_executor,
-    multi_asset,
-    sensor,
-)
+import dagster as dg
 from pydantic import Field
 
 from metrics_pipeline.clickhouse.client import connect
@@ -34,8 +14,9 @@ from metrics_pipeline.defs.own_runs import OwnRuns
 from metrics_pipeline.defs.relay import ACTIVE
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
+from metrics_pipeline.defs.shapes import asset_job
 from metrics_pipeline.errors import RetryableError
-from metrics_pipeline.rollups.cubes import CUBES, Cube
+from metrics_pipeline.rollups.cubes import CUBES
 from metrics_pipeline.rollups.grains import BUILT, SETTLE_SECONDS, Grain, grain_named
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.rollups.rebuilds import (
@@ -63,12 +44,12 @@ POOL = "rollups"
 
 _PARTITIONS = {
     # One partition ahead of the last whole one: today has closed buckets.
-    DAY_SECONDS: DailyPartitionsDefinition(start_date=FIRST_DAY, end_offset=1),
-    WEEK_SECONDS: WeeklyPartitionsDefinition(start_date=FIRST_WEEK, day_offset=4, end_offset=1),
+    DAY_SECONDS: dg.DailyPartitionsDefinition(start_date=FIRST_DAY, end_offset=1),
+    WEEK_SECONDS: dg.WeeklyPartitionsDefinition(start_date=FIRST_WEEK, day_offset=4, end_offset=1),
 }
 
 
-class BuildConfig(Config):
+class BuildConfig(dg.Config):
     """How a partition is built."""
 
     only_stale: bool = Field(
@@ -76,32 +57,25 @@ class BuildConfig(Config):
     )
 
 
-def _specs(grain: Grain, finer: dict[Cube, AssetSpec]) -> dict[Cube, AssetSpec]:
-    policy = built_policy(grain)
-    return {
-        cube: table_spec(table_of(cube, grain), finer[cube], group=ROLLUPS_GROUP, freshness=policy) for cube in CUBES
-    }
-
-
 def _op_name(grain: str) -> str:
     return f"build_rollups_{grain}"
 
 
-def _built_assets(grain: Grain, specs: Sequence[AssetSpec]) -> AssetsDefinition:
+def _built_assets(grain: Grain, specs: Sequence[dg.AssetSpec]) -> dg.AssetsDefinition:
     """The tables of a grain: one step builds the buckets of all cubes, since they are published together."""
 
-    @multi_asset(
+    @dg.multi_asset(
         name=_op_name(grain.name),
         specs=specs,
         partitions_def=_PARTITIONS[partition_seconds(grain)],
         # A run costs seconds whatever it builds: 400 days are not 400 runs.
-        backfill_policy=BackfillPolicy.single_run(),
+        backfill_policy=dg.BackfillPolicy.single_run(),
         pool=POOL,
         description=f"Builds the closed buckets of {grain.name}, from the next finer rows.",
     )
     def build(
-        context: AssetExecutionContext, config: BuildConfig, pipeline: PipelineResource
-    ) -> Iterator[MaterializeResult]:  # type: ignore[type-arg]
+        context: dg.AssetExecutionContext, config: BuildConfig, pipeline: PipelineResource
+    ) -> Iterator[dg.MaterializeResult]:  # type: ignore[type-arg]
         window = context.partition_time_window
         span = Span(int(window.start.timestamp()), int(window.end.timestamp()))
         began = time.monotonic()
@@ -109,7 +83,7 @@ def _built_assets(grain: Grain, specs: Sequence[AssetSpec]) -> AssetsDefinition:
             figures = _build(rollups, grain, span, config, context.log.warning)
         figures["seconds"] = round(time.monotonic() - began, 3)
         for spec in specs:
-            yield MaterializeResult(asset_key=spec.key, metadata=figures)
+            yield dg.MaterializeResult(asset_key=spec.key, metadata=figures)
 
     return build
 
@@ -137,10 +111,11 @@ def _build(
     }
 
 
-def _all_built() -> dict[str, AssetsDefinition]:
+def _all_built() -> dict[str, dg.AssetsDefinition]:
     finer, found = dict(LIVE_ASSETS), {}
     for grain in BUILT:
-        finer = _specs(grain, finer)
+        spec = partial(table_spec, group=ROLLUPS_GROUP, freshness=built_policy(grain))
+        finer = {cube: spec(table_of(cube, grain), finer[cube]) for cube in CUBES}
         found[grain.name] = _built_assets(grain, tuple(finer.values()))
     return found
 
@@ -149,45 +124,44 @@ BUILT_ASSETS = _all_built()
 """Name of the grain -> the assets of its tables."""
 
 REBUILD_JOBS = {
-    seconds: define_asset_job(
+    seconds: asset_job(
         f"rebuild_rollups_{name}",
-        selection=AssetSelection.assets(*(BUILT_ASSETS[g.name] for g in BUILT if partition_seconds(g) == seconds)),
-        executor_def=in_process_executor,
-        tags=TAGS,
-        description=f"Builds rollups, {name}.",
+        dg.AssetSelection.assets(*(BUILT_ASSETS[g.name] for g in BUILT if partition_seconds(g) == seconds)),
+        f"Builds rollups, {name}.",
+        TAGS,
     )
     for seconds, name in ((DAY_SECONDS, "daily"), (WEEK_SECONDS, "weekly"))
 }
 
 
-@sensor(
+@dg.sensor(
     jobs=list(REBUILD_JOBS.values()),
     minimum_interval_seconds=TICK_SECONDS,
-    default_status=DefaultSensorStatus.RUNNING,
+    default_status=dg.DefaultSensorStatus.RUNNING,
     description="Builds closed buckets that have no build yet, or that late events made stale: one run per partition.",
 )
-def stale_rollups(context: SensorEvaluationContext, pipeline: PipelineResource) -> SensorResult | SkipReason:
+def stale_rollups(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult | dg.SkipReason:
     """Reads rollup_builds alone."""
     now_seconds = datetime.now(UTC).timestamp()
     try:
         with connect(pipeline.settings()) as client:
             stale = read_stale(client, int(now_seconds) - SETTLE_SECONDS, MAX_STALE)
     except RetryableError as error:
-        return SkipReason(f"{error}; the next tick tries again")
+        return dg.SkipReason(f"{error}; the next tick tries again")
     own = OwnRuns.of_sensor(context)
     rebuilds = plan_rebuilds(stale, lambda rebuild: _runs_of(own, rebuild, now_seconds), now_seconds)
     if not rebuilds:
-        return SkipReason(f"{len(stale)} buckets to build, none of them due" if stale else "everything is built")
-    return SensorResult(run_requests=[_request(rebuild) for rebuild in rebuilds])
+        return dg.SkipReason(f"{len(stale)} buckets to build, none of them due" if stale else "everything is built")
+    return dg.SensorResult(run_requests=[_request(rebuild) for rebuild in rebuilds])
 
 
-def _request(rebuild: Rebuild) -> RunRequest:
+def _request(rebuild: Rebuild) -> dg.RunRequest:
     keys = [key for grain in rebuild.grains for key in BUILT_ASSETS[grain].keys]
-    return RunRequest(
+    return dg.RunRequest(
         job_name=REBUILD_JOBS[rebuild.partition.seconds].name,
         partition_key=rebuild.partition.key,
         asset_selection=keys,
-        run_config=RunConfig(ops={_op_name(grain): BuildConfig(only_stale=True) for grain in rebuild.grains}),
+        run_config=dg.RunConfig(ops={_op_name(grain): BuildConfig(only_stale=True) for grain in rebuild.grains}),
         tags=TAGS,
     )
 
@@ -204,7 +178,7 @@ def _runs_of(own: OwnRuns, rebuild: Rebuild, now_seconds: float) -> list[RecentR
     return [
         RecentRun(
             is_active=record.dagster_run.status in ACTIVE,
-            has_failed=record.dagster_run.status == DagsterRunStatus.FAILURE,
+            has_failed=record.dagster_run.status == dg.DagsterRunStatus.FAILURE,
             created_ago_seconds=now_seconds - record.create_timestamp.timestamp(),
         )
         for record in records

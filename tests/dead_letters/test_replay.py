@@ -426,7 +426,7 @@ def test_letters_are_counted_and_shown(letters: Settings) -> None:
         groups = store.groups(ALL, 100)
         assert sum(g.letters for g in groups) == 67
         landed = [g for g in groups if g.landed]
-        assert [(g.reason, g.service, g.unreplayed) for g in landed] == [("timestamp_in_future", "service-1", 0)]
+        assert [(g.reason, g.service, g.never_replayed) for g in landed] == [("timestamp_in_future", "service-1", 0)]
         assert len(store.groups(ALL, 3)) == 3
         (tombstone,) = store.show(LetterFilter(reasons=("tombstone",)), 5)
         assert tombstone.payload == b""

@@ -17,7 +17,7 @@ from metrics_pipeline.alerting.canary_rules import Canary, Sighting, plan_canari
 from metrics_pipeline.alerting.reading import read_burn
 from metrics_pipeline.alerting.signals import BurnSignal
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.drain.owner import shard_owner
+from metrics_pipeline.drain.shards import shard_owner
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.kafka.admin import describe_topic
 from metrics_pipeline.kafka.producer import Outgoing, TopicProducer

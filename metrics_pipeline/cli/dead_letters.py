@@ -17,7 +17,7 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.dead_letters.judge import LetterFilter, Verdict, letter_filter, position_of, verdict_on
 from metrics_pipeline.dead_letters.replay import ReplayReport
 from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters, Letter
-from metrics_pipeline.drain.owner import rules_of
+from metrics_pipeline.drain.shards import rules_of
 from metrics_pipeline.errors import RetryableError
 from metrics_pipeline.runtime.picked import picked
 from metrics_pipeline.settings import Settings, load_settings

@@ -9,7 +9,7 @@ from metrics_pipeline.clickhouse.client import database_name
 from metrics_pipeline.clickhouse.cluster import shard_database, storage_of
 from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.ddl.change import Plan
-from metrics_pipeline.ddl.words import plan_lines
+from metrics_pipeline.ddl.wording import plan_lines
 from metrics_pipeline.kafka.admin import ensure_topic
 from metrics_pipeline.runtime.picked import picked
 from metrics_pipeline.schema import all as schema

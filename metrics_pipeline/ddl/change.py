@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from metrics_pipeline.ddl.found import NOTHING, Size
-from metrics_pipeline.ddl.work import Work
+from metrics_pipeline.ddl.background_work import Work
+from metrics_pipeline.ddl.found_schema import NOTHING, Size
 
 
 class Phase(Enum):

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Collection, Iterator
 
+from metrics_pipeline.ddl.background_work import Work
 from metrics_pipeline.ddl.change import Change, Phase, Way
-from metrics_pipeline.ddl.found import FoundColumn, FoundTable, Size
+from metrics_pipeline.ddl.comparison import canonical, is_wider, same_codec
+from metrics_pipeline.ddl.found_schema import FoundColumn, FoundTable, Size
 from metrics_pipeline.ddl.objects import Column, Table, quoted
-from metrics_pipeline.ddl.same import canonical, is_wider, same_codec
-from metrics_pipeline.ddl.work import Work
 
 
 def column_changes(table: Table, found: FoundTable, appended: Collection[str]) -> Iterator[Change]:

@@ -10,8 +10,8 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.client import SHARD_SUFFIX
 from metrics_pipeline.clickhouse.query import query_rows
-from metrics_pipeline.ddl.found import Found, FoundColumn, FoundTable, Size
-from metrics_pipeline.ddl.same import split
+from metrics_pipeline.ddl.comparison import split
+from metrics_pipeline.ddl.found_schema import Found, FoundColumn, FoundTable, Size
 
 _TABLES = """SELECT name, engine, engine_full, comment, partition_key, sorting_key, primary_key FROM system.tables
     WHERE database = currentDatabase()"""

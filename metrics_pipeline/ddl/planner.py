@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Sequence
 
 from metrics_pipeline.clickhouse.storage import Storage
+from metrics_pipeline.ddl.background_work import Work
 from metrics_pipeline.ddl.change import Change, Phase, Plan, Way, ordered
 from metrics_pipeline.ddl.columns import column_changes
-from metrics_pipeline.ddl.found import Found, FoundTable, Size
+from metrics_pipeline.ddl.comparison import canonical, days_of, same_engine, split
+from metrics_pipeline.ddl.found_schema import Found, FoundTable, Size
 from metrics_pipeline.ddl.objects import (
     NOT_FILLED,
     Distributed,
@@ -16,8 +18,6 @@ from metrics_pipeline.ddl.objects import (
     View,
     quoted,
 )
-from metrics_pipeline.ddl.same import canonical, days_of, same_engine, split
-from metrics_pipeline.ddl.work import Work
 
 EVENTS = "raw_events"
 """The table that rollups are made of."""

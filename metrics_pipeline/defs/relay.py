@@ -8,8 +8,8 @@ import dagster as dg
 from metrics_pipeline.defs.drain import DrainConfig, drain
 from metrics_pipeline.defs.own_runs import OwnRuns
 from metrics_pipeline.defs.resources import PipelineResource
-from metrics_pipeline.drain.owner import shard_owner
 from metrics_pipeline.drain.relay import ActiveRun, Launch, RelayPolicy, ShardState, plan_launches
+from metrics_pipeline.drain.shards import shard_owner
 from metrics_pipeline.errors import RetryableError
 from metrics_pipeline.kafka.intents import Owner
 from metrics_pipeline.kafka.lag import PartitionLag, read_lag

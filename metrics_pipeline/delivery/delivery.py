@@ -25,11 +25,11 @@ from metrics_pipeline.delivery.batch import MicroBatch
 from metrics_pipeline.delivery.chunk import PLACE
 from metrics_pipeline.delivery.hold import Hold
 from metrics_pipeline.delivery.landing import Landing, Rows
+from metrics_pipeline.delivery.refused_rows import refused_dead_letters
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.delivery.yielding import Yielding
 from metrics_pipeline.event.contract import IDENTITY, NO_DEAD_LETTERS, NO_EVENTS
 from metrics_pipeline.event.deduplicate import deduplicate
-from metrics_pipeline.event.refusal import refused_dead_letters
 from metrics_pipeline.event.rules import Rules
 from metrics_pipeline.kafka.intents import Commit, OpenBatch, batch_token
 from metrics_pipeline.ledger.entry import (

@@ -41,9 +41,9 @@ from metrics_pipeline.delivery.chunk import (
 )
 from metrics_pipeline.delivery.hold import Hold
 from metrics_pipeline.delivery.landing import Landing, Refused, Rows
+from metrics_pipeline.delivery.refused_rows import refused_dead_letters
 from metrics_pipeline.event.decode.frame import lineage_frame
 from metrics_pipeline.event.messages import Messages
-from metrics_pipeline.event.refusal import refused_dead_letters
 from metrics_pipeline.event.rules import Rules
 from metrics_pipeline.kafka.intents import Commit, OffsetRange, OpenBatch, offsets_in
 from metrics_pipeline.ledger.entry import LedgerEntry

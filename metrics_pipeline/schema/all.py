@@ -11,14 +11,14 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.alerting.tables import ALERT_LOG, CANARIES
 from metrics_pipeline.clickhouse.storage import Storage
+from metrics_pipeline.ddl.background_work import Work
 from metrics_pipeline.ddl.change import Phase, Plan, hash_of
-from metrics_pipeline.ddl.found import Found
+from metrics_pipeline.ddl.found_schema import Found
 from metrics_pipeline.ddl.live import LiveSchema
 from metrics_pipeline.ddl.migrating import Migration, Progress, Works
 from metrics_pipeline.ddl.objects import SchemaObject, Table
 from metrics_pipeline.ddl.planner import plan as compare
 from metrics_pipeline.ddl.storage_views import DISKS, PARTS
-from metrics_pipeline.ddl.work import Work
 from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.ledger.tables import BATCHES, REPLAY_PLAN

@@ -12,7 +12,7 @@ from metrics_pipeline.delivery.batch import BatchLimits
 from metrics_pipeline.delivery.chunk import SLOT, open_chunk_of
 from metrics_pipeline.drain.backfill import Backfill, BackfillReport
 from metrics_pipeline.drain.ending import Reason
-from metrics_pipeline.drain.owner import rules_of, shard_owner
+from metrics_pipeline.drain.shards import rules_of, shard_owner
 from metrics_pipeline.drain.skip_to_head import skipped_hours
 from metrics_pipeline.errors import StopError
 from metrics_pipeline.kafka.admin import describe_topic

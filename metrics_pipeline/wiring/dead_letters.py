@@ -13,7 +13,7 @@ from metrics_pipeline.dead_letters.judge import LetterFilter
 from metrics_pipeline.dead_letters.replay import Reading, Replay, ReplayReport, preview
 from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters
 from metrics_pipeline.delivery.stored import ClickHouseEvents
-from metrics_pipeline.drain.owner import rules_of
+from metrics_pipeline.drain.shards import rules_of
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.kafka.admin import TopicDescription, describe_topic, topic_retention_ms
 from metrics_pipeline.kafka.lag import read_lag

@@ -19,7 +19,7 @@ from metrics_pipeline.delivery.batch import BatchLimits
 from metrics_pipeline.delivery.chunk import SLOT, open_chunk_of
 from metrics_pipeline.drain.drain import Drain, DrainPolicy, DrainReport
 from metrics_pipeline.drain.ending import AtOffsets, AtWindowEnd, Ending
-from metrics_pipeline.drain.owner import rules_of, shard_owner
+from metrics_pipeline.drain.shards import rules_of, shard_owner
 from metrics_pipeline.drain.takeover import closing_commits, reset_positions
 from metrics_pipeline.kafka.admin import TopicDescription, describe_topic, ensure_topic
 from metrics_pipeline.kafka.committed import committed_offsets

@@ -12,7 +12,7 @@ from metrics_pipeline.dead_letters.judge import GROUP_SUFFIX as LETTERS_SUFFIX
 from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters
 from metrics_pipeline.delivery.hold import Hold
 from metrics_pipeline.delivery.stored import ClickHouseEvents
-from metrics_pipeline.drain.owner import rules_of
+from metrics_pipeline.drain.shards import rules_of
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.kafka.admin import TopicDescription
 from metrics_pipeline.kafka.committed import committed_offsets

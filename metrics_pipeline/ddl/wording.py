@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from metrics_pipeline.ddl.change import Change, Phase, Plan, Way
-from metrics_pipeline.ddl.found import Size
+from metrics_pipeline.ddl.found_schema import Size
 
 _ABOUT = {
     Phase.EXPAND: "expand: versions before and after it work side by side",

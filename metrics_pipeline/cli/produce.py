@@ -13,7 +13,7 @@ from metrics_pipeline.cli.signals import stop_on_signal
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import LoadProgress
 from metrics_pipeline.lab.loadgen.run import produce as run_load
-from metrics_pipeline.lab.loadgen.summary import LoadSummary
+from metrics_pipeline.lab.loadgen.sent import LoadSummary
 from metrics_pipeline.settings import load_settings
 
 app = typer.Typer()

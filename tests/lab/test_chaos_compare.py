@@ -4,7 +4,7 @@ from collections import Counter
 
 import polars as pl
 
-from metrics_pipeline.lab.chaos.compare import expected_events, merged
+from metrics_pipeline.lab.chaos.compare import expected_events
 from metrics_pipeline.lab.chaos.faults.kafka import cleaned_until
 from metrics_pipeline.lab.chaos.journal import Injected, Result
 from metrics_pipeline.lab.chaos.load import Eaten, Sent
@@ -36,11 +36,6 @@ def test_an_event_is_gone_only_if_retention_ate_every_copy() -> None:
     eaten = Eaten(events=Counter(a=1, b=2, c=3))
     expected = expected_events([sent(a=1, b=3, d=1), sent(c=2), sent(c=1)], eaten)
     assert sorted(expected["event_id"]) == ["b", "d"]
-
-
-def test_ranges_that_touch_are_one() -> None:
-    ranges = [(1, 5, 9), (0, 3, 4), (0, 0, 3), (1, 8, 10), (0, 6, 7)]
-    assert merged(ranges) == [(0, 0, 4), (0, 6, 7), (1, 5, 10)]
 
 
 def test_the_brokers_note_says_up_to_where_a_partition_is_compacted() -> None:

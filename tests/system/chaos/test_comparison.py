@@ -5,9 +5,9 @@ from random import Random
 import pytest
 
 from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.lab.chaos.compare import Comparison, compare
-from metrics_pipeline.lab.chaos.faults.traffic import parcel_of
-from metrics_pipeline.lab.chaos.load import Eaten, SideSender
+from metrics_pipeline.lab.chaos.load import Eaten, SideSender, parcel_of
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.wiring.drain import audit
 from tests.worlds.pipeline import drain_once
@@ -17,7 +17,7 @@ from tests.worlds.pipeline import drain_once
 def sender(settings: Settings) -> SideSender:
     """Has sent events, each twice, and malformed messages; all have landed."""
     made = SideSender(settings)
-    made.send(parcel_of(Random(7), 500, lambda p: p, malformed=0.1, late=0.1), copies=2)
+    made.send(parcel_of(Random(7), 500, range(8), malformed=0.1, late=0.1), copies=2)
     drain_once(settings)
     return made
 
@@ -62,7 +62,7 @@ def test_what_was_tampered_with_is_said(settings: Settings, sender: SideSender, 
 
 def test_events_that_should_be_gone_but_are_not_are_said(settings: Settings, sender: SideSender) -> None:
     event = sender.sent[0].events.row(0, named=True)
-    eaten = Eaten(ranges=[(0, 0, 1)])
+    eaten = Eaten(ranges=[OffsetRange(0, 0, 1)])
     eaten.events[event["event_id"]] = event["copies"]
     differences = compared(settings, sender, eaten).differences
     assert any("1 events in raw_events, never sent" in d for d in differences)

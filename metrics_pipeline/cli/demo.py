@@ -15,11 +15,13 @@ from metrics_pipeline.cli import dashboard
 from metrics_pipeline.cli.answers import answer_lines
 from metrics_pipeline.cli.live import View
 from metrics_pipeline.cli.output import BAD, GOOD, table, tell
+from metrics_pipeline.cli.working import stop_on_signal
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.dashboards.builtin import LIVE
 from metrics_pipeline.dashboards.links import play_url
+from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.local import stack
-from metrics_pipeline.lab.local.demo import Demo, Frame, Load, Outcome
+from metrics_pipeline.lab.local.demo import Demo, Frame, Outcome
 from metrics_pipeline.questions.latency import ask
 from metrics_pipeline.questions.names import busiest
 from metrics_pipeline.questions.question import Names, Question
@@ -53,9 +55,9 @@ def demo(
         if not console.is_terminal:
             console.print(links)
         view = View(console, _PLAIN_EVERY_SECONDS, _one_line, lambda said, frame: _panel(console, said, frame, links))
-        with view.shown(transient=False):
-            load = Load(rate, duration, seed=seed, sent=sent)
-            outcome = Demo(settings, load, lambda phase: view.say(f"{phase} …"), view.show).run()
+        plan = LoadPlan(rate=rate, duration_seconds=duration, duplicates=0.02, late=0.002, malformed=0.001, seed=seed)
+        with view.shown(transient=False), stop_on_signal() as stop:
+            outcome = Demo(settings, lambda phase: view.say(f"{phase} …"), view.show).run(plan, sent, stop)
         tell(_told(settings, outcome, began))
     finally:
         with console.status("stopping everything"):
@@ -118,8 +120,6 @@ def _links(addresses: dict[str, str | None], settings: Settings) -> Table:
 
 def _told(settings: Settings, outcome: Outcome, began: datetime) -> Iterator[RenderableType]:
     produced, landed, verdict = outcome.produced, outcome.landed, outcome.verdict
-    if landed is None or verdict is None:
-        return
     counts = {
         "events": (produced["unique_events"], landed.inserted - outcome.canaries),
         "duplicates": (produced["duplicates"], landed.duplicates),

@@ -13,7 +13,7 @@ from metrics_pipeline.cli.working import stop_on_signal
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import LoadProgress
 from metrics_pipeline.lab.loadgen.run import produce as run_load
-from metrics_pipeline.lab.loadgen.summary import LoadSummary
+from metrics_pipeline.lab.loadgen.sent import LoadSummary
 from metrics_pipeline.settings import load_settings
 
 app = typer.Typer()
@@ -63,7 +63,8 @@ def produce(
     console, bar = Console(stderr=True), _Bar(plan)
     with stop_on_signal() as stop, View(console, _PLAIN_EVERY_SECONDS, _line, bar.draw).shown(transient=True) as view:
         # Where it is for a script, no lines either.
-        summary = run_load(plan, settings, sent, stop, view.show if console.is_terminal or not as_json else None)
+        show = view.show if console.is_terminal or not as_json else lambda _progress: None
+        summary = run_load(plan, settings, sent, stop, show)
     for reason, count in summary.failures.items() if not as_json else ():
         typer.echo(f"{count:,} messages failed: {reason}", err=True)
     answer(as_json, summary.as_dict(), [_said(summary)], is_ok=not summary.failed)

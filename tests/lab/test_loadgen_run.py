@@ -9,8 +9,7 @@ import polars as pl
 import pytest
 
 from metrics_pipeline.errors import ConfigurationError, StopError
-from metrics_pipeline.lab.loadgen.pace import TICK_SECONDS, Pacer
-from metrics_pipeline.lab.loadgen.plan import LoadPlan
+from metrics_pipeline.lab.loadgen.plan import TICK_SECONDS, LoadPlan, Pacer
 from metrics_pipeline.lab.loadgen.sent import SENT_SCHEMA, open_sent, read_sent
 
 ROW = {

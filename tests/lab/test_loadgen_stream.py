@@ -12,8 +12,8 @@ from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.lab.loadgen.block import BLOCK_MESSAGES
 from metrics_pipeline.lab.loadgen.malformed import KINDS
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
+from metrics_pipeline.lab.loadgen.sent import LoadSummary
 from metrics_pipeline.lab.loadgen.stream import EventStream, Outgoing
-from metrics_pipeline.lab.loadgen.summary import LoadSummary
 
 START_MS = 1_793_700_930_123
 PARTITIONS = 8

@@ -36,14 +36,10 @@ class Comparison:
     lost: int
     doubled: int
     strange: int
-    drift: int
+    rollup_drift: int
     malformed: int
     dead_letters: int
     differences: tuple[str, ...]
-
-    @property
-    def is_exact(self) -> bool:
-        return not self.differences
 
 
 def expected_events(sent: Sequence[Sent], eaten: Eaten) -> pl.DataFrame:
@@ -71,24 +67,27 @@ def compare(client: Client, sent: Sequence[Sent], eaten: Eaten, verdict: Verdict
     minutes = _drifting_minutes(wanted, _rows(client, _MINUTES_SQL))
     malformed = sum(part.malformed for part in sent) - eaten.malformed
     dead_letters = int(_rows(client, _DEAD_LETTERS_SQL)["rows"].item())
+    wrong = {
+        "lost: sent, not in raw_events": missing,
+        "in raw_events, never sent (or aborted, or eaten)": strange,
+        "more than once in raw_events": doubled,
+        "in raw_events with other values than sent": changed,
+    }
     differences = [
-        *_named("lost: sent, not in raw_events", missing),
-        *_named("in raw_events, never sent (or aborted, or eaten)", strange),
-        *_named("more than once in raw_events", doubled),
-        *_named("in raw_events with other values than sent", changed),
+        *(f"{len(rows)} events {what}: {_examples(rows)}" for what, rows in wrong.items() if len(rows)),
         *_named_minutes(minutes),
         *([f"{malformed} malformed messages, {dead_letters} dead letters"] if malformed != dead_letters else []),
         *_audit_differences(verdict, eaten),
     ]
-    everything = pl.concat([part.events for part in sent])
+    unique_sent = pl.concat([part.events for part in sent])["event_id"].n_unique()
     return Comparison(
-        sent=everything["event_id"].n_unique(),
-        eaten=everything["event_id"].n_unique() - len(wanted),
+        sent=unique_sent,
+        eaten=unique_sent - len(wanted),
         landed=len(unique),
         lost=len(missing),
         doubled=len(doubled),
         strange=len(strange) + len(changed),
-        drift=int((minutes["wanted"] - minutes["requests"]).abs().sum()),
+        rollup_drift=int((minutes["wanted"] - minutes["requests"]).abs().sum()),
         malformed=malformed,
         dead_letters=dead_letters,
         differences=tuple(differences),
@@ -107,11 +106,8 @@ def _drifting_minutes(wanted: pl.DataFrame, rollup: pl.DataFrame) -> pl.DataFram
     return joined.filter(pl.col("wanted") != pl.col("requests")).select("minute", "wanted", "requests").sort("minute")
 
 
-def _named(what: str, rows: pl.DataFrame) -> list[str]:
-    if rows.is_empty():
-        return []
-    examples = "; ".join(str(row) for row in rows.head(LONGEST_LIST).select(_VALUES).iter_rows())
-    return [f"{len(rows)} events {what}: {examples}"]
+def _examples(rows: pl.DataFrame) -> str:
+    return "; ".join(str(row) for row in rows.head(LONGEST_LIST).select(_VALUES).iter_rows())
 
 
 def _named_minutes(minutes: pl.DataFrame) -> list[str]:

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
@@ -33,13 +33,6 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class ClockStep:
-    """From now on the wall clock of this process is `offset_ms` off."""
-
-    offset_ms: int
-
-
-@dataclass(frozen=True, slots=True)
 class Mission:
     """What a drain process is started for."""
 
@@ -47,7 +40,7 @@ class Mission:
     run: DrainRun
     is_once: bool
     log: Path
-    orders: tuple[Order, ...] = ()
+    order: Order | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,31 +62,34 @@ class SteppingClock(SystemClock):
 
 
 class _Obedience:
-    """Hears orders and carries them out; steps begin in two threads."""
+    """Hears orders and carries them out; steps begin in two threads.
 
-    def __init__(self, control: Connection, clock: SteppingClock, orders: tuple[Order, ...]) -> None:
+    A number instead of an order says by how many milliseconds the wall clock is off from now on.
+    """
+
+    def __init__(self, control: Connection, clock: SteppingClock, order: Order | None) -> None:
         self._control = control
         self._clock = clock
-        self._pending = [(order, order.occurrence) for order in orders]
+        self._pending = [order] if order else []
         self._lock = threading.Lock()
 
     def observe(self, step: str) -> None:
         with self._lock:
             while self._control.poll():
                 self._hear(self._control.recv())
-            self._pending = [(o, left - (o.step == step)) for o, left in self._pending]
-            due = [o for o, left in self._pending if left <= 0]
-            self._pending = [(o, left) for o, left in self._pending if left > 0]
+            pending = [replace(o, occurrence=o.occurrence - (o.step == step)) for o in self._pending]
+            self._pending = [o for o in pending if o.occurrence > 0]
+            due = [o for o in pending if o.occurrence <= 0]
         for order in due:
             logging.getLogger(__name__).warning("%s right before %s", order.number.name, step)
             os.kill(os.getpid(), order.number)
 
-    def _hear(self, message: Order | ClockStep) -> None:
-        if isinstance(message, ClockStep):
-            self._clock.offset_ms = message.offset_ms
-            logging.getLogger(__name__).warning("the wall clock is %d s off", message.offset_ms // 1000)
+    def _hear(self, message: Order | int) -> None:
+        if isinstance(message, Order):
+            self._pending.append(message)
         else:
-            self._pending.append((message, message.occurrence))
+            self._clock.offset_ms = message
+            logging.getLogger(__name__).warning("the wall clock is %d s off", message // 1_000)
 
 
 def main(mission: Mission, control: Connection) -> None:
@@ -104,8 +100,7 @@ def main(mission: Mission, control: Connection) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     clock = SteppingClock()
-    obedience = _Obedience(control, clock, mission.orders)
-    control.send(_drain(mission, stop, obedience, clock))
+    control.send(_drain(mission, stop, _Obedience(control, clock, mission.order), clock))
 
 
 def _drain(mission: Mission, stop: threading.Event, obedience: _Obedience, clock: SteppingClock) -> Farewell:

@@ -1,5 +1,8 @@
 """A broker and a server of the run's own, which it may kill and start again at the same addresses."""
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -7,6 +10,7 @@ from metrics_pipeline.errors import LocalEngineError
 from metrics_pipeline.lab.local.clickhouse import start_clickhouse
 from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program, kafka_program
 from metrics_pipeline.lab.local.kafka import start_kafka
+from metrics_pipeline.lab.local.process import EngineProcess
 from metrics_pipeline.settings import LocalSettings
 
 _STOP_SECONDS = 20
@@ -23,62 +27,54 @@ _KAFKA_PROPERTIES = {
 }
 
 
-class OwnEngines:
-    """Starts both; raises LocalEngineError if one doesn't start."""
+class OwnEngine:
+    """`start` takes the port that is wanted, if one is; it returns the process and the engine's address."""
 
-    def __init__(self, folder: Path, local: LocalSettings) -> None:
-        self._folder = folder
-        cache = cache_folder(local)
-        self._kafka_program = kafka_program(cache)
-        self._clickhouse_program = clickhouse_program(cache)
-        self._kafka = start_kafka(self._kafka_program, folder / "kafka", properties=_KAFKA_PROPERTIES)
-        try:
-            self._clickhouse = start_clickhouse(self._clickhouse_program, folder / "clickhouse")
-        except BaseException:
-            self._kafka.process.stop(1)
-            raise
+    def __init__(self, start: Callable[[int | None], tuple[EngineProcess, str]]) -> None:
+        self._start = start
+        self._process, self.address = start(None)
 
-    @property
-    def kafka_address(self) -> str:
-        return self._kafka.address
+    def kill(self) -> None:
+        self._process.kill()
 
-    @property
-    def clickhouse_url(self) -> str:
-        return self._clickhouse.url
-
-    @property
-    def kafka_data(self) -> Path:
-        """The broker's log folder."""
-        return self._folder / "kafka" / "data"
-
-    def kill_kafka(self) -> None:
-        self._kafka.process.kill()
-
-    def kill_clickhouse(self) -> None:
-        self._clickhouse.process.kill()
-
-    def restart_kafka(self) -> None:
-        """Start the killed broker again. Raises LocalEngineError, also if a stranger has taken its port."""
-        address = self._kafka.address
-        port = int(address.rpartition(":")[2])
-        self._kafka = start_kafka(
-            self._kafka_program, self._folder / "kafka", preferred_port=port, properties=_KAFKA_PROPERTIES
-        )
-        _check_address("Kafka", address, self._kafka.address)
-
-    def restart_clickhouse(self) -> None:
-        """Start the killed server again. Raises LocalEngineError, also if a stranger has taken its port."""
-        url = self._clickhouse.url
-        self._clickhouse = start_clickhouse(
-            self._clickhouse_program, self._folder / "clickhouse", preferred_port=urlsplit(url).port
-        )
-        _check_address("ClickHouse", url, self._clickhouse.url)
+    def restart(self) -> None:
+        """Start the killed engine again. Raises LocalEngineError, also if a stranger has taken its port."""
+        before = self.address
+        port = urlsplit(before if "//" in before else f"//{before}").port
+        self._process, self.address = self._start(port)
+        if self.address != before:
+            raise LocalEngineError(f"{before} came back at {self.address}: another program took its port")
 
     def stop(self) -> None:
-        self._clickhouse.process.stop(_STOP_SECONDS)
-        self._kafka.process.stop(_STOP_SECONDS)
+        self._process.stop(_STOP_SECONDS)
 
 
-def _check_address(name: str, before: str, after: str) -> None:
-    if before != after:
-        raise LocalEngineError(f"{name} came back at {after} instead of {before}: another program took its port")
+@dataclass(frozen=True, slots=True)
+class OwnEngines:
+    """Both, and the folder of the broker's log."""
+
+    kafka: OwnEngine
+    clickhouse: OwnEngine
+    kafka_data: Path
+
+
+@contextmanager
+def own_engines(folder: Path, local: LocalSettings) -> Iterator[OwnEngines]:
+    """Running while it is open. Raises LocalEngineError if one doesn't start."""
+    cache = cache_folder(local)
+    kafka, clickhouse = kafka_program(cache), clickhouse_program(cache)
+
+    def start_broker(port: int | None) -> tuple[EngineProcess, str]:
+        made = start_kafka(kafka, folder / "kafka", preferred_port=port, properties=_KAFKA_PROPERTIES)
+        return made.process, made.address
+
+    def start_server(port: int | None) -> tuple[EngineProcess, str]:
+        made = start_clickhouse(clickhouse, folder / "clickhouse", preferred_port=port)
+        return made.process, made.url
+
+    with ExitStack() as stack:
+        broker = OwnEngine(start_broker)
+        stack.callback(broker.stop)
+        server = OwnEngine(start_server)
+        stack.callback(server.stop)
+        yield OwnEngines(broker, server, folder / "kafka" / "data")

@@ -21,7 +21,22 @@ class Result(StrEnum):
 
 
 class MissedError(Exception):
-    """A fault found no chance to do harm: it doesn't count."""
+    """Something that had to come to pass didn't; a fault that waited for it did no harm, and doesn't count."""
+
+
+_NEVER = threading.Event()
+_CHECK_SECONDS = 0.02
+
+
+def await_that(
+    is_reached: Callable[[], bool], limit_seconds: float, otherwise: str, stop: threading.Event = _NEVER
+) -> None:
+    """Raises MissedError, which says `otherwise`, if it doesn't come to pass before the limit, or `stop` is set."""
+    deadline_seconds = time.monotonic() + limit_seconds
+    while not is_reached():
+        if time.monotonic() > deadline_seconds or stop.is_set():
+            raise MissedError(f"{otherwise} in {limit_seconds:.0f} s")
+        stop.wait(_CHECK_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,27 +71,17 @@ class Journal:
     began_seconds: float = field(default_factory=time.time)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    @property
-    def elapsed_seconds(self) -> float:
-        return time.time() - self.began_seconds
-
     def note(self, text: str) -> None:
         """A line in the log, and for whoever watches."""
-        line = f"{self.elapsed_seconds:7.2f} s  {text}"
-        with self._lock, self.log.open("a") as file:
-            file.write(line + "\n")
-        self.say(line)
+        self.say(self._write(text))
 
     def add(self, injected: Injected) -> None:
-        with self._lock:
-            self.injected.append(injected)
+        self.injected.append(injected)
+        self.note(f"#{injected.injection.number} {injected.injection.kind} {injected.result}: {injected.detail}")
 
     def add_drain_end(self, end: DrainEnd) -> None:
-        with self._lock:
-            self.drain_ends.append(end)
-        with self._lock, self.log.open("a") as file:
-            detail = f": {end.detail}" if end.detail else ""
-            file.write(f"{self.elapsed_seconds:7.2f} s      drain {end.drain} ended: {end.ending}{detail}\n")
+        self.drain_ends.append(end)
+        self._write(f"    drain {end.drain} ended: {end.ending}{f': {end.detail}' if end.detail else ''}")
 
     def count(self, result: Result) -> int:
         return sum(i.result is result for i in list(self.injected))
@@ -84,3 +89,9 @@ class Journal:
     def kinds(self) -> set[str]:
         """Kinds that were injected at least once."""
         return {i.injection.kind for i in list(self.injected) if i.result is Result.INJECTED}
+
+    def _write(self, text: str) -> str:
+        line = f"{time.time() - self.began_seconds:7.2f} s  {text}"
+        with self._lock, self.log.open("a") as file:
+            file.write(line + "\n")
+        return line

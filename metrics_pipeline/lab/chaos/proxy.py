@@ -7,28 +7,18 @@ import http.client
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import cast
 from urllib.parse import parse_qs, urlsplit
 
+from metrics_pipeline.clickhouse.errors import CONFIGURATION_CODES, TRANSIENT_CODES
+
 UPSTREAM_SECONDS = 60.0
 _STATEMENT_BYTES = 500
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
-
-ERROR_NAMES: Mapping[int, str] = {
-    159: "TIMEOUT_EXCEEDED",
-    202: "TOO_MANY_SIMULTANEOUS_QUERIES",
-    210: "NETWORK_ERROR",
-    241: "MEMORY_LIMIT_EXCEEDED",
-    252: "TOO_MANY_PARTS",
-    497: "ACCESS_DENIED",
-    516: "AUTHENTICATION_FAILED",
-    999: "KEEPER_EXCEPTION",
-}
-"""Codes and names as in `src/Common/ErrorCodes.cpp` of ClickHouse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +56,8 @@ class Answer:
 
 def error_answer(code: int) -> Answer:
     """What a server says when it fails with this code."""
-    body = f"Code: {code}. DB::Exception: Injected: it is as if this had happened. ({ERROR_NAMES[code]})\n"
+    name = (TRANSIENT_CODES | CONFIGURATION_CODES)[code]
+    body = f"Code: {code}. DB::Exception: Injected: it is as if this had happened. ({name})\n"
     headers = (("X-ClickHouse-Exception-Code", str(code)), ("Content-Type", "text/plain; charset=UTF-8"))
     return Answer(500, headers, body.encode())
 
@@ -74,133 +65,107 @@ def error_answer(code: int) -> Answer:
 class Exchange:
     """One request on its way; a misbehaviour decides what becomes of it."""
 
-    def __init__(self, request: Request, upstream: "Upstream") -> None:
+    def __init__(self, request: Request, proxy: "Proxy") -> None:
         self.request = request
-        self._upstream = upstream
+        self._proxy = proxy
 
     def forward(self, when_sent: Callable[[], None] = lambda: None) -> Answer:
         """Let the server answer; `when_sent` is called when it has the whole request. Raises OSError, HTTPException."""
-        connection = self._upstream.connect()
-        try:
-            self._send(connection, self.request.body)
+        with self._sent(self.request.body) as connection:
             when_sent()
             answer = connection.getresponse()
-            self._upstream.note(answer.getheader("X-ClickHouse-Exception-Code"))
+            self._proxy.note(answer.getheader("X-ClickHouse-Exception-Code"))
             return Answer(answer.status, tuple(answer.getheaders()), answer.read())
-        finally:
-            connection.close()
 
     def break_off(self, share: float) -> None:
         """Give the server only this share of the body, then hang up on it."""
-        connection = self._upstream.connect()
-        try:
-            self._send(connection, self.request.body[: int(len(self.request.body) * share)])
-            # Half of a request must arrive as such, not as a connection that never was.
-            with suppress(OSError):
-                connection.sock.shutdown(socket.SHUT_WR)
-        finally:
-            connection.close()
+        body = self.request.body
+        # Half of a request must arrive as such, not as a connection that never was.
+        with self._sent(body[: int(len(body) * share)]) as connection, suppress(OSError):
+            connection.sock.shutdown(socket.SHUT_WR)
 
-    def _send(self, connection: http.client.HTTPConnection, body: bytes) -> None:
+    @contextmanager
+    def _sent(self, body: bytes) -> Iterator[http.client.HTTPConnection]:
         request = self.request
-        connection.putrequest(request.method, request.target, skip_host=True, skip_accept_encoding=True)
-        for name, value in request.headers:
-            if name.lower() not in _HOP_BY_HOP:
-                connection.putheader(name, value)
-        connection.putheader("Content-Length", str(len(request.body)))
-        connection.endheaders(body)
+        with closing(self._proxy.connect()) as connection:
+            connection.putrequest(request.method, request.target, skip_host=True, skip_accept_encoding=True)
+            for name, value in request.headers:
+                if name.lower() not in _HOP_BY_HOP:
+                    connection.putheader(name, value)
+            connection.putheader("Content-Length", str(len(request.body)))
+            connection.endheaders(body)
+            yield connection
 
 
 Misbehaviour = Callable[[Exchange], Answer | None]
 """Makes the answer to a request; None hangs up on the client."""
 
 
-@dataclass(frozen=True, slots=True)
-class Upstream:
-    """Where the server is."""
-
-    host: str
-    port: int
-    is_secure: bool
-    note: Callable[[str | None], None]
-    """Hears the error code of each answer, None if it has none."""
-
-    def connect(self) -> http.client.HTTPConnection:
-        kind = http.client.HTTPSConnection if self.is_secure else http.client.HTTPConnection
-        return kind(self.host, self.port, timeout=UPSTREAM_SECONDS)
-
-
 @dataclass(slots=True)
-class Hits:
-    """How many requests a misbehaviour met."""
+class Rule:
+    """Which requests get a misbehaviour, and how many did."""
 
-    count: int = 0
-
-
-@dataclass(slots=True)
-class _Rule:
     matches: Callable[[Request], bool]
     misbehave: Misbehaviour
-    hits: Hits = field(default_factory=Hits)
+    count: int = 0
 
 
 class Proxy:
     """Serves on a free port of the loopback interface until it is closed."""
 
     def __init__(self, server_url: str) -> None:
-        parts = urlsplit(server_url)
-        is_secure = parts.scheme == "https"
-        self._upstream = Upstream(
-            parts.hostname or "", parts.port or (8443 if is_secure else 8123), is_secure, self._note
-        )
-        self._rule: _Rule | None = None
+        self._upstream = urlsplit(server_url)
+        self._rule: Rule | None = None
         self._lock = threading.Lock()
         self.errors: Counter[int] = Counter()
         """Code -> how often the server itself has failed with it."""
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.proxy = self
-        self._thread = threading.Thread(target=self._server.serve_forever, name="proxy", daemon=True)
-        self._thread.start()
-        user, at, _ = parts.netloc.rpartition("@")
-        self.url = f"http://{user}{at}127.0.0.1:{self._server.server_port}{parts.path}"
+        threading.Thread(target=self._server.serve_forever, name="proxy", daemon=True).start()
+        user, at, _ = self._upstream.netloc.rpartition("@")
+        self.url = f"http://{user}{at}127.0.0.1:{self._server.server_port}{self._upstream.path}"
 
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
 
     @contextmanager
-    def misbehaving(self, matches: Callable[[Request], bool], misbehaviour: Misbehaviour) -> Iterator[Hits]:
-        """Within, requests that match get `misbehaviour`; one at a time. Yields how many did."""
-        rule = _Rule(matches, misbehaviour)
+    def misbehaving(self, matches: Callable[[Request], bool], misbehaviour: Misbehaviour) -> Iterator[Rule]:
+        """Within, requests that match get `misbehaviour`; one at a time."""
+        rule = Rule(matches, misbehaviour)
         with self._lock:
             if self._rule is not None:
                 raise RuntimeError("the proxy misbehaves already")
             self._rule = rule
         try:
-            yield rule.hits
+            yield rule
         finally:
-            with self._lock:
-                self._rule = None
-
-    def _note(self, code: str | None) -> None:
-        if code is not None:
-            with self._lock:
-                self.errors[int(code)] += 1
+            self._rule = None
 
     def answer(self, request: Request) -> Answer | None:
         """The answer for the client, or None to hang up."""
-        exchange = Exchange(request, self._upstream)
-        with self._lock:
-            rule = self._rule
-        if rule is not None and not rule.matches(request):
-            rule = None
-        if rule is not None:
-            rule.hits.count += 1
+        exchange, rule = Exchange(request, self), self._rule
         try:
-            return rule.misbehave(exchange) if rule is not None else exchange.forward()
+            if rule is None or not rule.matches(request):
+                return exchange.forward()
+            rule.count += 1
+            return rule.misbehave(exchange)
         except (OSError, http.client.HTTPException):
             # The server is gone, or broke its answer off: so does the client see it.
             return None
+
+    def connect(self) -> http.client.HTTPConnection:
+        """To the server."""
+        server = self._upstream
+        if server.scheme == "https":
+            return http.client.HTTPSConnection(server.hostname or "", server.port or 8443, timeout=UPSTREAM_SECONDS)
+        return http.client.HTTPConnection(server.hostname or "", server.port or 8123, timeout=UPSTREAM_SECONDS)
+
+    def note(self, code: str | None) -> None:
+        """The error code of an answer, None if it has none."""
+        if code is not None:
+            with self._lock:
+                self.errors[int(code)] += 1
 
 
 class _Server(ThreadingHTTPServer):

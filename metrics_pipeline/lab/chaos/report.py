@@ -3,11 +3,11 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from metrics_pipeline.lab.chaos.faults.topic import PREFIX
+from metrics_pipeline.lab.chaos.faults.kafka import ASIDE
 from metrics_pipeline.lab.chaos.journal import Injected, Result
 from metrics_pipeline.lab.chaos.run import Outcome
 
@@ -42,31 +42,29 @@ class Row:
     sentence: str
     injected: int
     missed: int
-    seen: Counter[str]
+    seen: dict[str, int]
+    """The most frequent first."""
 
     @property
     def seen_text(self) -> str:
-        return ", ".join(f"{what}: {count:,}" for what, count in self.seen.most_common())
+        return ", ".join(f"{what}: {count:,}" for what, count in self.seen.items())
 
 
 def rows_of(outcome: Outcome) -> list[Row]:
     """In the order of the catalogue; kinds that were never tried are in it with zeros."""
     tried = outcome.journal.injected
     seen = put_down(_sights(outcome), [i for i in tried if i.result is Result.INJECTED])
+    results = Counter((i.injection.kind, i.result) for i in tried)
     return [
         Row(
-            kind=kind,
-            sentence=fault.sentence,
-            injected=_count(tried, kind, Result.INJECTED),
-            missed=_count(tried, kind, Result.MISSED),
-            seen=seen.get(kind, Counter()),
+            kind,
+            fault.sentence,
+            results[kind, Result.INJECTED],
+            results[kind, Result.MISSED],
+            dict(seen.get(kind, Counter()).most_common()),
         )
         for kind, fault in outcome.faults.items()
     ]
-
-
-def _count(tried: Iterable[Injected], kind: str, result: Result) -> int:
-    return sum(i.injection.kind == kind and i.result is result for i in tried)
 
 
 def put_down(sights: Iterable[Sight], injected: Iterable[Injected]) -> dict[str, Counter[str]]:
@@ -86,22 +84,23 @@ def put_down(sights: Iterable[Sight], injected: Iterable[Injected]) -> dict[str,
 
 
 def _sights(outcome: Outcome) -> list[Sight]:
-    logs = [log for log in sorted((outcome.folder / "drains").glob("*.log")) if not log.name.startswith(PREFIX)]
-    ends = [end for end in outcome.journal.drain_ends if not end.drain.startswith(PREFIX)]
+    logs = sorted((outcome.folder / "drains").glob("*.log"))
+    ends = outcome.journal.drain_ends
     return [
-        *(sight for log in logs for sight in _sights_of(log)),
-        *(Sight(end.at_seconds, f"drain ended: {end.ending}") for end in ends),
+        *(sight for log in logs if not log.name.startswith(ASIDE) for sight in _sights_of(log)),
+        *(Sight(end.at_seconds, f"drain ended: {end.ending}") for end in ends if not end.drain.startswith(ASIDE)),
     ]
 
 
 def _sights_of(log: Path) -> list[Sight]:
-    found: list[Sight] = []
     with log.open(errors="replace") as lines:
-        for line in lines:
-            time = _LINE.match(line)
-            if time is not None:
-                found += [Sight(float(time[1]), what) for what, words in SIGHTS.items() if words in line]
-    return found
+        return [
+            Sight(float(time[1]), what)
+            for line in lines
+            if (time := _LINE.match(line)) is not None
+            for what, words in SIGHTS.items()
+            if words in line
+        ]
 
 
 def totals(outcome: Outcome) -> Counter[str]:
@@ -117,7 +116,8 @@ def command_of(outcome: Outcome) -> str:
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
     """For scripts."""
-    comparison = outcome.comparison
+    counts = asdict(outcome.comparison)
+    del counts["differences"]
     return {
         "ok": outcome.is_exact,
         "seed": outcome.options.seed,
@@ -126,27 +126,10 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         "kinds": len(outcome.journal.kinds()),
         "missed": outcome.journal.count(Result.MISSED),
         "drains": outcome.drains,
-        "sent": comparison.sent,
-        "eaten": comparison.eaten,
-        "landed": comparison.landed,
-        "lost": comparison.lost,
-        "doubled": comparison.doubled,
-        "strange": comparison.strange,
-        "rollup_drift": comparison.drift,
-        "malformed": comparison.malformed,
-        "dead_letters": comparison.dead_letters,
+        **counts,
         "problems": list(outcome.problems),
         "seen": dict(totals(outcome).most_common()),
-        "kinds_of_faults": [
-            {
-                "kind": row.kind,
-                "sentence": row.sentence,
-                "injected": row.injected,
-                "missed": row.missed,
-                "seen": dict(row.seen.most_common()),
-            }
-            for row in rows_of(outcome)
-        ],
+        "kinds_of_faults": [asdict(row) for row in rows_of(outcome)],
         "replay": command_of(outcome),
     }
 
@@ -158,7 +141,7 @@ def summary_of(outcome: Outcome) -> str:
     return (
         f"{outcome.journal.count(Result.INJECTED)} faults of {len(outcome.journal.kinds())} kinds, "
         f"{outcome.drains:,} drain processes: {comparison.landed:,} unique events landed{eaten}, "
-        f"{comparison.lost:,} lost, {comparison.doubled:,} doubled, drift {comparison.drift:,}, "
+        f"{comparison.lost:,} lost, {comparison.doubled:,} doubled, drift {comparison.rollup_drift:,}, "
         f"{comparison.dead_letters:,} dead letters for {comparison.malformed:,} malformed messages"
     )
 

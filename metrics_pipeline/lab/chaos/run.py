@@ -5,8 +5,8 @@ import secrets
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -15,23 +15,21 @@ from pydantic import SecretStr
 
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.drain.ending import Reason
-from metrics_pipeline.errors import ConfigurationError, PipelineError
-from metrics_pipeline.kafka.lag import read_lag
-from metrics_pipeline.lab.chaos.catalogue import Fault, Hold, faults
+from metrics_pipeline.errors import ConfigurationError
+from metrics_pipeline.lab.chaos.catalogue import Fault, faults
 from metrics_pipeline.lab.chaos.compare import Comparison, compare
 from metrics_pipeline.lab.chaos.drain_process import CRASHED
-from metrics_pipeline.lab.chaos.engines import OwnEngines
-from metrics_pipeline.lab.chaos.fleet import Fleet, FleetError
+from metrics_pipeline.lab.chaos.engines import OwnEngines, own_engines
+from metrics_pipeline.lab.chaos.fleet import Fleet
 from metrics_pipeline.lab.chaos.journal import Injected, Journal, MissedError, Result
-from metrics_pipeline.lab.chaos.load import LoadError, LoadProcess, SideSender
+from metrics_pipeline.lab.chaos.load import ListedLoad, Sent, SideSender
 from metrics_pipeline.lab.chaos.plan import Injection, make_plan
 from metrics_pipeline.lab.chaos.proxy import Proxy
-from metrics_pipeline.lab.chaos.staging import NAME_PREFIX, Staging
+from metrics_pipeline.lab.chaos.staging import Staging
 from metrics_pipeline.lab.chaos.world import World
-from metrics_pipeline.settings import Settings, kafka_address, load_settings
+from metrics_pipeline.lab.loadgen.plan import LoadPlan
+from metrics_pipeline.settings import Settings, clickhouse_url, load_settings
 from metrics_pipeline.wiring.drain import audit, prepare
-
-logger = logging.getLogger("metrics_pipeline.chaos")
 
 SETTLE_SECONDS = 600.0
 """After the faults, all that was sent has to land within this time."""
@@ -39,11 +37,6 @@ _DRAIN_SECONDS = 300.0
 _LAST_FAULT_SECONDS = 90.0
 _TICK_SECONDS = 0.05
 _SHOW_SECONDS = 0.5
-
-_DUPLICATES = 0.05
-_LATE = 0.02
-_MALFORMED = 0.01
-_ODD = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +101,12 @@ def run_chaos(options: ChaosOptions, watcher: Watcher, stop: threading.Event) ->
     journal = Journal(folder / "chaos.log", watcher.say)
     with ExitStack() as stack:
         engines, cluster = _cluster(given, folder, stack)
-        name = f"{NAME_PREFIX}{options.seed}-{secrets.token_hex(4)}"
+        name = f"chaos-{options.seed}-{secrets.token_hex(4)}"
         staging = stack.enter_context(Staging(cluster, name).made())
         # What is not exact has to be looked into: it stays until a run ends well.
         staging.is_kept = True
         prepare(staging.settings)
-        world = stack.enter_context(_world(staging.settings, folder, journal, engines, stop))
+        world = _world(staging.settings, folder, journal, engines, stop, stack)
         journal.began_seconds = time.time()
         journal.note(f"seed {options.seed}, topic {name}, logs in {folder}")
         outcome = _Run(options, world, faults(with_own_engines=engines is not None), watcher).run()
@@ -130,10 +123,9 @@ def _cluster(given: Settings, folder: Path, stack: ExitStack) -> tuple[OwnEngine
         )
     if has_kafka:
         return None, _hastened(given)
-    engines = OwnEngines(folder, given.local)
-    stack.callback(engines.stop)
-    kafka = given.kafka.model_copy(update={"bootstrap_servers": engines.kafka_address})
-    clickhouse = given.clickhouse.model_copy(update={"url": SecretStr(engines.clickhouse_url)})
+    engines = stack.enter_context(own_engines(folder, given.local))
+    kafka = given.kafka.model_copy(update={"bootstrap_servers": engines.kafka.address})
+    clickhouse = given.clickhouse.model_copy(update={"url": SecretStr(engines.clickhouse.address)})
     return engines, _hastened(given.model_copy(update={"kafka": kafka, "clickhouse": clickhouse}))
 
 
@@ -156,18 +148,20 @@ def _hastened(settings: Settings) -> Settings:
     return settings.model_copy(update={"drain": drain, "kafka": kafka, "clickhouse": clickhouse})
 
 
-@contextmanager
 def _world(
-    settings: Settings, folder: Path, journal: Journal, engines: OwnEngines | None, stop: threading.Event
-) -> Iterator[World]:
-    with ExitStack() as stack:
-        url = settings.clickhouse.url
-        proxy = Proxy(url.get_secret_value() if url else "")
-        stack.callback(proxy.close)
-        through = settings.clickhouse.model_copy(update={"url": SecretStr(proxy.url)})
-        fleet = Fleet(settings.model_copy(update={"clickhouse": through}), folder / "drains", journal)
-        stack.callback(fleet.close)
-        yield World(settings, folder, journal, fleet, proxy, SideSender(settings), engines, stop)
+    settings: Settings,
+    folder: Path,
+    journal: Journal,
+    engines: OwnEngines | None,
+    stop: threading.Event,
+    stack: ExitStack,
+) -> World:
+    proxy = Proxy(clickhouse_url(settings))
+    stack.callback(proxy.close)
+    through = settings.clickhouse.model_copy(update={"url": SecretStr(proxy.url)})
+    fleet = Fleet(settings.model_copy(update={"clickhouse": through}), folder / "drains", journal)
+    stack.callback(fleet.close)
+    return World(settings, folder, journal, fleet, proxy, SideSender(settings), engines, stop)
 
 
 class _Run:
@@ -177,37 +171,12 @@ class _Run:
         self._journal = world.journal
         self._catalogue = catalogue
         self._watcher = watcher
-        self._under_way: dict[int, Injection] = {}
-        self._threads: list[threading.Thread] = []
-        self._lock = threading.Lock()
+        self._threads: dict[threading.Thread, Injection] = {}
 
     def run(self) -> Outcome:
         options, world = self._options, self._world
-        load = LoadProcess(
-            world.settings,
-            {
-                "rate": options.rate,
-                "duplicates": _DUPLICATES,
-                "late": _LATE,
-                "malformed": _MALFORMED,
-                "odd": _ODD,
-                "seed": options.seed,
-            },
-            world.folder / "sent.parquet",
-        )
-        problems: list[str] = []
-        try:
-            world.fleet.release()
-            self._inject_all()
-            self._journal.note("no more faults: ending the load")
-            load.stop()
-            sent = [load.finish(), *(b.finish() for b in world.bursts), *world.sender.sent]
-        except BaseException:
-            load.kill()
-            for burst in world.bursts:
-                burst.kill()
-            raise
-        problems += self._settle()
+        sent = self._send_and_inject()
+        problems = self._settle()
         # Nothing may move while it is looked at.
         world.fleet.close()
         self._journal.note("comparing")
@@ -227,6 +196,26 @@ class _Run:
             world.fleet.started,
             tuple(problems),
         )
+
+    def _send_and_inject(self) -> list[Sent]:
+        """Raises LoadError unless it is known what was sent."""
+        options, world = self._options, self._world
+        plan = LoadPlan(rate=options.rate, duplicates=0.05, late=0.02, malformed=0.01, odd=0.01, seed=options.seed)
+        load = ListedLoad(world.settings, plan, world.folder / "sent.parquet")
+        try:
+            world.fleet.release()
+            self._inject_all()
+            self._journal.note("no more faults: ending the load")
+            load.stop()
+            return [load.listed(), *(b.listed() for b in world.bursts), *world.sender.sent]
+        except BaseException:
+            for process in (load, *world.bursts):
+                process.kill()
+            raise
+
+    @property
+    def _under_way(self) -> list[Injection]:
+        return [injection for thread, injection in self._threads.items() if thread.is_alive()]
 
     def _inject_all(self) -> None:
         """Start each fault at its time, when nothing that it needs is in use by an earlier one."""
@@ -250,10 +239,7 @@ class _Run:
             thread.join(max(0.0, deadline_seconds - time.monotonic()))
 
     def _start_due(self, pending: list[Injection], now_seconds: float) -> None:
-        with self._lock:
-            taken: set[Hold] = set()
-            for injection in self._under_way.values():
-                taken |= self._catalogue[injection.kind].holds
+        taken = {hold for injection in self._under_way for hold in self._catalogue[injection.kind].holds}
         for injection in [i for i in pending if i.at_seconds <= now_seconds]:
             holds = self._catalogue[injection.kind].holds
             if not holds & taken:
@@ -263,12 +249,9 @@ class _Run:
             taken |= holds
 
     def _start(self, injection: Injection) -> None:
-        with self._lock:
-            self._under_way[injection.number] = injection
-        thread = threading.Thread(
-            target=self._inject, args=(injection,), name=f"{injection.number}-{injection.kind}", daemon=True
-        )
-        self._threads.append(thread)
+        name = f"{injection.number}-{injection.kind}"
+        thread = threading.Thread(target=self._inject, args=(injection,), name=name, daemon=True)
+        self._threads[thread] = injection
         thread.start()
 
     def _inject(self, injection: Injection) -> None:
@@ -278,30 +261,25 @@ class _Run:
         try:
             detail = fault.inject(self._world, Random(injection.seed))  # noqa: S311 - reproducible on purpose
             result = Result.INJECTED
-        except (MissedError, FleetError) as error:
+        except MissedError as error:
             result, detail = Result.MISSED, str(error)
         except Exception as error:
-            logger.exception("fault %s", injection)
+            logging.getLogger("metrics_pipeline.chaos").exception("fault %s", injection)
             result, detail = Result.FAILED, f"{type(error).__name__}: {error}"
-        finally:
-            with self._lock:
-                del self._under_way[injection.number]
         self._journal.add(Injected(injection, began_seconds, time.time(), result, detail))
-        self._journal.note(f"#{injection.number} {injection.kind} {result.value}: {detail}")
 
     def _settle(self) -> list[str]:
         """Drain to the end, without faults; returns problems."""
-        fleet, settings = self._world.fleet, self._world.settings
         deadline_seconds = time.monotonic() + SETTLE_SECONDS
         self._journal.note("settling: draining to the last event")
         while True:
             try:
-                ends = fleet.drain_once(_DRAIN_SECONDS)
-            except FleetError as error:
+                ends = self._world.fleet.drain_once(_DRAIN_SECONDS)
+            except MissedError as error:
                 return [f"{error}: look at the logs of the drains"]
-            lags = read_lag(kafka_address(settings), settings.kafka)
-            lag = sum(lag.offsets for lag in lags.values())
-            is_open = any(lag.commit is not None and lag.commit.intent is not None for lag in lags.values())
+            lags = self._world.lags().values()
+            lag = sum(lag.offsets for lag in lags)
+            is_open = any(lag.commit is not None and lag.commit.intent is not None for lag in lags)
             if lag == 0 and not is_open and all(end.ending == Reason.CAUGHT_UP for end in ends):
                 return []
             if time.monotonic() > deadline_seconds:
@@ -313,24 +291,18 @@ class _Run:
         """What went wrong beside the data: drains that crashed, faults that could not be injected."""
         crashed = [e for e in self._journal.drain_ends if e.ending == CRASHED or e.ending.startswith("exit code")]
         failed = [i for i in self._journal.injected if i.result is Result.FAILED]
-        hanging = [t.name for t in self._threads if t.is_alive()]
         return [
             *(f"drain {end.drain} crashed ({end.ending}): {end.detail}" for end in crashed),
             *(f"fault {i.injection.kind} (#{i.injection.number}) failed: {i.detail}" for i in failed),
-            *(f"fault {name} did not end" for name in hanging),
+            *(f"fault {i.kind} (#{i.number}) did not end" for i in self._under_way),
         ]
 
     def _progress(self, elapsed_seconds: float) -> Progress:
-        with self._lock:
-            under_way = tuple(i.kind for i in self._under_way.values())
         return Progress(
             elapsed_seconds=elapsed_seconds,
             injected=self._journal.count(Result.INJECTED),
             kinds=len(self._journal.kinds()),
             missed=self._journal.count(Result.MISSED),
-            under_way=under_way,
+            under_way=tuple(i.kind for i in self._under_way),
             drains=self._world.fleet.started,
         )
-
-
-__all__ = ["ChaosOptions", "LoadError", "Outcome", "PipelineError", "Progress", "Watcher", "run_chaos"]

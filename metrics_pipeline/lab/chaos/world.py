@@ -1,8 +1,7 @@
 """What faults act on."""
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +10,13 @@ from random import Random
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.kafka.lag import PartitionLag, read_lag
 from metrics_pipeline.lab.chaos.engines import OwnEngines
 from metrics_pipeline.lab.chaos.fleet import DrainProcess, Fleet
-from metrics_pipeline.lab.chaos.journal import Journal, MissedError
-from metrics_pipeline.lab.chaos.load import Eaten, LoadProcess, SideSender
-from metrics_pipeline.lab.chaos.proxy import Hits, Proxy
-from metrics_pipeline.settings import Settings
-
-_CHECK_SECONDS = 0.02
+from metrics_pipeline.lab.chaos.journal import Journal, MissedError, await_that
+from metrics_pipeline.lab.chaos.load import Eaten, ListedLoad, SideSender
+from metrics_pipeline.lab.chaos.proxy import Proxy
+from metrics_pipeline.settings import Settings, kafka_address
 
 
 @dataclass(slots=True)
@@ -34,7 +32,7 @@ class World:
     engines: OwnEngines | None
     stop: threading.Event
     """The run is to end early: nothing is held on to any more."""
-    bursts: list[LoadProcess] = field(default_factory=list)
+    bursts: list[ListedLoad] = field(default_factory=list)
     eaten: Eaten = field(default_factory=Eaten)
     compacted: dict[int, int] = field(default_factory=dict)
     """Partition -> offset before which only last copies may be left: retention must not eat those."""
@@ -50,22 +48,19 @@ class World:
 
     def await_that(self, is_reached: Callable[[], bool], limit_seconds: float, otherwise: str) -> None:
         """Raises MissedError, which says `otherwise`, if it doesn't come to pass."""
-        deadline_seconds = time.monotonic() + limit_seconds
-        while not is_reached():
-            if time.monotonic() > deadline_seconds or self.stop.is_set():
-                raise MissedError(f"{otherwise} in {limit_seconds:.0f} s")
-            self.stop.wait(_CHECK_SECONDS)
+        await_that(is_reached, limit_seconds, otherwise, self.stop)
 
     def await_death(self, process: DrainProcess, limit_seconds: float, otherwise: str) -> str:
         """How the drain ended; MissedError if it doesn't."""
         self.await_that(lambda: process.end is not None, limit_seconds, otherwise)
         return process.end.ending if process.end else ""
 
-    def await_hits(self, hits: Hits, limit_seconds: float) -> None:
-        self.await_that(lambda: hits.count > 0, limit_seconds, "no request that this fault is for came")
+    def any_drain(self, rng: Random) -> DrainProcess:
+        """The present drain of some shard."""
+        return self.fleet.await_current(rng.randrange(self.fleet.shards))
 
-    def any_shard(self, rng: Random) -> int:
-        return rng.randrange(self.fleet.shards)
+    def lags(self) -> Mapping[int, PartitionLag]:
+        return read_lag(kafka_address(self.settings), self.settings.kafka)
 
     @contextmanager
     def database(self) -> Iterator[Client]:

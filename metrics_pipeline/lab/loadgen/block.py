@@ -1,15 +1,17 @@
 """A block of messages: made from the seed, stamped as it is sent, accounted for once nothing repeats it."""
 
 from collections import Counter
+from dataclasses import dataclass
+from itertools import islice
+from math import floor
 from random import Random
 from zlib import crc32
 
 import polars as pl
 
-from metrics_pipeline.lab.loadgen import odd
+from metrics_pipeline.lab.loadgen import malformed, odd
 from metrics_pipeline.lab.loadgen.malformed import Payload
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
-from metrics_pipeline.lab.loadgen.slots import draw_slots
 from metrics_pipeline.lab.loadgen.traffic import traffic
 
 BLOCK_MESSAGES = 16_384
@@ -17,6 +19,51 @@ BLOCK_MESSAGES = 16_384
 
 LATE = "late"
 ODD = "odd"
+
+_EARLIEST_MS, _LATEST_MS = 1_000, 3 * 86_400_000
+"""How late a late event is: as often seconds as minutes, hours or days."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """Indices in a block -> what is special there; no index is in two of them.
+
+    `late` holds milliseconds, the others the name of the kind.
+    """
+
+    duplicates: frozenset[int]
+    late: dict[int, int]
+    malformed: dict[int, str]
+    odd: dict[int, str]
+
+    @property
+    def all(self) -> list[int]:
+        """Ascending."""
+        return sorted({*self.duplicates, *self.late, *self.malformed, *self.odd})
+
+
+def draw_slots(plan: LoadPlan, rng: Random, first: int, size: int) -> Slots:
+    """The special ones among the messages number `first` to `first + size - 1` of a run.
+
+    Their numbers add up to the plan's fractions of all messages, over any number of blocks. The very first
+    message of a run is an ordinary one, so that a duplicate has something to repeat.
+    """
+    ordinary = 1 if first == 0 else 0
+    fractions = (plan.duplicates, plan.late, plan.malformed, plan.odd)
+    ordinals = [_quota(fraction, first, first + size) for fraction in fractions]
+    picked = iter(rng.sample(range(ordinary, size), min(sum(map(len, ordinals)), size - ordinary)))
+    duplicates, late, malformed_slots, odd_slots = [[*islice(picked, len(o))] for o in ordinals]
+    return Slots(
+        frozenset(duplicates),
+        {slot: int(_EARLIEST_MS * (_LATEST_MS / _EARLIEST_MS) ** rng.random()) for slot in late},
+        {s: malformed.kind_at(n) for s, n in zip(sorted(malformed_slots), ordinals[2], strict=False)},
+        {s: odd.kind_at(n) for s, n in zip(sorted(odd_slots), ordinals[3], strict=False)},
+    )
+
+
+def _quota(fraction: float, begin: int, end: int) -> range:
+    """The ordinals, among all of their sort, of those that fall between two messages of the run."""
+    return range(floor(fraction * begin + 0.5), floor(fraction * end + 0.5))
 
 
 class Block:
@@ -34,10 +81,12 @@ class Block:
         made = traffic(plan.seed, number, start_ms + self.first * ms_per_event, ms_per_event, self.size)
         self.rng = Random(f"{plan.seed}/{number}/slots")  # traffic, not secrets
         self.slots = draw_slots(plan, self.rng, self.first, self.size)
-        self.special = self.slots.special
+        self.special = self.slots.all
         self.ids = made.ids
         self.rests = made.rests
-        self.keys = _keys(made.ids, self.slots.odd)
+        self.keys = list(made.ids)
+        for slot, kind in self.slots.odd.items():
+            self.keys[slot] = odd.sent_id(kind, made.ids[slot])
         # As librdkafka's default partitioner does it, so that every client of that family agrees.
         self.partitions = [checksum % partitions for checksum in map(crc32, map(str.encode, self.keys))]
         self.payloads: list[Payload] = []
@@ -75,28 +124,14 @@ class Block:
         The kind is null for an ordinary event, LATE, ODD, or the kind of a malformed message; `copies` is 0
         for a repetition.
         """
-        labels = {
-            **dict.fromkeys(self.slots.late, LATE),
-            **dict.fromkeys(self.slots.odd, ODD),
-            **self.slots.malformed,
-        }
-        kinds: list[str | None] = [None] * self.size
-        for slot, label in labels.items():
-            kinds[slot] = label
-        sent = self.sent
+        slots, sent = self.slots, self.sent
+        labels = {**dict.fromkeys(slots.late, LATE), **dict.fromkeys(slots.odd, ODD), **slots.malformed}
         return self._rows.head(sent).with_columns(
             pl.Series("timestamp", self.stamps_ms, pl.Int64),
             pl.Series("copies", self.copies[:sent], pl.UInt32),
             pl.Series("partition", self.partitions[:sent], pl.UInt32),
-            pl.Series("kind", kinds[:sent], pl.String),
+            pl.Series("kind", [labels.get(slot) for slot in range(sent)], pl.String),
         )
-
-
-def _keys(ids: list[str], odd_kinds: dict[int, str]) -> list[str]:
-    keys = list(ids)
-    for slot, kind in odd_kinds.items():
-        keys[slot] = odd.sent_id(kind, ids[slot])
-    return keys
 
 
 def _stored(rows: pl.DataFrame, odd_kinds: dict[int, str]) -> pl.DataFrame:

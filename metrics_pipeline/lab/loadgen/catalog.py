@@ -90,10 +90,10 @@ class Endpoint:
 def endpoints() -> tuple[Endpoint, ...]:
     """All endpoints of all services: 40 x 25."""
     return tuple(
-        _endpoint(service, rank, resource, operation)
-        for rank, (service, resources) in enumerate(SERVICES.items())
-        for resource in enumerate(resources.split())
-        for operation in enumerate(_OPERATIONS)
+        _endpoint(service, operation, resource, weight=zipf_weight(s) * zipf_weight(r) * zipf_weight(o))
+        for s, (service, resources) in enumerate(SERVICES.items())
+        for r, resource in enumerate(resources.split())
+        for o, operation in enumerate(_OPERATIONS)
     )
 
 
@@ -102,11 +102,9 @@ def zipf_weight(rank: int) -> float:
     return float((1 + rank) ** -_ZIPF_EXPONENT)
 
 
-def _endpoint(
-    service: str, service_rank: int, resource: tuple[int, str], operation: tuple[int, tuple[str, str, float]]
-) -> Endpoint:
-    resource_rank, (name, _, verb) = resource[0], resource[1].partition("/")
-    operation_rank, (method, pattern, slowness) = operation
+def _endpoint(service: str, operation: tuple[str, str, float], resource: str, weight: float) -> Endpoint:
+    method, pattern, slowness = operation
+    name, _, verb = resource.partition("/")
     path = pattern.format(resource=name, verb=verb or _DEFAULT_VERB)
     rng = Random(crc32(f"{service} {path}".encode()))  # traffic, not secrets
     median_ms = rng.uniform(3, 14) * slowness
@@ -117,5 +115,5 @@ def _endpoint(
         median_ms=_SLOW_MEDIAN_MS if (service, path) == SLOW_ENDPOINT else median_ms,
         sigma=rng.uniform(0.35, 0.75),
         error_factor=rng.choice((0.2, 0.5, 1.0, 1.0, 2.0, 5.0)),
-        weight=zipf_weight(service_rank) * zipf_weight(resource_rank) * zipf_weight(operation_rank),
+        weight=weight,
     )

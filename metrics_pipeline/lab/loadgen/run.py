@@ -1,20 +1,17 @@
 """One run of the load generator: take, send, account, until the plan is done or somebody stops it."""
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from metrics_pipeline.lab.loadgen.pace import TICK_SECONDS, Pacer
-from metrics_pipeline.lab.loadgen.plan import LoadPlan
+from metrics_pipeline.lab.loadgen.plan import TICK_SECONDS, LoadPlan, Pacer
 from metrics_pipeline.lab.loadgen.sender import DELIVERY_SECONDS, EventSender
-from metrics_pipeline.lab.loadgen.sent import SentFile, open_sent
+from metrics_pipeline.lab.loadgen.sent import LoadSummary, SentFile, open_sent
 from metrics_pipeline.lab.loadgen.stream import EventStream
-from metrics_pipeline.lab.loadgen.summary import LoadSummary
-from metrics_pipeline.runtime.clock import SystemClock
-from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.settings import Settings, kafka_address
 
 SETTLE_SECONDS = 5.0
@@ -44,9 +41,7 @@ def produce(
     settings: Settings,
     sent: Path | None = None,
     stop_event: threading.Event | None = None,
-    on_progress: Callable[[LoadProgress], None] | None = None,
-    *,
-    clock: Clock | None = None,
+    on_progress: Callable[[LoadProgress], None] = lambda _progress: None,
 ) -> LoadSummary:
     """Send what the plan says to the topic of the settings; list what was acknowledged in `sent`.
 
@@ -55,26 +50,25 @@ def produce(
     writable) and KafkaUnavailableError if no broker answers at the start.
     """
     sender = EventSender(kafka_address(settings), settings.kafka)
-    run = _Run(plan, sender, open_sent(sent), clock or SystemClock(), settings.kafka.topic)
+    run = _Run(plan, sender, open_sent(sent), settings.kafka.topic)
     stop = stop_event or threading.Event()
     try:
-        run.send_all(stop, on_progress or (lambda _progress: None))
+        run.send_all(stop, on_progress)
     finally:
         summary = run.finish(stop)
     return summary
 
 
 class _Run:
-    def __init__(self, plan: LoadPlan, sender: EventSender, sent: SentFile, clock: Clock, topic: str) -> None:
+    def __init__(self, plan: LoadPlan, sender: EventSender, sent: SentFile, topic: str) -> None:
         self._sender = sender
         self._sent = sent
-        self._clock = clock
         self._pacer = Pacer(plan)
-        self._last_ms = clock.now_ms()
+        self._last_ms = _now_ms()
         self._stream = EventStream(plan, self._last_ms, sender.partitions)
         self._summary = LoadSummary(topic, plan.seed)
         self._queued = 0
-        self._began_seconds = clock.monotonic_seconds()
+        self._began_seconds = time.monotonic()
         self._settled_seconds = 0.0
         self._shown_seconds = 0.0
 
@@ -89,7 +83,7 @@ class _Run:
                 self._shown_seconds = elapsed_seconds
                 on_progress(self._progress(elapsed_seconds))
             if not self._pacer.is_over(elapsed_seconds):
-                self._clock.sleep(self._pacer.wait_seconds(self._elapsed_seconds()))
+                time.sleep(self._pacer.wait_seconds(self._elapsed_seconds()))
         on_progress(self._progress(self._elapsed_seconds()))
 
     def finish(self, stop: threading.Event) -> LoadSummary:
@@ -104,7 +98,7 @@ class _Run:
         return self._summary
 
     def _tick(self, elapsed_seconds: float, stop: threading.Event) -> None:
-        now_ms = self._clock.now_ms()
+        now_ms = _now_ms()
         count = self._pacer.due(elapsed_seconds)
         if count:
             messages = self._stream.take(count, max(self._last_ms, now_ms - _LONGEST_SPAN_MS), now_ms)
@@ -126,10 +120,10 @@ class _Run:
             self._write(self._stream.settle())
 
     def _await_all(self, stop: threading.Event) -> None:
-        deadline_seconds = self._clock.monotonic_seconds() + DELIVERY_SECONDS
+        deadline_seconds = time.monotonic() + DELIVERY_SECONDS
         was_stopping = False
         while not self._sender.settle(_LONGEST_SETTLE_SECONDS):
-            now_seconds = self._clock.monotonic_seconds()
+            now_seconds = time.monotonic()
             if stop.is_set() and not was_stopping:
                 was_stopping = True
                 deadline_seconds = min(deadline_seconds, now_seconds + STOP_SECONDS)
@@ -146,4 +140,8 @@ class _Run:
         return LoadProgress(self._queued, self._sender.outstanding, self._sender.reasons.total(), elapsed_seconds)
 
     def _elapsed_seconds(self) -> float:
-        return self._clock.monotonic_seconds() - self._began_seconds
+        return time.monotonic() - self._began_seconds
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -40,16 +41,16 @@ _OPTIONS = {
 
 
 class EventSender:
-    """Sends to the topic of the settings, which must exist.
+    """Sends to the topic of the settings, which must exist; `options` of the client win over ours.
 
     Raises ConfigurationError if it doesn't, KafkaUnavailableError if no broker answers.
     """
 
-    def __init__(self, bootstrap_servers: str, settings: KafkaSettings) -> None:
+    def __init__(self, bootstrap_servers: str, settings: KafkaSettings, **options: Any) -> None:
         self._topic = settings.topic
         self._give_up_seconds = settings.request_timeout_seconds
         self.partitions = len(describe_topic(bootstrap_servers, settings).partitions)
-        self._producer = Producer(client_config(bootstrap_servers, settings, **_OPTIONS))
+        self.producer = Producer(client_config(bootstrap_servers, settings, **{**_OPTIONS, **options}))
         self._failed: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.is_broken = False
@@ -57,14 +58,14 @@ class EventSender:
     @property
     def outstanding(self) -> int:
         """Messages that are neither acknowledged nor failed."""
-        return len(self._producer)
+        return len(self.producer)
 
     def send(self, messages: Outgoing, is_stopping: Callable[[], bool]) -> None:
         """Queue all of them; waits while the queue is full, but not for long once `is_stopping` says so.
 
         What can't be queued is a failure like any other.
         """
-        produce, topic, on_failure = self._producer.produce, self._topic, self._on_failure
+        produce, topic, on_failure = self.producer.produce, self._topic, self._on_failure
         for payload, key, partition in zip(messages.payloads, messages.keys, messages.partitions, strict=True):
             try:
                 produce(topic, payload, key, partition, on_failure)
@@ -74,16 +75,16 @@ class EventSender:
 
     def serve(self) -> None:
         """Let the client report failures."""
-        self._producer.poll(0)
+        self.producer.poll(0)
 
     def settle(self, timeout_seconds: float) -> bool:
         """Wait until nothing is outstanding; False if something still is."""
-        return bool(self._producer.flush(timeout_seconds) == 0)
+        return bool(self.producer.flush(timeout_seconds) == 0)
 
     def abandon(self) -> None:
         """Count all that is outstanding as failed; whether it reached the log is unknown."""
-        self._producer.purge()
-        self._producer.flush(self._give_up_seconds)
+        self.producer.purge()
+        self.producer.flush(self._give_up_seconds)
 
     def take_failures(self) -> Counter[str]:
         """Keys of the messages that failed since the last call, and how many of each."""
@@ -95,9 +96,9 @@ class EventSender:
         give_up: float | None = None
         while not self.is_broken:
             try:
-                self._producer.produce(self._topic, payload, key, partition, self._on_failure)
+                self.producer.produce(self._topic, payload, key, partition, self._on_failure)
             except BufferError:
-                self._producer.poll(_POLL_SECONDS)
+                self.producer.poll(_POLL_SECONDS)
             except KafkaException as exception:
                 self._note_failure(exception.args[0], key)
                 return

@@ -1,15 +1,13 @@
 """A ClickHouse server on this machine, loopback only."""
 
 import os
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from metrics_pipeline.lab.local.fetch import ClickHouseProgram
-from metrics_pipeline.lab.local.process import EngineProcess, await_answer, choose_port, spawn
+from metrics_pipeline.lab.local.process import EngineProcess, answers_http, await_answer, choose_port, spawn
 
-PREFERRED_HTTP_PORT = 8123
 _START_SECONDS = 60
 _FOREVER = (
     "SYSTEM START LISTEN HTTP; SYSTEM START LISTEN TCP; "
@@ -61,20 +59,8 @@ def start_clickhouse(
         flags = [f"--config-file={folder / 'config.xml'}", "--", f"--path={data}/"]
     environment = {**os.environ, "CLICKHOUSE_WATCHDOG_ENABLE": "0"}
     process = spawn("clickhouse", [*program.command, *flags], folder, environment)
-    try:
-        await_answer(process, lambda: _answers(url), _START_SECONDS)
-    except BaseException:
-        process.stop(1)
-        raise
+    await_answer(process, lambda: answers_http(f"http://127.0.0.1:{http_port}/ping"), _START_SECONDS)
     return ClickHouseServer(process, url)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url.removesuffix("default") + "?query=SELECT%201", timeout=1) as answer:  # noqa: S310 - our own loopback address
-            return bool(answer.read().strip() == b"1")
-    except OSError:
-        return False
 
 
 _CONFIG = {
@@ -88,16 +74,11 @@ _CONFIG = {
     "background_pool_size": "2",
     "background_merges_mutations_concurrency_ratio": "1",
     "background_schedule_pool_size": "8",
-    "query_log": (
-        "<database>system</database><table>query_log</table>"
-        "<flush_interval_milliseconds>1000</flush_interval_milliseconds>"
-        "<ttl>event_date + INTERVAL 1 DAY</ttl>"
-    ),
-    "asynchronous_metric_log": (
-        "<database>system</database><table>asynchronous_metric_log</table>"
-        "<flush_interval_milliseconds>7000</flush_interval_milliseconds>"
-        "<ttl>event_date + INTERVAL 1 DAY</ttl>"
-    ),
+    **{
+        table: f"<database>system</database><table>{table}</table>"
+        f"<flush_interval_milliseconds>{flush_ms}</flush_interval_milliseconds><ttl>event_date + INTERVAL 1 DAY</ttl>"
+        for table, flush_ms in {"query_log": 1_000, "asynchronous_metric_log": 7_000}.items()
+    },
 }
 
 _USERS = """<clickhouse>

@@ -7,19 +7,23 @@ import os
 import shutil
 import socket
 import sys
-import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from metrics_pipeline.lab.local.process import EngineProcess, await_answer, choose_port, spawn
+from metrics_pipeline.lab.local.process import EngineProcess, answers_http, await_answer, choose_port, spawn
 
-PREFERRED_PORT = 3000
 _START_SECONDS = 120
-_CODE_LOCATION = "metrics_pipeline"
 _INSTANCE = Path(__file__).parents[3] / "dagster_home" / "dagster.yaml"
 _PACKAGED_INSTANCE = Path(__file__).with_name("dagster.yaml")
 """The wheel carries the checkout's file under this name."""
+_WORKSPACE = """load_from:
+  - grpc_server:
+      host: 127.0.0.1
+      port: {port}
+      location_name: metrics_pipeline
+"""
+_CODE_SERVER = "dagster api grpc --module-name metrics_pipeline.definitions --location-name metrics_pipeline"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +39,11 @@ def start_dagster(
 ) -> DagsterStack:
     """Start all three and wait until the UI answers and knows the code location. Raises LocalEngineError."""
     folder.mkdir(parents=True, exist_ok=True)
-    instance_config(dagster_home)
+    _give_config(dagster_home)
     code_port, web_port = choose_port(None), choose_port(preferred_port)
     workspace = folder / "workspace.yaml"
-    workspace.write_text(
-        "load_from:\n  - grpc_server:\n      host: 127.0.0.1\n"
-        f"      port: {code_port}\n      location_name: {_CODE_LOCATION}\n"
-    )
+    workspace.write_text(_WORKSPACE.format(port=code_port))
+    url = f"http://127.0.0.1:{web_port}"
     variables = {
         # One drain uses one core: more threads of Polars only wait for each other.
         "POLARS_MAX_THREADS": "1",
@@ -50,23 +52,20 @@ def start_dagster(
         "DAGSTER_HOME": str(dagster_home),
         "PYTHONUNBUFFERED": "1",
     }
-    scripts = Path(sys.executable).parent
     started: list[EngineProcess] = []
 
-    def start(name: str, script: str, *options: str) -> EngineProcess:
-        started.append(spawn(name, [str(scripts / script), *options], folder, variables))
-        return started[-1]
+    def start(name: str, command: str, *options: str, answers: Callable[[], bool] = lambda: True) -> None:
+        script, *words = command.split()
+        program = str(Path(sys.executable).parent / script)
+        started.append(spawn(name, [program, *words, *options], folder, variables))
+        await_answer(started[-1], answers, _START_SECONDS)
 
-    url = f"http://127.0.0.1:{web_port}"
     try:
-        host, place = ("--host", "127.0.0.1"), ("--location-name", _CODE_LOCATION)
-        module = ("--module-name", "metrics_pipeline.definitions")
-        code = start("code-server", "dagster", "api", "grpc", *module, *host, "--port", str(code_port), *place)
-        await_answer(code, lambda: _accepts(code_port), _START_SECONDS)
-        start("dagster-daemon", "dagster-daemon", "run", "-w", str(workspace))
-        port = ("-h", "127.0.0.1", "-p", str(web_port))
-        web = start("dagster-webserver", "dagster-webserver", *port, "-w", str(workspace))
-        await_answer(web, lambda: _answers(f"{url}/server_info"), _START_SECONDS)
+        code_address = f" --host 127.0.0.1 --port {code_port}"
+        start("code-server", _CODE_SERVER + code_address, answers=lambda: _accepts(code_port))
+        start("dagster-daemon", "dagster-daemon run -w", str(workspace))
+        web = f"dagster-webserver -h 127.0.0.1 -p {web_port} -w"
+        start("dagster-webserver", web, str(workspace), answers=lambda: answers_http(f"{url}/server_info"))
     except BaseException:
         for process in started:
             process.stop(5)
@@ -74,7 +73,7 @@ def start_dagster(
     return DagsterStack(tuple(started), url)
 
 
-def instance_config(dagster_home: Path) -> None:
+def _give_config(dagster_home: Path) -> None:
     """Give an instance folder the project's dagster.yaml, unless it has one."""
     dagster_home.mkdir(parents=True, exist_ok=True)
     if not (dagster_home / "dagster.yaml").exists():
@@ -85,13 +84,5 @@ def _accepts(port: int) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1):
             return True
-    except OSError:
-        return False
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own loopback address
-            return bool(answer.status == 200)
     except OSError:
         return False

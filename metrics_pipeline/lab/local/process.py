@@ -5,9 +5,11 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fcntl import LOCK_EX, flock
 from pathlib import Path
 
 import psutil
@@ -75,7 +77,18 @@ def spawn(name: str, command: Sequence[str], folder: Path, environment: Mapping[
 
 
 def await_answer(engine: EngineProcess, answers: Callable[[], bool], limit_seconds: float) -> None:
-    """Wait until the engine answers. Raises LocalEngineError with the end of its log if it dies or stays silent."""
+    """Wait until the engine answers; one that dies, stays silent or is no longer waited for is stopped.
+
+    Raises LocalEngineError with the end of its log.
+    """
+    try:
+        _await_answer(engine, answers, limit_seconds)
+    except BaseException:
+        engine.stop(1)
+        raise
+
+
+def _await_answer(engine: EngineProcess, answers: Callable[[], bool], limit_seconds: float) -> None:
     deadline = time.monotonic() + limit_seconds
     while not answers():
         if not engine.is_alive():
@@ -83,6 +96,15 @@ def await_answer(engine: EngineProcess, answers: Callable[[], bool], limit_secon
         if time.monotonic() > deadline:
             raise LocalEngineError(f"{engine.name} does not answer after {limit_seconds:.0f} s; {_tail(engine)}")
         time.sleep(_CHECK_SECONDS)
+
+
+def answers_http(url: str) -> bool:
+    """Does the server at this loopback address answer that all is well?"""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own loopback address
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def choose_port(preferred: int | None) -> int:
@@ -94,6 +116,15 @@ def choose_port(preferred: int | None) -> int:
                 probe.bind(("127.0.0.1", port))
                 return int(probe.getsockname()[1])
     raise LocalEngineError("no free port on 127.0.0.1")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Alone at work in this folder, which is made if it is missing, among all processes of this machine."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        flock(lock, LOCK_EX)
+        yield
 
 
 def _tail(engine: EngineProcess, lines: int = 15) -> str:

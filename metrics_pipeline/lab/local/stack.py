@@ -1,22 +1,19 @@
 """What `up` starts and `down` stops, and the note in between: state.json in the home folder."""
 
 import json
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from fcntl import LOCK_EX, flock
 from pathlib import Path
 
-from metrics_pipeline.lab.local.clickhouse import PREFERRED_HTTP_PORT, start_clickhouse
-from metrics_pipeline.lab.local.dagster import PREFERRED_PORT as PREFERRED_DAGSTER_PORT
+from metrics_pipeline.lab.local.clickhouse import start_clickhouse
 from metrics_pipeline.lab.local.dagster import start_dagster
 from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program, kafka_program
-from metrics_pipeline.lab.local.kafka import PREFERRED_PORT as PREFERRED_KAFKA_PORT
 from metrics_pipeline.lab.local.kafka import start_kafka
-from metrics_pipeline.lab.local.process import EngineProcess
+from metrics_pipeline.lab.local.process import EngineProcess, locked
 from metrics_pipeline.settings import Settings, load_settings, local_home, local_state_file
 
+_KAFKA_PORT, _CLICKHOUSE_PORT, _DAGSTER_PORT = 9092, 8123, 3000
+"""Where they are usually found; other ports, where these are taken."""
 _DAGSTER_STOP_SECONDS = 40
 """Longer than a drain run needs to flush and commit."""
 _ENGINE_STOP_SECONDS = 20
@@ -33,11 +30,14 @@ class State:
     )
     processes: list[EngineProcess] = field(default_factory=list)
 
-    def process(self, name: str) -> EngineProcess | None:
-        return next((p for p in self.processes if p.name == name), None)
-
     def is_alive(self, *names: str) -> bool:
-        return all((p := self.process(name)) is not None and p.is_alive() for name in names)
+        return {p.name for p in self.processes if p.is_alive()} >= set(names)
+
+    def note(self, name: str, address: str, *processes: EngineProcess) -> None:
+        """Instead of what was noted of them before."""
+        self.addresses[name] = address
+        names = {p.name for p in processes}
+        self.processes = [p for p in self.processes if p.name not in names] + list(processes)
 
 
 def up(
@@ -52,11 +52,9 @@ def up(
     """
     given = load_settings(with_local_engines=False)
     home = local_home(given.local)
-    home.mkdir(parents=True, exist_ok=True)
     file = local_state_file(given.local)
-    with _locked(home):
-        state = _read(file)
-        before, addresses = list(state.processes), dict(state.addresses)
+    with locked(home):
+        state, before = _read(file), _read(file)
         try:
             _start_engines(state, given, home, say)
             _write(file, state)
@@ -66,9 +64,8 @@ def up(
                 _start_dagster(state, given, home, say)
             _write(file, state)
         except BaseException:
-            _stop([p for p in state.processes if p not in before])
-            state.processes, state.addresses = before, addresses
-            _write(file, state)
+            _stop([p for p in state.processes if p not in before.processes])
+            _write(file, before)
             raise
     return state.addresses
 
@@ -79,7 +76,7 @@ def down(say: Callable[[str], None] = lambda _text: None) -> None:
     home = local_home(given.local)
     if not home.is_dir():
         return
-    with _locked(home):
+    with locked(home):
         file = local_state_file(given.local)
         for process in _stopping_order(_read(file).processes):
             if process.is_alive():
@@ -96,21 +93,19 @@ def running() -> State:
 def _start_engines(state: State, given: Settings, home: Path, say: Callable[[str], None]) -> None:
     cache = cache_folder(given.local)
     if given.kafka.bootstrap_servers is not None:
-        state.addresses["kafka"] = given.kafka.bootstrap_servers
+        state.note("kafka", given.kafka.bootstrap_servers)
     elif not state.is_alive("kafka"):
         program = kafka_program(cache)
         say("starting Kafka")
-        kafka = start_kafka(program, home / "kafka", preferred_port=PREFERRED_KAFKA_PORT)
-        _note(state, kafka.process)
-        state.addresses["kafka"] = kafka.address
+        kafka = start_kafka(program, home / "kafka", preferred_port=_KAFKA_PORT)
+        state.note("kafka", kafka.address, kafka.process)
     if given.clickhouse.url is not None:
-        state.addresses["clickhouse"] = given.clickhouse.url.get_secret_value()
+        state.note("clickhouse", given.clickhouse.url.get_secret_value())
     elif not state.is_alive("clickhouse"):
         clickhouse_engine = clickhouse_program(cache)
         say("starting ClickHouse")
-        clickhouse = start_clickhouse(clickhouse_engine, home / "clickhouse", preferred_port=PREFERRED_HTTP_PORT)
-        _note(state, clickhouse.process)
-        state.addresses["clickhouse"] = clickhouse.url
+        clickhouse = start_clickhouse(clickhouse_engine, home / "clickhouse", preferred_port=_CLICKHOUSE_PORT)
+        state.note("clickhouse", clickhouse.url, clickhouse.process)
 
 
 def _start_dagster(state: State, given: Settings, home: Path, say: Callable[[str], None]) -> None:
@@ -119,23 +114,17 @@ def _start_dagster(state: State, given: Settings, home: Path, say: Callable[[str
     _stop([p for p in state.processes if p.name in _DAGSTER_PROCESSES])
     say("starting Dagster")
     environment = {"METRICS_LOCAL__HOME": str(home)}
-    stack = start_dagster(home / "dagster", dagster_home(given), environment, preferred_port=PREFERRED_DAGSTER_PORT)
-    for process in stack.processes:
-        _note(state, process)
-    state.addresses["dagster"] = stack.url
+    stack = start_dagster(home / "dagster", _dagster_home(given), environment, preferred_port=_DAGSTER_PORT)
+    state.note("dagster", stack.url, *stack.processes)
 
 
-def dagster_home(settings: Settings) -> Path:
+def _dagster_home(settings: Settings) -> Path:
     """Dagster's instance folder: as set, else dagster_home/ beside the home, as in a checkout, else in the home."""
     if settings.local.dagster_home is not None:
         return settings.local.dagster_home.expanduser().absolute()
     home = local_home(settings.local)
     beside = home.parent / "dagster_home"
     return beside if beside.is_dir() else home / "dagster_home"
-
-
-def _note(state: State, process: EngineProcess) -> None:
-    state.processes = [p for p in state.processes if p.name != process.name] + [process]
 
 
 def _stopping_order(processes: list[EngineProcess]) -> list[EngineProcess]:
@@ -164,13 +153,3 @@ def _write(file: Path, state: State) -> None:
     )
     staged.chmod(0o600)
     staged.replace(file)
-
-
-@contextmanager
-def _locked(home: Path) -> Iterator[None]:
-    descriptor = os.open(home / ".lock", os.O_CREAT | os.O_RDWR)
-    try:
-        flock(descriptor, LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -7,8 +7,7 @@ import pytest
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.lab.chaos.compare import Comparison, compare
-from metrics_pipeline.lab.chaos.faults.traffic import parcel_of
-from metrics_pipeline.lab.chaos.load import Eaten, SideSender
+from metrics_pipeline.lab.chaos.load import Eaten, SideSender, parcel_of
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.wiring.drain import audit
 from tests.worlds.pipeline import drain_once
@@ -18,7 +17,7 @@ from tests.worlds.pipeline import drain_once
 def sender(settings: Settings) -> SideSender:
     """Has sent events, each twice, and malformed messages; all have landed."""
     made = SideSender(settings)
-    made.send(parcel_of(Random(7), 500, lambda p: p, malformed=0.1, late=0.1), copies=2)
+    made.send(parcel_of(Random(7), 500, range(8), malformed=0.1, late=0.1), copies=2)
     drain_once(settings)
     return made
 

@@ -1,13 +1,13 @@
 """Faults of ClickHouse: killed, refusing, silent, cut off; at the server itself, or at the proxy in front of it."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from random import Random
 
 from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
 from metrics_pipeline.lab.chaos.engines import OwnEngines
-from metrics_pipeline.lab.chaos.proxy import Answer, Exchange, Request, error_answer
+from metrics_pipeline.lab.chaos.proxy import Answer, Exchange, Misbehaviour, Request, error_answer
 from metrics_pipeline.lab.chaos.world import World
 from metrics_pipeline.ledger.tables import BATCHES
 from metrics_pipeline.rollups.tables import ROLLUP_1M
@@ -17,16 +17,16 @@ _HIT_SECONDS = 10.0
 _PASSING_ERRORS = (159, 202, 210, 241, 252, 999)
 _ACCOUNT_ERRORS = (497, 516)
 _TOO_MANY_BYTES = 1 << 60
-_REFUSED_SECONDS = 10.0
-_NO_TABLE, _NO_SPACE, _TOO_MANY_PARTS, _READ_ONLY = 60, 243, 252, 774
 _WRITTEN = (RAW_EVENTS.name, ROLLUP_1M.name, DEAD_LETTERS.name, BATCHES.name)
+
+Matches = Callable[[Request], bool]
 
 
 def kill(world: World, rng: Random) -> str:
     """kill -9 of the server at any moment, then a restart."""
     engines = world.need_engines()
     world.hold(rng.uniform(0, 0.5))
-    engines.kill_clickhouse()
+    engines.clickhouse.kill()
     return _come_back(world, engines, rng)
 
 
@@ -36,16 +36,13 @@ def kill_mid_insert(world: World, rng: Random) -> str:
     delay_seconds = rng.uniform(0, 0.015)
     killed: list[float] = []
 
-    def kill_when_sent(exchange: Exchange) -> Answer:
-        def kill() -> None:
-            if not killed:
-                killed.append(delay_seconds)
-                time.sleep(delay_seconds)
-                engines.kill_clickhouse()
+    def kill_once() -> None:
+        if not killed:
+            killed.append(delay_seconds)
+            time.sleep(delay_seconds)
+            engines.clickhouse.kill()
 
-        return exchange.forward(kill)
-
-    with world.proxy.misbehaving(_inserts_into(RAW_EVENTS.name), kill_when_sent):
+    with world.proxy.misbehaving(_inserts_into(RAW_EVENTS.name), lambda exchange: exchange.forward(kill_once)):
         world.await_that(lambda: bool(killed), _HIT_SECONDS, "nothing was inserted")
         said = _come_back(world, engines, rng)
     return f"{1000 * delay_seconds:.1f} ms after the request; {said}"
@@ -55,7 +52,7 @@ def _come_back(world: World, engines: OwnEngines, rng: Random) -> str:
     away_seconds = rng.uniform(0, 2)
     world.hold(away_seconds)
     began = time.monotonic()
-    engines.restart_clickhouse()
+    engines.clickhouse.restart()
     return f"away for {away_seconds + time.monotonic() - began:.1f} s"
 
 
@@ -76,10 +73,8 @@ def _answer_with(world: World, rng: Random, code: int) -> str:
     def misbehave(exchange: Exchange) -> Answer:
         return error_answer(code) if rng.random() < share else exchange.forward()
 
-    with world.proxy.misbehaving(matches, misbehave) as hits:
-        world.await_hits(hits, _HIT_SECONDS)
-        world.hold(rng.uniform(0.5, 2.5))
-    return f"code {code}, {hits.count} requests, {share:.0%} of them failed"
+    hits = _misbehave(world, matches, misbehave, rng.uniform(0.5, 2.5))
+    return f"code {code}, {hits} requests, {share:.0%} of them failed"
 
 
 def hang(world: World, rng: Random) -> str:
@@ -87,42 +82,31 @@ def hang(world: World, rng: Random) -> str:
     is_done = rng.random() < 0.5
     limit_seconds = world.settings.clickhouse.request_timeout_seconds
 
-    def misbehave(exchange: Exchange) -> Answer | None:
+    def misbehave(exchange: Exchange) -> None:
         if is_done:
             exchange.forward()
         world.hold(limit_seconds + 1)
-        return None
 
-    with world.proxy.misbehaving(_any_request, misbehave) as hits:
-        world.await_hits(hits, _HIT_SECONDS)
-        world.hold(limit_seconds * rng.uniform(0.5, 1.3))
-    return f"{hits.count} requests, {'done' if is_done else 'not done'} by the server"
+    hits = _misbehave(world, _any_request, misbehave, limit_seconds * rng.uniform(0.5, 1.3))
+    return f"{hits} requests, {'done' if is_done else 'not done'} by the server"
 
 
 def lose_answers(world: World, rng: Random) -> str:
     """The connection breaks after the server has committed, before its answer arrives."""
 
-    def misbehave(exchange: Exchange) -> Answer | None:
+    def misbehave(exchange: Exchange) -> None:
         exchange.forward()
-        return None
 
-    with world.proxy.misbehaving(_any_insert, misbehave) as hits:
-        world.await_hits(hits, _HIT_SECONDS)
-        world.hold(rng.uniform(0.2, 1.5))
-    return f"{hits.count} inserts"
+    return f"{_misbehave(world, _any_insert, misbehave, rng.uniform(0.2, 1.5))} inserts"
 
 
 def break_requests(world: World, rng: Random) -> str:
     """The connection breaks in the middle of a request."""
 
-    def misbehave(exchange: Exchange) -> Answer | None:
+    def misbehave(exchange: Exchange) -> None:
         exchange.break_off(rng.random())
-        return None
 
-    with world.proxy.misbehaving(_any_insert, misbehave) as hits:
-        world.await_hits(hits, _HIT_SECONDS)
-        world.hold(rng.uniform(0.2, 1.5))
-    return f"{hits.count} inserts"
+    return f"{_misbehave(world, _any_insert, misbehave, rng.uniform(0.2, 1.5))} inserts"
 
 
 def slow_down(world: World, rng: Random) -> str:
@@ -134,78 +118,73 @@ def slow_down(world: World, rng: Random) -> str:
         world.hold(delay_seconds)
         return answer
 
-    with world.proxy.misbehaving(_any_request, misbehave) as hits:
-        world.await_hits(hits, _HIT_SECONDS)
-        world.hold(rng.uniform(1.0, 4.0))
-    return f"{hits.count} answers, {delay_seconds:.1f} s each"
+    return f"{_misbehave(world, _any_request, misbehave, rng.uniform(1.0, 4.0))} answers, {delay_seconds:.1f} s each"
 
 
-def run_out_of_disk(world: World, rng: Random) -> str:
-    """The server refuses inserts into a table for lack of space on its disk (its own error 243)."""
-    table = rng.choice(_WRITTEN)
-    setting = f"min_free_disk_bytes_to_perform_insert = {_TOO_MANY_BYTES}"
-    with _altered(world, table, f"MODIFY SETTING {setting}", "RESET SETTING min_free_disk_bytes_to_perform_insert"):
-        refused = _await_refusals(world, rng, _NO_SPACE)
-    return f"{table}: {refused}"
+def _misbehave(world: World, matches: Matches, misbehave: Misbehaviour, longer_seconds: float) -> int:
+    """Until a request that matches came, and longer; returns how many came."""
+    with world.proxy.misbehaving(matches, misbehave) as rule:
+        world.await_that(lambda: rule.count > 0, _HIT_SECONDS, "no request that this fault is for came")
+        world.hold(longer_seconds)
+    return rule.count
 
 
-def pile_up_parts(world: World, rng: Random) -> str:
-    """Merges stop, and the server throws its own "too many parts" (252)."""
-    table = rng.choice((RAW_EVENTS.name, ROLLUP_1M.name, BATCHES.name))
-    with world.database() as client:
-        client.command(f"SYSTEM STOP MERGES {table}")
-    try:
-        limits = "parts_to_delay_insert = 1, parts_to_throw_insert = 1"
-        with _altered(
-            world, table, f"MODIFY SETTING {limits}", "RESET SETTING parts_to_delay_insert, parts_to_throw_insert"
-        ):
-            refused = _await_refusals(world, rng, _TOO_MANY_PARTS)
-    finally:
-        with world.database() as client:
-            client.command(f"SYSTEM START MERGES {table}")
-    return f"{table}: {refused}"
+def _refusing(
+    sentence: str, code: int, tables: Sequence[str], *changes: tuple[str, str]
+) -> Callable[[World, Random], str]:
+    """The server itself refuses something of a table, with its error `code`.
 
-
-def lose_table(world: World, rng: Random) -> str:
-    """A table is missing for a while.
-
-    Never raw_events nor the view: an insert without the view would succeed and never be counted in the rollup.
-    Without the view's target every insert fails before it begins.
+    `changes` are what makes it do so, and what undoes that: statements with the table's name left out.
     """
-    table = rng.choice((ROLLUP_1M.name, BATCHES.name, DEAD_LETTERS.name))
-    with world.database() as client:
-        client.command(f"RENAME TABLE {table} TO {table}_away")
-        try:
-            refused = _await_refusals(world, rng, _NO_TABLE)
-        finally:
-            client.command(f"RENAME TABLE {table}_away TO {table}")
-    return f"{table}: {refused}"
+
+    def inject(world: World, rng: Random) -> str:
+        table, errors = rng.choice(tables), world.proxy.errors
+        with world.database() as client, ExitStack() as stack:
+            for change, back in changes:
+                client.command(change.format(table=table))
+                stack.callback(client.command, back.format(table=table))
+            before = errors[code]
+            world.await_that(lambda: errors[code] > before, _HIT_SECONDS, "the server refused nothing")
+            world.hold(rng.uniform(0.3, 2.5))
+            return f"{table}: the server answered {errors[code] - before} times with code {code}"
+
+    inject.__doc__ = sentence
+    return inject
 
 
-def make_read_only(world: World, rng: Random) -> str:
-    """A table takes no writes (the server's own error 774)."""
-    table = rng.choice(_WRITTEN)
-    with _altered(world, table, "MODIFY SETTING table_readonly = 1", "RESET SETTING table_readonly"):
-        refused = _await_refusals(world, rng, _READ_ONLY)
-    return f"{table}: {refused}"
-
-
-def _await_refusals(world: World, rng: Random, code: int) -> str:
-    """The fault lasts until the server has refused something for it, and a little longer."""
-    before = world.proxy.errors[code]
-    world.await_that(lambda: world.proxy.errors[code] > before, _REFUSED_SECONDS, "the server refused nothing")
-    world.hold(rng.uniform(0.3, 2.5))
-    return f"the server answered {world.proxy.errors[code] - before} times with code {code}"
-
-
-@contextmanager
-def _altered(world: World, table: str, change: str, back: str) -> Iterator[None]:
-    with world.database() as client:
-        client.command(f"ALTER TABLE {table} {change}")
-        try:
-            yield
-        finally:
-            client.command(f"ALTER TABLE {table} {back}")
+run_out_of_disk = _refusing(
+    "The server refuses inserts into a table for lack of space on its disk (its own error 243).",
+    243,
+    _WRITTEN,
+    (
+        f"ALTER TABLE {{table}} MODIFY SETTING min_free_disk_bytes_to_perform_insert = {_TOO_MANY_BYTES}",
+        "ALTER TABLE {table} RESET SETTING min_free_disk_bytes_to_perform_insert",
+    ),
+)
+pile_up_parts = _refusing(
+    'Merges stop, and the server throws its own "too many parts" (252).',
+    252,
+    (RAW_EVENTS.name, ROLLUP_1M.name, BATCHES.name),
+    ("SYSTEM STOP MERGES {table}", "SYSTEM START MERGES {table}"),
+    (
+        "ALTER TABLE {table} MODIFY SETTING parts_to_delay_insert = 1, parts_to_throw_insert = 1",
+        "ALTER TABLE {table} RESET SETTING parts_to_delay_insert, parts_to_throw_insert",
+    ),
+)
+lose_table = _refusing(
+    "A table is missing for a while.",
+    60,
+    # Never raw_events nor the view: an insert without the view would succeed and never be counted in the rollup.
+    # Without the view's target every insert fails before it begins.
+    (ROLLUP_1M.name, BATCHES.name, DEAD_LETTERS.name),
+    ("RENAME TABLE {table} TO {table}_away", "RENAME TABLE {table}_away TO {table}"),
+)
+make_read_only = _refusing(
+    "A table takes no writes (the server's own error 774).",
+    774,
+    _WRITTEN,
+    ("ALTER TABLE {table} MODIFY SETTING table_readonly = 1", "ALTER TABLE {table} RESET SETTING table_readonly"),
+)
 
 
 def _any_request(_request: Request) -> bool:
@@ -216,5 +195,5 @@ def _any_insert(request: Request) -> bool:
     return request.is_insert
 
 
-def _inserts_into(table: str) -> Callable[[Request], bool]:
+def _inserts_into(table: str) -> Matches:
     return lambda request: request.inserts_into(table)

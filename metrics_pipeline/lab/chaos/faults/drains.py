@@ -8,7 +8,7 @@ from random import Random
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.delivery.tables import RAW_EVENTS
 from metrics_pipeline.drain.ending import Reason
-from metrics_pipeline.lab.chaos.drain_process import ClockStep, Order
+from metrics_pipeline.lab.chaos.drain_process import Order
 from metrics_pipeline.lab.chaos.fleet import KILLED, DrainProcess
 from metrics_pipeline.lab.chaos.journal import MissedError
 from metrics_pipeline.lab.chaos.proxy import Answer, Exchange
@@ -26,11 +26,10 @@ def kill_at(step: Step) -> Callable[[World, Random], str]:
     """kill -9 right before this step."""
 
     def inject(world: World, rng: Random) -> str:
-        shard = world.any_shard(rng)
+        process = world.any_drain(rng)
         if step in _AT_START:
-            process = _restart_with(world, shard, Order(step))
+            process = _restart_with(world, process, Order(step))
         else:
-            process = world.fleet.await_current(shard)
             process.send(Order(step, rng.randint(1, 1 if step is Step.CLOSE else _MOST_BATCHES)))
             if step is Step.CLOSE:
                 # The topic is never quiet here: a run closes when it is told to end.
@@ -40,26 +39,24 @@ def kill_at(step: Step) -> Callable[[World, Random], str]:
             raise MissedError(f"the drain ended before: {ending}")
         return f"drain {process.name} killed"
 
+    inject.__doc__ = f"kill -9 of a drain right before its step {step.value!r}."
     return inject
 
 
-def _restart_with(world: World, shard: int, order: Order) -> DrainProcess:
+def _restart_with(world: World, process: DrainProcess, order: Order) -> DrainProcess:
     """Leave a batch open by killing the present drain right before the ledger; its successor gets the order."""
-    process = world.fleet.await_current(shard)
-    armed = world.fleet.arm_next(shard, [order])
+    armed = world.fleet.arm_next(process.shard, order)
     process.send(Order(Step.LEDGER))
     world.await_death(process, _REACH_SECONDS, "the drain did not come to the ledger")
     world.await_that(lambda: armed.process is not None, _REACH_SECONDS, "no successor was started")
-    if armed.process is None:
-        raise MissedError("no successor was started")
-    return armed.process
+    return armed.process or process
 
 
 def kill_at_random(world: World, rng: Random) -> str:
     """kill -9 at any moment, several times in a row."""
     times = rng.randint(1, 3)
     for _ in range(times):
-        process = world.fleet.await_current(world.any_shard(rng))
+        process = world.any_drain(rng)
         world.hold(rng.uniform(0.05, 1.0))
         process.signal(signal.SIGKILL)
         world.await_death(process, _REACH_SECONDS, "the drain did not die")
@@ -68,15 +65,14 @@ def kill_at_random(world: World, rng: Random) -> str:
 
 def kill_mid_insert(world: World, rng: Random) -> str:
     """kill -9 of the drain when its insert has just gone to the server, or a few milliseconds later."""
-    shard = world.any_shard(rng)
-    process = world.fleet.await_current(shard)
+    process = world.any_drain(rng)
     delay_seconds = rng.choice((0.0, 0.001, 0.003, 0.01))
 
-    def kill_when_sent(exchange: Exchange) -> Answer:
-        def kill() -> None:
-            world.hold(delay_seconds)
-            process.signal(signal.SIGKILL)
+    def kill() -> None:
+        world.hold(delay_seconds)
+        process.signal(signal.SIGKILL)
 
+    def kill_when_sent(exchange: Exchange) -> Answer:
         return exchange.forward(kill)
 
     with world.proxy.misbehaving(lambda request: request.inserts_into(RAW_EVENTS.name), kill_when_sent):
@@ -86,18 +82,16 @@ def kill_mid_insert(world: World, rng: Random) -> str:
 
 def freeze(world: World, rng: Random) -> str:
     """SIGSTOP for longer than a proof of ownership lasts, with a successor beside, then SIGCONT."""
-    shard = world.any_shard(rng)
-    zombie = world.fleet.await_current(shard)
+    zombie = world.any_drain(rng)
     zombie.signal(signal.SIGSTOP)
-    return _succeed_and_thaw(world, rng, shard, zombie)
+    return _succeed_and_thaw(world, rng, zombie)
 
 
 def freeze_at(step: Step) -> Callable[[World, Random], str]:
     """As `freeze`, exactly between two steps of the protocol."""
 
     def inject(world: World, rng: Random) -> str:
-        shard = world.any_shard(rng)
-        zombie = world.fleet.await_current(shard)
+        zombie = world.any_drain(rng)
         zombie.send(Order(step, rng.randint(1, _MOST_BATCHES), signal.SIGSTOP))
         try:
             world.await_that(zombie.is_stopped, _REACH_SECONDS, f"the drain did not come to {step.value}")
@@ -105,15 +99,16 @@ def freeze_at(step: Step) -> Callable[[World, Random], str]:
             # It may come there yet, and nobody would wake it.
             zombie.signal(signal.SIGKILL)
             raise
-        return _succeed_and_thaw(world, rng, shard, zombie)
+        return _succeed_and_thaw(world, rng, zombie)
 
+    inject.__doc__ = f"SIGSTOP right before the step {step.value!r}, a successor, then SIGCONT: a zombie."
     return inject
 
 
-def _succeed_and_thaw(world: World, rng: Random, shard: int, zombie: DrainProcess) -> str:
+def _succeed_and_thaw(world: World, rng: Random, zombie: DrainProcess) -> str:
     frozen_seconds = world.settings.drain.zombie_seconds * rng.uniform(1.1, 2.0)
     try:
-        world.fleet.replace(shard)
+        world.fleet.replace(zombie.shard)
         world.hold(frozen_seconds)
         zombie.signal(signal.SIGCONT)
         ending = world.await_death(zombie, 2 * _REACH_SECONDS, "the zombie did not end")
@@ -125,23 +120,20 @@ def _succeed_and_thaw(world: World, rng: Random, shard: int, zombie: DrainProces
 
 def start_twins(world: World, rng: Random) -> str:
     """Two drains of one shard at once, started as if each were alone."""
-    shard = world.any_shard(rng)
-    present = world.fleet.await_current(shard)
-    twin = world.fleet.start_twin(shard)
+    present = world.any_drain(rng)
+    twins = (present, world.fleet.start_twin(present.shard))
     try:
-        world.await_that(
-            lambda: present.end is not None or twin.end is not None, _REACH_SECONDS, "neither of the twins ended"
-        )
+        world.await_that(lambda: any(t.end for t in twins), _REACH_SECONDS, "neither of the twins ended")
         world.hold(rng.uniform(0.2, 1.5))
     finally:
-        twin.signal(signal.SIGTERM)
-    first = present if present.end is not None else twin
-    return f"drains {present.name} and {twin.name}: the first to end ended {first.end.ending if first.end else ''}"
+        twins[1].signal(signal.SIGTERM)
+    ending = next(t.end.ending for t in twins if t.end)
+    return f"drains {twins[0].name} and {twins[1].name}: the first to end ended {ending}"
 
 
 def terminate(world: World, rng: Random) -> str:
     """SIGTERM at any moment."""
-    process = world.fleet.await_current(world.any_shard(rng))
+    process = world.any_drain(rng)
     world.hold(rng.uniform(0, 1))
     process.signal(signal.SIGTERM)
     ending = world.await_death(process, 2 * _REACH_SECONDS, "the drain did not end on SIGTERM")
@@ -150,9 +142,7 @@ def terminate(world: World, rng: Random) -> str:
 
 def break_handover(world: World, rng: Random) -> str:
     """A handover to a successor as the relay does it; one side is killed in the middle of it."""
-    shard = world.any_shard(rng)
-    world.fleet.await_current(shard)
-    former, successor = world.fleet.hand_over(shard)
+    former, successor = world.fleet.hand_over(world.any_drain(rng).shard)
     victim = rng.choice((None, former, successor))
     world.hold(rng.uniform(0.05, 0.4))
     if victim is not None:
@@ -168,19 +158,18 @@ def break_handover(world: World, rng: Random) -> str:
 
 def step_clock(world: World, rng: Random) -> str:
     """The drain's wall clock jumps by hours, forwards or backwards, and back."""
-    process = world.fleet.await_current(world.any_shard(rng))
-    offset_ms = rng.choice((-1, 1)) * rng.randint(1, 72) * _HOUR_MS
-    process.send(ClockStep(offset_ms))
+    process = world.any_drain(rng)
+    hours = rng.choice((-1, 1)) * rng.randint(1, 72)
+    process.send(hours * _HOUR_MS)
     world.hold(rng.uniform(1.0, 3.0))
-    with suppress(OSError):
-        process.send(ClockStep(0))
-    return f"drain {process.name}, {offset_ms // _HOUR_MS:+d} hours"
+    process.send(0)
+    return f"drain {process.name}, {hours:+d} hours"
 
 
 def reshard(world: World, rng: Random) -> str:
     """All drains are killed, some with an open batch; as many as another number of shards are started."""
     before = world.fleet.shards
-    victim = world.fleet.await_current(world.any_shard(rng))
+    victim = world.any_drain(rng)
     victim.send(Order(rng.choice((Step.EVENTS, Step.LEDGER))))
     with suppress(MissedError):
         world.await_death(victim, _REACH_SECONDS / 2, "the drain left no batch open")

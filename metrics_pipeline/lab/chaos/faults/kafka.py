@@ -1,39 +1,44 @@
-"""Faults of Kafka: the broker killed, the topic changed, compacted or eaten, transactions that come to nothing."""
+"""Faults of Kafka: the broker killed, the topic changed, compacted or eaten, transactions that come to nothing.
+
+The topic deleted and recreated has a pipeline of its own beside the one under chaos: nothing else survives it.
+"""
 
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+import uuid
+from collections.abc import Mapping
 from random import Random
 
 from confluent_kafka import TopicPartition
-from confluent_kafka.admin import (
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    NewPartitions,
-    ResourceType,
-)
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions
 
-from metrics_pipeline.errors import RetryableError
+from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.query import query_rows
+from metrics_pipeline.drain.ending import Reason
+from metrics_pipeline.errors import LocalEngineError, RetryableError, TopicMismatchError
 from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.messages import Messages
-from metrics_pipeline.kafka.admin import describe_topic
 from metrics_pipeline.kafka.config import calling, client_config
 from metrics_pipeline.kafka.intents import OffsetRange
-from metrics_pipeline.kafka.lag import PartitionLag, read_lag
+from metrics_pipeline.kafka.lag import PartitionLag
 from metrics_pipeline.kafka.log import KafkaLog
-from metrics_pipeline.lab.chaos.faults.traffic import parcel_of
+from metrics_pipeline.lab.chaos.fleet import Fleet
 from metrics_pipeline.lab.chaos.journal import MissedError
+from metrics_pipeline.lab.chaos.load import SideSender, parcel_of
+from metrics_pipeline.lab.chaos.staging import Staging
 from metrics_pipeline.lab.chaos.world import World
 from metrics_pipeline.settings import Settings, kafka_address
+from metrics_pipeline.wiring.drain import audit, prepare, reset_offsets
 
+ASIDE = "recreated-"
+"""What the names of drains beside begin with: their ends say nothing about the pipeline under chaos."""
 MOST_PARTITIONS = 24
 _PARCEL_EVENTS = 300
 _LONGEST_SECONDS = 15.0
 _TRANSACTION_SECONDS = 2.0
 _READ_SECONDS = 20.0
 _DRAIN_SECONDS = 60.0
+_RECREATED_EVENTS = 400
+_ASIDE_SECONDS = 30.0
 _LIMITS = EventLimits(max_age_ms=396 * 86_400_000, max_future_ms=3_600_000)
 
 
@@ -42,51 +47,52 @@ def kill(world: World, rng: Random) -> str:
     engines = world.need_engines()
     world.hold(rng.uniform(0, 0.5))
     began = time.monotonic()
-    engines.kill_kafka()
+    engines.kafka.kill()
     world.hold(rng.uniform(0, 2))
-    engines.restart_kafka()
-    world.await_that(partial(_is_back, world.settings), _LONGEST_SECONDS, "the broker did not load its groups")
+    engines.kafka.restart()
+    world.await_that(lambda: _is_back(world), _LONGEST_SECONDS, "the broker did not load its groups")
     return f"away for {time.monotonic() - began:.1f} s"
 
 
-def _is_back(settings: Settings) -> bool:
+def _is_back(world: World) -> bool:
     try:
-        return bool(read_lag(kafka_address(settings), settings.kafka))
+        return bool(world.lags())
     except RetryableError:
         return False
 
 
 def add_partitions(world: World, rng: Random) -> str:
     """The topic gets more partitions, and producers write to them at once."""
-    before = len(describe_topic(kafka_address(world.settings), world.settings.kafka).partitions)
-    count = rng.randint(1, 2)
-    if before + count > MOST_PARTITIONS:
+    before, topic = len(world.lags()), world.settings.kafka.topic
+    after = before + rng.randint(1, 2)
+    if after > MOST_PARTITIONS:
         raise MissedError(f"the topic has {before} partitions already")
     admin = _admin(world.settings)
-    new = NewPartitions(world.settings.kafka.topic, before + count)
-    calling("adding partitions", admin.create_partitions([new])[world.settings.kafka.topic].result)
-    world.await_that(lambda: _partitions(world.settings) == before + count, _LONGEST_SECONDS, "no new partition came")
-    parcel = parcel_of(rng, _PARCEL_EVENTS, lambda p: before + p % count, malformed=0.02)
-    world.sender.send(parcel)
-    return f"{before} to {before + count}"
+    calling("adding partitions", admin.create_partitions([NewPartitions(topic, after)])[topic].result)
+    world.await_that(lambda: len(world.lags()) == after, _LONGEST_SECONDS, "no new partition came")
+    world.sender.send(parcel_of(rng, _PARCEL_EVENTS, range(before, after), malformed=0.02))
+    return f"{before} to {after}"
 
 
 def abort_transaction(world: World, rng: Random) -> str:
     """A producer aborts a transaction, another commits one: only the second one's events count."""
-    partition = _any_partition(world.settings, rng)
-    aborted = parcel_of(rng, _PARCEL_EVENTS, partition)
-    committed = parcel_of(rng, _PARCEL_EVENTS, partition)
-    hold = partial(world.hold, rng.uniform(0.1, 1.5))
-    world.sender.send_and_abort(aborted, _transactional_id(world, rng), hold)
-    world.sender.send_and_commit(committed, _transactional_id(world, rng), hold)
+    partitions = [_any_partition(world, rng)]
+    aborted, committed = (parcel_of(rng, _PARCEL_EVENTS, partitions) for _ in range(2))
+    hold_seconds = rng.uniform(0.1, 1.5)
+    first = world.sender.send_in_transaction(aborted, _transactional_id(world, rng))
+    world.hold(hold_seconds)
+    calling("aborting a transaction", first.abort_transaction)
+    second = world.sender.send_in_transaction(committed, _transactional_id(world, rng))
+    world.hold(hold_seconds)
+    calling("committing a transaction", second.commit_transaction)
+    world.sender.record(committed)
     return f"{len(aborted.messages)} aborted, {len(committed.messages)} committed"
 
 
 def abandon_transaction(world: World, rng: Random) -> str:
     """A producer dies with a transaction open: what follows in that partition waits until the broker aborts it."""
-    partition = _any_partition(world.settings, rng)
-    parcel = parcel_of(rng, _PARCEL_EVENTS, partition)
-    world.sender.send_and_die(parcel, _transactional_id(world, rng), _TRANSACTION_SECONDS)
+    parcel = parcel_of(rng, _PARCEL_EVENTS, [_any_partition(world, rng)])
+    world.sender.send_in_transaction(parcel, _transactional_id(world, rng), _TRANSACTION_SECONDS)
     world.hold(_TRANSACTION_SECONDS + rng.uniform(0.5, 1.5))
     return f"{len(parcel.messages)} events"
 
@@ -98,11 +104,11 @@ def compact(world: World, rng: Random) -> str:
     event's last copy, but an open batch would look different when it is read again.
     """
     engines, topic = world.need_engines(), world.settings.kafka.topic
-    number = rng.randrange(world.settings.kafka.partitions)
+    number = _any_partition(world, rng)
     with world.fleet.held():
         _close_all(world)
-        world.sender.send(parcel_of(rng, _PARCEL_EVENTS, lambda _: number), copies=rng.randint(3, 6))
-        end = read_lag(kafka_address(world.settings), world.settings.kafka)[number].high
+        world.sender.send(parcel_of(rng, _PARCEL_EVENTS, [number]), copies=rng.randint(3, 6))
+        end = world.lags()[number].high
         changes = {"cleanup.policy": "compact", "segment.ms": "1000", "min.cleanable.dirty.ratio": "0.001"}
         _configure(world.settings, changes)
         try:
@@ -114,8 +120,7 @@ def compact(world: World, rng: Random) -> str:
             world.await_that(is_clean, _LONGEST_SECONDS, "the broker did not compact")
         finally:
             _configure(world.settings, dict.fromkeys(changes))
-        lags = read_lag(kafka_address(world.settings), world.settings.kafka)
-        world.compacted |= {number: lag.high for number, lag in lags.items()}
+        world.compacted |= {number: lag.high for number, lag in world.lags().items()}
     return f"partition {number} up to offset {end}"
 
 
@@ -136,10 +141,8 @@ def eat_unread(world: World, rng: Random) -> str:
     with world.fleet.held():
         _close_all(world)
         victims = _choose_victims(world, rng)
-        lags = read_lag(kafka_address(world.settings), world.settings.kafka)
-        starts = {number: lag.commit.offset for number, lag in lags.items() if number in victims and lag.commit}
-        messages = _read(world.settings, starts, victims)
-        decoded = decode(messages, _LIMITS)
+        starts = {number: offset for number, offset in _committed(world).items() if number in victims}
+        decoded = decode(_read(world.settings, starts, victims), _LIMITS)
         slots = [TopicPartition(world.settings.kafka.topic, number, end) for number, end in victims.items()]
         admin = _admin(world.settings)
         for future in admin.delete_records(slots).values():
@@ -148,7 +151,11 @@ def eat_unread(world: World, rng: Random) -> str:
         world.eaten.events.update(decoded.events["event_id"].to_list())
         world.eaten.malformed += len(decoded.dead_letters)
     # The broker notes its new first offset only now and then: after a crash the old one could come back.
-    _await_committed(world, victims)
+    world.await_that(
+        lambda: all(_committed(world).get(n, 0) >= end for n, end in victims.items()),
+        2 * _LONGEST_SECONDS,
+        "the drains did not go on",
+    )
     return f"{len(decoded.events)} events and {len(decoded.dead_letters)} malformed, from {len(victims)} partitions"
 
 
@@ -159,7 +166,7 @@ def _choose_victims(world: World, rng: Random) -> dict[int, int]:
     ends: dict[int, int] = {}
 
     def is_there() -> bool:
-        lags = read_lag(kafka_address(world.settings), world.settings.kafka)
+        lags = world.lags()
         for number in numbers:
             lag = lags[number]
             if lag.commit is not None and _is_free(world, number, lag) and lag.high > lag.commit.offset + size:
@@ -188,8 +195,7 @@ def _read(settings: Settings, starts: Mapping[int, int], ends: Mapping[int, int]
 
 def _close_all(world: World) -> None:
     """Finish the batch that a drain left open which was dead just now, and read on behind the last compaction."""
-    lags = read_lag(kafka_address(world.settings), world.settings.kafka)
-    if not all(_is_free(world, number, lag) for number, lag in lags.items()):
+    if not all(_is_free(world, number, lag) for number, lag in world.lags().items()):
         world.fleet.drain_once(_DRAIN_SECONDS)
 
 
@@ -202,42 +208,25 @@ def _is_free(world: World, number: int, lag: PartitionLag) -> bool:
     return commit is not None and commit.intent is None and commit.offset >= world.compacted.get(number, 0)
 
 
-def _await_committed(world: World, ends: Mapping[int, int]) -> None:
-    world.await_that(
-        lambda: all(_committed(world.settings).get(n, 0) >= end for n, end in ends.items()),
-        2 * _LONGEST_SECONDS,
-        "the drains did not go on",
-    )
-
-
-def _committed(settings: Settings) -> dict[int, int]:
-    lags: Mapping[int, PartitionLag] = read_lag(kafka_address(settings), settings.kafka)
-    return {number: lag.commit.offset for number, lag in lags.items() if lag.commit is not None}
+def _committed(world: World) -> dict[int, int]:
+    return {number: lag.commit.offset for number, lag in world.lags().items() if lag.commit is not None}
 
 
 def _configure(settings: Settings, changes: Mapping[str, str | None]) -> None:
     """Set options of the topic; None takes an option back."""
+    change, take_back = AlterConfigOpType.SET, AlterConfigOpType.DELETE
     entries = [
-        ConfigEntry(
-            name,
-            value or "",
-            incremental_operation=AlterConfigOpType.SET if value is not None else AlterConfigOpType.DELETE,
-        )
+        ConfigEntry(name, value or "", incremental_operation=take_back if value is None else change)
         for name, value in changes.items()
     ]
-    resource = ConfigResource(ResourceType.TOPIC, settings.kafka.topic, incremental_configs=entries)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, settings.kafka.topic, incremental_configs=entries)
     admin = _admin(settings)
     for future in admin.incremental_alter_configs([resource]).values():
         calling("changing options of the topic", future.result)
 
 
-def _partitions(settings: Settings) -> int:
-    return len(describe_topic(kafka_address(settings), settings.kafka).partitions)
-
-
-def _any_partition(settings: Settings, rng: Random) -> Callable[[int], int]:
-    number = rng.randrange(settings.kafka.partitions)
-    return lambda _: number
+def _any_partition(world: World, rng: Random) -> int:
+    return rng.randrange(world.settings.kafka.partitions)
 
 
 def _transactional_id(world: World, rng: Random) -> str:
@@ -246,3 +235,40 @@ def _transactional_id(world: World, rng: Random) -> str:
 
 def _admin(settings: Settings) -> AdminClient:
     return AdminClient(client_config(kafka_address(settings), settings.kafka))
+
+
+class WrongEndError(LocalEngineError):
+    """The pipeline under test did something else than it must."""
+
+
+def recreate_topic(world: World, rng: Random) -> str:
+    """The topic is deleted and created again: a drain has to stop and say so, and go on after `reset-offsets`."""
+    name = f"{world.settings.kafka.topic}-{uuid.UUID(int=rng.getrandbits(128)).hex[:8]}"
+    with Staging(world.settings, name).made() as staging:
+        settings = staging.settings
+        prepare(settings)
+        sender, partitions = SideSender(settings), range(settings.kafka.partitions)
+        fleet = Fleet(settings, world.folder / "drains", world.journal, prefix=ASIDE)
+        try:
+            sender.send(parcel_of(rng, _RECREATED_EVENTS, partitions))
+            _drain_until(fleet, Reason.CAUGHT_UP)
+            staging.recreate_topic()
+            sender.send(parcel_of(rng, _RECREATED_EVENTS, partitions))
+            _drain_until(fleet, TopicMismatchError.__name__)
+            reset_offsets(settings, to_latest=False)
+            _drain_until(fleet, Reason.CAUGHT_UP)
+        finally:
+            fleet.close()
+        problems = audit(settings).problems
+        with connect(settings) as client:
+            ((landed,),) = query_rows(client, "counting events", "SELECT uniqExact(event_id) FROM raw_events")
+        sent = sum(len(part.events) for part in sender.sent)
+        if problems or landed != sent:
+            raise WrongEndError(f"{sent} events sent before and after, {landed} landed; audit: {problems}")
+    return f"stopped with TopicMismatchError; after reset-offsets {landed} of {sent} events there"
+
+
+def _drain_until(fleet: Fleet, wanted: str) -> None:
+    endings = [end.ending for end in fleet.drain_once(_ASIDE_SECONDS)]
+    if set(endings) != {wanted}:
+        raise WrongEndError(f"drains had to end with {wanted!r}, they ended: {endings}")

@@ -4,7 +4,7 @@ import signal
 from collections.abc import Callable
 from random import Random
 
-from metrics_pipeline.lab.chaos.load import LoadProcess, Parcel, make_parcel
+from metrics_pipeline.lab.chaos.load import ListedLoad, parcel_of
 from metrics_pipeline.lab.chaos.world import World
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 
@@ -14,27 +14,17 @@ _REPEATED_EVENTS = 500
 _FLOOD_MESSAGES = 1_000
 
 
-def parcel_of(
-    rng: Random, events: int, partition_of: Callable[[int], int], *, malformed: float = 0, late: float = 0
-) -> Parcel:
-    """Messages that nothing else sends."""
-    # The load itself has small seeds.
-    plan = LoadPlan(events=events, malformed=malformed, late=late, odd=0.01, seed=(1 << 40) + rng.getrandbits(32))
-    return make_parcel(plan, partition_of)
-
-
 def burst(world: World, rng: Random) -> str:
     """A second producer sends several times the load for a short time."""
-    number = len(world.bursts) + 1
-    plan = {
-        "duration": _BURST_SECONDS,
-        "rate": _BURST_RATE,
-        "duplicates": 0.1,
-        "late": 0.05,
-        "malformed": 0.01,
-        "seed": (1 << 41) + rng.getrandbits(32),
-    }
-    process = LoadProcess(world.settings, plan, world.folder / f"burst-{number}.parquet")
+    plan = LoadPlan(
+        duration_seconds=_BURST_SECONDS,
+        rate=_BURST_RATE,
+        duplicates=0.1,
+        late=0.05,
+        malformed=0.01,
+        seed=(1 << 41) + rng.getrandbits(32),
+    )
+    process = ListedLoad(world.settings, plan, world.folder / f"burst-{len(world.bursts) + 1}.parquet")
     world.bursts.append(process)
     world.await_that(lambda: not process.is_running, 30 * _BURST_SECONDS, "the burst did not end")
     return f"{_BURST_RATE:,} messages/s for {_BURST_SECONDS:.0f} s"
@@ -42,7 +32,7 @@ def burst(world: World, rng: Random) -> str:
 
 def repeat_across_restart(world: World, rng: Random) -> str:
     """Events arrive, all drains are killed, and the same events arrive again."""
-    parcel = parcel_of(rng, _REPEATED_EVENTS, _distributed(world))
+    parcel = parcel_of(rng, _REPEATED_EVENTS, range(world.settings.kafka.partitions))
     world.sender.send(parcel)
     world.hold(rng.uniform(0.2, 1.5))
     for shard in range(world.fleet.shards):
@@ -51,20 +41,19 @@ def repeat_across_restart(world: World, rng: Random) -> str:
     return f"{len(parcel.messages)} messages twice"
 
 
-def flood_with_malformed(world: World, rng: Random) -> str:
-    """Nearly everything in a short while is malformed."""
-    parcel = parcel_of(rng, _FLOOD_MESSAGES, _distributed(world), malformed=0.8)
-    world.sender.send(parcel)
-    return f"{len(parcel.messages)} messages"
+def flood(sentence: str, *, malformed: float = 0, late: float = 0) -> Callable[[World, Random], str]:
+    """Many messages out of the ordinary in a short while."""
+
+    def inject(world: World, rng: Random) -> str:
+        partitions = range(world.settings.kafka.partitions)
+        world.sender.send(parcel_of(rng, _FLOOD_MESSAGES, partitions, malformed=malformed, late=late))
+        return f"{_FLOOD_MESSAGES} messages"
+
+    inject.__doc__ = sentence
+    return inject
 
 
-def flood_with_late(world: World, rng: Random) -> str:
-    """Many events are up to three days late: their day's partition and minute are long written."""
-    parcel = parcel_of(rng, _FLOOD_MESSAGES, _distributed(world), late=0.8)
-    world.sender.send(parcel)
-    return f"{len(parcel.messages)} messages"
-
-
-def _distributed(world: World) -> Callable[[int], int]:
-    count = world.settings.kafka.partitions
-    return lambda number: number % count
+flood_with_malformed = flood("Nearly everything in a short while is malformed.", malformed=0.8)
+flood_with_late = flood(
+    "Many events are up to three days late: their day's partition and minute are long written.", late=0.8
+)

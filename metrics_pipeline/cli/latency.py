@@ -90,12 +90,9 @@ def latency(
             check_names(client, question, now)
         answer(as_json, _as_fields(findings), _told(question, findings), wraps=True)
         if not as_json:
-            warnings = (
-                *_warnings(findings.incomplete),
-                *_warnings(findings.incomplete_other, " of the span compared with"),
-                *_quiet(client, question, now),
-            )
-            tell(warnings, to_stderr=True, wraps=True)
+            tell(_warnings(findings.incomplete), to_stderr=True, wraps=True)
+            tell(_warnings(findings.incomplete_other, " of the span compared with"), to_stderr=True, wraps=True)
+            tell(_quiet(client, question, now), to_stderr=True, wraps=True)
 
 
 def check_names(client: Client, question: Question, now: datetime) -> None:

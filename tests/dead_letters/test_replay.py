@@ -230,7 +230,7 @@ def overtake_one_that_sleeps(settings: Settings) -> tuple[list[tuple[Any, ...]],
     is_paused, may_go_on = threading.Event(), threading.Event()
 
     def pause(step: ReplayStep) -> None:
-        if step is ReplayStep.EVENTS and not is_paused.is_set():
+        if step == ReplayStep.EVENTS and not is_paused.is_set():
             is_paused.set()
             assert may_go_on.wait(120)
 
@@ -374,7 +374,7 @@ def test_an_event_that_comes_in_the_same_moment_is_told_of_and_found_by_a_deep_a
     drain_once(settings)
 
     def repeat(step: ReplayStep) -> None:
-        if step is ReplayStep.EVENTS:
+        if step == ReplayStep.EVENTS:
             send(settings, late[:1])
             drain_once(today(settings))
 

@@ -22,7 +22,8 @@ from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import produce
 from metrics_pipeline.lab.local import stack
 from metrics_pipeline.settings import Settings, kafka_address, load_settings
-from metrics_pipeline.wiring.drain import audit, prepare
+from metrics_pipeline.wiring.audit import audit
+from metrics_pipeline.wiring.drain import prepare
 
 SAMPLE_SECONDS = 0.25
 LARGE_ATTRIBUTES = 50

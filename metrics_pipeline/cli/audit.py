@@ -15,7 +15,7 @@ from metrics_pipeline.ledger.minutes import EVERYTHING, Scope
 from metrics_pipeline.runtime.picked import picked
 from metrics_pipeline.runtime.timerange import minute_name, spelled_range, whole_minutes
 from metrics_pipeline.settings import load_settings
-from metrics_pipeline.wiring.drain import audit as run_audit
+from metrics_pipeline.wiring.audit import audit as run_audit
 
 app = typer.Typer()
 

@@ -16,7 +16,7 @@ from metrics_pipeline.rollups.state import GrainState, read_state
 from metrics_pipeline.runtime.picked import picked
 from metrics_pipeline.runtime.timerange import minute_name
 from metrics_pipeline.settings import load_settings
-from metrics_pipeline.wiring.drain import rollups as open_rollups
+from metrics_pipeline.wiring.rollups import rollups as open_rollups
 
 app = typer.Typer(no_args_is_help=True, help="Rollups: what is built, rebuilding, comparing with raw_events.")
 

@@ -14,7 +14,7 @@ from metrics_pipeline.defs.shapes import listed, scheduled
 from metrics_pipeline.ledger.minutes import EVERYTHING, Scope
 from metrics_pipeline.runtime.picked import picked
 from metrics_pipeline.runtime.timerange import MINUTE_SECONDS, minute_name
-from metrics_pipeline.wiring.drain import audit as run_audit
+from metrics_pipeline.wiring.audit import audit as run_audit
 
 CHECK_NAME = "exact"
 EVERY_MINUTES = 10

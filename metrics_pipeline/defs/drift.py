@@ -16,7 +16,7 @@ from metrics_pipeline.rollups.grains import GRAINS
 from metrics_pipeline.rollups.operate import Checked, Span
 from metrics_pipeline.rollups.tables import BUILDS
 from metrics_pipeline.runtime.timerange import minute_name
-from metrics_pipeline.wiring.drain import rollups as open_rollups
+from metrics_pipeline.wiring.rollups import rollups as open_rollups
 
 CHECK_NAME = "drift"
 LAST_HOURS = 3

@@ -31,7 +31,7 @@ from metrics_pipeline.rollups.shards import RollupsOfShards
 from metrics_pipeline.rollups.state import read_stale
 from metrics_pipeline.rollups.tables import table_of
 from metrics_pipeline.runtime.timerange import DAY_SECONDS, WEEK_SECONDS
-from metrics_pipeline.wiring.drain import rollups as open_rollups
+from metrics_pipeline.wiring.rollups import rollups as open_rollups
 
 TICK_SECONDS = 120
 MAX_STALE = 10_000

@@ -30,8 +30,9 @@ from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.run import new_run
 from metrics_pipeline.runtime.worker import ThreadWorker
 from metrics_pipeline.settings import Settings, kafka_address
-from metrics_pipeline.wiring.drain import DrainRun, at_once, rollups, run_drain
+from metrics_pipeline.wiring.drain import DrainRun, at_once, run_drain
 from metrics_pipeline.wiring.engines import backfills_hold, letters_group, open_engines
+from metrics_pipeline.wiring.rollups import rollups
 
 logger = logging.getLogger("metrics_pipeline.backfill")
 

@@ -24,7 +24,7 @@ from metrics_pipeline.runtime.retry import Retry
 from metrics_pipeline.runtime.run import new_run
 from metrics_pipeline.runtime.timerange import DAY_SECONDS
 from metrics_pipeline.settings import Settings, kafka_address
-from metrics_pipeline.wiring.drain import batches_under_way
+from metrics_pipeline.wiring.audit import batches_under_way
 from metrics_pipeline.wiring.engines import check_schema, letters_group, slot_owner, warehouse_of
 from metrics_pipeline.wiring.retention import load_policy
 

@@ -1,43 +1,21 @@
 """Puts adapters and drain together from settings. The command line and Dagster both start here."""
 
 import gc
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 
-from clickhouse_connect.driver.client import Client
-
-from metrics_pipeline.audit.books import ClickHouseBooks
-from metrics_pipeline.audit.run import Audit
-from metrics_pipeline.audit.verdict import Verdict
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.clickhouse.cluster import connect_shards
-from metrics_pipeline.dead_letters.judge import GROUP_SUFFIX as LETTERS_SUFFIX
 from metrics_pipeline.delivery.batch import BatchLimits
-from metrics_pipeline.delivery.chunk import SLOT, open_chunk_of
 from metrics_pipeline.drain.drain import Drain, DrainPolicy, DrainReport
 from metrics_pipeline.drain.ending import AtOffsets, AtWindowEnd, Ending
 from metrics_pipeline.drain.shards import rules_of, shard_owner
 from metrics_pipeline.drain.takeover import closing_commits, reset_positions
-from metrics_pipeline.kafka.admin import TopicDescription, describe_topic, ensure_topic
-from metrics_pipeline.kafka.committed import committed_offsets
+from metrics_pipeline.kafka.admin import ensure_topic
 from metrics_pipeline.kafka.handover import KafkaHandover
-from metrics_pipeline.kafka.intents import OpenBatch, open_batches
 from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.kafka.ports import Log
 from metrics_pipeline.ledger.entry import LedgerEntry
-from metrics_pipeline.ledger.minutes import EVERYTHING, Scope
-from metrics_pipeline.replay.plan import GROUP_SUFFIX as HOURS_SUFFIX
-from metrics_pipeline.rollups.building import RollupBuilder
-from metrics_pipeline.rollups.drift import units_of
-from metrics_pipeline.rollups.observing import RollupObserver
-from metrics_pipeline.rollups.operate import Rollups
-from metrics_pipeline.rollups.repair import RollupRepairer
-from metrics_pipeline.rollups.retained_from import DEAD_LETTERS
-from metrics_pipeline.rollups.retained_from_store import read_retained_from
-from metrics_pipeline.rollups.shards import RollupsOfShards
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.run import new_run
@@ -45,11 +23,9 @@ from metrics_pipeline.runtime.worker import ThreadWorker
 from metrics_pipeline.schema.targets import apply_everywhere
 from metrics_pipeline.settings import DrainSettings, Settings, kafka_address
 from metrics_pipeline.wiring.engines import (
-    deferred_group,
     drains_hold,
     open_engines,
     ownership_of,
-    side_group,
     warehouse_of,
 )
 
@@ -144,84 +120,6 @@ def _calm_garbage_collector() -> None:
     """
     gc.freeze()
     gc.set_threshold(200_000, 20, 50)
-
-
-def audit(settings: Settings, scope: Scope = EVERYTHING, *, deep: bool = False) -> Verdict:
-    """Read the books of the topic and judge them; `deep` also compares the identities of all events in scope."""
-    address = kafka_address(settings)
-    description = describe_topic(address, settings.kafka)
-    with connect(settings) as client:
-        retained_from = read_retained_from(client)
-        books = ClickHouseBooks(
-            client,
-            settings.kafka.topic,
-            description.topic_id,
-            settings.kafka.group,
-            dead_letters_from=retained_from.of(DEAD_LETTERS),
-        )
-        return Audit(
-            books,
-            lambda: committed_offsets(address, settings.kafka, description.partitions),
-            description.topic_id,
-            SystemClock(),
-            deep=deep,
-            beside=lambda: open_beside_drains(settings, description),
-            compared_from=retained_from.compared_from,
-        ).run(scope)
-
-
-@contextmanager
-def rollups(settings: Settings, clock: Clock | None = None) -> Iterator[RollupsOfShards]:
-    """The rollups of all shards."""
-    with connect_shards(settings) as shards:
-        yield RollupsOfShards([rollups_of_shard(settings, shard, clock) for shard in shards])
-
-
-def rollups_of_shard(settings: Settings, shard: Client, clock: Clock | None = None) -> Rollups:
-    """The rollups of its own tables. Kafka is asked only where a check finds something: what is on its way?"""
-    observer = RollupObserver(shard)
-    return Rollups(
-        RollupBuilder(shard, time.time_ns),
-        observer,
-        RollupRepairer(shard, observer, time.time_ns),
-        clock or SystemClock(),
-        partial(_units_in_flight, settings),
-        read_retained_from(shard),
-    )
-
-
-def _units_in_flight(settings: Settings, start_seconds: int, end_seconds: int) -> frozenset[int]:
-    """Units with rows of batches that are open: begun, and not in the ledger."""
-    description = describe_topic(kafka_address(settings), settings.kafka)
-    with connect(settings) as client:
-        books = ClickHouseBooks(client, settings.kafka.topic, description.topic_id, settings.kafka.group)
-        ranges = [r for batch in batches_under_way(settings, books, description) for r in batch.ranges]
-        return units_of(books.open_minutes(Scope(start_seconds, end_seconds), ranges)) if ranges else frozenset()
-
-
-def batches_under_way(
-    settings: Settings,
-    books: ClickHouseBooks,
-    topic: TopicDescription,
-    replays: Sequence[str] = (LETTERS_SUFFIX, HOURS_SUFFIX),
-) -> tuple[OpenBatch, ...]:
-    """What drains, backfills and these replays have begun, and the ledger does not have; read in this order."""
-    intents = (
-        *open_batches(committed_offsets(kafka_address(settings), settings.kafka, topic.partitions)),
-        *open_beside_drains(settings, topic, replays),
-    )
-    landed = books.landed([batch.token for batch in intents]) if intents else frozenset()
-    return tuple(batch for batch in intents if batch.token not in landed)
-
-
-def open_beside_drains(
-    settings: Settings, topic: TopicDescription, replays: Sequence[str] = (LETTERS_SUFFIX, HOURS_SUFFIX)
-) -> tuple[OpenBatch, ...]:
-    """What backfills and replays, of dead letters and of hours, are landing or left half done."""
-    commits = committed_offsets(kafka_address(settings), deferred_group(settings), topic.partitions)
-    backfilling = open_batches({p: c for p, c in commits.items() if c.topic_id == topic.topic_id})
-    slots = (committed_offsets(kafka_address(settings), side_group(settings, suffix), (SLOT,)) for suffix in replays)
-    return (*backfilling, *(chunk for slot in slots if (chunk := open_chunk_of(slot)) is not None))
 
 
 def reset_offsets(settings: Settings, *, to_latest: bool) -> dict[int, int]:

@@ -32,10 +32,10 @@ from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.run import Run, new_run
 from metrics_pipeline.runtime.timerange import DAY_SECONDS, minute_name
 from metrics_pipeline.settings import Settings, kafka_address
+from metrics_pipeline.wiring.audit import batches_under_way
 from metrics_pipeline.wiring.backfill import backfill_deferred, deferred_ranges
-from metrics_pipeline.wiring.drain import batches_under_way
-from metrics_pipeline.wiring.drain import rollups as open_rollups
 from metrics_pipeline.wiring.engines import check_schema, hours_group, slot_owner, warehouse_of
+from metrics_pipeline.wiring.rollups import rollups as open_rollups
 
 _PREFETCH_BYTES = 4 << 20
 """Little: what is fetched beyond a window is fetched again for the next one."""

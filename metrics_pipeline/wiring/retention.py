@@ -16,8 +16,8 @@ from metrics_pipeline.retention.steps import RetentionStep
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.settings import Settings, kafka_address
-from metrics_pipeline.wiring.drain import rollups_of_shard
 from metrics_pipeline.wiring.engines import check_schema
+from metrics_pipeline.wiring.rollups import rollups_of_shard
 
 MAX_POLICY_BYTES = 1 << 20
 

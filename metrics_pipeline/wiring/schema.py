@@ -18,7 +18,7 @@ from metrics_pipeline.rollups.retained_from_store import read_retained_from
 from metrics_pipeline.runtime.timerange import DAY_SECONDS
 from metrics_pipeline.schema.targets import apply_everywhere
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.wiring.drain import rollups_of_shard
+from metrics_pipeline.wiring.rollups import rollups_of_shard
 
 _SINCE = re.compile(r" Remade since (\d+)\.$")
 

@@ -22,7 +22,9 @@ from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.runtime.timerange import minute_name
 from metrics_pipeline.schema import all as schema
 from metrics_pipeline.settings import Settings, load_settings
-from metrics_pipeline.wiring.drain import DrainRun, audit, rollups, run_drain, until_window_ends
+from metrics_pipeline.wiring.audit import audit
+from metrics_pipeline.wiring.drain import DrainRun, run_drain, until_window_ends
+from metrics_pipeline.wiring.rollups import rollups
 from tests.worlds.events import encode, event
 from tests.worlds.hours import command
 from tests.worlds.pipeline import CrashError, crash_at, drain_once, send

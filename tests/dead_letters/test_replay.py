@@ -27,8 +27,9 @@ from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import produce
 from metrics_pipeline.schema import all as schema
 from metrics_pipeline.settings import Settings, clickhouse_url, load_settings
+from metrics_pipeline.wiring.audit import audit
 from metrics_pipeline.wiring.dead_letters import dead_letter_warnings, preview_dead_letters, replay_dead_letters
-from metrics_pipeline.wiring.drain import DrainRun, audit, prepare, run_drain, until_window_ends
+from metrics_pipeline.wiring.drain import DrainRun, prepare, run_drain, until_window_ends
 from tests.worlds.events import encode, event
 from tests.worlds.hours import command
 from tests.worlds.pipeline import CrashError, crash_at, drain_once, send

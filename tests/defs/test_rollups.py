@@ -28,7 +28,7 @@ from metrics_pipeline.defs.rollups import BUILT_ASSETS, BuildConfig, stale_rollu
 from metrics_pipeline.rollups.grains import BUILT
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.wiring.drain import rollups as open_rollups
+from metrics_pipeline.wiring.rollups import rollups as open_rollups
 from tests.defs.located import located, sensor_context
 from tests.worlds.rollups import DAY, HOUR, NOON, assert_answers_are_raws, insert, number
 

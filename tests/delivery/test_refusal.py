@@ -10,7 +10,7 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.errors import ForeignViewError, PipelineError, StopError
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.wiring.drain import audit
+from metrics_pipeline.wiring.audit import audit
 from tests.worlds.events import encode, event, events
 from tests.worlds.pipeline import CrashError, assert_exact, crash_at, drain_once, send
 

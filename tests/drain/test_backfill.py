@@ -28,8 +28,9 @@ from metrics_pipeline.metrics.observe import look
 from metrics_pipeline.questions.completeness import incomplete_minutes
 from metrics_pipeline.runtime.timerange import TimeRange
 from metrics_pipeline.settings import Settings, kafka_address
+from metrics_pipeline.wiring.audit import audit
 from metrics_pipeline.wiring.backfill import backfill_deferred, deferred_ranges, skip_to_head
-from metrics_pipeline.wiring.drain import DrainRun, at_once, audit, run_drain, until_caught_up, until_window_ends
+from metrics_pipeline.wiring.drain import DrainRun, at_once, run_drain, until_caught_up, until_window_ends
 from tests.worlds.events import events
 from tests.worlds.pipeline import CrashError, assert_exact, counts, crash_at, drain_once, send
 

@@ -16,9 +16,9 @@ from metrics_pipeline.drain.drain import DrainReport
 from metrics_pipeline.drain.ending import Reason
 from metrics_pipeline.errors import ConfigurationError, TopicMismatchError
 from metrics_pipeline.settings import Settings, kafka_address
+from metrics_pipeline.wiring.audit import audit
 from metrics_pipeline.wiring.drain import (
     DrainRun,
-    audit,
     prepare,
     reset_offsets,
     run_drain,

@@ -26,8 +26,9 @@ from metrics_pipeline.replay.steps import HourStep
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.settings import LocalSettings, Settings, load_settings
-from metrics_pipeline.wiring.drain import DrainRun, audit, prepare, run_drain, until_caught_up
-from metrics_pipeline.wiring.drain import rollups as open_rollups
+from metrics_pipeline.wiring.audit import audit
+from metrics_pipeline.wiring.drain import DrainRun, prepare, run_drain, until_caught_up
+from metrics_pipeline.wiring.rollups import rollups as open_rollups
 from tests.worlds.events import events
 from tests.worlds.hours import command, crash, past_events, replay
 from tests.worlds.pipeline import CrashError, assert_exact, counts, crash_at, drain_once, send

@@ -11,7 +11,8 @@ from confluent_kafka.admin import AdminClient
 
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.settings import Settings, kafka_address
-from metrics_pipeline.wiring.drain import audit, reset_offsets
+from metrics_pipeline.wiring.audit import audit
+from metrics_pipeline.wiring.drain import reset_offsets
 from tests.worlds.events import events
 from tests.worlds.pipeline import CrashError, assert_exact, counts, crash_at, drain_once, send
 

@@ -23,8 +23,9 @@ from metrics_pipeline.replay.report import HourReport
 from metrics_pipeline.replay.steps import HourStep
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.settings import Settings
+from metrics_pipeline.wiring.audit import audit
 from metrics_pipeline.wiring.backfill import skip_to_head
-from metrics_pipeline.wiring.drain import DrainRun, audit, run_drain, until_window_ends
+from metrics_pipeline.wiring.drain import DrainRun, run_drain, until_window_ends
 from tests.worlds.events import encode, event, events
 from tests.worlds.hours import (
     HOUR_MS,

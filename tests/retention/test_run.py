@@ -27,11 +27,11 @@ from metrics_pipeline.rollups.views import ROLLUP_VIEWS
 from metrics_pipeline.runtime.timerange import TimeRange
 from metrics_pipeline.schema import all as schema
 from metrics_pipeline.settings import Settings, load_settings
+from metrics_pipeline.wiring.audit import audit
 from metrics_pipeline.wiring.backfill import backfill_deferred
 from metrics_pipeline.wiring.dead_letters import replay_dead_letters
-from metrics_pipeline.wiring.drain import audit
-from metrics_pipeline.wiring.drain import rollups as open_rollups
 from metrics_pipeline.wiring.replay import preview_hours
+from metrics_pipeline.wiring.rollups import rollups as open_rollups
 from tests.worlds.events import encode
 from tests.worlds.pipeline import CrashError, crash_at, drain_once, send
 from tests.worlds.retention import (

@@ -34,8 +34,8 @@ from metrics_pipeline.rollups.grains import GRAINS
 from metrics_pipeline.rollups.retained_from import DEAD_LETTERS, LEDGER, RAW
 from metrics_pipeline.rollups.retained_from_store import note_retained_from, read_retained_from
 from metrics_pipeline.settings import LocalSettings, Settings, kafka_address
+from metrics_pipeline.wiring.audit import audit
 from metrics_pipeline.wiring.dead_letters import replay_dead_letters
-from metrics_pipeline.wiring.drain import audit
 from tests.worlds.events import encode, event
 from tests.worlds.hours import delete_records
 from tests.worlds.pipeline import drain_once, send

@@ -21,7 +21,7 @@ from metrics_pipeline.rollups.state import read_stale, read_state
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.wiring.drain import prepare
-from metrics_pipeline.wiring.drain import rollups as open_rollups
+from metrics_pipeline.wiring.rollups import rollups as open_rollups
 from tests.worlds.rollups import DAY, HOUR, NOON, UNIT, assert_answers_are_raws, insert, insert_evenly, number
 
 LIVE_TABLES = ("rollup_1m", "rollup_regions_1m", "rollup_services_1m", "rollup_totals_1m")

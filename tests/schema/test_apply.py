@@ -26,8 +26,8 @@ from metrics_pipeline.retention.store import RetentionStore
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.schema import all as schema
 from metrics_pipeline.settings import load_settings
-from metrics_pipeline.wiring.drain import rollups
 from metrics_pipeline.wiring.engines import check_schema
+from metrics_pipeline.wiring.rollups import rollups
 from tests.worlds.rollups import NOON, assert_answers_are_raws, insert_evenly
 from tests.worlds.schemas import (
     STORAGE,

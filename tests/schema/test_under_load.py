@@ -13,7 +13,8 @@ from metrics_pipeline.dashboards.panels import PANELS
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import produce
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.wiring.drain import DrainRun, audit, run_drain, until_window_ends
+from metrics_pipeline.wiring.audit import audit
+from metrics_pipeline.wiring.drain import DrainRun, run_drain, until_window_ends
 from tests.worlds.pipeline import drain_once
 from tests.worlds.schemas import next_version, rows
 

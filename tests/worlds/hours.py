@@ -26,7 +26,7 @@ from metrics_pipeline.replay.report import HourReport
 from metrics_pipeline.replay.steps import HourStep
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.settings import Settings, kafka_address
-from metrics_pipeline.wiring.drain import audit
+from metrics_pipeline.wiring.audit import audit
 from metrics_pipeline.wiring.replay import preview_hours, replay_hours
 from tests.worlds.events import encode, event
 from tests.worlds.pipeline import Brisk, crash_at, drain_once

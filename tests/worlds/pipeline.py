@@ -12,7 +12,8 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.drain.drain import DrainReport
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.settings import Settings, kafka_address
-from metrics_pipeline.wiring.drain import DrainRun, audit, run_drain, until_caught_up
+from metrics_pipeline.wiring.audit import audit
+from metrics_pipeline.wiring.drain import DrainRun, run_drain, until_caught_up
 
 StepT = TypeVar("StepT", bound=StrEnum)
 

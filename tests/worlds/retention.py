@@ -21,7 +21,7 @@ from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.runtime.timerange import TimeRange
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.wiring.drain import rollups as open_rollups
+from metrics_pipeline.wiring.rollups import rollups as open_rollups
 from tests.worlds.events import encode
 from tests.worlds.pipeline import drain_once, send
 

@@ -29,7 +29,8 @@ from metrics_pipeline.lab.chaos.staging import Staging
 from metrics_pipeline.lab.chaos.world import World
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.settings import Settings, clickhouse_url, load_settings
-from metrics_pipeline.wiring.drain import audit, prepare
+from metrics_pipeline.wiring.audit import audit
+from metrics_pipeline.wiring.drain import prepare
 
 SETTLE_SECONDS = 600.0
 """After the faults, all that was sent has to land within this time."""

@@ -18,7 +18,7 @@ from metrics_pipeline.lab.loadgen.process import LoadProcess
 from metrics_pipeline.metrics.observe import Overview, look
 from metrics_pipeline.metrics.statistics import Statistics
 from metrics_pipeline.settings import Settings, local_home
-from metrics_pipeline.wiring.drain import audit
+from metrics_pipeline.wiring.audit import audit
 
 WARM_UP_EVENTS = 100
 FIRST_RUN_SECONDS = 120

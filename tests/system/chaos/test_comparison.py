@@ -9,7 +9,7 @@ from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.lab.chaos.compare import Comparison, compare
 from metrics_pipeline.lab.chaos.load import Eaten, SideSender, parcel_of
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.wiring.drain import audit
+from metrics_pipeline.wiring.audit import audit
 from tests.worlds.pipeline import drain_once
 
 

@@ -11,7 +11,8 @@ from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.errors import PipelineError, StopError
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.wiring.drain import audit, rollups
+from metrics_pipeline.wiring.audit import audit
+from metrics_pipeline.wiring.rollups import rollups
 from tests.worlds.events import encode, event
 from tests.worlds.hours import past_events, query
 from tests.worlds.pipeline import CrashError, assert_exact, crash_at, drain_once, send

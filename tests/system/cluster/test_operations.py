@@ -24,8 +24,10 @@ from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.runtime.timerange import TimeRange
 from metrics_pipeline.schema.roles import roles
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.wiring.drain import audit, prepare, rollups
+from metrics_pipeline.wiring.audit import audit
+from metrics_pipeline.wiring.drain import prepare
 from metrics_pipeline.wiring.retention import retention
+from metrics_pipeline.wiring.rollups import rollups
 from tests.metrics.test_exporter import scrape
 from tests.system.cluster.conftest import OF_ROLES, Shard, databases
 from tests.worlds.hours import assert_exact, command, fingerprint, past_events, query, replay, with_wrong_rules

@@ -12,7 +12,8 @@ from metrics_pipeline.errors import ClickHouseUnavailableError, PipelineError
 from metrics_pipeline.lab.local.clickhouse import ClickHouseServer
 from metrics_pipeline.lab.local.kafka import KafkaServer
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.wiring.drain import audit, rollups
+from metrics_pipeline.wiring.audit import audit
+from metrics_pipeline.wiring.rollups import rollups
 from tests.system.cluster.conftest import Shard, cluster, spread_over
 from tests.worlds.hours import assert_exact, past_events, query
 from tests.worlds.pipeline import drain_once, send

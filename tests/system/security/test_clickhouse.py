@@ -11,7 +11,7 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.lab.local.clickhouse import ClickHouseServer
 from metrics_pipeline.settings import ClickHouseSettings, Settings, clickhouse_url
-from metrics_pipeline.wiring.drain import audit
+from metrics_pipeline.wiring.audit import audit
 from tests.system.security.conftest import Pems
 from tests.worlds.events import events
 from tests.worlds.forwarding import Connect, tcp, tls_proxy

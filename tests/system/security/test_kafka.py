@@ -16,7 +16,7 @@ from metrics_pipeline.kafka.admin import describe_topic
 from metrics_pipeline.lab.local.clickhouse import ClickHouseServer
 from metrics_pipeline.schema import all as schema
 from metrics_pipeline.settings import ClickHouseSettings, KafkaSettings, Settings
-from metrics_pipeline.wiring.drain import audit
+from metrics_pipeline.wiring.audit import audit
 from tests.system.security.conftest import CLIENT_ID, CLIENT_SECRET, PASSWORD, USER, Pems, SecuredKafka, grant
 from tests.worlds.events import events
 from tests.worlds.pipeline import drain_once

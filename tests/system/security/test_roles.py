@@ -27,9 +27,10 @@ from metrics_pipeline.runtime.timerange import TimeRange
 from metrics_pipeline.schema import all as schema
 from metrics_pipeline.schema.roles import Role, roles, statements
 from metrics_pipeline.settings import ClickHouseSettings, LocalSettings, Settings
-from metrics_pipeline.wiring.drain import audit, prepare
-from metrics_pipeline.wiring.drain import rollups as open_rollups
+from metrics_pipeline.wiring.audit import audit
+from metrics_pipeline.wiring.drain import prepare
 from metrics_pipeline.wiring.replay import replay_hours
+from metrics_pipeline.wiring.rollups import rollups as open_rollups
 from tests.worlds.pipeline import drain_once
 from tests.worlds.retention import DAY, TODAY, Impatient, events_of, land, midnight, retain
 from tests.worlds.schemas import insert, with_version

@@ -26,7 +26,7 @@ from metrics_pipeline.lab.local.kafka import start_kafka
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.settings import LocalSettings, Settings
 from metrics_pipeline.wiring.drain import DrainRun, prepare, run_drain, until_caught_up
-from metrics_pipeline.wiring.drain import rollups as open_rollups
+from metrics_pipeline.wiring.rollups import rollups as open_rollups
 
 HOURS, PER_HOUR, OPEN, UNREAD, BROKEN = 5, 200, 150, 100, 3
 """Closed hours and events in each; events of the open batch; events that nobody has read; malformed messages."""

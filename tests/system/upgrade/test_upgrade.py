@@ -14,9 +14,9 @@ from metrics_pipeline.replay.plan import Mode
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.schema import all as schema
 from metrics_pipeline.settings import Settings
-from metrics_pipeline.wiring.drain import audit
-from metrics_pipeline.wiring.drain import rollups as open_rollups
+from metrics_pipeline.wiring.audit import audit
 from metrics_pipeline.wiring.replay import replay_hours
+from metrics_pipeline.wiring.rollups import rollups as open_rollups
 from tests.system.upgrade.snapshot import BROKEN, EVENTS, HOURS, PER_HOUR, engines_in
 from tests.worlds.pipeline import Brisk, Counts, counts, drain_once
 from tests.worlds.rollups import assert_answers_are_raws

@@ -27,7 +27,8 @@ from metrics_pipeline.lab.chaos.load import SideSender, parcel_of
 from metrics_pipeline.lab.chaos.staging import Staging
 from metrics_pipeline.lab.chaos.world import World
 from metrics_pipeline.settings import Settings, kafka_address
-from metrics_pipeline.wiring.drain import audit, prepare, reset_offsets
+from metrics_pipeline.wiring.audit import audit
+from metrics_pipeline.wiring.drain import prepare, reset_offsets
 
 ASIDE = "recreated-"
 """What the names of drains beside begin with: their ends say nothing about the pipeline under chaos."""

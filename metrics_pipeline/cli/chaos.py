@@ -15,7 +15,7 @@ from metrics_pipeline.cli.output import print_json
 from metrics_pipeline.cli.signals import stop_on_signal
 from metrics_pipeline.lab.chaos.report import as_json as report_as_json
 from metrics_pipeline.lab.chaos.report import as_markdown, command_of, rows_of, summary_of
-from metrics_pipeline.lab.chaos.run import ChaosOptions, Outcome, Progress, Watcher, run_chaos
+from metrics_pipeline.lab.chaos.run import ChaosOptions, Outcome, Progress, run_chaos
 
 app = typer.Typer()
 
@@ -48,8 +48,8 @@ def chaos(
     """
     where = folder.absolute() if folder is not None else None
     options = ChaosOptions(seconds=seconds, seed=seed, rate=rate, folder=where, keep=keep)
-    with stop_on_signal() as stop, _View(Console(stderr=as_json), seconds).watcher() as watcher:
-        outcome = run_chaos(options, watcher, stop)
+    with stop_on_signal() as stop, _View(Console(stderr=as_json), seconds).live() as view:
+        outcome = run_chaos(options, stop, view.say, view.show)
     if report is not None:
         report.write_text(as_markdown(outcome))
     if as_json:
@@ -75,14 +75,14 @@ class _View:
         self._lock = threading.Lock()
 
     @contextmanager
-    def watcher(self) -> Iterator[Watcher]:
+    def live(self) -> Iterator["_View"]:
         if not self._console.is_terminal:
-            yield Watcher(self._say, self._show)
+            yield self
             return
         with Live(console=self._console, refresh_per_second=4, transient=True) as self._live:
-            yield Watcher(self._say, self._show)
+            yield self
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
         with self._lock:
             if self._live is None:
                 self._console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -90,7 +90,7 @@ class _View:
                 self._lines = [*self._lines, line][-_LAST_LINES:]
                 self._live.update(self._render())
 
-    def _show(self, progress: Progress) -> None:
+    def show(self, progress: Progress) -> None:
         with self._lock:
             self._progress = progress
             if self._live is not None:

@@ -19,13 +19,12 @@ from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.lab.chaos.catalogue import Fault, faults
 from metrics_pipeline.lab.chaos.compare import Comparison, compare
 from metrics_pipeline.lab.chaos.drain_process import CRASHED
-from metrics_pipeline.lab.chaos.engines import OwnEngines, own_engines
 from metrics_pipeline.lab.chaos.fleet import Fleet
 from metrics_pipeline.lab.chaos.journal import Injected, Journal, MissedError, Result
 from metrics_pipeline.lab.chaos.load import ListedLoad, Sent, SideSender
 from metrics_pipeline.lab.chaos.plan import Injection, make_plan
 from metrics_pipeline.lab.chaos.proxy import Proxy
-from metrics_pipeline.lab.chaos.staging import Staging
+from metrics_pipeline.lab.chaos.staging import OwnEngines, Staging, altered, own_engines
 from metrics_pipeline.lab.chaos.world import World
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.settings import Settings, clickhouse_url, load_settings
@@ -81,16 +80,15 @@ class Outcome:
         return not self.problems
 
 
-@dataclass(frozen=True, slots=True)
-class Watcher:
-    """Hears of what happens."""
-
-    say: Callable[[str], None] = lambda _text: None
-    show: Callable[[Progress], None] = lambda _progress: None
-
-
-def run_chaos(options: ChaosOptions, watcher: Watcher, stop: threading.Event) -> Outcome:
+def run_chaos(
+    options: ChaosOptions,
+    stop: threading.Event,
+    say: Callable[[str], None] = lambda _text: None,
+    show: Callable[[Progress], None] = lambda _progress: None,
+) -> Outcome:
     """Inject faults for a while, settle, compare. Setting `stop` ends the faults early.
+
+    `say` hears of what happens, `show` of how far the run is.
 
     With addresses of Kafka and ClickHouse in the settings these are used, in a topic and a database of the run's own;
     with neither, engines are started and stopped. Raises ConfigurationError with one of them only.
@@ -98,7 +96,7 @@ def run_chaos(options: ChaosOptions, watcher: Watcher, stop: threading.Event) ->
     given = load_settings(with_local_engines=False)
     folder = options.folder or Path(tempfile.mkdtemp(prefix=f"chaos-{options.seed}-"))
     (folder / "drains").mkdir(parents=True, exist_ok=True)
-    journal = Journal(folder / "chaos.log", watcher.say)
+    journal = Journal(folder / "chaos.log", say)
     with ExitStack() as stack:
         engines, cluster = _cluster(given, folder, stack)
         name = f"chaos-{options.seed}-{secrets.token_hex(4)}"
@@ -109,7 +107,7 @@ def run_chaos(options: ChaosOptions, watcher: Watcher, stop: threading.Event) ->
         world = _world(staging.settings, folder, journal, engines, stop, stack)
         journal.began_seconds = time.time()
         journal.note(f"seed {options.seed}, topic {name}, logs in {folder}")
-        outcome = _Run(options, world, faults(with_own_engines=engines is not None), watcher).run()
+        outcome = _Run(options, world, faults(with_own_engines=engines is not None), show).run()
         staging.is_kept = options.keep or not outcome.is_exact
         return outcome
 
@@ -124,15 +122,16 @@ def _cluster(given: Settings, folder: Path, stack: ExitStack) -> tuple[OwnEngine
     if has_kafka:
         return None, _hastened(given)
     engines = stack.enter_context(own_engines(folder, given.local))
-    kafka = given.kafka.model_copy(update={"bootstrap_servers": engines.kafka.address})
-    clickhouse = given.clickhouse.model_copy(update={"url": SecretStr(engines.clickhouse.address)})
-    return engines, _hastened(given.model_copy(update={"kafka": kafka, "clickhouse": clickhouse}))
+    kafka = {"bootstrap_servers": engines.kafka.address}
+    clickhouse = {"url": SecretStr(engines.clickhouse.address)}
+    return engines, _hastened(altered(given, kafka=kafka, clickhouse=clickhouse))
 
 
 def _hastened(settings: Settings) -> Settings:
     """Small batches and short limits: many steps, and outages that last longer than patience, within minutes."""
-    drain = settings.drain.model_copy(
-        update={
+    return altered(
+        settings,
+        drain={
             "shards": 2,
             "window_seconds": 15.0,
             "flush_seconds": 0.4,
@@ -141,11 +140,10 @@ def _hastened(settings: Settings) -> Settings:
             "handover_seconds": 5.0,
             "retry_seconds": 12.0,
             "zombie_seconds": 2.0,
-        }
+        },
+        kafka={"partitions": 8, "request_timeout_seconds": 5.0},
+        clickhouse={"request_timeout_seconds": 3.0},
     )
-    kafka = settings.kafka.model_copy(update={"partitions": 8, "request_timeout_seconds": 5.0})
-    clickhouse = settings.clickhouse.model_copy(update={"request_timeout_seconds": 3.0})
-    return settings.model_copy(update={"drain": drain, "kafka": kafka, "clickhouse": clickhouse})
 
 
 def _world(
@@ -158,19 +156,20 @@ def _world(
 ) -> World:
     proxy = Proxy(clickhouse_url(settings))
     stack.callback(proxy.close)
-    through = settings.clickhouse.model_copy(update={"url": SecretStr(proxy.url)})
-    fleet = Fleet(settings.model_copy(update={"clickhouse": through}), folder / "drains", journal)
+    fleet = Fleet(altered(settings, clickhouse={"url": SecretStr(proxy.url)}), folder / "drains", journal)
     stack.callback(fleet.close)
     return World(settings, folder, journal, fleet, proxy, SideSender(settings), engines, stop)
 
 
 class _Run:
-    def __init__(self, options: ChaosOptions, world: World, catalogue: dict[str, Fault], watcher: Watcher) -> None:
+    def __init__(
+        self, options: ChaosOptions, world: World, catalogue: dict[str, Fault], show: Callable[[Progress], None]
+    ) -> None:
         self._options = options
         self._world = world
         self._journal = world.journal
         self._catalogue = catalogue
-        self._watcher = watcher
+        self._show = show
         self._threads: dict[threading.Thread, Injection] = {}
 
     def run(self) -> Outcome:
@@ -230,7 +229,7 @@ class _Run:
             self._start_due(pending, now_seconds)
             if now_seconds - shown_seconds >= _SHOW_SECONDS:
                 shown_seconds = now_seconds
-                self._watcher.show(self._progress(now_seconds))
+                self._show(self._progress(now_seconds))
             self._world.stop.wait(_TICK_SECONDS)
         if pending:
             self._journal.note(f"no time for {', '.join(f'#{i.number} {i.kind}' for i in pending)}")

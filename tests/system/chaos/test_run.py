@@ -9,7 +9,7 @@ import pytest
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.lab.chaos.journal import Result
 from metrics_pipeline.lab.chaos.report import as_json, as_markdown, command_of, rows_of, totals
-from metrics_pipeline.lab.chaos.run import ChaosOptions, Watcher, run_chaos
+from metrics_pipeline.lab.chaos.run import ChaosOptions, run_chaos
 
 SECONDS = 100
 SEED = 14
@@ -24,7 +24,7 @@ def test_faults_of_many_kinds_leave_everything_exact(tmp_path: Path, capsys: pyt
         with one_at_a_time, capsys.disabled():
             print(f"    {line}", file=sys.stderr, flush=True)
 
-    outcome = run_chaos(ChaosOptions(SECONDS, SEED, RATE, tmp_path / "chaos"), Watcher(say), threading.Event())
+    outcome = run_chaos(ChaosOptions(SECONDS, SEED, RATE, tmp_path / "chaos"), threading.Event(), say)
     assert outcome.problems == (), f"logs: {outcome.folder}; the same plan again: {command_of(outcome)}"
     assert outcome.journal.count(Result.INJECTED) >= 20
     assert len(outcome.journal.kinds()) >= 15
@@ -44,4 +44,4 @@ def test_faults_of_many_kinds_leave_everything_exact(tmp_path: Path, capsys: pyt
 def test_half_a_cluster_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METRICS_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
     with pytest.raises(ConfigurationError, match="METRICS_CLICKHOUSE__URL"):
-        run_chaos(ChaosOptions(10, 1, folder=tmp_path), Watcher(), threading.Event())
+        run_chaos(ChaosOptions(10, 1, folder=tmp_path), threading.Event())

@@ -15,7 +15,7 @@ from metrics_pipeline.cli.output import print_json
 from metrics_pipeline.cli.signals import stop_on_signal
 from metrics_pipeline.lab.chaos.report import as_json as report_as_json
 from metrics_pipeline.lab.chaos.report import as_markdown, command_of, rows_of, summary_of
-from metrics_pipeline.lab.chaos.run import ChaosOptions, Outcome, Progress, run_chaos
+from metrics_pipeline.lab.chaos.run import ChaosOptions, Outcome, run_chaos
 
 app = typer.Typer()
 
@@ -48,7 +48,7 @@ def chaos(
     """
     where = folder.absolute() if folder is not None else None
     options = ChaosOptions(seconds=seconds, seed=seed, rate=rate, folder=where, keep=keep)
-    with stop_on_signal() as stop, _View(Console(stderr=as_json), seconds).live() as view:
+    with stop_on_signal() as stop, _View(Console(stderr=as_json)).live() as view:
         outcome = run_chaos(options, stop, view.say, view.show)
     if report is not None:
         report.write_text(as_markdown(outcome))
@@ -59,17 +59,16 @@ def chaos(
     if not outcome.is_exact:
         raise typer.Exit(1)
     if folder is None and not keep:
-        shutil.rmtree(outcome.folder, ignore_errors=True)
+        shutil.rmtree(outcome.world.folder, ignore_errors=True)
 
 
 class _View:
     """The latest lines and figures on a terminal; elsewhere every line, and figures now and then."""
 
-    def __init__(self, console: Console, seconds: float) -> None:
+    def __init__(self, console: Console) -> None:
         self._console = console
-        self._seconds = seconds
         self._lines: list[str] = []
-        self._progress: Progress | None = None
+        self._figures = ""
         self._live: Live | None = None
         self._said_seconds = 0.0
         self._lock = threading.Lock()
@@ -90,29 +89,21 @@ class _View:
                 self._lines = [*self._lines, line][-_LAST_LINES:]
                 self._live.update(self._render())
 
-    def show(self, progress: Progress) -> None:
+    def show(self, elapsed_seconds: float, figures: str) -> None:
         with self._lock:
-            self._progress = progress
+            self._figures = figures
             if self._live is not None:
                 self._live.update(self._render())
-            elif progress.elapsed_seconds - self._said_seconds >= _PLAIN_EVERY_SECONDS:
-                self._said_seconds = progress.elapsed_seconds
-                self._console.print(self._figures(progress), highlight=False, markup=False, soft_wrap=True)
+            elif elapsed_seconds - self._said_seconds >= _PLAIN_EVERY_SECONDS:
+                self._said_seconds = elapsed_seconds
+                self._console.print(figures, highlight=False, markup=False, soft_wrap=True)
 
     def _render(self) -> Table:
         table = Table(show_header=False, box=None)
         for line in self._lines:
             table.add_row(line, style="dim")
-        if self._progress is not None:
-            table.add_row(self._figures(self._progress), style="bold")
+        table.add_row(self._figures, style="bold")
         return table
-
-    def _figures(self, progress: Progress) -> str:
-        under_way = ", ".join(progress.under_way) or "none"
-        return (
-            f"{progress.elapsed_seconds:.0f} of {self._seconds:.0f} s: {progress.injected} faults of "
-            f"{progress.kinds} kinds, {progress.missed} missed, {progress.drains} drains; under way: {under_way}"
-        )
 
 
 def _print(console: Console, outcome: Outcome) -> None:
@@ -128,5 +119,6 @@ def _print(console: Console, outcome: Outcome) -> None:
     if outcome.is_exact:
         console.print("[green]✓[/] exact: every event that was sent is there once, with its values, and counted once")
     else:
-        console.print(f"logs: {outcome.folder}; topic and database {outcome.name} stay", soft_wrap=True)
+        topic = outcome.world.settings.kafka.topic
+        console.print(f"logs: {outcome.world.folder}; topic and database {topic} stay", soft_wrap=True)
         console.print(f"the same plan again: {command_of(outcome)}", soft_wrap=True)

@@ -50,45 +50,34 @@ class ChaosOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """A look at a run under way."""
-
-    elapsed_seconds: float
-    injected: int
-    kinds: int
-    missed: int
-    under_way: tuple[str, ...]
-    drains: int
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """How it went. `problems` are sentences; empty if the pipeline was exact and the kit worked."""
 
     options: ChaosOptions
-    name: str
-    """Of the topic and the group; the database has underscores in it."""
-    folder: Path
+    world: World
+    """As the run left it: its drains are gone."""
     faults: dict[str, Fault]
-    journal: Journal
     comparison: Comparison
-    drains: int
     problems: tuple[str, ...]
 
     @property
     def is_exact(self) -> bool:
         return not self.problems
 
+    @property
+    def journal(self) -> Journal:
+        return self.world.journal
+
 
 def run_chaos(
     options: ChaosOptions,
     stop: threading.Event,
     say: Callable[[str], None] = lambda _text: None,
-    show: Callable[[Progress], None] = lambda _progress: None,
+    show: Callable[[float, str], None] = lambda _elapsed_seconds, _figures: None,
 ) -> Outcome:
     """Inject faults for a while, settle, compare. Setting `stop` ends the faults early.
 
-    `say` hears of what happens, `show` of how far the run is.
+    `say` hears of what happens, `show` now and then of how far the run is: seconds, and the figures in words.
 
     With addresses of Kafka and ClickHouse in the settings these are used, in a topic and a database of the run's own;
     with neither, engines are started and stopped. Raises ConfigurationError with one of them only.
@@ -163,7 +152,7 @@ def _world(
 
 class _Run:
     def __init__(
-        self, options: ChaosOptions, world: World, catalogue: dict[str, Fault], show: Callable[[Progress], None]
+        self, options: ChaosOptions, world: World, catalogue: dict[str, Fault], show: Callable[[float, str], None]
     ) -> None:
         self._options = options
         self._world = world
@@ -173,7 +162,7 @@ class _Run:
         self._threads: dict[threading.Thread, Injection] = {}
 
     def run(self) -> Outcome:
-        options, world = self._options, self._world
+        world = self._world
         sent = self._send_and_inject()
         problems = self._settle()
         # Nothing may move while it is looked at.
@@ -185,16 +174,7 @@ class _Run:
         problems += [*comparison.differences, *self._failures()]
         for problem in problems:
             self._journal.note(f"PROBLEM: {problem}")
-        return Outcome(
-            options,
-            world.settings.kafka.topic,
-            world.folder,
-            self._catalogue,
-            self._journal,
-            comparison,
-            world.fleet.started,
-            tuple(problems),
-        )
+        return Outcome(self._options, world, self._catalogue, comparison, tuple(problems))
 
     def _send_and_inject(self) -> list[Sent]:
         """Raises LoadError unless it is known what was sent."""
@@ -229,7 +209,7 @@ class _Run:
             self._start_due(pending, now_seconds)
             if now_seconds - shown_seconds >= _SHOW_SECONDS:
                 shown_seconds = now_seconds
-                self._show(self._progress(now_seconds))
+                self._show(now_seconds, self._figures(now_seconds))
             self._world.stop.wait(_TICK_SECONDS)
         if pending:
             self._journal.note(f"no time for {', '.join(f'#{i.number} {i.kind}' for i in pending)}")
@@ -296,12 +276,11 @@ class _Run:
             *(f"fault {i.kind} (#{i.number}) did not end" for i in self._under_way),
         ]
 
-    def _progress(self, elapsed_seconds: float) -> Progress:
-        return Progress(
-            elapsed_seconds=elapsed_seconds,
-            injected=self._journal.count(Result.INJECTED),
-            kinds=len(self._journal.kinds()),
-            missed=self._journal.count(Result.MISSED),
-            under_way=tuple(i.kind for i in self._under_way),
-            drains=self._world.fleet.started,
+    def _figures(self, elapsed_seconds: float) -> str:
+        journal = self._journal
+        under_way = ", ".join(i.kind for i in self._under_way) or "none"
+        return (
+            f"{elapsed_seconds:.0f} of {self._options.seconds:.0f} s: {journal.count(Result.INJECTED)} faults of "
+            f"{len(journal.kinds())} kinds, {journal.count(Result.MISSED)} missed, {self._world.fleet.started} drains; "
+            f"under way: {under_way}"
         )

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -20,7 +21,7 @@ from metrics_pipeline.kafka.handover import GROUP_SUFFIX
 from metrics_pipeline.lab.local.clickhouse import start_clickhouse
 from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program, kafka_program
 from metrics_pipeline.lab.local.kafka import start_kafka
-from metrics_pipeline.lab.local.process import EngineProcess
+from metrics_pipeline.lab.local.process import Engine
 from metrics_pipeline.settings import LocalSettings, Settings, clickhouse_url, kafka_address
 
 _DELETE_SECONDS = 30.0
@@ -39,25 +40,29 @@ _KAFKA_PROPERTIES = {
 
 
 class OwnEngine:
-    """`start` takes the port that is wanted, if one is; it returns the process and the engine's address."""
+    """`start` takes `preferred_port`, if there is one."""
 
-    def __init__(self, start: Callable[[int | None], tuple[EngineProcess, str]]) -> None:
+    def __init__(self, start: Callable[..., Engine]) -> None:
         self._start = start
-        self._process, self.address = start(None)
+        self._engine = start()
+
+    @property
+    def address(self) -> str:
+        return self._engine.address
 
     def kill(self) -> None:
-        self._process.kill()
+        self._engine.process.kill()
 
     def restart(self) -> None:
         """Start the killed engine again. Raises LocalEngineError, also if a stranger has taken its port."""
         before = self.address
         port = urlsplit(before if "//" in before else f"//{before}").port
-        self._process, self.address = self._start(port)
+        self._engine = self._start(preferred_port=port)
         if self.address != before:
             raise LocalEngineError(f"{before} came back at {self.address}: another program took its port")
 
     def stop(self) -> None:
-        self._process.stop(_STOP_SECONDS)
+        self._engine.process.stop(_STOP_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,22 +78,17 @@ class OwnEngines:
 def own_engines(folder: Path, local: LocalSettings) -> Iterator[OwnEngines]:
     """Running while it is open. Raises LocalEngineError if one doesn't start."""
     cache = cache_folder(local)
-    kafka, clickhouse = kafka_program(cache), clickhouse_program(cache)
-
-    def start_broker(port: int | None) -> tuple[EngineProcess, str]:
-        made = start_kafka(kafka, folder / "kafka", preferred_port=port, properties=_KAFKA_PROPERTIES)
-        return made.process, made.address
-
-    def start_server(port: int | None) -> tuple[EngineProcess, str]:
-        made = start_clickhouse(clickhouse, folder / "clickhouse", preferred_port=port)
-        return made.process, made.url
-
+    starts = (
+        partial(start_kafka, kafka_program(cache), folder / "kafka", properties=_KAFKA_PROPERTIES),
+        partial(start_clickhouse, clickhouse_program(cache), folder / "clickhouse"),
+    )
     with ExitStack() as stack:
-        broker = OwnEngine(start_broker)
-        stack.callback(broker.stop)
-        server = OwnEngine(start_server)
-        stack.callback(server.stop)
-        yield OwnEngines(broker, server, folder / "kafka" / "data")
+        started: list[OwnEngine] = []
+        for start in starts:
+            started.append(OwnEngine(start))
+            stack.callback(started[-1].stop)
+        kafka, clickhouse = started
+        yield OwnEngines(kafka, clickhouse, folder / "kafka" / "data")
 
 
 def altered(settings: Settings, **parts: Mapping[str, Any]) -> Settings:

@@ -25,7 +25,7 @@ def test_faults_of_many_kinds_leave_everything_exact(tmp_path: Path, capsys: pyt
             print(f"    {line}", file=sys.stderr, flush=True)
 
     outcome = run_chaos(ChaosOptions(SECONDS, SEED, RATE, tmp_path / "chaos"), threading.Event(), say)
-    assert outcome.problems == (), f"logs: {outcome.folder}; the same plan again: {command_of(outcome)}"
+    assert outcome.problems == (), f"logs: {outcome.world.folder}; the same plan again: {command_of(outcome)}"
     assert outcome.journal.count(Result.INJECTED) >= 20
     assert len(outcome.journal.kinds()) >= 15
     comparison = outcome.comparison

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 import typer
@@ -14,7 +14,7 @@ from metrics_pipeline.cli.output import BAD, GOOD, answer, json_option, table
 from metrics_pipeline.cli.working import stop_on_signal
 from metrics_pipeline.lab.chaos.report import as_json as report_as_json
 from metrics_pipeline.lab.chaos.report import as_markdown, command_of, rows_of, summary_of
-from metrics_pipeline.lab.chaos.run import ChaosOptions, Outcome, Progress, Watcher, run_chaos
+from metrics_pipeline.lab.chaos.run import ChaosOptions, Outcome, run_chaos
 
 app = typer.Typer()
 
@@ -46,30 +46,29 @@ def chaos(
     """
     where = folder.absolute() if folder is not None else None
     options = ChaosOptions(seconds=seconds, seed=seed, rate=rate, folder=where, keep=keep)
-    view = View(Console(stderr=as_json), _PLAIN_EVERY_SECONDS, partial(_line, seconds), partial(_drawn, seconds))
+    view: View[_Progress] = View(Console(stderr=as_json), _PLAIN_EVERY_SECONDS, lambda now: now.figures, _drawn)
     with stop_on_signal() as stop, view.shown(transient=True):
-        outcome = run_chaos(options, Watcher(view.say, view.show), stop)
+        outcome = run_chaos(options, stop, view.say, lambda *progress: view.show(_Progress(*progress)))
     if report is not None:
         report.write_text(as_markdown(outcome))
     answer(as_json, report_as_json(outcome), _told(outcome), is_ok=outcome.is_exact)
     if folder is None and not keep:
-        shutil.rmtree(outcome.folder, ignore_errors=True)
+        shutil.rmtree(outcome.world.folder, ignore_errors=True)
 
 
-def _drawn(seconds: float, said: Sequence[str], progress: Progress | None) -> Table:
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    elapsed_seconds: float
+    figures: str
+
+
+def _drawn(said: Sequence[str], progress: _Progress | None) -> Table:
     drawn = Table(show_header=False, box=None)
     for line in said:
         drawn.add_row(line, style="dim")
     if progress is not None:
-        drawn.add_row(_line(seconds, progress), style="bold")
+        drawn.add_row(progress.figures, style="bold")
     return drawn
-
-
-def _line(seconds: float, progress: Progress) -> str:
-    return (
-        f"{progress.elapsed_seconds:.0f} of {seconds:.0f} s: {progress.injected} faults of {progress.kinds} kinds, "
-        f"{progress.missed} missed, {progress.drains} drains; under way: {', '.join(progress.under_way) or 'none'}"
-    )
 
 
 def _told(outcome: Outcome) -> Iterator[RenderableType]:
@@ -81,5 +80,6 @@ def _told(outcome: Outcome) -> Iterator[RenderableType]:
     if outcome.is_exact:
         yield f"{GOOD} exact: every event that was sent is there once, with its values, and counted once"
     else:
-        yield f"logs: {outcome.folder}; topic and database {outcome.name} stay"
+        topic = outcome.world.settings.kafka.topic
+        yield f"logs: {outcome.world.folder}; topic and database {topic} stay"
         yield f"the same plan again: {command_of(outcome)}"

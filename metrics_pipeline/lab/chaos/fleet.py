@@ -16,6 +16,7 @@ import psutil
 
 from metrics_pipeline.lab.chaos.drain_process import Farewell, Mission, Order, main
 from metrics_pipeline.lab.chaos.journal import DrainEnd, Journal, MissedError, await_that
+from metrics_pipeline.lab.chaos.staging import altered
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.wiring.drain import DrainRun
 
@@ -25,10 +26,9 @@ _ENDINGS: Mapping[int | None, str] = {
     # In the first milliseconds, before the drain listens to SIGTERM, it is as good as a kill.
     -signal.SIGTERM: "terminated",
 }
-_FIRST_BACKOFF_SECONDS = 0.1
-_LONGEST_BACKOFF_SECONDS = 1.5
 _HEALTHY_SECONDS = 5.0
-"""A run that lived this long was well: the next one starts at once."""
+"""A run that lived this long was well: the next one starts at once, another one's successor a while later."""
+_AT_ONCE_SECONDS, _LATER_SECONDS = 0.1, 0.5
 _TICK_SECONDS = 0.02
 _START_SECONDS = 10.0
 _STOP_SECONDS = 30.0
@@ -99,7 +99,6 @@ class _Slot:
 
     current: DrainProcess | None = None
     not_before_seconds: float = 0.0
-    backoff_seconds: float = _FIRST_BACKOFF_SECONDS
     armed: Armed | None = None
 
 
@@ -146,8 +145,7 @@ class Fleet:
             for process in self._all():
                 process.signal(signal.SIGKILL)
             self._strays += [slot.current for slot in self._slots.values() if slot.current is not None]
-            drain = self._settings.drain.model_copy(update={"shards": shards})
-            self._settings = self._settings.model_copy(update={"drain": drain})
+            self._settings = altered(self._settings, drain={"shards": shards})
             self._slots = {shard: _Slot() for shard in range(shards)}
 
     def await_current(self, shard: int) -> DrainProcess:
@@ -240,9 +238,7 @@ class Fleet:
         if process is not None and self._has_ended(process):
             slot.current = None
             is_well = time.monotonic() - process.started_seconds > _HEALTHY_SECONDS
-            longer_seconds = min(2 * slot.backoff_seconds, _LONGEST_BACKOFF_SECONDS)
-            slot.backoff_seconds = _FIRST_BACKOFF_SECONDS if is_well else longer_seconds
-            slot.not_before_seconds = time.monotonic() + slot.backoff_seconds
+            slot.not_before_seconds = time.monotonic() + (_AT_ONCE_SECONDS if is_well else _LATER_SECONDS)
         if slot.current is None and not self._is_held and time.monotonic() >= slot.not_before_seconds:
             armed, slot.armed = slot.armed, None
             slot.current = self._start(shard, order=armed.order if armed else None)

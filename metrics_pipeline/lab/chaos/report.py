@@ -84,7 +84,7 @@ def put_down(sights: Iterable[Sight], injected: Iterable[Injected]) -> dict[str,
 
 
 def _sights(outcome: Outcome) -> list[Sight]:
-    logs = sorted((outcome.folder / "drains").glob("*.log"))
+    logs = sorted((outcome.world.folder / "drains").glob("*.log"))
     ends = outcome.journal.drain_ends
     return [
         *(sight for log in logs if not log.name.startswith(ASIDE) for sight in _sights_of(log)),
@@ -125,7 +125,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         "faults": outcome.journal.count(Result.INJECTED),
         "kinds": len(outcome.journal.kinds()),
         "missed": outcome.journal.count(Result.MISSED),
-        "drains": outcome.drains,
+        "drains": outcome.world.fleet.started,
         **counts,
         "problems": list(outcome.problems),
         "seen": dict(totals(outcome).most_common()),
@@ -140,7 +140,7 @@ def summary_of(outcome: Outcome) -> str:
     eaten = f" ({comparison.eaten:,} more were eaten by retention, as the audit says)" if comparison.eaten else ""
     return (
         f"{outcome.journal.count(Result.INJECTED)} faults of {len(outcome.journal.kinds())} kinds, "
-        f"{outcome.drains:,} drain processes: {comparison.landed:,} unique events landed{eaten}, "
+        f"{outcome.world.fleet.started:,} drain processes: {comparison.landed:,} unique events landed{eaten}, "
         f"{comparison.lost:,} lost, {comparison.doubled:,} doubled, drift {comparison.rollup_drift:,}, "
         f"{comparison.dead_letters:,} dead letters for {comparison.malformed:,} malformed messages"
     )

@@ -19,13 +19,12 @@ from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.lab.chaos.catalogue import Fault, faults
 from metrics_pipeline.lab.chaos.compare import Comparison, compare
 from metrics_pipeline.lab.chaos.drain_process import CRASHED
-from metrics_pipeline.lab.chaos.engines import OwnEngines, own_engines
 from metrics_pipeline.lab.chaos.fleet import Fleet
 from metrics_pipeline.lab.chaos.journal import Injected, Journal, MissedError, Result
 from metrics_pipeline.lab.chaos.load import ListedLoad, Sent, SideSender
 from metrics_pipeline.lab.chaos.plan import Injection, make_plan
 from metrics_pipeline.lab.chaos.proxy import Proxy
-from metrics_pipeline.lab.chaos.staging import Staging
+from metrics_pipeline.lab.chaos.staging import OwnEngines, Staging, altered, own_engines
 from metrics_pipeline.lab.chaos.world import World
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.settings import Settings, clickhouse_url, load_settings
@@ -52,46 +51,34 @@ class ChaosOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """A look at a run under way."""
-
-    elapsed_seconds: float
-    injected: int
-    kinds: int
-    missed: int
-    under_way: tuple[str, ...]
-    drains: int
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """How it went. `problems` are sentences; empty if the pipeline was exact and the kit worked."""
 
     options: ChaosOptions
-    name: str
-    """Of the topic and the group; the database has underscores in it."""
-    folder: Path
+    world: World
+    """As the run left it: its drains are gone."""
     faults: dict[str, Fault]
-    journal: Journal
     comparison: Comparison
-    drains: int
     problems: tuple[str, ...]
 
     @property
     def is_exact(self) -> bool:
         return not self.problems
 
-
-@dataclass(frozen=True, slots=True)
-class Watcher:
-    """Hears of what happens."""
-
-    say: Callable[[str], None] = lambda _text: None
-    show: Callable[[Progress], None] = lambda _progress: None
+    @property
+    def journal(self) -> Journal:
+        return self.world.journal
 
 
-def run_chaos(options: ChaosOptions, watcher: Watcher, stop: threading.Event) -> Outcome:
+def run_chaos(
+    options: ChaosOptions,
+    stop: threading.Event,
+    say: Callable[[str], None] = lambda _text: None,
+    show: Callable[[float, str], None] = lambda _elapsed_seconds, _figures: None,
+) -> Outcome:
     """Inject faults for a while, settle, compare. Setting `stop` ends the faults early.
+
+    `say` hears of what happens, `show` now and then of how far the run is: seconds, and the figures in words.
 
     With addresses of Kafka and ClickHouse in the settings these are used, in a topic and a database of the run's own;
     with neither, engines are started and stopped. Raises ConfigurationError with one of them only.
@@ -99,7 +86,7 @@ def run_chaos(options: ChaosOptions, watcher: Watcher, stop: threading.Event) ->
     given = load_settings(with_local_engines=False)
     folder = options.folder or Path(tempfile.mkdtemp(prefix=f"chaos-{options.seed}-"))
     (folder / "drains").mkdir(parents=True, exist_ok=True)
-    journal = Journal(folder / "chaos.log", watcher.say)
+    journal = Journal(folder / "chaos.log", say)
     with ExitStack() as stack:
         engines, cluster = _cluster(given, folder, stack)
         name = f"chaos-{options.seed}-{secrets.token_hex(4)}"
@@ -110,7 +97,7 @@ def run_chaos(options: ChaosOptions, watcher: Watcher, stop: threading.Event) ->
         world = _world(staging.settings, folder, journal, engines, stop, stack)
         journal.began_seconds = time.time()
         journal.note(f"seed {options.seed}, topic {name}, logs in {folder}")
-        outcome = _Run(options, world, faults(with_own_engines=engines is not None), watcher).run()
+        outcome = _Run(options, world, faults(with_own_engines=engines is not None), show).run()
         staging.is_kept = options.keep or not outcome.is_exact
         return outcome
 
@@ -125,15 +112,16 @@ def _cluster(given: Settings, folder: Path, stack: ExitStack) -> tuple[OwnEngine
     if has_kafka:
         return None, _hastened(given)
     engines = stack.enter_context(own_engines(folder, given.local))
-    kafka = given.kafka.model_copy(update={"bootstrap_servers": engines.kafka.address})
-    clickhouse = given.clickhouse.model_copy(update={"url": SecretStr(engines.clickhouse.address)})
-    return engines, _hastened(given.model_copy(update={"kafka": kafka, "clickhouse": clickhouse}))
+    kafka = {"bootstrap_servers": engines.kafka.address}
+    clickhouse = {"url": SecretStr(engines.clickhouse.address)}
+    return engines, _hastened(altered(given, kafka=kafka, clickhouse=clickhouse))
 
 
 def _hastened(settings: Settings) -> Settings:
     """Small batches and short limits: many steps, and outages that last longer than patience, within minutes."""
-    drain = settings.drain.model_copy(
-        update={
+    return altered(
+        settings,
+        drain={
             "shards": 2,
             "window_seconds": 15.0,
             "flush_seconds": 0.4,
@@ -142,11 +130,10 @@ def _hastened(settings: Settings) -> Settings:
             "handover_seconds": 5.0,
             "retry_seconds": 12.0,
             "zombie_seconds": 2.0,
-        }
+        },
+        kafka={"partitions": 8, "request_timeout_seconds": 5.0},
+        clickhouse={"request_timeout_seconds": 3.0},
     )
-    kafka = settings.kafka.model_copy(update={"partitions": 8, "request_timeout_seconds": 5.0})
-    clickhouse = settings.clickhouse.model_copy(update={"request_timeout_seconds": 3.0})
-    return settings.model_copy(update={"drain": drain, "kafka": kafka, "clickhouse": clickhouse})
 
 
 def _world(
@@ -159,23 +146,24 @@ def _world(
 ) -> World:
     proxy = Proxy(clickhouse_url(settings))
     stack.callback(proxy.close)
-    through = settings.clickhouse.model_copy(update={"url": SecretStr(proxy.url)})
-    fleet = Fleet(settings.model_copy(update={"clickhouse": through}), folder / "drains", journal)
+    fleet = Fleet(altered(settings, clickhouse={"url": SecretStr(proxy.url)}), folder / "drains", journal)
     stack.callback(fleet.close)
     return World(settings, folder, journal, fleet, proxy, SideSender(settings), engines, stop)
 
 
 class _Run:
-    def __init__(self, options: ChaosOptions, world: World, catalogue: dict[str, Fault], watcher: Watcher) -> None:
+    def __init__(
+        self, options: ChaosOptions, world: World, catalogue: dict[str, Fault], show: Callable[[float, str], None]
+    ) -> None:
         self._options = options
         self._world = world
         self._journal = world.journal
         self._catalogue = catalogue
-        self._watcher = watcher
+        self._show = show
         self._threads: dict[threading.Thread, Injection] = {}
 
     def run(self) -> Outcome:
-        options, world = self._options, self._world
+        world = self._world
         sent = self._send_and_inject()
         problems = self._settle()
         # Nothing may move while it is looked at.
@@ -187,16 +175,7 @@ class _Run:
         problems += [*comparison.differences, *self._failures()]
         for problem in problems:
             self._journal.note(f"PROBLEM: {problem}")
-        return Outcome(
-            options,
-            world.settings.kafka.topic,
-            world.folder,
-            self._catalogue,
-            self._journal,
-            comparison,
-            world.fleet.started,
-            tuple(problems),
-        )
+        return Outcome(self._options, world, self._catalogue, comparison, tuple(problems))
 
     def _send_and_inject(self) -> list[Sent]:
         """Raises LoadError unless it is known what was sent."""
@@ -231,7 +210,7 @@ class _Run:
             self._start_due(pending, now_seconds)
             if now_seconds - shown_seconds >= _SHOW_SECONDS:
                 shown_seconds = now_seconds
-                self._watcher.show(self._progress(now_seconds))
+                self._show(now_seconds, self._figures(now_seconds))
             self._world.stop.wait(_TICK_SECONDS)
         if pending:
             self._journal.note(f"no time for {', '.join(f'#{i.number} {i.kind}' for i in pending)}")
@@ -298,12 +277,11 @@ class _Run:
             *(f"fault {i.kind} (#{i.number}) did not end" for i in self._under_way),
         ]
 
-    def _progress(self, elapsed_seconds: float) -> Progress:
-        return Progress(
-            elapsed_seconds=elapsed_seconds,
-            injected=self._journal.count(Result.INJECTED),
-            kinds=len(self._journal.kinds()),
-            missed=self._journal.count(Result.MISSED),
-            under_way=tuple(i.kind for i in self._under_way),
-            drains=self._world.fleet.started,
+    def _figures(self, elapsed_seconds: float) -> str:
+        journal = self._journal
+        under_way = ", ".join(i.kind for i in self._under_way) or "none"
+        return (
+            f"{elapsed_seconds:.0f} of {self._options.seconds:.0f} s: {journal.count(Result.INJECTED)} faults of "
+            f"{len(journal.kinds())} kinds, {journal.count(Result.MISSED)} missed, {self._world.fleet.started} drains; "
+            f"under way: {under_way}"
         )

@@ -1,8 +1,12 @@
-"""A topic and a database made for one run: it touches no others, and takes these away at the end."""
+"""What a run has for itself: engines that it may kill, and a topic and a database; it touches no others."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from confluent_kafka import KafkaException
@@ -11,27 +15,102 @@ from pydantic import SecretStr
 
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.query import run_command
-from metrics_pipeline.errors import KafkaUnavailableError
+from metrics_pipeline.errors import KafkaUnavailableError, LocalEngineError
 from metrics_pipeline.kafka.config import calling, client_config
 from metrics_pipeline.kafka.handover import GROUP_SUFFIX
-from metrics_pipeline.settings import Settings, clickhouse_url, kafka_address
+from metrics_pipeline.lab.local.clickhouse import start_clickhouse
+from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program, kafka_program
+from metrics_pipeline.lab.local.kafka import start_kafka
+from metrics_pipeline.lab.local.process import Engine
+from metrics_pipeline.settings import LocalSettings, Settings, clickhouse_url, kafka_address
 
 _DELETE_SECONDS = 30.0
+_STOP_SECONDS = 20
+_KAFKA_PROPERTIES = {
+    # A killed broker is let in again when its last session is over: 9 s by default.
+    "broker.session.timeout.ms": "2000",
+    "broker.heartbeat.interval.ms": "500",
+    # Compaction within a fault's time, not a minute's.
+    "log.cleaner.backoff.ms": "250",
+    "log.cleaner.dedupe.buffer.size": str(16 << 20),
+    "log.cleaner.threads": "1",
+    # Likewise for transactions that nobody ends.
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
+}
+
+
+class OwnEngine:
+    """`start` takes `preferred_port`, if there is one."""
+
+    def __init__(self, start: Callable[..., Engine]) -> None:
+        self._start = start
+        self._engine = start()
+
+    @property
+    def address(self) -> str:
+        return self._engine.address
+
+    def kill(self) -> None:
+        self._engine.process.kill()
+
+    def restart(self) -> None:
+        """Start the killed engine again. Raises LocalEngineError, also if a stranger has taken its port."""
+        before = self.address
+        port = urlsplit(before if "//" in before else f"//{before}").port
+        self._engine = self._start(preferred_port=port)
+        if self.address != before:
+            raise LocalEngineError(f"{before} came back at {self.address}: another program took its port")
+
+    def stop(self) -> None:
+        self._engine.process.stop(_STOP_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnEngines:
+    """Both, and the folder of the broker's log."""
+
+    kafka: OwnEngine
+    clickhouse: OwnEngine
+    kafka_data: Path
+
+
+@contextmanager
+def own_engines(folder: Path, local: LocalSettings) -> Iterator[OwnEngines]:
+    """Running while it is open. Raises LocalEngineError if one doesn't start."""
+    cache = cache_folder(local)
+    starts = (
+        partial(start_kafka, kafka_program(cache), folder / "kafka", properties=_KAFKA_PROPERTIES),
+        partial(start_clickhouse, clickhouse_program(cache), folder / "clickhouse"),
+    )
+    with ExitStack() as stack:
+        started: list[OwnEngine] = []
+        for start in starts:
+            started.append(OwnEngine(start))
+            stack.callback(started[-1].stop)
+        kafka, clickhouse = started
+        yield OwnEngines(kafka, clickhouse, folder / "kafka" / "data")
+
+
+def altered(settings: Settings, **parts: Mapping[str, Any]) -> Settings:
+    """A copy with other values in some parts: `altered(settings, kafka={"topic": name})`."""
+    changed = {name: getattr(settings, name).model_copy(update=values) for name, values in parts.items()}
+    return settings.model_copy(update=changed)
 
 
 class Staging:
-    """`name` is that of the topic and the group; the database has underscores in it. `settings` say which cluster."""
+    """A topic and a database, taken away at the end.
+
+    `name` is that of the topic and the group; the database has underscores in it. `settings` say which cluster.
+    """
 
     def __init__(self, settings: Settings, name: str) -> None:
         self._cluster = settings
         self.is_kept = False
         self._topic = name
         self._database = name.replace("-", "_")
-        kafka = settings.kafka.model_copy(update={"topic": name, "group": name})
-        url = urlsplit(clickhouse_url(settings))
-        own = SecretStr(urlunsplit(url._replace(path=f"/{self._database}")))
-        clickhouse = settings.clickhouse.model_copy(update={"url": own})
-        self.settings = settings.model_copy(update={"kafka": kafka, "clickhouse": clickhouse})
+        url = urlsplit(clickhouse_url(settings))._replace(path=f"/{self._database}")
+        own = {"url": SecretStr(urlunsplit(url))}
+        self.settings = altered(settings, kafka={"topic": name, "group": name}, clickhouse=own)
 
     @contextmanager
     def made(self) -> Iterator["Staging"]:

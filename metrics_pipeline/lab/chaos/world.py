@@ -1,8 +1,7 @@
 """What faults act on."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -11,11 +10,11 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.kafka.lag import PartitionLag, read_lag
-from metrics_pipeline.lab.chaos.engines import OwnEngines
 from metrics_pipeline.lab.chaos.fleet import DrainProcess, Fleet
 from metrics_pipeline.lab.chaos.journal import Journal, MissedError, await_that
 from metrics_pipeline.lab.chaos.load import Eaten, ListedLoad, SideSender
 from metrics_pipeline.lab.chaos.proxy import Proxy
+from metrics_pipeline.lab.chaos.staging import OwnEngines
 from metrics_pipeline.settings import Settings, kafka_address
 
 
@@ -62,8 +61,6 @@ class World:
     def lags(self) -> Mapping[int, PartitionLag]:
         return read_lag(kafka_address(self.settings), self.settings.kafka)
 
-    @contextmanager
-    def database(self) -> Iterator[Client]:
+    def database(self) -> Client:
         """A connection that no fault is in the way of."""
-        with connect(self.settings) as client:
-            yield client
+        return connect(self.settings)

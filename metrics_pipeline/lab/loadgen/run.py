@@ -92,6 +92,7 @@ class _Run:
         self._stream.fail(self._sender.take_failures())
         self._summary.elapsed_seconds = self._elapsed_seconds()
         self._write(self._stream.finish())
+        self._summary.rate = self._summary.messages / self._summary.elapsed_seconds
         self._summary.failed = self._sender.reasons.total()
         self._summary.failures = dict(self._sender.reasons)
         self._sent.close(self._summary.as_dict())

@@ -4,7 +4,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -47,23 +47,17 @@ class LoadSummary:
     duplicates: int = 0
     late: int = 0
     odd: int = 0
+    malformed: int = 0
     malformed_kinds: Counter[str] = field(default_factory=Counter)
-    partitions: Counter[int] = field(default_factory=Counter)
+    malformed_reasons: Counter[str] = field(default_factory=Counter)
     first_timestamp_ms: int | None = None
     last_timestamp_ms: int | None = None
     elapsed_seconds: float = 0.0
+    rate: float = 0.0
+    """Messages per second, the wait for the last acknowledgement included."""
+    partitions: Counter[int] = field(default_factory=Counter)
     failed: int = 0
     failures: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def malformed(self) -> int:
-        """Messages that are no events."""
-        return self.malformed_kinds.total()
-
-    @property
-    def rate(self) -> float:
-        """Messages per second, the wait for the last acknowledgement included."""
-        return self.messages / self.elapsed_seconds if self.elapsed_seconds else 0.0
 
     def add(self, account: pl.DataFrame) -> pl.DataFrame:
         """Count the rows of an account (see `Block.account`); returns those of valid events."""
@@ -77,33 +71,20 @@ class LoadSummary:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        reasons = Counter[str]()
-        for kind, count in self.malformed_kinds.items():
-            reasons[KINDS[kind][0].value] += count
-        return {
-            "topic": self.topic,
-            "seed": self.seed,
-            "messages": self.messages,
-            "unique_events": self.unique_events,
-            "duplicates": self.duplicates,
-            "late": self.late,
-            "odd": self.odd,
-            "malformed": self.malformed,
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {
             "malformed_kinds": dict(sorted(self.malformed_kinds.items())),
-            "malformed_reasons": dict(sorted(reasons.items())),
-            "first_timestamp_ms": self.first_timestamp_ms,
-            "last_timestamp_ms": self.last_timestamp_ms,
+            "malformed_reasons": dict(sorted(self.malformed_reasons.items())),
             "elapsed_seconds": round(self.elapsed_seconds, 3),
             "rate": round(self.rate, 1),
             "partitions": {str(p): n for p, n in sorted(self.partitions.items())},
-            "failed": self.failed,
-            "failures": dict(self.failures),
         }
 
     def _count(self, kind: str | None, events: int, copies: int) -> None:
         self.messages += copies
         if kind is not None and kind in KINDS:
+            self.malformed += copies
             self.malformed_kinds[kind] += copies
+            self.malformed_reasons[KINDS[kind][0].value] += copies
             return
         self.unique_events += events
         self.duplicates += copies - events

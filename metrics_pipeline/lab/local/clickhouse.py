@@ -2,11 +2,10 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from metrics_pipeline.lab.local.fetch import ClickHouseProgram
-from metrics_pipeline.lab.local.process import EngineProcess, answers_http, await_answer, choose_port, spawn
+from metrics_pipeline.lab.local.process import Engine, answers_http, await_answer, choose_port, spawn
 
 _START_SECONDS = 60
 _FOREVER = (
@@ -17,12 +16,12 @@ _FOREVER = (
 """The library has no server mode of its own: this query opens the listeners and keeps the process alive."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClickHouseServer:
+class ClickHouseServer(Engine):
     """A running server."""
 
-    process: EngineProcess
-    url: str
+    @property
+    def url(self) -> str:
+        return self.address
 
 
 def start_clickhouse(

@@ -3,7 +3,6 @@
 import os
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -11,19 +10,15 @@ from confluent_kafka.admin import AdminClient
 
 from metrics_pipeline.errors import LocalEngineError
 from metrics_pipeline.lab.local.fetch import KafkaProgram
-from metrics_pipeline.lab.local.process import EngineProcess, await_answer, choose_port, spawn
+from metrics_pipeline.lab.local.process import Engine, await_answer, choose_port, spawn
 
 _START_SECONDS = 60
 _CLUSTER_ID = "bWV0cmljcy1waXBlbGluZQ"
 _HEAP = ("-Xms256m", "-Xmx512m", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:TieredStopAtLevel=4")
 
 
-@dataclass(frozen=True, slots=True)
-class KafkaServer:
+class KafkaServer(Engine):
     """A running broker."""
-
-    process: EngineProcess
-    address: str
 
 
 def start_kafka(

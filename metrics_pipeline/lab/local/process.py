@@ -60,6 +60,14 @@ class EngineProcess:
         return process if is_ours else None
 
 
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """A running engine, and where it answers."""
+
+    process: EngineProcess
+    address: str
+
+
 def spawn(name: str, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> EngineProcess:
     """Start `command` in `folder`, apart from our terminal; its output goes to NAME.log there."""
     log = folder / f"{name}.log"

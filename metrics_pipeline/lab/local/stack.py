@@ -14,11 +14,10 @@ from metrics_pipeline.settings import Settings, load_settings, local_home, local
 
 _KAFKA_PORT, _CLICKHOUSE_PORT, _DAGSTER_PORT = 9092, 8123, 3000
 """Where they are usually found; other ports, where these are taken."""
-_DAGSTER_STOP_SECONDS = 40
-"""Longer than a drain run needs to flush and commit."""
-_ENGINE_STOP_SECONDS = 20
+_STOP_SECONDS = {"dagster-daemon": 40, "code-server": 40, "dagster-webserver": 40, "clickhouse": 20, "kafka": 20}
+"""In the order of stopping: first nothing new is launched, then running drains flush and commit, which takes less than
+40 s, then the UI goes, and the engines last."""
 _DAGSTER_PROCESSES = ("dagster-daemon", "code-server", "dagster-webserver")
-"""In the order of stopping: first nothing new is launched, then running drains flush, then the UI goes."""
 
 
 @dataclass(slots=True)
@@ -78,10 +77,7 @@ def down(say: Callable[[str], None] = lambda _text: None) -> None:
         return
     with locked(home):
         file = local_state_file(given.local)
-        for process in _stopping_order(_read(file).processes):
-            if process.is_alive():
-                say(f"stopping {process.name}")
-            _stop([process])
+        _stop(_read(file).processes, say)
         file.unlink(missing_ok=True)
 
 
@@ -127,15 +123,11 @@ def _dagster_home(settings: Settings) -> Path:
     return beside if beside.is_dir() else home / "dagster_home"
 
 
-def _stopping_order(processes: list[EngineProcess]) -> list[EngineProcess]:
-    order = (*_DAGSTER_PROCESSES, "clickhouse", "kafka")
-    return sorted(processes, key=lambda p: order.index(p.name) if p.name in order else len(order))
-
-
-def _stop(processes: list[EngineProcess]) -> None:
-    for process in processes:
-        is_dagster = process.name in _DAGSTER_PROCESSES
-        process.stop(_DAGSTER_STOP_SECONDS if is_dagster else _ENGINE_STOP_SECONDS)
+def _stop(processes: list[EngineProcess], say: Callable[[str], None] = lambda _text: None) -> None:
+    for process in sorted(processes, key=lambda p: list(_STOP_SECONDS).index(p.name)):
+        if process.is_alive():
+            say(f"stopping {process.name}")
+            process.stop(_STOP_SECONDS[process.name])
 
 
 def _read(file: Path) -> State:

@@ -9,7 +9,7 @@ import pytest
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.lab.chaos.journal import Result
 from metrics_pipeline.lab.chaos.report import as_json, as_markdown, command_of, rows_of, totals
-from metrics_pipeline.lab.chaos.run import ChaosOptions, Watcher, run_chaos
+from metrics_pipeline.lab.chaos.run import ChaosOptions, run_chaos
 
 QUICK_SECONDS = 30
 SEED = 14
@@ -40,8 +40,8 @@ def test_faults_of_many_kinds_leave_everything_exact(
 
     is_quick = seconds <= QUICK_SECONDS
     options = ChaosOptions(seconds, QUICK_SEED if is_quick else SEED, RATE, tmp_path / "chaos")
-    outcome = run_chaos(options, Watcher(say), threading.Event())
-    assert outcome.problems == (), f"logs: {outcome.folder}; the same plan again: {command_of(outcome)}"
+    outcome = run_chaos(options, threading.Event(), say)
+    assert outcome.problems == (), f"logs: {outcome.world.folder}; the same plan again: {command_of(outcome)}"
     assert outcome.journal.count(Result.INJECTED) >= (3 if is_quick else seconds // 5)
     assert len(outcome.journal.kinds()) >= (3 if is_quick else seconds // 7)
     comparison = outcome.comparison
@@ -59,4 +59,4 @@ def test_faults_of_many_kinds_leave_everything_exact(
 def test_half_a_cluster_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METRICS_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
     with pytest.raises(ConfigurationError, match="METRICS_CLICKHOUSE__URL"):
-        run_chaos(ChaosOptions(10, 1, folder=tmp_path), Watcher(), threading.Event())
+        run_chaos(ChaosOptions(10, 1, folder=tmp_path), threading.Event())

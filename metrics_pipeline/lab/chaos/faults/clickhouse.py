@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from random import Random
 
 from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
-from metrics_pipeline.lab.chaos.engines import OwnEngines
 from metrics_pipeline.lab.chaos.proxy import Answer, Exchange, Misbehaviour, Request, error_answer
+from metrics_pipeline.lab.chaos.staging import OwnEngines
 from metrics_pipeline.lab.chaos.world import World
 from metrics_pipeline.ledger.tables import BATCHES
 from metrics_pipeline.rollups.tables import ROLLUP_1M

@@ -70,8 +70,8 @@ def test_an_empty_batch_needs_no_insert() -> None:
     assert Bisection(0).next is None
 
 
-def test_verdicts_of_a_larger_batch_are_no_verdicts_of_this_one() -> None:
+def test_search_bits_of_a_larger_batch_are_none_of_this_one() -> None:
     large = Bisection(100)
     search_through(large, set(range(0, 100, 7)))
-    with pytest.raises(ValueError, match="more verdicts than 3 rows"):
+    with pytest.raises(ValueError, match="more search bits than 3 rows"):
         Bisection(3, large.search_bits)

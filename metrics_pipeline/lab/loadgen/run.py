@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
+from metrics_pipeline.kafka.admin import describe_topic
 from metrics_pipeline.lab.loadgen.plan import TICK_SECONDS, LoadPlan, Pacer
 from metrics_pipeline.lab.loadgen.sender import DELIVERY_SECONDS, EventSender
 from metrics_pipeline.lab.loadgen.sent import LoadSummary, SentFile, open_sent
@@ -49,8 +50,9 @@ def produce(
     finally failed are counted in the summary. Raises ConfigurationError (no address, no topic, file not
     writable) and KafkaUnavailableError if no broker answers at the start.
     """
-    sender = EventSender(kafka_address(settings), settings.kafka)
-    run = _Run(plan, sender, open_sent(sent), settings.kafka.topic)
+    address, kafka = kafka_address(settings), settings.kafka
+    partitions = len(describe_topic(address, kafka).partitions)
+    run = _Run(plan, EventSender(address, kafka), open_sent(sent), LoadSummary(kafka.topic, plan.seed), partitions)
     stop = stop_event or threading.Event()
     try:
         run.send_all(stop, on_progress)
@@ -60,13 +62,15 @@ def produce(
 
 
 class _Run:
-    def __init__(self, plan: LoadPlan, sender: EventSender, sent: SentFile, topic: str) -> None:
+    def __init__(
+        self, plan: LoadPlan, sender: EventSender, sent: SentFile, summary: LoadSummary, partitions: int
+    ) -> None:
         self._sender = sender
         self._sent = sent
         self._pacer = Pacer(plan)
         self._last_ms = _now_ms()
-        self._stream = EventStream(plan, self._last_ms, sender.partitions)
-        self._summary = LoadSummary(topic, plan.seed)
+        self._stream = EventStream(plan, self._last_ms, partitions)
+        self._summary = summary
         self._queued = 0
         self._began_seconds = time.monotonic()
         self._settled_seconds = 0.0

@@ -7,7 +7,6 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from metrics_pipeline.kafka.admin import describe_topic
 from metrics_pipeline.kafka.config import client_config
 from metrics_pipeline.lab.loadgen.stream import Outgoing
 from metrics_pipeline.settings import KafkaSettings
@@ -41,15 +40,11 @@ _OPTIONS = {
 
 
 class EventSender:
-    """Sends to the topic of the settings, which must exist; `options` of the client win over ours.
-
-    Raises ConfigurationError if it doesn't, KafkaUnavailableError if no broker answers.
-    """
+    """Sends to the topic of the settings, which must exist; `options` of the client win over ours."""
 
     def __init__(self, bootstrap_servers: str, settings: KafkaSettings, **options: Any) -> None:
         self._topic = settings.topic
         self._give_up_seconds = settings.request_timeout_seconds
-        self.partitions = len(describe_topic(bootstrap_servers, settings).partitions)
         self.producer = Producer(client_config(bootstrap_servers, settings, **{**_OPTIONS, **options}))
         self._failed: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()

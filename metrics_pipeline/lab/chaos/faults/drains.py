@@ -16,7 +16,7 @@ from metrics_pipeline.lab.chaos.world import World
 
 _REACH_SECONDS = 10.0
 """A running drain comes to any of its steps within this time."""
-_AT_START = {Step.FENCE, Step.RECOVER}
+_AT_START = {Step.REGISTER, Step.FENCE, Step.FENCE_RIVALS, Step.RECOVER}
 _MOST_BATCHES = 4
 _HOUR_MS = 3_600_000
 _SHARD_COUNTS = (1, 2, 3)

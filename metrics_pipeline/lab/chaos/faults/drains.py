@@ -93,7 +93,12 @@ def freeze_at(step: Step) -> Callable[[World, Random], str]:
     def inject(world: World, rng: Random) -> str:
         zombie = world.any_drain(rng)
         zombie.send(Order(step, rng.randint(1, _MOST_BATCHES), signal.SIGSTOP))
-        world.await_that(zombie.is_stopped, _REACH_SECONDS, f"the drain did not come to {step.value}")
+        try:
+            world.await_that(zombie.is_stopped, _REACH_SECONDS, f"the drain did not come to {step.value}")
+        except MissedError:
+            # It would stop later, with nobody there to let it go on.
+            zombie.signal(signal.SIGKILL)
+            raise
         return _succeed_and_thaw(world, rng, zombie)
 
     inject.__doc__ = f"SIGSTOP right before the step {step.value!r}, a successor, then SIGCONT: a zombie."

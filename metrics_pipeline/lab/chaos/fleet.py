@@ -133,8 +133,8 @@ class Fleet:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Within, all drains have ended in good order and none is started."""
-        self._hold()
         try:
+            self._hold()
             yield
         finally:
             self.release()

@@ -96,7 +96,7 @@ def freeze_at(step: Step) -> Callable[[World, Random], str]:
         try:
             world.await_that(zombie.is_stopped, _REACH_SECONDS, f"the drain did not come to {step.value}")
         except MissedError:
-            # It may come there yet, and nobody would wake it.
+            # It would stop later, with nobody there to let it go on.
             zombie.signal(signal.SIGKILL)
             raise
         return _succeed_and_thaw(world, rng, zombie)

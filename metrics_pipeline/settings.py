@@ -268,7 +268,7 @@ class CanarySettings(_Part):
 
     enabled: bool = Field(
         default=False,
-        description="the schedule `canary` is on unless the UI says otherwise: a run and an event per shard a minute",
+        description="`canary_schedule` is on unless the UI says otherwise: a run and an event per shard a minute",
     )
 
 
@@ -330,7 +330,11 @@ def load_settings(*, with_local_engines: bool = True) -> Settings:
     except ValidationError as error:
         raise ConfigurationError(wrong_settings(explained(error, _names()))) from None
     except SettingsError as error:
-        raise ConfigurationError(f"{SECRETS_FOLDER}: {error}") from None
+        # The library names neither the variable nor the file whose text is no JSON.
+        raise ConfigurationError(
+            f"a setting that must be JSON is none (METRICS_KAFKA__OPTIONS, a whole part, or a file "
+            f"in {SECRETS_FOLDER}): {error}"
+        ) from None
     return _with_local_addresses(settings) if with_local_engines else settings
 
 

@@ -69,7 +69,7 @@ class Found:
     """What has to change in a window, and how much is right.
 
     `remove` are rows (ROW_SCHEMA), `insert` are events, `bad` are messages that are no events and have neither a row
-    nor a dead letter, or whose row is to be removed. `unsettled` messages are left: their units of rollups are not
+    nor a dead letter, or whose row is to be removed. `unrepaired` messages are left: their units of rollups are not
     closed yet.
     """
 
@@ -176,7 +176,7 @@ def make_plan(found: Found, lost: Sequence[LostLetters], deficits: Mapping[int, 
         [
             removals,
             _planned(is_new, PlanStep.INSERT),
-            # A backfill leaves what nobody misses: today's rules make another event of it than those that judged it.
+            # Mode fill leaves what nobody misses: today's rules make another event of it than those that judged it.
             _planned(ranked.filter(~is_restored & (mode is Mode.REPLACE)), PlanStep.INSERT),
             _planned(ranked.filter(is_restored), PlanStep.RESTORE),
             *_letters(found, lost, mode),

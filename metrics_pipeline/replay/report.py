@@ -20,10 +20,10 @@ class HourReport:
     """What a replay of hours did; in a dry run, what it would do.
 
     Offsets: `offsets` were to be looked at; `looked_at` of them were. `dropped` are in the ledger but no longer in the
-    topic, `left_to_drains` have not landed yet, `deferred` were skipped by drains, and are filled first, `unaccounted`
-    are in no row of the ledger.
+    topic, `left_to_drains` have not landed yet, `deferred` were skipped by drains, and are backfilled first,
+    `unaccounted` are in no row of the ledger.
     Messages: those with a `right` row, `duplicates` of others, with dead `letters` (of which a replay of dead letters
-    would land `good_letters`), and `unsettled` ones, whose rollups can't be repaired yet; a backfill leaves `other`
+    would land `good_letters`), and `unrepaired` ones, whose rollups can't be repaired yet; mode fill leaves `other`
     events, which nobody misses: they were something else by the rules that judged them.
     Rows: `restored` had been accounted for, `added` had not, `replaced` took the place of another content, `removed`
     have no successor. Dead letters were made of messages (`dead_letters`, of them `refused` by the server), or made

@@ -296,10 +296,10 @@ def bytes_per_day(partitions: Sequence[Partition], now_seconds: int) -> float:
     since = over[0].end_seconds - FULL_DAYS * DAY_SECONDS
     counted = [p for p in over if p.end_seconds > since]
     span = over[0].end_seconds - min(p.start_seconds for p in counted)
-    return max(sum(p.bytes for p in counted) * DAY_SECONDS / span, _backfill_rate(newest, today, now_seconds))
+    return max(sum(p.bytes for p in counted) * DAY_SECONDS / span, _filling_rate(newest, today, now_seconds))
 
 
-def _backfill_rate(newest_first: Sequence[Partition], today: int, now_seconds: int) -> float:
+def _filling_rate(newest_first: Sequence[Partition], today: int, now_seconds: int) -> float:
     """Bytes per day; 0 in the first hours, which say little of a day."""
     filling = [p for p in newest_first if p.end_seconds > today]
     elapsed = now_seconds - min((p.start_seconds for p in filling), default=now_seconds)

@@ -216,7 +216,7 @@ def overtake_one_that_sleeps(settings: Settings, at: HourStep) -> HourReport:
     is_paused, may_go_on = threading.Event(), threading.Event()
 
     def pause(step: HourStep) -> None:
-        if step is at and not is_paused.is_set():
+        if step == at and not is_paused.is_set():
             is_paused.set()
             assert may_go_on.wait(200)
 

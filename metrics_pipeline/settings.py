@@ -35,6 +35,7 @@ from pydantic_settings import (
 )
 
 from metrics_pipeline.errors import ConfigurationError
+from metrics_pipeline.runtime.local_state import home_folder, running_addresses, state_file
 from metrics_pipeline.runtime.variables import (
     PREFIX,
     SECRETS_FOLDER,
@@ -330,11 +331,7 @@ def load_settings(*, with_local_engines: bool = True) -> Settings:
     except ValidationError as error:
         raise ConfigurationError(wrong_settings(explained(error, _names()))) from None
     except SettingsError as error:
-        # The library names neither the variable nor the file whose text is no JSON.
-        raise ConfigurationError(
-            f"a setting that must be JSON is none (METRICS_KAFKA__OPTIONS, a whole part, or a file "
-            f"in {SECRETS_FOLDER}): {error}"
-        ) from None
+        raise ConfigurationError(f"{SECRETS_FOLDER}: {error}") from None
     return _with_local_addresses(settings) if with_local_engines else settings
 
 
@@ -344,19 +341,13 @@ def destination_urls(alerts: AlertSettings) -> tuple[str, ...]:
 
 
 def local_home(local: LocalSettings) -> Path:
-    """The folder of the local engines: as set, else in the checkout, else in the user's state folder."""
-    if local.home is not None:
-        return local.home.expanduser().absolute()
-    checkout = Path(__file__).parents[1]
-    if (checkout / "workspace.yaml").is_file():
-        return checkout / ".local"
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "metrics-pipeline"
+    """The folder of the local engines."""
+    return home_folder(local.home)
 
 
 def local_state_file(local: LocalSettings) -> Path:
     """Where `up` notes what runs and at which addresses."""
-    return local_home(local) / "state.json"
+    return state_file(local.home)
 
 
 def kafka_address(settings: Settings) -> str:
@@ -380,17 +371,13 @@ def _no_engine(name: str, example: str) -> str:
 
 
 def _with_local_addresses(settings: Settings) -> Settings:
-    try:
-        addresses = json.loads(local_state_file(settings.local).read_text())["addresses"]
-    except (OSError, ValueError, KeyError):
-        return settings
-    kafka, clickhouse = settings.kafka, settings.clickhouse
-    if kafka.bootstrap_servers is None and addresses.get("kafka"):
+    addresses = running_addresses(settings.local.home)
+    kafka, clickhouse, alerts = settings.kafka, settings.clickhouse, settings.alerts
+    if kafka.bootstrap_servers is None and "kafka" in addresses:
         kafka = kafka.model_copy(update={"bootstrap_servers": addresses["kafka"]})
-    if clickhouse.url is None and addresses.get("clickhouse"):
+    if clickhouse.url is None and "clickhouse" in addresses:
         clickhouse = clickhouse.model_copy(update={"url": SecretStr(addresses["clickhouse"])})
-    alerts = settings.alerts
-    if alerts.dagster_url is None and addresses.get("dagster"):
+    if alerts.dagster_url is None and "dagster" in addresses:
         alerts = alerts.model_copy(update={"dagster_url": addresses["dagster"]})
     return settings.model_copy(update={"kafka": kafka, "clickhouse": clickhouse, "alerts": alerts})
 

@@ -15,8 +15,9 @@ from metrics_pipeline.rollups.cubes import CUBES, ENDPOINTS
 from metrics_pipeline.rollups.drift import State
 from metrics_pipeline.rollups.grains import BUILT, GRAINS
 from metrics_pipeline.rollups.grains import UNIT as UNIT_GRAIN
-from metrics_pipeline.rollups.operate import Checked, Rollups, Span
+from metrics_pipeline.rollups.operate import Checked, Span
 from metrics_pipeline.rollups.repair import RollupRepairer
+from metrics_pipeline.rollups.shards import RollupsOfShards
 from metrics_pipeline.rollups.state import read_stale, read_state
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.settings import Settings
@@ -54,7 +55,7 @@ def clock() -> Hasty:
 
 
 @pytest.fixture
-def rollups(settings: Settings, clock: Hasty) -> Iterator[Rollups]:
+def rollups(settings: Settings, clock: Hasty) -> Iterator[RollupsOfShards]:
     with open_rollups(settings, clock) as made:
         yield made
 
@@ -66,7 +67,7 @@ def filled(client: Client) -> Client:
     return client
 
 
-def assert_right(client: Client, rollups: Rollups, span: Span = SPAN) -> None:
+def assert_right(client: Client, rollups: RollupsOfShards, span: Span = SPAN) -> None:
     checked = rollups.check(span)
     assert checked == Checked(units=checked.units), checked
     assert_answers_are_raws(client, span.start_seconds, span.end_seconds)
@@ -75,7 +76,7 @@ def assert_right(client: Client, rollups: Rollups, span: Span = SPAN) -> None:
         assert number(client, f"SELECT sum(requests) FROM {table}") == raw, "naive readers are right, too"
 
 
-def test_what_is_exact_has_no_drift_built_or_not(filled: Client, rollups: Rollups) -> None:
+def test_what_is_exact_has_no_drift_built_or_not(filled: Client, rollups: RollupsOfShards) -> None:
     assert_right(filled, rollups)
     week = BUILT[-1]
     is_week_over = week.floor(NOON) + week.seconds <= rollups.closed_until()
@@ -83,7 +84,7 @@ def test_what_is_exact_has_no_drift_built_or_not(filled: Client, rollups: Rollup
     assert_right(filled, rollups)
 
 
-def test_a_build_is_idempotent(filled: Client, rollups: Rollups) -> None:
+def test_a_build_is_idempotent(filled: Client, rollups: RollupsOfShards) -> None:
     first = rollups.rebuild(SPAN, only_stale=False)
     again = rollups.rebuild(SPAN, only_stale=False)
     assert first == again
@@ -91,7 +92,7 @@ def test_a_build_is_idempotent(filled: Client, rollups: Rollups) -> None:
     assert_right(filled, rollups)
 
 
-def test_rows_that_no_reader_takes_are_deleted_once_they_are_old(filled: Client, rollups: Rollups) -> None:
+def test_rows_that_no_reader_takes_are_deleted_once_they_are_old(filled: Client, rollups: RollupsOfShards) -> None:
     def builds() -> int:
         return number(filled, "SELECT uniqExact(build) FROM rollup_10m")
 
@@ -109,7 +110,7 @@ def test_rows_that_no_reader_takes_are_deleted_once_they_are_old(filled: Client,
     assert builds() == 1
     assert_right(filled, rollups)
     builder(2)._insert(ENDPOINTS, UNIT_GRAIN, buckets, time.time_ns() - 3 * HOUR * 1_000_000_000)
-    rollups._builder = builder(2)
+    rollups.shards[0]._builder = builder(2)
     rollups.rebuild(Span(SPAN.start_seconds - DAY, SPAN.end_seconds - DAY))
     assert builds() == 2, "of other spans nothing is deleted"
     rollups.rebuild(SPAN)
@@ -117,7 +118,7 @@ def test_rows_that_no_reader_takes_are_deleted_once_they_are_old(filled: Client,
     assert_right(filled, rollups)
 
 
-def test_open_buckets_are_left_alone(client: Client, rollups: Rollups) -> None:
+def test_open_buckets_are_left_alone(client: Client, rollups: RollupsOfShards) -> None:
     until = rollups.closed_until() // 60 * 60
     insert(client, until - 3 * HOUR, 1_000, 3 * HOUR + 60)
     rollups.rebuild(Span(until - 3 * HOUR, until + HOUR), only_stale=False)
@@ -176,7 +177,7 @@ OF_BUILDS = {"a built table truncated", "errors of a build changed"}
     [(kind, is_built) for kind in KINDS for is_built in (False, True) if is_built or kind not in OF_BUILDS],
 )
 def test_drift_of_each_kind_is_found_named_and_repaired(
-    filled: Client, rollups: Rollups, kind: str, is_built: bool
+    filled: Client, rollups: RollupsOfShards, kind: str, is_built: bool
 ) -> None:
     start = f"toDateTime({NOON + HOUR}, 'UTC')"
     tamper, tables = KINDS[kind]
@@ -197,7 +198,7 @@ def test_drift_of_each_kind_is_found_named_and_repaired(
     assert_right(filled, rollups)
 
 
-def test_granules_within_the_last_second_of_a_unit_are_counted(client: Client, rollups: Rollups) -> None:
+def test_granules_within_the_last_second_of_a_unit_are_counted(client: Client, rollups: RollupsOfShards) -> None:
     """The index must not skip them: then a repair would lose their events, and no comparison would notice."""
     client.command(
         f"""INSERT INTO raw_events (event_id, timestamp, service, endpoint, status, latency_ms, tier)
@@ -210,7 +211,7 @@ def test_granules_within_the_last_second_of_a_unit_are_counted(client: Client, r
     assert_right(client, rollups)
 
 
-def test_a_drift_is_said_with_its_figures(filled: Client, rollups: Rollups) -> None:
+def test_a_drift_is_said_with_its_figures(filled: Client, rollups: RollupsOfShards) -> None:
     filled.command(f"ALTER TABLE rollup_1m DELETE WHERE minute >= toDateTime({NOON}, 'UTC') AND minute < {NOON} + 600")
     (drift,) = rollups.check(SPAN).drifts
     assert drift.said.startswith("raw_events has 100 (")
@@ -219,7 +220,7 @@ def test_a_drift_is_said_with_its_figures(filled: Client, rollups: Rollups) -> N
 
 
 def test_figures_that_move_between_the_observations_are_no_drift(
-    filled: Client, rollups: Rollups, clock: Hasty
+    filled: Client, rollups: RollupsOfShards, clock: Hasty
 ) -> None:
     filled.command(f"ALTER TABLE rollup_1m DELETE WHERE minute >= toDateTime({NOON}, 'UTC') AND minute < {NOON} + 600")
     clock.meanwhile = lambda: insert(filled, NOON, 1)
@@ -227,9 +228,9 @@ def test_figures_that_move_between_the_observations_are_no_drift(
     assert (checked.drifts, checked.in_flux) == ((), (NOON,))
 
 
-def test_a_unit_that_an_unfinished_batch_is_in_is_no_drift(filled: Client, rollups: Rollups) -> None:
+def test_a_unit_that_an_unfinished_batch_is_in_is_no_drift(filled: Client, rollups: RollupsOfShards) -> None:
     filled.command("TRUNCATE TABLE rollup_1m")
-    rollups._in_flight = lambda start, end: frozenset({NOON}) if start <= NOON < end else frozenset()
+    rollups.shards[0]._in_flight = lambda start, end: frozenset({NOON}) if start <= NOON < end else frozenset()
     checked = rollups.check(SPAN)
     assert checked.in_flux == (NOON,)
     assert len(checked.drifts) == 11
@@ -237,7 +238,7 @@ def test_a_unit_that_an_unfinished_batch_is_in_is_no_drift(filled: Client, rollu
 
 @pytest.mark.parametrize("step", ["_insert", "_count", "_publish", "forget"])
 def test_a_late_row_during_a_repair_is_not_lost(
-    filled: Client, rollups: Rollups, monkeypatch: pytest.MonkeyPatch, step: str
+    filled: Client, rollups: RollupsOfShards, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """It lands before that step, for the first time that it is done: the unit is repaired again, at once or later."""
     rollups.rebuild(SPAN)
@@ -258,7 +259,7 @@ def test_a_late_row_during_a_repair_is_not_lost(
 
 
 def test_a_late_row_between_the_cubes_is_not_lost(
-    filled: Client, rollups: Rollups, monkeypatch: pytest.MonkeyPatch
+    filled: Client, rollups: RollupsOfShards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled.command("TRUNCATE TABLE rollup_1m")
     made = iter(range(100))
@@ -276,7 +277,7 @@ def test_a_late_row_between_the_cubes_is_not_lost(
 
 
 def test_events_after_a_repair_make_it_stale_and_the_next_rebuild_takes_them_in(
-    filled: Client, rollups: Rollups
+    filled: Client, rollups: RollupsOfShards
 ) -> None:
     filled.command("TRUNCATE TABLE rollup_1m")
     rollups.check(SPAN, repair=True)
@@ -295,7 +296,7 @@ def test_events_after_a_repair_make_it_stale_and_the_next_rebuild_takes_them_in(
 
 
 def test_a_repair_that_dies_changes_no_answer_and_its_rows_are_swept(
-    filled: Client, rollups: Rollups, monkeypatch: pytest.MonkeyPatch
+    filled: Client, rollups: RollupsOfShards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class DiedError(Exception):
         pass
@@ -319,7 +320,7 @@ def test_a_repair_that_dies_changes_no_answer_and_its_rows_are_swept(
 
 
 def test_an_interrupted_build_changes_no_answer(
-    filled: Client, rollups: Rollups, monkeypatch: pytest.MonkeyPatch
+    filled: Client, rollups: RollupsOfShards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class DiedError(Exception):
         pass
@@ -342,7 +343,7 @@ def test_an_interrupted_build_changes_no_answer(
 
 
 def test_a_late_row_during_a_build_leaves_the_bucket_unpublished(
-    filled: Client, rollups: Rollups, monkeypatch: pytest.MonkeyPatch
+    filled: Client, rollups: RollupsOfShards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     method = RollupBuilder._count
     once = iter([True])
@@ -361,13 +362,15 @@ def test_a_late_row_during_a_build_leaves_the_bucket_unpublished(
 
 
 @pytest.mark.parametrize("table", LIVE_TABLES)
-def test_a_build_of_a_cube_without_rows_is_not_published(filled: Client, rollups: Rollups, table: str) -> None:
+def test_a_build_of_a_cube_without_rows_is_not_published(filled: Client, rollups: RollupsOfShards, table: str) -> None:
     filled.command(f"TRUNCATE TABLE {table}")
     rebuilt = rollups.rebuild(SPAN, BUILT[:1])
     assert (rebuilt.published, rebuilt.in_flux, len(rebuilt.unpublished)) == (0, 12, 12)
 
 
-def test_two_repairs_at_once_end_right(filled: Client, rollups: Rollups, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_repairs_at_once_end_right(
+    filled: Client, rollups: RollupsOfShards, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second one begins and ends between two steps of the first, so the books are corrected twice."""
     filled.command(f"INSERT INTO rollup_builds (grain, minute, events) VALUES (600, {NOON}, 7)")
     method = RollupRepairer._publish
@@ -385,7 +388,7 @@ def test_two_repairs_at_once_end_right(filled: Client, rollups: Rollups, monkeyp
     assert_right(filled, rollups)
 
 
-def test_events_that_raw_no_longer_holds_are_kept_unless_forced(filled: Client, rollups: Rollups) -> None:
+def test_events_that_raw_no_longer_holds_are_kept_unless_forced(filled: Client, rollups: RollupsOfShards) -> None:
     insert(filled, NOON + DAY, 100)
     rollups.rebuild(Span(NOON, NOON + DAY))
     day = number(filled, f"SELECT toYYYYMMDD(toDateTime({NOON}, 'UTC'))")
@@ -405,7 +408,7 @@ def test_events_that_raw_no_longer_holds_are_kept_unless_forced(filled: Client, 
 
 
 def test_a_database_whose_events_are_older_than_its_rollups_is_filled(
-    settings: Settings, client: Client, rollups: Rollups
+    settings: Settings, client: Client, rollups: RollupsOfShards
 ) -> None:
     names = [
         f"{cube}_{grain.name}"
@@ -436,7 +439,7 @@ def test_a_span_has_a_limit() -> None:
         Span(0, NOON)
 
 
-def test_the_books_tell_what_is_built(filled: Client, rollups: Rollups) -> None:
+def test_the_books_tell_what_is_built(filled: Client, rollups: RollupsOfShards) -> None:
     closed = rollups.closed_until()
     state = {s.grain: s for s in read_state(filled, closed)}
     assert (state["10m"].not_built, state["1h"].not_built, state["10m"].rows) == (12, 2, 0)

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fcntl import LOCK_EX, flock
 from pathlib import Path
+from random import SystemRandom
 
 import psutil
 
@@ -115,9 +116,15 @@ def answers_http(url: str) -> bool:
         return False
 
 
+_PORTS = range(20_000, 32_000)
+"""Below those that the system gives to connections: the retries of a client can't take the port of a server that is
+away and comes back."""
+_TRIES = 40
+
+
 def choose_port(preferred: int | None) -> int:
-    """The preferred port of the loopback interface if it is free, else any free one."""
-    for port in (preferred, 0):
+    """The preferred port of the loopback interface if it is free, else any free one of _PORTS."""
+    for port in (preferred, *SystemRandom().sample(_PORTS, _TRIES)):
         if port is not None:
             with suppress(OSError), socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,5 +1,6 @@
 """Faults of ClickHouse: killed, refusing, silent, cut off; at the server itself, or at the proxy in front of it."""
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -34,16 +35,17 @@ def kill_mid_insert(world: World, rng: Random) -> str:
     """kill -9 of the server some milliseconds after it got an insert: raw may be there, the rollup not yet."""
     engines = world.need_engines()
     delay_seconds = rng.uniform(0, 0.015)
-    killed: list[float] = []
+    begun, killed = threading.Lock(), threading.Event()
 
     def kill_once() -> None:
-        if not killed:
-            killed.append(delay_seconds)
+        if begun.acquire(blocking=False):
             time.sleep(delay_seconds)
             engines.clickhouse.kill()
+            # Only now: a server that is started before the other one is dead finds its port and its folder taken.
+            killed.set()
 
     with world.proxy.misbehaving(_inserts_into(RAW_EVENTS.name), lambda exchange: exchange.forward(kill_once)):
-        world.await_that(lambda: bool(killed), _HIT_SECONDS, "nothing was inserted")
+        world.await_that(killed.is_set, _HIT_SECONDS, "nothing was inserted")
         said = _come_back(world, engines, rng)
     return f"{1000 * delay_seconds:.1f} ms after the request; {said}"
 

@@ -93,9 +93,9 @@ class Backfill:
         self._worker = worker
         self._deferred = deferred
         self._on_progress = on_progress
-        self.report = self._report = BackfillReport()
-        self._delivery = Delivery(hold, run, Yielding(hold, run, under_way, self._report.take_back))
-        self._takeover = Takeover(hold, run, rules, self._delivery, self._report.add)
+        self.report = BackfillReport()
+        self._delivery = Delivery(hold, run, Yielding(hold, run, under_way, self.report.take_back))
+        self._takeover = Takeover(hold, run, rules, self._delivery, self.report.add)
         self._delivering: Job[LedgerEntry] | None = None
 
     def run(self, ranges: Sequence[OffsetRange] | None) -> None:
@@ -106,21 +106,21 @@ class Backfill:
         self._takeover.resume()
         deferred = self._read_deferred(ranges)
         # With what an earlier backfill had begun.
-        self._report.total = self._report.backfilled + sum(entry.offsets for entry in deferred)
+        self.report.total = self.report.backfilled + sum(entry.offsets for entry in deferred)
         try:
             while deferred and not self._stop():
-                backfilled_before = self._report.backfilled
+                backfilled_before = self.report.backfilled
                 for entry in deferred:
                     self._backfill(entry)
                 self._join()
                 deferred = self._read_deferred(ranges)
-                if self._report.backfilled == backfilled_before:
+                if self.report.backfilled == backfilled_before:
                     break
         finally:
             if self._delivering is not None:
                 self._delivering.wait()
         self._delivery.close()
-        self._report.left = sum(entry.offsets for entry in deferred)
+        self.report.left = sum(entry.offsets for entry in deferred)
 
     def _read_deferred(self, ranges: Sequence[OffsetRange] | None) -> tuple[DeferredEntry, ...]:
         deferred = self._retry.call(self._deferred)
@@ -158,8 +158,8 @@ class Backfill:
         if self._delivering is not None:
             self._delivering.wait()
             delivered, self._delivering = self._delivering, None
-            self._report.add(delivered.result())
-            self._on_progress(self._report)
+            self.report.add(delivered.result())
+            self._on_progress(self.report)
 
 
 def _one_per_partition(ranges: Sequence[OffsetRange]) -> Iterator[tuple[OffsetRange, ...]]:

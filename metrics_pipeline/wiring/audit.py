@@ -17,10 +17,7 @@ from metrics_pipeline.rollups.retained_from import DEAD_LETTERS
 from metrics_pipeline.rollups.retained_from_store import read_retained_from
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.settings import Settings, kafka_address
-from metrics_pipeline.wiring.engines import (
-    deferred_group,
-    side_group,
-)
+from metrics_pipeline.wiring.engines import deferred_group, side_group
 
 
 def audit(settings: Settings, scope: Scope = EVERYTHING, *, deep: bool = False) -> Verdict:

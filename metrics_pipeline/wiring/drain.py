@@ -22,12 +22,7 @@ from metrics_pipeline.runtime.run import new_run
 from metrics_pipeline.runtime.worker import ThreadWorker
 from metrics_pipeline.schema.targets import apply_everywhere
 from metrics_pipeline.settings import DrainSettings, Settings, kafka_address
-from metrics_pipeline.wiring.engines import (
-    drains_hold,
-    open_engines,
-    ownership_of,
-    warehouse_of,
-)
+from metrics_pipeline.wiring.engines import drains_hold, open_engines, ownership_of, warehouse_of
 
 EndingOf = Callable[[Log, Sequence[int]], Ending]
 """Makes the ending of a run from the log and the shard's partitions."""

@@ -11,6 +11,7 @@ from metrics_pipeline.ledger.entry import DRAIN
 from metrics_pipeline.rollups.cubes import SERVICES
 from metrics_pipeline.rollups.grains import BUILT, COARSEST_SECONDS
 from metrics_pipeline.rollups.tables import BUCKETS, IS_STALE
+from metrics_pipeline.runtime.timerange import DAY_SECONDS
 
 DEAD_LETTER_MESSAGES = 200
 """With fewer messages the share of dead letters is not judged: a handful would be a large share."""
@@ -19,7 +20,6 @@ ERROR_PERCENT, ERROR_REQUESTS = 5, 100
 so no setting has them: edit the rule in Grafana."""
 SILENCE_MINUTES = 10
 SENSOR_SILENT_SECONDS = 600
-_DAY_SECONDS = 86_400
 
 
 def _since(seconds: int) -> str:
@@ -138,11 +138,11 @@ STALE_ROLLUPS = Kind(
         Question(
             "stale-rollups",
             f"""SELECT count() AS buckets FROM {BUCKETS.name}
-WHERE minute >= now() - {7 * _DAY_SECONDS + BUILT[-1].seconds} AND minute < now()
+WHERE minute >= now() - {7 * DAY_SECONDS + BUILT[-1].seconds} AND minute < now()
     AND toUnixTimestamp(minute) + grain <= toUnixTimestamp(now()) - {DEFAULTS.rollups_seconds}
     AND events > 0 AND {IS_STALE}""",
             above=0,
-            span_seconds=7 * _DAY_SECONDS,
+            span_seconds=7 * DAY_SECONDS,
         ),
     ),
 )
@@ -203,7 +203,7 @@ LOST_OFFSETS = Kind(
     (
         Sensor((Part.FLOW,)),
         PromQL(
-            f"increase(metrics_pipeline_lost_offsets_total[{LOST_WINDOW_SECONDS // _DAY_SECONDS}d]) > 0",
+            f"increase(metrics_pipeline_lost_offsets_total[{LOST_WINDOW_SECONDS // DAY_SECONDS}d]) > 0",
             "{{ $value | humanize }} offsets were dropped by the topic before they were read",
         ),
         Question(
@@ -258,7 +258,7 @@ DISK_SPACE = Kind(
         Sensor((Part.STORAGE,)),
         PromQL(
             f"metrics_pipeline_disk_free_bytes / metrics_pipeline_disk_size_bytes < {DEFAULTS.disk_free_share:g}\n"
-            f"or predict_linear(metrics_pipeline_disk_free_bytes[1d], {DEFAULTS.disk_days:g} * {_DAY_SECONDS}) < 0",
+            f"or predict_linear(metrics_pipeline_disk_free_bytes[1d], {DEFAULTS.disk_days:g} * {DAY_SECONDS}) < 0",
             "disk {{ $labels.disk }} runs full",
         ),
     ),
@@ -291,9 +291,9 @@ SILENCE = Kind(
         Question(
             "silence",
             "SELECT dateDiff('second', max(visible_at), now64(3)) / 60 AS minutes FROM batches "
-            f"WHERE last_message >= now() - {_DAY_SECONDS} AND source = '{DRAIN}'",
+            f"WHERE last_message >= now() - {DAY_SECONDS} AND source = '{DRAIN}'",
             above=SILENCE_MINUTES,
-            span_seconds=_DAY_SECONDS,
+            span_seconds=DAY_SECONDS,
         ),
     ),
 )

@@ -15,6 +15,7 @@ from enum import StrEnum
 
 from metrics_pipeline.alerting.kind import Severity
 from metrics_pipeline.alerting.rules import Alert, Judgement
+from metrics_pipeline.runtime.timerange import HOUR_SECONDS
 from metrics_pipeline.settings import AlertSettings
 
 MESSAGES_PER_HOUR = 20
@@ -27,7 +28,6 @@ FORGET_SECONDS = 172_800
 """A problem of which nothing more is heard, of a job that was renamed, say, is closed after a weekend."""
 MAX_DOUBLINGS = 5
 MAX_STATES = 1_000
-_HOUR_SECONDS = 3_600
 
 
 class Phase(StrEnum):
@@ -105,13 +105,13 @@ def advance(alert_states: AlertStates, judgement: Judgement, now: float, setting
             state = _unknown(before, now)
         if state is not None:
             states[key] = state
-    recent = tuple(t for t in alert_states.sent if now - t < _HOUR_SECONDS)
+    recent = tuple(t for t in alert_states.sent if now - t < HOUR_SECONDS)
     return AlertStates(_bounded(states), recent)
 
 
 def due(alert_states: AlertStates, now: float) -> tuple[AlertState, ...]:
     """What the next message says, the worst first; nothing once the hour's messages went out."""
-    if sum(now - t < _HOUR_SECONDS for t in alert_states.sent) >= MESSAGES_PER_HOUR:
+    if sum(now - t < HOUR_SECONDS for t in alert_states.sent) >= MESSAGES_PER_HOUR:
         return ()
     unsent = [s for s in alert_states.states.values() if s.unsent is not None]
     order = list(Notification)

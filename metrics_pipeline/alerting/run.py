@@ -35,7 +35,7 @@ from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.ledger.tables import LedgerScope
 from metrics_pipeline.settings import AlertSettings, Settings, destination_urls, kafka_address
 
-logger = logging.getLogger("metrics_pipeline.alerts")
+logger = logging.getLogger(__name__)
 
 ENGINE_TIMEOUT_SECONDS = 10
 """Longest wait for one answer of an engine: an evaluation must end within a tick of the sensor."""

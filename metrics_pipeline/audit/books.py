@@ -32,7 +32,7 @@ _COVERS = f"source != '{DEFERRED}'"
 UNREPAIRED = f"""{_OF_GROUP} AND step != '{PlanStep.REPAIRED}'
     AND opened_at > (SELECT max(opened_at) FROM {REPLAY_PLAN.name}
         WHERE {_OF_GROUP} AND step = '{PlanStep.REPAIRED}')"""
-"""Rows of the plan that the rollups may not count yet: of chunks that are open, or since the last settlement."""
+"""Rows of the plan that the rollups may not count yet: of chunks that are open, or since the last repair."""
 _PARTS = """ARRAY JOIN partitions AS p, partition_start AS s, partition_end AS e, partition_consumed AS c,
         partition_inserted AS i, partition_duplicates AS d, partition_dead_letters AS dl, partition_skipped AS sk,
         partition_lost AS l"""

@@ -64,7 +64,7 @@ from metrics_pipeline.ledger.entry import minutes_of
 from metrics_pipeline.runtime.retry import Retry
 from metrics_pipeline.runtime.run import Run
 
-logger = logging.getLogger("metrics_pipeline.dead_letters")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)

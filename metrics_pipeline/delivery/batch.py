@@ -13,7 +13,9 @@ import polars as pl
 from metrics_pipeline.event.decode import Decoded
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.kafka.intents import OffsetRange
-from metrics_pipeline.ledger.deferred import _NOTE, DeferredEntry
+from metrics_pipeline.ledger.deferred import DeferredEntry
+
+_DEFERRED = "deferred"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +37,14 @@ class MicroBatch:
     """
 
     ranges: tuple[OffsetRange, ...]
-    messages: tuple[Messages, ...]
-    events: tuple[pl.DataFrame, ...]
-    dead_letters: tuple[pl.DataFrame, ...]
-    consumed: Mapping[int, int]
-    lost: Mapping[int, int]
-    size_bytes: int
-    first_message_ms: int
-    last_message_ms: int
+    messages: tuple[Messages, ...] = ()
+    events: tuple[pl.DataFrame, ...] = ()
+    dead_letters: tuple[pl.DataFrame, ...] = ()
+    consumed: Mapping[int, int] = field(default_factory=dict)
+    lost: Mapping[int, int] = field(default_factory=dict)
+    size_bytes: int = 0
+    first_message_ms: int = 0
+    last_message_ms: int = 0
     note: str = ""
 
     @property
@@ -57,17 +59,7 @@ class MicroBatch:
 
 def lost_batch(ranges: tuple[OffsetRange, ...]) -> MicroBatch:
     """The account of offsets that the log dropped before they were read."""
-    return MicroBatch(
-        ranges=ranges,
-        messages=(),
-        events=(),
-        dead_letters=(),
-        consumed={},
-        lost={r.partition: r.offsets for r in ranges},
-        size_bytes=0,
-        first_message_ms=0,
-        last_message_ms=0,
-    )
+    return MicroBatch(ranges, lost={r.partition: r.offsets for r in ranges})
 
 
 @dataclass(slots=True)
@@ -160,23 +152,17 @@ class BatchBuilder:
 def deferred_batch(entry: DeferredEntry) -> MicroBatch:
     """The account of offsets that are skipped for now."""
     return MicroBatch(
-        ranges=entry.ranges,
-        messages=(),
-        events=(),
-        dead_letters=(),
-        consumed={},
-        lost={},
-        size_bytes=0,
+        entry.ranges,
         first_message_ms=entry.first_ms,
         last_message_ms=entry.last_ms,
-        note=f"{_NOTE} {entry.first_ms} {entry.last_ms}",
+        note=f"{_DEFERRED} {entry.first_ms} {entry.last_ms}",
     )
 
 
 def noted_entry(ranges: tuple[OffsetRange, ...], note: str) -> DeferredEntry | None:
     """The entry that an open batch with this note is to put on record; None: it is to be fetched."""
     name, _, times = note.partition(" ")
-    if name != _NOTE:
+    if name != _DEFERRED:
         return None
     first_ms, last_ms = map(int, times.split())
     return DeferredEntry(ranges, first_ms, last_ms)

@@ -16,7 +16,7 @@ from metrics_pipeline.event.contract import IDENTITY, LINEAGE
 from metrics_pipeline.event.rules import Rules
 from metrics_pipeline.kafka.intents import Commit, Intent, OffsetRange, OpenBatch
 
-logger = logging.getLogger("metrics_pipeline.replay")
+logger = logging.getLogger(__name__)
 
 SLOT = 0
 """Partition of the topic that the side group's one slot stands at: every topic has it."""

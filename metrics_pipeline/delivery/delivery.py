@@ -46,7 +46,7 @@ from metrics_pipeline.runtime.run import Run
 
 _T = TypeVar("_T")
 
-logger = logging.getLogger("metrics_pipeline.delivery")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

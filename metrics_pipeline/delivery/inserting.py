@@ -28,7 +28,7 @@ MAX_ROUNDS = 5
 
 _Rows = TypeVar("_Rows", pl.DataFrame, Sequence[LedgerEntry])
 
-logger = logging.getLogger("metrics_pipeline.inserting")
+logger = logging.getLogger(__name__)
 
 
 class Inserting:

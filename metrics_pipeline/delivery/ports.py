@@ -1,4 +1,4 @@
-"""What drain and audit need of Kafka, ClickHouse and a clock. Adapters implement these; models in tests do, too."""
+"""What deliveries and replays need of the tables. ClickHouse implements it; so does a model in the tests."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime

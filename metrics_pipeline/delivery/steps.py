@@ -1,4 +1,4 @@
-"""The named steps of drains, replays and retention; whoever passes `observe` hears of each before it begins."""
+"""The named steps of drains, backfills, replays and retention; whoever passes `observe` hears of each as it begins."""
 
 from enum import StrEnum
 

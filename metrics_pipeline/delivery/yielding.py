@@ -17,7 +17,7 @@ from metrics_pipeline.event.contract import IDENTITY
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.runtime.run import Run
 
-logger = logging.getLogger("metrics_pipeline.backfill")
+logger = logging.getLogger(__name__)
 
 _CHECK_SECONDS = 0.05
 

@@ -24,17 +24,17 @@ from metrics_pipeline.drain.ranges import RangeReader, already_lost
 from metrics_pipeline.drain.takeover import Takeover
 from metrics_pipeline.errors import OffsetOutOfRangeError
 from metrics_pipeline.event.rules import Rules
-from metrics_pipeline.kafka.intents import OffsetRange
+from metrics_pipeline.kafka.intents import OffsetRange, offsets_in
 from metrics_pipeline.ledger.deferred import DeferredEntry, deferred_within
-from metrics_pipeline.ledger.entry import LedgerEntry, minutes_of
+from metrics_pipeline.ledger.entry import LedgerEntry, MessageCounts, minutes_of
 from metrics_pipeline.runtime.ports import Job, Worker
 from metrics_pipeline.runtime.run import Run
 
-logger = logging.getLogger("metrics_pipeline.backfill")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class BackfillReport:
+class BackfillReport(MessageCounts):
     """What a backfill did, in offsets and messages. `total` was deferred when it began, `left` is deferred still.
 
     `taken_back` events were stored by others in the same moment; the rollups count them twice in `doubled_minutes`
@@ -44,12 +44,6 @@ class BackfillReport:
     total: int = 0
     backfilled: int = 0
     left: int = 0
-    batches: int = 0
-    consumed: int = 0
-    inserted: int = 0
-    duplicates: int = 0
-    dead_letters: int = 0
-    lost: int = 0
     taken_back: int = 0
     doubled_minutes: set[int] = field(default_factory=set)
 
@@ -58,13 +52,8 @@ class BackfillReport:
         self.doubled_minutes.update(minutes_of(events["timestamp"]).starts_seconds)
 
     def add(self, entry: LedgerEntry) -> None:
-        self.batches += 1
-        self.backfilled += sum(a.range.offsets for a in entry.accounts)
-        self.consumed += entry.consumed
-        self.inserted += entry.inserted
-        self.duplicates += entry.duplicates
-        self.dead_letters += entry.dead_letters
-        self.lost += entry.lost
+        self.count(entry)
+        self.backfilled += offsets_in(a.range for a in entry.accounts)
 
 
 class Backfill:

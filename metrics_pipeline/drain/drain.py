@@ -22,11 +22,11 @@ from metrics_pipeline.drain.takeover import Takeover
 from metrics_pipeline.errors import FencedError, KafkaUnavailableError, OffsetOutOfRangeError
 from metrics_pipeline.event.rules import Rules
 from metrics_pipeline.kafka.ports import Handover
-from metrics_pipeline.ledger.entry import DEFERRED, LedgerEntry, weighted_quantile
+from metrics_pipeline.ledger.entry import LedgerEntry, MessageCounts, weighted_quantile
 from metrics_pipeline.runtime.ports import Job, Worker
 from metrics_pipeline.runtime.run import Run
 
-logger = logging.getLogger("metrics_pipeline.drain")
+logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05
 CLOSE_AFTER_SECONDS = 1.0
@@ -41,16 +41,10 @@ SUCCESSOR_CHECK_SECONDS = 0.2
 
 
 @dataclass(slots=True)
-class DrainReport:
+class DrainReport(MessageCounts):
     """What a run did."""
 
     reason: Reason = Reason.STOPPED
-    batches: int = 0
-    consumed: int = 0
-    inserted: int = 0
-    duplicates: int = 0
-    dead_letters: int = 0
-    lost: int = 0
     deferred: int = 0
     """Offsets that it skipped to be at the head."""
     freshness_ms: Counter[int] = field(default_factory=Counter)
@@ -61,13 +55,8 @@ class DrainReport:
         return weighted_quantile(self.freshness_ms, quantile) / 1000
 
     def add(self, entry: LedgerEntry) -> None:
-        self.batches += entry.source != DEFERRED
+        self.count(entry)
         self.deferred += entry.deferred
-        self.consumed += entry.consumed
-        self.inserted += entry.inserted
-        self.duplicates += entry.duplicates
-        self.dead_letters += entry.dead_letters
-        self.lost += entry.lost
         self.freshness_ms.update(dict(zip(entry.freshness.upper_ms, entry.freshness.events, strict=True)))
 
 

@@ -20,7 +20,7 @@ from metrics_pipeline.runtime.retry import Retry
 from metrics_pipeline.runtime.run import Run
 from metrics_pipeline.runtime.timerange import HOUR_SECONDS
 
-logger = logging.getLogger("metrics_pipeline.skip_to_head")
+logger = logging.getLogger(__name__)
 
 MAX_ENTRIES = 5_000
 """Most entries of one skip to head: 200 days of hours. The last entry takes the rest, which no real backlog has."""

@@ -26,7 +26,7 @@ from metrics_pipeline.ledger.entry import LedgerEntry
 from metrics_pipeline.runtime.retry import Retry
 from metrics_pipeline.runtime.run import Run
 
-logger = logging.getLogger("metrics_pipeline.takeover")
+logger = logging.getLogger(__name__)
 
 _REHEARSAL = Messages(
     [0],

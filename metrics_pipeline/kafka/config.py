@@ -20,7 +20,7 @@ from metrics_pipeline.settings import KafkaSettings
 
 _T = TypeVar("_T")
 
-logger = logging.getLogger("metrics_pipeline.kafka")
+logger = logging.getLogger(__name__)
 
 _FENCED = {
     KafkaError._FENCED,

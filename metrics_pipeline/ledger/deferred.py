@@ -15,7 +15,6 @@ from metrics_pipeline.runtime.timerange import HOUR_SECONDS
 
 GROUP_SUFFIX = ".deferred"
 """The side group whose offsets hold the open batch of a backfill, and whose owner may backfill."""
-_NOTE = "deferred"
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,27 @@ class LedgerEntry:
         return sum(a.range.offsets for a in self.accounts if a.is_deferred)
 
 
+@dataclass(slots=True)
+class MessageCounts:
+    """What entries of the ledger say became of messages, summed."""
+
+    batches: int = 0
+    consumed: int = 0
+    inserted: int = 0
+    duplicates: int = 0
+    dead_letters: int = 0
+    lost: int = 0
+
+    def count(self, entry: LedgerEntry) -> None:
+        """Add what the entry accounts for."""
+        self.batches += entry.source != DEFERRED
+        self.consumed += entry.consumed
+        self.inserted += entry.inserted
+        self.duplicates += entry.duplicates
+        self.dead_letters += entry.dead_letters
+        self.lost += entry.lost
+
+
 def rows_per_partition(frame: pl.DataFrame) -> Mapping[int, int]:
     """Number of rows per kafka_partition."""
     counted = frame.group_by("kafka_partition").len()

@@ -30,7 +30,7 @@ from metrics_pipeline.metrics.source import Reading, Source
 from metrics_pipeline.metrics.statistics import FRESHNESS_WINDOW_SECONDS, Freshness, read_statistics
 from metrics_pipeline.settings import Settings, kafka_address
 
-logger = logging.getLogger("metrics_pipeline.exporter")
+logger = logging.getLogger(__name__)
 
 FRESH_SECONDS = 5
 """Scrapes within it get the same figures."""

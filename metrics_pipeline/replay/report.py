@@ -5,9 +5,7 @@ from dataclasses import dataclass, field, fields
 
 import polars as pl
 
-from metrics_pipeline.delivery.chunk import (
-    POSITION,
-)
+from metrics_pipeline.delivery.chunk import POSITION
 from metrics_pipeline.kafka.intents import OffsetRange, offsets_in
 from metrics_pipeline.ledger.tables import PlanStep
 from metrics_pipeline.replay.hours import HourPlan

@@ -57,7 +57,7 @@ from metrics_pipeline.replay.steps import HourStep
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.run import Run
 
-logger = logging.getLogger("metrics_pipeline.replay")
+logger = logging.getLogger(__name__)
 
 REMOVAL_CHECK_SECONDS = 0.2
 PAUSE_SHARE = 1.5

@@ -4,7 +4,6 @@ Dagster."""
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from itertools import groupby
 
 from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
@@ -23,6 +22,7 @@ from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.ledger.deferred import DeferredEntry
 from metrics_pipeline.ledger.entry import LedgerEntry
 from metrics_pipeline.ledger.reading_deferred import ClickHouseDeferred
+from metrics_pipeline.replay.units import spans_of
 from metrics_pipeline.rollups.grains import UNIT
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.runtime.clock import SystemClock
@@ -34,7 +34,7 @@ from metrics_pipeline.wiring.drain import DrainRun, at_once, run_drain
 from metrics_pipeline.wiring.engines import backfills_hold, letters_group, open_engines
 from metrics_pipeline.wiring.rollups import rollups
 
-logger = logging.getLogger("metrics_pipeline.backfill")
+logger = logging.getLogger(__name__)
 
 SKIP_TO_HEAD_ATTEMPTS = 5
 """The relay starts a drain some seconds after the one before was fenced, which is longer than a skip to head takes."""
@@ -145,12 +145,11 @@ def _under_way(
 
 def _repair(settings: Settings, minutes: Iterable[int], clock: Clock) -> None:
     """Make the rollups count once what they counted twice; units that aren't closed yet are left to the drift check."""
-    numbered = enumerate(sorted({UNIT.floor(start) for start in minutes}))
-    spans = [[unit for _, unit in run] for _, run in groupby(numbered, key=lambda n: n[1] - n[0] * UNIT.seconds)]
+    spans = spans_of({UNIT.floor(start) for start in minutes})
     if not spans:
         return
     with rollups(settings, clock) as operated:
-        for span in spans:
-            operated.check(Span(span[0], span[-1] + UNIT.seconds), repair=True)
-            if span[-1] + UNIT.seconds > operated.closed_until():
+        for start, end in spans:
+            operated.check(Span(start, end), repair=True)
+            if end > operated.closed_until():
                 logger.warning("the rollups of the last minutes count events twice until the next check of drift")

@@ -28,7 +28,7 @@ from metrics_pipeline.wiring.audit import batches_under_way
 from metrics_pipeline.wiring.engines import check_schema, letters_group, slot_owner, warehouse_of
 from metrics_pipeline.wiring.retention import load_policy
 
-logger = logging.getLogger("metrics_pipeline.dead_letters")
+logger = logging.getLogger(__name__)
 
 
 def preview_dead_letters(

@@ -21,7 +21,6 @@ from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.ledger.deferred import GROUP_SUFFIX as DEFERRED_SUFFIX
 from metrics_pipeline.replay.plan import GROUP_SUFFIX as HOURS_SUFFIX
 from metrics_pipeline.rollups.retained_from_store import read_retained_from
-from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.run import Run
 from metrics_pipeline.runtime.timerange import DAY_SECONDS, minute_name
@@ -50,7 +49,9 @@ class Engines:
 def open_engines(settings: Settings, run: Run, *, is_gentle: bool = False) -> Iterator[Engines]:
     """Connect, retrying what passes, and check.
 
-    `is_gentle` is for work beside drains: a query gets one thread. Raises SchemaMismatchError, ConfigurationError.
+    `is_gentle` is for work beside drains, which need the other threads: a query gets one.
+
+    Raises SchemaMismatchError, ConfigurationError.
     """
     address, retry = kafka_address(settings), run.retry
     with ExitStack() as stack:
@@ -133,10 +134,10 @@ def check_schema(client: Client, settings: Settings) -> None:
         )
 
 
-def check_age(client: Client, settings: Settings, clock: Clock | None = None) -> None:
+def check_age(client: Client, settings: Settings, clock: Clock) -> None:
     """Raises ConfigurationError if events may be taken that are of times that retention has dropped."""
     retained_from, max_age_days = read_retained_from(client).compared_from, settings.events.max_age_days
-    days = ((clock or SystemClock()).now_ms() // 1_000 - retained_from) // DAY_SECONDS
+    days = (clock.now_ms() // 1_000 - retained_from) // DAY_SECONDS
     if retained_from and days < max_age_days:
         raise ConfigurationError(
             f"METRICS_EVENTS__MAX_AGE_DAYS is {max_age_days}, but events before {minute_name(retained_from)} may be "

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.audit.books import ClickHouseBooks
-from metrics_pipeline.clickhouse.client import connect, database_name
+from metrics_pipeline.clickhouse.client import database_name
 from metrics_pipeline.clickhouse.cluster import connect_shards
 from metrics_pipeline.dead_letters.judge import GROUP_SUFFIX as LETTERS_SUFFIX
 from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters
@@ -17,7 +17,6 @@ from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.kafka.admin import TopicDescription
 from metrics_pipeline.kafka.committed import committed_offsets
 from metrics_pipeline.kafka.intents import OffsetRange, offsets_in
-from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.replay.books import ClickHouseReplayBooks
 from metrics_pipeline.replay.diff import Diff
 from metrics_pipeline.replay.hours import MAX_HOURS
@@ -34,7 +33,7 @@ from metrics_pipeline.runtime.timerange import DAY_SECONDS, minute_name
 from metrics_pipeline.settings import Settings, kafka_address
 from metrics_pipeline.wiring.audit import batches_under_way
 from metrics_pipeline.wiring.backfill import backfill_deferred, deferred_ranges
-from metrics_pipeline.wiring.engines import check_schema, hours_group, slot_owner, warehouse_of
+from metrics_pipeline.wiring.engines import Engines, hours_group, open_engines, slot_owner
 from metrics_pipeline.wiring.rollups import rollups as open_rollups
 
 _PREFETCH_BYTES = 4 << 20
@@ -47,8 +46,8 @@ def preview_hours(
     """What a replay would do now; writes nothing."""
     run = new_run("preview", SystemClock(), settings.drain.retry_seconds)
     deferred = deferred_of(settings, _bounded(hours))
-    with _reading(settings, run) as (client, _, diff):
-        _refuse_dropped(settings, client, hours)
+    with _reading(settings, run) as (engines, diff):
+        _refuse_dropped(settings, engines.client, hours)
         report = preview(diff, hours, mode, rules_of(settings), run.clock, on_progress)
     report.deferred = offsets_in(deferred)
     # Nor does the ledger account for them: they are told apart from a gap.
@@ -74,10 +73,10 @@ def replay_hours(
         backfill_deferred(settings, deferred, run_id, stop=stop, clock=clock)
     run = new_run(run_id, clock, settings.drain.retry_seconds, stop, observe)
     with ExitStack() as stack:
-        client, log, diff = stack.enter_context(_reading(settings, run))
-        _refuse_dropped(settings, client, hours)
+        engines, diff = stack.enter_context(_reading(settings, run))
+        _refuse_dropped(settings, engines.client, hours)
         ownership = stack.enter_context(slot_owner(settings, hours_group(settings), run))
-        hold = Hold(settings.kafka.group, log, ownership, warehouse_of(settings, client, log.topic_id))
+        hold = Hold(settings.kafka.group, engines.log, ownership, engines.warehouse)
         repair = RollupRepair(diff.tables, stack.enter_context(open_rollups(settings, clock)), run.retry)
         report = HourReplay(hold, run, rules_of(settings), diff, repair).run(hours, mode, on_progress)
     report.deferred = offsets_in(deferred)
@@ -91,17 +90,16 @@ def deferred_of(settings: Settings, hours: Sequence[int]) -> list[OffsetRange]:
 
 
 @contextmanager
-def _reading(settings: Settings, run: Run) -> Iterator[tuple[Client, KafkaLog, Diff]]:
+def _reading(settings: Settings, run: Run) -> Iterator[tuple[Engines, Diff]]:
     """What a dry run and a replay both need."""
-    address, kafka, retry = kafka_address(settings), settings.kafka, run.retry
+    kafka, address = settings.kafka, kafka_address(settings)
+    fetching = kafka.model_copy(update={"prefetch_bytes": min(kafka.prefetch_bytes, _PREFETCH_BYTES)})
     with ExitStack() as stack:
-        # One thread per query: the drains beside need the others.
-        client = retry.call(lambda: stack.enter_context(connect(settings, max_threads=1)))
-        retry.call(lambda: check_schema(client, settings))
-        gentle = kafka.model_copy(update={"prefetch_bytes": min(kafka.prefetch_bytes, _PREFETCH_BYTES)})
-        log = retry.call(lambda: stack.enter_context(KafkaLog(address, gentle)))
+        reading = settings.model_copy(update={"kafka": fetching})
+        engines = stack.enter_context(open_engines(reading, run, is_gentle=True))
+        client, log = engines.client, engines.log
         topic = TopicDescription(log.topic_id, log.partitions())
-        shards = retry.call(lambda: stack.enter_context(connect_shards(settings, max_threads=1)))
+        shards = run.retry.call(lambda: stack.enter_context(connect_shards(settings, max_threads=1)))
         books = ClickHouseBooks(client, kafka.topic, log.topic_id, kafka.group)
         tables = Tables(
             ClickHouseEvents(client, shards, database_name(settings)),
@@ -117,7 +115,7 @@ def _reading(settings: Settings, run: Run) -> Iterator[tuple[Client, KafkaLog, D
             # Not its own chunk: that is what is asked about.
             lambda: batches_under_way(settings, books, topic, (LETTERS_SUFFIX,)),
         )
-        yield client, log, diff
+        yield engines, diff
 
 
 def _refuse_dropped(settings: Settings, client: Client, hours: Sequence[int]) -> None:

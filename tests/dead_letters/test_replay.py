@@ -346,7 +346,7 @@ def test_letters_that_have_landed_are_not_cut_by_a_constraint_that_comes_after_t
     before = fingerprint(letters)
     command(letters, "ALTER TABLE raw_events ADD CONSTRAINT no_services CHECK service != 'service-0'")
     for _ in range(2):
-        with pytest.raises(StopError, match=r"in raw_events already \(25 of 25\).*drop it, the next replay goes on"):
+        with pytest.raises(StopError, match=r"in raw_events already \(25 of 25\).*drop it, the next run goes on"):
             replay(letters)
         assert fingerprint(letters) == before
     command(letters, "ALTER TABLE raw_events DROP CONSTRAINT no_services")

@@ -27,7 +27,6 @@ def rows(requests: int, *, errors: int = 0, build: int = 0) -> tuple[CubeRows, .
 
 
 EXACT = UnitFigures(START, Count(5, 0), rows(5), 5)
-DRIFTED = replace(EXACT, cubes=rows(4))
 
 
 def test_a_unit_that_says_the_same_everywhere_is_exact() -> None:

@@ -1,4 +1,4 @@
-"""What integration tests do to a pipeline: send, drain, count."""
+"""What tests do to a pipeline on real engines: send, drain, count."""
 
 import uuid
 from collections.abc import Callable, Sequence

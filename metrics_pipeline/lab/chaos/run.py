@@ -244,7 +244,7 @@ class _Run:
         except MissedError as error:
             result, detail = Result.MISSED, str(error)
         except Exception as error:
-            logging.getLogger("metrics_pipeline.chaos").exception("fault %s", injection)
+            logging.getLogger(__name__).exception("fault %s", injection)
             result, detail = Result.FAILED, f"{type(error).__name__}: {error}"
         self._journal.add(Injected(injection, began_seconds, time.time(), result, detail))
 

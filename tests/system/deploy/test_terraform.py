@@ -14,8 +14,8 @@ from clickhouse_connect.driver.client import Client
 
 MODULE = Path(__file__).parents[3] / "deploy" / "terraform"
 CLI = f"{sys.executable} -m metrics_pipeline"
-NO_CHANGES, CHANGES = 0, 2
-"""Exit codes of `terraform plan -detailed-exitcode`."""
+CHANGES = 2
+"""Exit code of `terraform plan -detailed-exitcode`."""
 
 Terraform = Callable[..., "subprocess.CompletedProcess[str]"]
 

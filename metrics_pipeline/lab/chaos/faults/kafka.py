@@ -14,8 +14,8 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.query import query_rows
 from metrics_pipeline.drain.ending import Reason
+from metrics_pipeline.drain.shards import rules_of
 from metrics_pipeline.errors import LocalEngineError, RetryableError, TopicMismatchError
-from metrics_pipeline.event.decode import EventLimits, decode
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.kafka.config import calling, client_config
 from metrics_pipeline.kafka.intents import OffsetRange
@@ -40,7 +40,6 @@ _READ_SECONDS = 20.0
 _DRAIN_SECONDS = 60.0
 _RECREATED_EVENTS = 400
 _ASIDE_SECONDS = 30.0
-_LIMITS = EventLimits(max_age_ms=396 * 86_400_000, max_future_ms=3_600_000)
 
 
 def kill(world: World, rng: Random) -> str:
@@ -143,7 +142,7 @@ def eat_unread(world: World, rng: Random) -> str:
         _close_all(world)
         victims = _choose_victims(world, rng)
         starts = {number: offset for number, offset in _committed(world).items() if number in victims}
-        decoded = decode(_read(world.settings, starts, victims), _LIMITS)
+        decoded = rules_of(world.settings).decode(_read(world.settings, starts, victims))
         slots = [TopicPartition(world.settings.kafka.topic, number, end) for number, end in victims.items()]
         admin = _admin(world.settings)
         for future in admin.delete_records(slots).values():

@@ -11,11 +11,12 @@ import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     FilePath,
@@ -24,6 +25,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -36,6 +38,7 @@ from pydantic_settings import (
 
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.runtime.local_state import home_folder, running_addresses, state_file
+from metrics_pipeline.runtime.setting_values import checked_options, checked_url
 from metrics_pipeline.runtime.variables import (
     PREFIX,
     SECRETS_FOLDER,
@@ -47,6 +50,7 @@ from metrics_pipeline.runtime.variables import (
 )
 
 _Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=64)]
+_Url = Annotated[SecretStr, AfterValidator(lambda url: SecretStr(checked_url(url.get_secret_value())))]
 _TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=249)]
 
 
@@ -87,7 +91,7 @@ class KafkaSettings(_Part):
     sasl_password: SecretStr | None = Field(None, description="password, or client secret of OAUTHBEARER; secret")
     sasl_token_url: str | None = Field(None, description="where OAUTHBEARER gets tokens (OIDC client credentials)")
     sasl_scope: str | None = Field(None, description="scope of these tokens")
-    options: dict[str, str] = Field(
+    options: Annotated[dict[str, str], NoDecode, BeforeValidator(checked_options)] = Field(
         default_factory=dict,
         description='further librdkafka options as JSON, e.g. {"broker.address.family": "v4"}; secret',
         repr=False,
@@ -107,9 +111,7 @@ class KafkaSettings(_Part):
 class ClickHouseSettings(_Part):
     """Where the events go."""
 
-    url: SecretStr | None = Field(
-        None, description="http[s]://user:password@host:port/database; unset: the local server"
-    )
+    url: _Url | None = Field(None, description="http[s]://user:password@host:port/database; unset: the local server")
     ca_file: FilePath | None = Field(None, description="PEM of who signs the server's certificate; unset: the system's")
     certificate_file: FilePath | None = Field(None, description="PEM of our certificate, where the server asks for one")
     key_file: FilePath | None = Field(None, description="PEM of its private key")
@@ -127,19 +129,9 @@ class ClickHouseSettings(_Part):
         default=True,
         description="tables of a cluster are replicated (needs a Keeper, and the macros shard and replica)",
     )
-    servers: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+    servers: Annotated[tuple[_Url, ...], NoDecode] = Field(
         (), description="URLs of all servers of the cluster, as JSON; unset: its hosts, with the URL's port and account"
     )
-
-    @field_validator("url")
-    @classmethod
-    def _is_http(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is None:
-            return None
-        parts = urlsplit(value.get_secret_value())
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must look like http://user:password@host:8123/database")
-        return value
 
     @field_validator("servers", mode="before")
     @classmethod
@@ -149,13 +141,6 @@ class ClickHouseSettings(_Part):
             return json.loads(value) if isinstance(value, str) else value
         except ValueError:
             raise ValueError('must be JSON: ["http://user:password@host:port/database", …]') from None
-
-    @field_validator("servers")
-    @classmethod
-    def _are_http(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        for server in value:
-            cls._is_http(server)
-        return value
 
     @model_validator(mode="after")
     def _servers_are_of_a_cluster(self) -> Self:
@@ -283,6 +268,12 @@ class LocalSettings(_Part):
 
 class _Environment(EnvSettingsSource):
     """The variables that are settings: the library takes METRICS_LOCAL=1 of another program for a part, and fails."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            raise ConfigurationError(wrong_settings([f"{PREFIX}{field_name.upper()}: must be JSON"])) from None
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
         return {

@@ -9,7 +9,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
 from metrics_pipeline.errors import ConfigurationError, PipelineError
-from metrics_pipeline.kafka.config import calling, client_config, refusal
+from metrics_pipeline.kafka.config import calling, new_client, refusal
 from metrics_pipeline.settings import KafkaSettings
 
 _T = TypeVar("_T")
@@ -83,7 +83,7 @@ def _ask(
             refusals.append(refused)
 
     # What it would log comes back as the error.
-    admin = AdminClient(client_config(bootstrap_servers, settings, error_cb=on_error, log_level=_LOG_CRITICAL))
+    admin = new_client(AdminClient, bootstrap_servers, settings, error_cb=on_error, log_level=_LOG_CRITICAL)
     future = request(admin)
     while not future.done() and not refusals:
         admin.poll(_POLL_SECONDS)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from metrics_pipeline.errors import ConfigurationError, RetryableError, StuckClientError
-from metrics_pipeline.kafka.config import calling, client_config, translate, within, without_errors
+from metrics_pipeline.kafka.config import calling, new_client, translate, within, without_errors
 from metrics_pipeline.kafka.intents import Commit, Owner, decode_commit, encode_metadata
 from metrics_pipeline.settings import KafkaSettings
 
@@ -119,7 +119,7 @@ class FencedOffsets:
             # Read-committed offsets wait for a transaction that an earlier run left open.
             "isolation.level": "read_committed",
         }
-        return Consumer(client_config(self._bootstrap_servers, self._settings, **more))
+        return new_client(Consumer, self._bootstrap_servers, self._settings, **more)
 
     def _fencer(self, owner: Owner) -> Producer:
         more = {
@@ -127,7 +127,7 @@ class FencedOffsets:
             "retry.backoff.ms": 10,
             "transaction.timeout.ms": int(self._settings.request_timeout_seconds * 1000),
         }
-        return Producer(client_config(self._bootstrap_servers, self._settings, **more))
+        return new_client(Producer, self._bootstrap_servers, self._settings, **more)
 
 
 class CommittedOffsets:
@@ -136,7 +136,7 @@ class CommittedOffsets:
     def __init__(self, bootstrap_servers: str, settings: KafkaSettings) -> None:
         self._settings = settings
         more = {"group.id": settings.group, "enable.auto.commit": False}
-        self._consumer = Consumer(client_config(bootstrap_servers, settings, **more))
+        self._consumer = new_client(Consumer, bootstrap_servers, settings, **more)
 
     def __enter__(self) -> "CommittedOffsets":
         return self

@@ -19,6 +19,7 @@ from metrics_pipeline.errors import (
 from metrics_pipeline.settings import KafkaSettings
 
 _T = TypeVar("_T")
+_Options = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +29,11 @@ _FENCED = {
     KafkaError.PRODUCER_FENCED,
 }
 _OUT_OF_RANGE = {KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET}
+_OPENING = "setting up a client of Kafka"
+_WRONG_OPTION = "check METRICS_KAFKA__OPTIONS"
 _LOGIN_ADVICE = "check METRICS_KAFKA__SASL_USERNAME and METRICS_KAFKA__SASL_PASSWORD"
 _MISCONFIGURED = {
-    KafkaError._INVALID_ARG: "check METRICS_KAFKA__OPTIONS",
+    KafkaError._INVALID_ARG: _WRONG_OPTION,
     KafkaError._AUTHENTICATION: _LOGIN_ADVICE,
     KafkaError.SASL_AUTHENTICATION_FAILED: _LOGIN_ADVICE,
     KafkaError._SSL: (
@@ -51,7 +54,7 @@ _MISCONFIGURED = {
 
 
 def client_config(bootstrap_servers: str, settings: KafkaSettings, **more: Any) -> dict[str, Any]:
-    """Options common to all clients; `settings.options` win over ours, so that a user can tune everything."""
+    """Options common to all clients; `settings.options` win over ours: a user can tune what isn't in OWN_OPTIONS."""
     return {
         "bootstrap.servers": bootstrap_servers,
         "client.id": "metrics-pipeline",
@@ -65,6 +68,17 @@ def client_config(bootstrap_servers: str, settings: KafkaSettings, **more: Any) 
         **more,
         **settings.options,
     }
+
+
+def new_client(
+    kind: Callable[[dict[str, Any]], _T], bootstrap_servers: str, settings: KafkaSettings, **more: Any
+) -> _T:
+    """A client of the kind, with the options common to all and `more`. Raises ConfigurationError if one is wrong."""
+    try:
+        return calling(_OPENING, lambda: kind(client_config(bootstrap_servers, settings, **more)))
+    except (TypeError, ValueError) as error:
+        # An option that takes a function, say: the binding looks at those before librdkafka does.
+        raise ConfigurationError(f"while {_OPENING}: {error}: {_WRONG_OPTION}") from None
 
 
 def _security(settings: KafkaSettings) -> dict[str, Any]:

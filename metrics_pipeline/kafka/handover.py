@@ -5,7 +5,7 @@ import json
 from confluent_kafka import Consumer, TopicPartition
 
 from metrics_pipeline.kafka.committed import ask_committed
-from metrics_pipeline.kafka.config import calling, client_config
+from metrics_pipeline.kafka.config import calling, new_client
 from metrics_pipeline.settings import KafkaSettings
 
 GROUP_SUFFIX = ".handover"
@@ -19,12 +19,11 @@ class KafkaHandover:
         self._timeout_seconds = settings.request_timeout_seconds
         self._slot = TopicPartition(settings.topic, shard)
         self._doing = f"handing over shard {shard} of group {settings.group}"
-        self._consumer = Consumer(
-            client_config(
-                bootstrap_servers,
-                settings,
-                **{"group.id": settings.group + GROUP_SUFFIX, "enable.auto.commit": False},
-            )
+        self._consumer = new_client(
+            Consumer,
+            bootstrap_servers,
+            settings,
+            **{"group.id": settings.group + GROUP_SUFFIX, "enable.auto.commit": False},
         )
         self._seen_at_start = self._read().get("next")
 

@@ -8,7 +8,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from metrics_pipeline.kafka.admin import describe_topic
 from metrics_pipeline.kafka.committed import committed_offsets
-from metrics_pipeline.kafka.config import calling, client_config
+from metrics_pipeline.kafka.config import calling, new_client
 from metrics_pipeline.kafka.intents import Commit
 from metrics_pipeline.settings import KafkaSettings
 
@@ -36,7 +36,7 @@ class PartitionLag:
 
 def read_lag(bootstrap_servers: str, settings: KafkaSettings) -> Mapping[int, PartitionLag]:
     """Partition -> lag. Raises KafkaUnavailableError, ConfigurationError if there is no topic."""
-    admin = AdminClient(client_config(bootstrap_servers, settings))
+    admin = new_client(AdminClient, bootstrap_servers, settings)
     partitions = describe_topic(bootstrap_servers, settings).partitions
     topic_partitions = [TopicPartition(settings.topic, p) for p in partitions]
 

@@ -9,7 +9,7 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from metrics_pipeline.errors import KafkaUnavailableError
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.kafka.admin import describe_topic
-from metrics_pipeline.kafka.config import calling, client_config, logger, translate, without_errors
+from metrics_pipeline.kafka.config import calling, logger, new_client, translate, without_errors
 from metrics_pipeline.kafka.intents import Watermarks
 from metrics_pipeline.kafka.ports import Fetched
 from metrics_pipeline.settings import KafkaSettings
@@ -25,7 +25,7 @@ class KafkaLog:
         self._topic = settings.topic
         self._timeout_seconds = settings.request_timeout_seconds
         self._description = describe_topic(bootstrap_servers, settings)
-        self._consumer = Consumer(_consumer_config(bootstrap_servers, settings))
+        self._consumer = new_client(Consumer, bootstrap_servers, settings, **_consumer_options(settings))
         self._assigned: list[TopicPartition] = []
         self._held: list[Message] = []
         self._mean_message_bytes = float(_FIRST_GUESS_MESSAGE_BYTES)
@@ -92,26 +92,22 @@ class KafkaLog:
         calling(f"resuming {self._topic}", lambda: self._consumer.resume(self._assigned))
 
 
-def _consumer_config(bootstrap_servers: str, settings: KafkaSettings) -> dict[str, Any]:
-    return client_config(
-        bootstrap_servers,
-        settings,
-        **{
-            "group.id": settings.group,
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            "auto.offset.reset": "error",
-            "enable.partition.eof": True,
-            "isolation.level": "read_committed",
-            "queued.max.messages.kbytes": settings.prefetch_bytes // 1024,
-            "queued.min.messages": 1_000_000,
-            # Of compressed batches: one answer may grow a hundredfold before the client counts what it has fetched.
-            "fetch.message.max.bytes": min(settings.prefetch_bytes, 1 << 20),
-            "fetch.max.bytes": min(settings.prefetch_bytes, 4 << 20),
-            "fetch.wait.max.ms": 100,
-            "fetch.queue.backoff.ms": 20,
-        },
-    )
+def _consumer_options(settings: KafkaSettings) -> dict[str, Any]:
+    return {
+        "group.id": settings.group,
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "error",
+        "enable.partition.eof": True,
+        "isolation.level": "read_committed",
+        "queued.max.messages.kbytes": settings.prefetch_bytes // 1024,
+        "queued.min.messages": 1_000_000,
+        # Of compressed batches: one answer may grow a hundredfold before the client counts what it has fetched.
+        "fetch.message.max.bytes": min(settings.prefetch_bytes, 1 << 20),
+        "fetch.max.bytes": min(settings.prefetch_bytes, 4 << 20),
+        "fetch.wait.max.ms": 100,
+        "fetch.queue.backoff.ms": 20,
+    }
 
 
 def _within(messages: list[Message], max_events: int, max_bytes: int) -> tuple[list[Message], list[Message]]:

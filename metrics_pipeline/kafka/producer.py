@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from confluent_kafka import KafkaError, Message, Producer
 
 from metrics_pipeline.errors import KafkaUnavailableError
-from metrics_pipeline.kafka.config import calling, client_config, translate
+from metrics_pipeline.kafka.config import calling, new_client, translate
 from metrics_pipeline.settings import KafkaSettings
 
 
@@ -31,7 +31,7 @@ class TopicProducer:
         self._limit_seconds = settings.request_timeout_seconds
         self._doing = f"producing to {settings.topic} on {bootstrap_servers}"
         options = {"acks": "all", "linger.ms": 0, "message.timeout.ms": int(self._limit_seconds * 1_000)}
-        self._producer = calling(self._doing, lambda: Producer(client_config(bootstrap_servers, settings, **options)))
+        self._producer = new_client(Producer, bootstrap_servers, settings, **options)
         calling(self._doing, lambda: self._producer.list_topics(settings.topic, self._limit_seconds))
 
     def send(self, messages: Sequence[Outgoing]) -> None:

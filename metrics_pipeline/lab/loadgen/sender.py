@@ -7,7 +7,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from metrics_pipeline.kafka.config import client_config
+from metrics_pipeline.kafka.config import new_client
 from metrics_pipeline.lab.loadgen.stream import Outgoing
 from metrics_pipeline.settings import KafkaSettings
 
@@ -45,7 +45,7 @@ class EventSender:
     def __init__(self, bootstrap_servers: str, settings: KafkaSettings, **options: Any) -> None:
         self._topic = settings.topic
         self._give_up_seconds = settings.request_timeout_seconds
-        self.producer = Producer(client_config(bootstrap_servers, settings, **{**_OPTIONS, **options}))
+        self.producer = new_client(Producer, bootstrap_servers, settings, **{**_OPTIONS, **options})
         self._failed: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.is_broken = False

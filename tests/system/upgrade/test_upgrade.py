@@ -17,22 +17,30 @@ from metrics_pipeline.settings import Settings
 from metrics_pipeline.wiring.audit import audit
 from metrics_pipeline.wiring.replay import replay_hours
 from metrics_pipeline.wiring.rollups import rollups as open_rollups
-from tests.system.upgrade.snapshot import BROKEN, EVENTS, HOURS, PER_HOUR, engines_in
+from tests.system.upgrade.snapshot import BROKEN, EVENTS, HOURS, PER_HOUR, engines_in, load, pack
 from tests.worlds.pipeline import Brisk, Counts, counts, drain_once
 from tests.worlds.rollups import assert_answers_are_raws
 
 ARCHIVES = sorted(Path(__file__).parent.glob("*.tar.xz"))
-"""None for the first version: without any, the test is skipped."""
+"""None before the second version: what this one leaves behind is taken up as well, by itself."""
 HOUR = 3_600
 
 
-@pytest.fixture(params=ARCHIVES, ids=lambda archive: archive.name.removesuffix(".tar.xz"))
+@pytest.fixture(params=[*ARCHIVES, None], ids=lambda a: a.name.removesuffix(".tar.xz") if a else "this version")
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
     """Of engines that run on what a version left behind."""
-    with tarfile.open(request.param) as archive:
-        archive.extractall(tmp_path, filter="data")
-    with engines_in(tmp_path) as engines:
+    archive_path = request.param or _of_this_version(tmp_path)
+    with tarfile.open(archive_path) as archive:
+        archive.extractall(tmp_path / "left", filter="data")
+    with engines_in(tmp_path / "left") as engines:
         yield engines.settings()
+
+
+def _of_this_version(folder: Path) -> Path:
+    with engines_in(folder / "made") as engines:
+        load(engines.settings())
+    pack(folder / "made", folder / "this.tar.xz")
+    return folder / "this.tar.xz"
 
 
 @pytest.fixture

@@ -17,9 +17,12 @@ Source: the doorway of Lamport's bakery algorithm (1974).
 from collections.abc import Mapping, Sequence
 
 from metrics_pipeline.delivery.steps import Step
+from metrics_pipeline.errors import KafkaUnavailableError
 from metrics_pipeline.kafka.intents import Commit, Owner, rivals
 from metrics_pipeline.kafka.ports import OffsetStore
 from metrics_pipeline.runtime.run import Run
+
+MOST_PROOFS = 3
 
 
 class Ownership:
@@ -71,18 +74,35 @@ class Ownership:
     def commit(self, commits: Mapping[int, Commit]) -> None:
         """Commit all of ours or none. Raises FencedError if another run took over."""
         ours = {p: commit for p, commit in commits.items() if self.owns(p)}
-        self._retry.call(lambda: self._store.commit(ours))
+
+        def attempt() -> float:
+            # Dated before the answer: it may come late, and another run may have taken over meanwhile.
+            asked_at_seconds = self._clock.monotonic_seconds()
+            self._store.commit(ours)
+            return asked_at_seconds
+
+        self._proved_at_seconds = self._retry.call(attempt)
         self._last_commit = ours
-        self._proved_at_seconds = self._clock.monotonic_seconds()
 
     def prove(self) -> None:
         """Raise FencedError if we are an owner no more; asks only if the last proof is older than the limit.
 
         A run that was paused for hours could otherwise insert a batch whose token the server has forgotten. The proof
-        is to commit once more what was committed last.
+        is to commit once more what was committed last. One whose answer took longer than the limit proves nothing.
+        Raises KafkaUnavailableError if all take that long.
         """
-        if self._clock.monotonic_seconds() - self._proved_at_seconds > self._zombie_seconds:
+        for _ in range(MOST_PROOFS):
+            if self._is_proved():
+                return
             self.prove_now()
+        if not self._is_proved():
+            raise KafkaUnavailableError(
+                f"the brokers take longer than {self._zombie_seconds:g} s for a commit, so this run can't tell whether "
+                "it owns its shard: look at their load, or raise METRICS_DRAIN__ZOMBIE_SECONDS"
+            )
+
+    def _is_proved(self) -> bool:
+        return self._clock.monotonic_seconds() - self._proved_at_seconds <= self._zombie_seconds
 
     def prove_now(self) -> None:
         """Raise FencedError if we are an owner no more."""

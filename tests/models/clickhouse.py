@@ -421,6 +421,7 @@ def send(network: Network, what: str, insert: Callable[[], None]) -> None:
     if not request.is_done:
         raise ClickHouseUnavailableError(f"{what}: no answer in {REQUEST_TIMEOUT_SECONDS:.0f} s")
     request.result()
+    network.answer(network.faults.clickhouse_answers_late)
     if network.happens(network.faults.clickhouse_answer_lost):
         raise ClickHouseUnavailableError(f"{what}: the answer is lost")
 

@@ -25,12 +25,16 @@ class Faults:
     insert_hangs: float = 0.0
     """An insert is on its way for so long that its sender gives up; then it arrives."""
     hang_seconds: float = 40.0
+    kafka_answers_late: float = 0.0
+    """The call took effect at once, its answer takes seconds: longer than a proof of ownership is trusted."""
+    clickhouse_answers_late: float = 0.0
     delays_inserts: bool = True
     """A process may stand still right before it sends an insert, after it proved that it may."""
 
     def heal(self) -> None:
         self.kafka_fails = self.kafka_answer_lost = self.kafka_hangs = 0.0
         self.clickhouse_fails = self.clickhouse_answer_lost = self.insert_hangs = 0.0
+        self.kafka_answers_late = self.clickhouse_answers_late = 0.0
 
 
 @dataclass(slots=True)
@@ -42,10 +46,24 @@ class Network:
 
     def kafka(self, what: str, action: Callable[[], _T]) -> _T:
         faults = self.faults
-        return self._call(what, action, faults.kafka_fails, faults.kafka_answer_lost, KafkaUnavailableError)
+        return self._call(
+            what,
+            action,
+            KafkaUnavailableError,
+            fails=faults.kafka_fails,
+            answer_lost=faults.kafka_answer_lost,
+            answer_late=faults.kafka_answers_late,
+        )
 
     def clickhouse(self, what: str, action: Callable[[], _T]) -> _T:
-        return self._call(what, action, self.faults.clickhouse_fails, 0.0, ClickHouseUnavailableError)
+        faults = self.faults
+        return self._call(
+            what,
+            action,
+            ClickHouseUnavailableError,
+            fails=faults.clickhouse_fails,
+            answer_late=faults.clickhouse_answers_late,
+        )
 
     def travel(self) -> None:
         self.scheduler.pause(self.latency_seconds())
@@ -57,14 +75,28 @@ class Network:
     def happens(self, probability: float) -> bool:
         return probability > 0 and self.scheduler.random.random() < probability
 
+    def answer(self, late: float) -> None:
+        """A call has taken effect: the moment for its process to stand still or die, or for a late answer."""
+        self.scheduler.take_effect()
+        if self.happens(late):
+            self.scheduler.pause(2 + 4 * self.scheduler.random.random())
+
     def _call(
-        self, what: str, action: Callable[[], _T], fails: float, answer_lost: float, error: type[Exception]
+        self,
+        what: str,
+        action: Callable[[], _T],
+        error: type[Exception],
+        *,
+        fails: float,
+        answer_lost: float = 0.0,
+        answer_late: float,
     ) -> _T:
         self.scheduler.step(what)
         self.travel()
         if self.happens(fails):
             raise error(f"{what}: did not arrive")
         result = action()
+        self.answer(answer_late)
         if self.happens(answer_lost):
             self.travel()
             raise error(f"{what}: the answer is lost")

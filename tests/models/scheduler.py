@@ -27,9 +27,13 @@ class LivelockError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """What befalls a process at one of its steps: it is killed, or it stands still for some seconds."""
+    """What befalls a process at one of its steps: it is killed, or it stands still for some seconds.
+
+    With `is_after` not before the step's call, but when it has taken effect, before its answer.
+    """
 
     pause_seconds: float | None = None
+    is_after: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -42,6 +46,8 @@ class Process:
     seen: Counter[str] = field(default_factory=Counter)
     is_dead: bool = False
     frozen_until: float = 0.0
+    pending: Incident | None = None
+    """Befalls it when its call has taken effect."""
 
 
 class Task:
@@ -166,9 +172,22 @@ class Scheduler:
         incident = process.incidents.pop(process.steps, None) or process.incidents.pop((what, process.seen[what]), None)
         if incident is None:
             return
+        if incident.is_after:
+            process.pending = incident
+            return
         if incident.pause_seconds is not None and not may_pause:
             process.incidents.setdefault(process.steps + 1, incident)
             return
+        self._befall(process, incident)
+
+    def take_effect(self) -> None:
+        """A call of the running process has taken effect: the moment for an incident after it."""
+        process = self._running().process
+        if process is not None and process.pending is not None:
+            incident, process.pending = process.pending, None
+            self._befall(process, incident)
+
+    def _befall(self, process: Process, incident: Incident) -> None:
         if incident.pause_seconds is None:
             self.kill(process)
             raise KilledError

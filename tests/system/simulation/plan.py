@@ -40,6 +40,8 @@ class Kind(StrEnum):
 
 FIRST_SEED_WITH_REPLAYS = 1_000_000
 """Schedules from that seed on have replays of dead letters and of hours, beside all else that their seed says."""
+FIRST_SEED_ON_OTHER_MACHINES = 2_000_000
+"""Schedules from that seed on have late answers, and processes that stand still or die between effect and answer."""
 JUMPING_KINDS = (Kind.PLAIN, Kind.REFUSALS, Kind.RETENTION)
 """Schedules in which runs may skip what is waiting, and backfills land it."""
 
@@ -112,7 +114,33 @@ def draw(seed: int) -> Plan:
     random_ = random.Random(f"fresh first {seed}")
     if plan.kind in JUMPING_KINDS and random_.random() < 0.5:
         plan = _with_jumps(plan, random_)
+    if seed >= FIRST_SEED_ON_OTHER_MACHINES:
+        random_ = random.Random(f"machines {seed}")
+        if random_.random() < 0.2:
+            plan = _with_replays(plan, random_)
+        return _on_other_machines(plan, random_)
     return plan if seed < FIRST_SEED_WITH_REPLAYS else _with_replays(plan, random.Random(f"replays {seed}"))
+
+
+def _on_other_machines(plan: Plan, random_: random.Random) -> Plan:
+    runs = (replace(run, incidents=_after_effects(random_, run.incidents)) for run in plan.runs)
+    backfills = (replace(run, incidents=_after_effects(random_, run.incidents)) for run in plan.backfills)
+    faults = replace(
+        plan.faults,
+        kafka_answers_late=random_.choice([0.0, 0.05, 0.15]),
+        clickhouse_answers_late=random_.choice([0.0, 0.0, 0.05]),
+    )
+    return replace(plan, runs=tuple(runs), backfills=tuple(backfills), faults=faults)
+
+
+def _after_effects(
+    random_: random.Random, incidents: dict[int | tuple[str, int], Incident]
+) -> dict[int | tuple[str, int], Incident]:
+    """Those at a numbered step; the others are named for what they come before."""
+    return {
+        at: replace(incident, is_after=isinstance(at, int) and random_.random() < 0.5)
+        for at, incident in incidents.items()
+    }
 
 
 def _with_replays(plan: Plan, random_: random.Random) -> Plan:

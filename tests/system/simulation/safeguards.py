@@ -21,7 +21,7 @@ from metrics_pipeline.drain.takeover import Takeover
 from metrics_pipeline.kafka.intents import Commit, OffsetRange, Owner
 from tests.models.clickhouse import ModelWarehouse
 from tests.models.kafka import Broker, ModelOffsets
-from tests.system.simulation.plan import Kind, Plan
+from tests.system.simulation.plan import FIRST_SEED_ON_OTHER_MACHINES, Kind, Plan
 
 Off = Callable[[], AbstractContextManager[Any]]
 
@@ -75,6 +75,13 @@ def _fence_rivals_first(self: Ownership, partitions: Sequence[int]) -> Mapping[i
     self._last_commit = {p: commit for p, commit in commits.items() if self.owns(p)}
     self._proved_at_seconds = self._clock.monotonic_seconds()
     return commits
+
+
+def _commit_dated_by_its_answer(self: Ownership, commits: Mapping[int, Commit]) -> None:
+    ours = {p: commit for p, commit in commits.items() if self.owns(p)}
+    self._retry.call(lambda: self._store.commit(ours))
+    self._last_commit = ours
+    self._proved_at_seconds = self._clock.monotonic_seconds()
 
 
 _insert_events = ModelWarehouse.insert_events
@@ -140,6 +147,12 @@ SAFEGUARDS = (
     Safeguard("a batch in the ledger is not repeated", replaced(Takeover, "_has_landed", lambda *_: False)),
     Safeguard("a batch not in the ledger is repeated", replaced(Takeover, "_has_landed", lambda *_: True)),
     Safeguard("a run proves that it is no zombie", replaced(Ownership, "prove", lambda _: None)),
+    Safeguard(
+        "a proof is dated when it is asked for",
+        replaced(Ownership, "commit", _commit_dated_by_its_answer),
+        {Kind.SHORT_MEMORY, Kind.RETENTION},
+        first_seed=FIRST_SEED_ON_OTHER_MACHINES + 1_000,
+    ),
     Safeguard("tokens are checked for being remembered", replaced(ModelWarehouse, "remembers", lambda *_: True)),
     Safeguard("search bits are written down", replaced(Landing, "_note_search_bits", lambda *_: None)),
     Safeguard("what landed is not cut", replaced(Landing, "_assure_nothing_landed", lambda *_: None)),

@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from metrics_pipeline.event.contract import MAX_ATTRIBUTES, MAX_DEPTH, Reason
+from metrics_pipeline.lab.loadgen.odd import compact
 
 Payload = str | bytes | None
 """The value of a message: None is a tombstone, text goes as UTF-8."""
@@ -37,15 +37,11 @@ def _with_json(field: str, raw: str) -> Callable[[str, int], Payload]:
 
 
 def _replace(text: str, field: str, raw: str) -> str:
-    return _compact(json.loads(text) | {field: "\0"}).replace(r'"\u0000"', raw)
-
-
-def _compact(document: Any) -> str:
-    return json.dumps(document, separators=(",", ":"))
+    return compact(json.loads(text) | {field: "\0"}).replace(r'"\u0000"', raw)
 
 
 def _without(field: str) -> Callable[[str, int], Payload]:
-    return lambda text, _: _compact({k: v for k, v in json.loads(text).items() if k != field})
+    return lambda text, _: compact({k: v for k, v in json.loads(text).items() if k != field})
 
 
 def _large(text: str, _: int) -> str:
@@ -86,7 +82,7 @@ KINDS: Mapping[str, tuple[Reason, Callable[[str, int], Payload]]] = {
     "long_text": (Reason.TOO_LONG, _with_json("endpoint", f'"/{"x" * 5_000}"')),
     "many_attributes": (
         Reason.TOO_MANY_ATTRIBUTES,
-        _with_json("attributes", _compact({f"a{i}": "x" for i in range(MAX_ATTRIBUTES + 1)})),
+        _with_json("attributes", compact({f"a{i}": "x" for i in range(MAX_ATTRIBUTES + 1)})),
     ),
     "deep_nesting": (Reason.TOO_DEEP, _with_json("attributes", '{"a":' * MAX_DEPTH + "1" + "}" * MAX_DEPTH)),
     "lone_surrogate": (Reason.LONE_SURROGATE, _with_json("host", r'"web-\ud800"')),

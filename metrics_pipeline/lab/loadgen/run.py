@@ -13,6 +13,7 @@ from metrics_pipeline.lab.loadgen.plan import TICK_SECONDS, LoadPlan, Pacer
 from metrics_pipeline.lab.loadgen.sender import DELIVERY_SECONDS, EventSender
 from metrics_pipeline.lab.loadgen.sent import LoadSummary, SentFile, open_sent
 from metrics_pipeline.lab.loadgen.stream import EventStream
+from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.settings import Settings, kafka_address
 
 SETTLE_SECONDS = 5.0
@@ -68,7 +69,7 @@ class _Run:
         self._sender = sender
         self._sent = sent
         self._pacer = Pacer(plan)
-        self._last_ms = _now_ms()
+        self._last_ms = SystemClock().now_ms()
         self._stream = EventStream(plan, self._last_ms, partitions)
         self._summary = summary
         self._queued = 0
@@ -77,7 +78,6 @@ class _Run:
         self._shown_seconds = 0.0
 
     def send_all(self, stop: threading.Event, on_progress: Callable[[LoadProgress], None]) -> None:
-        """Tick until the plan is done."""
         elapsed_seconds = 0.0
         while not (stop.is_set() or self._sender.is_broken or self._pacer.is_over(elapsed_seconds)):
             elapsed_seconds = self._elapsed_seconds()
@@ -91,7 +91,6 @@ class _Run:
         on_progress(self._progress(self._elapsed_seconds()))
 
     def finish(self, stop: threading.Event) -> LoadSummary:
-        """Await the last acknowledgements and complete the file."""
         self._await_all(stop)
         self._stream.fail(self._sender.take_failures())
         self._summary.elapsed_seconds = self._elapsed_seconds()
@@ -103,7 +102,7 @@ class _Run:
         return self._summary
 
     def _tick(self, elapsed_seconds: float, stop: threading.Event) -> None:
-        now_ms = _now_ms()
+        now_ms = SystemClock().now_ms()
         count = self._pacer.due(elapsed_seconds)
         if count:
             messages = self._stream.take(count, max(self._last_ms, now_ms - _LONGEST_SPAN_MS), now_ms)
@@ -146,7 +145,3 @@ class _Run:
 
     def _elapsed_seconds(self) -> float:
         return time.monotonic() - self._began_seconds
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -1,6 +1,5 @@
 """The messages of a run, one take after the other, and the account of what became of them. Pure: no I/O, no clock."""
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from metrics_pipeline.lab.loadgen import odd
-from metrics_pipeline.lab.loadgen.block import BLOCK_MESSAGES, Block
+from metrics_pipeline.lab.loadgen.block import BLOCK_MESSAGES, DUPLICATE, LATE, MALFORMED, Block
 from metrics_pipeline.lab.loadgen.malformed import Payload, malform
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 
@@ -68,7 +67,6 @@ class EventStream:
 
     @property
     def unsettled_blocks(self) -> int:
-        """How many blocks wait to be settled."""
         return len(self._leaving)
 
     def take(self, count: int, from_ms: int, to_ms: int) -> Outgoing:
@@ -81,8 +79,9 @@ class EventStream:
             first = block.sent
             end = min(count, begin + block.size - first)
             _stamp(block, stamps_ms[begin:end], texts[begin:end])
-            for slot in block.special[bisect_left(block.special, first) : bisect_left(block.special, block.sent)]:
-                self._make_special(block, slot)
+            for slot in block.special:
+                if first <= slot < block.sent:
+                    self._make_special(block, slot)
             out.payloads.extend(block.payloads[first:])
             out.keys.extend(block.keys[first : block.sent])
             out.partitions.extend(block.partitions[first : block.sent])
@@ -119,7 +118,7 @@ class EventStream:
             yield pl.DataFrame(rows, schema).filter(pl.col("copies") > 0)
 
     def _open_block(self) -> Block:
-        if self._recent and not self._recent[-1].is_full:
+        if self._recent and self._recent[-1].sent < self._recent[-1].size:
             return self._recent[-1]
         number = self._recent[-1].first // BLOCK_MESSAGES + 1 if self._recent else 0
         block = Block(self._plan, self._start_ms, number, self._partitions)
@@ -140,16 +139,17 @@ class EventStream:
         self._leaving.append((block, old))
 
     def _make_special(self, block: Block, slot: int) -> None:
-        slots, text = block.slots, block.payloads[slot]
-        if slot in slots.duplicates:
+        (sort, kind, delay_ms), text = block.special[slot], str(block.payloads[slot])
+        if sort == DUPLICATE:
             self._repeat(block, slot)
-        elif (delay_ms := slots.late.get(slot)) is not None:
-            block.stamps_ms[slot] -= delay_ms
-            block.payloads[slot] = _text(block, slot, _timestamp(block.stamps_ms[slot]))
-        elif (kind := slots.malformed.get(slot)) is not None:
-            block.payloads[slot] = malform(kind, str(text), block.stamps_ms[slot])
+        elif sort == LATE:
+            on_time, late_ms = _timestamp(block.stamps_ms[slot]), block.stamps_ms[slot] - delay_ms
+            block.payloads[slot] = text.replace(on_time, _timestamp(late_ms), 1)
+            block.stamps_ms[slot] = late_ms
+        elif sort == MALFORMED:
+            block.payloads[slot] = malform(kind, text, block.stamps_ms[slot])
         else:
-            block.payloads[slot] = odd.disguise(slots.odd[slot], str(text))
+            block.payloads[slot] = odd.disguise(kind, text)
 
     def _repeat(self, block: Block, slot: int) -> None:
         """Put an earlier message in place of this one, unless there is none nearby."""
@@ -187,10 +187,6 @@ def _stamp(block: Block, stamps_ms: list[int], texts: list[str]) -> None:
         ]
     )
     block.stamps_ms.extend(stamps_ms)
-
-
-def _text(block: Block, slot: int, timestamp: str) -> str:
-    return f'{{"event_id":"{block.ids[slot]}","timestamp":"{timestamp}{block.rests[slot]}'
 
 
 def _distributed(count: int, from_ms: int, to_ms: int) -> tuple[list[int], list[str]]:

@@ -127,8 +127,7 @@ class Fleet:
 
     def release(self) -> None:
         """Start drains, and keep them alive from now on."""
-        with self._lock:
-            self._is_held = False
+        self._is_held = False
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -150,16 +149,12 @@ class Fleet:
 
     def await_current(self, shard: int) -> DrainProcess:
         """The drain of the shard, once there is one. Raises MissedError."""
-        found: list[DrainProcess] = []
 
-        def is_there() -> bool:
+        def look() -> DrainProcess | None:
             process = self._slots[shard].current
-            if process is not None and process.is_alive():
-                found.append(process)
-            return bool(found)
+            return process if process is not None and process.is_alive() else None
 
-        await_that(is_there, _START_SECONDS, f"no drain of shard {shard} was started")
-        return found[0]
+        return await_that(look, _START_SECONDS, f"no drain of shard {shard} was started")
 
     def arm_next(self, shard: int, order: Order) -> Armed:
         """The next drain of the shard starts with this order."""
@@ -171,12 +166,10 @@ class Fleet:
         """Start a successor beside the present drain, which stays alive and is nobody's from now on; returns it."""
         with self._lock:
             slot = self._slots[shard]
-            former = slot.current
-            if former is None:
+            if (former := slot.current) is None:
                 raise MissedError(f"shard {shard} has no drain to be replaced")
             self._strays.append(former)
-            slot.current = None
-            slot.not_before_seconds = 0.0
+            self._slots[shard] = _Slot(armed=slot.armed)
             return former
 
     def hand_over(self, shard: int) -> tuple[DrainProcess, DrainProcess]:
@@ -204,23 +197,22 @@ class Fleet:
 
     def close(self) -> None:
         """Kill what is left; harmless when repeated."""
-        with self._lock:
-            self._is_held = True
-        for process in self._all():
-            process.signal(signal.SIGCONT)
-            process.signal(signal.SIGKILL)
         with suppress(MissedError):
-            await_that(lambda: not self._all(), 5, "drains did not die")
+            self._end_all(5, "drains did not die", signal.SIGCONT, signal.SIGKILL)
         self._closed.set()
         self._thread.join()
 
     def _hold(self) -> None:
         """SIGTERM to all, wait until they have flushed; start none. Raises MissedError if one doesn't end."""
+        self._end_all(_STOP_SECONDS, "drains did not end on SIGTERM", signal.SIGTERM)
+
+    def _end_all(self, limit_seconds: float, otherwise: str, *signals: signal.Signals) -> None:
         with self._lock:
             self._is_held = True
         for process in self._all():
-            process.signal(signal.SIGTERM)
-        await_that(lambda: not self._all(), _STOP_SECONDS, "drains did not end on SIGTERM")
+            for number in signals:
+                process.signal(number)
+        await_that(lambda: not self._all(), limit_seconds, otherwise)
 
     def _all(self) -> list[DrainProcess]:
         with self._lock:

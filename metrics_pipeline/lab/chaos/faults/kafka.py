@@ -6,10 +6,11 @@ The topic deleted and recreated has a pipeline of its own beside the one under c
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import closing
 from random import Random
 
 from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions
 
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.query import query_rows
@@ -17,14 +18,14 @@ from metrics_pipeline.drain.ending import Reason
 from metrics_pipeline.drain.shards import rules_of
 from metrics_pipeline.errors import LocalEngineError, RetryableError, TopicMismatchError
 from metrics_pipeline.event.messages import Messages
-from metrics_pipeline.kafka.config import calling, client_config
+from metrics_pipeline.kafka.config import calling
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.kafka.lag import PartitionLag
 from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.lab.chaos.fleet import Fleet
 from metrics_pipeline.lab.chaos.journal import MissedError
 from metrics_pipeline.lab.chaos.load import SideSender, parcel_of
-from metrics_pipeline.lab.chaos.staging import Staging
+from metrics_pipeline.lab.chaos.staging import Staging, administer
 from metrics_pipeline.lab.chaos.world import World
 from metrics_pipeline.settings import Settings, kafka_address
 from metrics_pipeline.wiring.audit import audit
@@ -67,8 +68,8 @@ def add_partitions(world: World, rng: Random) -> str:
     after = before + rng.randint(1, 2)
     if after > MOST_PARTITIONS:
         raise MissedError(f"the topic has {before} partitions already")
-    admin = _admin(world.settings)
-    calling("adding partitions", admin.create_partitions([NewPartitions(topic, after)])[topic].result)
+    more = NewPartitions(topic, after)
+    administer(world.settings, "adding partitions", lambda admin: admin.create_partitions([more]))
     world.await_that(lambda: len(world.lags()) == after, _LONGEST_SECONDS, "no new partition came")
     world.sender.send(parcel_of(rng, _PARCEL_EVENTS, range(before, after), malformed=0.02))
     return f"{before} to {after}"
@@ -144,9 +145,7 @@ def eat_unread(world: World, rng: Random) -> str:
         starts = {number: offset for number, offset in _committed(world).items() if number in victims}
         decoded = rules_of(world.settings).decode(_read(world.settings, starts, victims))
         slots = [TopicPartition(world.settings.kafka.topic, number, end) for number, end in victims.items()]
-        admin = _admin(world.settings)
-        for future in admin.delete_records(slots).values():
-            calling("deleting records", future.result)
+        administer(world.settings, "deleting records", lambda admin: admin.delete_records(slots))
         world.eaten.ranges += [OffsetRange(number, starts[number], end) for number, end in victims.items()]
         world.eaten.events.update(decoded.events["event_id"].to_list())
         world.eaten.malformed += len(decoded.dead_letters)
@@ -165,16 +164,14 @@ def _choose_victims(world: World, rng: Random) -> dict[int, int]:
     size = rng.randint(20, 200)
     ends: dict[int, int] = {}
 
-    def is_there() -> bool:
-        lags = world.lags()
-        for number in numbers:
-            lag = lags[number]
-            if lag.commit is not None and _is_free(world, number, lag) and lag.high > lag.commit.offset + size:
+    def look() -> dict[int, int] | None:
+        for number, lag in world.lags().items():
+            is_free = number in numbers and _is_free(world, number, lag)
+            if is_free and lag.commit is not None and lag.high > lag.commit.offset + size:
                 ends[number] = lag.commit.offset + size
-        return len(ends) == len(numbers)
+        return ends if len(ends) == len(numbers) else None
 
-    world.await_that(is_there, _LONGEST_SECONDS, "no partition has unread messages and no open batch")
-    return ends
+    return world.await_that(look, _LONGEST_SECONDS, "no partition has unread messages and no open batch")
 
 
 def _read(settings: Settings, starts: Mapping[int, int], ends: Mapping[int, int]) -> Messages:
@@ -220,9 +217,7 @@ def _configure(settings: Settings, changes: Mapping[str, str | None]) -> None:
         for name, value in changes.items()
     ]
     resource = ConfigResource(ConfigResource.Type.TOPIC, settings.kafka.topic, incremental_configs=entries)
-    admin = _admin(settings)
-    for future in admin.incremental_alter_configs([resource]).values():
-        calling("changing options of the topic", future.result)
+    administer(settings, "changing options of the topic", lambda admin: admin.incremental_alter_configs([resource]))
 
 
 def _any_partition(world: World, rng: Random) -> int:
@@ -231,10 +226,6 @@ def _any_partition(world: World, rng: Random) -> int:
 
 def _transactional_id(world: World, rng: Random) -> str:
     return f"{world.settings.kafka.topic}.producer-{rng.getrandbits(32):08x}"
-
-
-def _admin(settings: Settings) -> AdminClient:
-    return AdminClient(client_config(kafka_address(settings), settings.kafka))
 
 
 class WrongEndError(LocalEngineError):
@@ -248,8 +239,7 @@ def recreate_topic(world: World, rng: Random) -> str:
         settings = staging.settings
         prepare(settings)
         sender, partitions = SideSender(settings), range(settings.kafka.partitions)
-        fleet = Fleet(settings, world.folder / "drains", world.journal, prefix=ASIDE)
-        try:
+        with closing(Fleet(settings, world.folder / "drains", world.journal, prefix=ASIDE)) as fleet:
             sender.send(parcel_of(rng, _RECREATED_EVENTS, partitions))
             _drain_until(fleet, Reason.CAUGHT_UP)
             staging.recreate_topic()
@@ -257,8 +247,6 @@ def recreate_topic(world: World, rng: Random) -> str:
             _drain_until(fleet, TopicMismatchError.__name__)
             reset_offsets(settings, to_latest=False)
             _drain_until(fleet, Reason.CAUGHT_UP)
-        finally:
-            fleet.close()
         problems = audit(settings).problems
         with connect(settings) as client:
             ((landed,),) = query_rows(client, "counting events", "SELECT uniqExact(event_id) FROM raw_events")

@@ -54,8 +54,7 @@ class Farewell:
 class SteppingClock(SystemClock):
     """The machine's clock, whose wall time can be moved. The monotonic one can't: no machine does that."""
 
-    def __init__(self) -> None:
-        self.offset_ms = 0
+    offset_ms = 0
 
     def now_ms(self) -> int:
         return super().now_ms() + self.offset_ms

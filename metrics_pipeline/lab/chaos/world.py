@@ -7,9 +7,6 @@ from pathlib import Path
 from random import Random
 from typing import TypeVar
 
-from clickhouse_connect.driver.client import Client
-
-from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.kafka.lag import PartitionLag, read_lag
 from metrics_pipeline.lab.chaos.fleet import DrainProcess, Fleet
 from metrics_pipeline.lab.chaos.journal import Journal, MissedError, await_that
@@ -70,7 +67,3 @@ class World:
 
     def lags(self) -> Mapping[int, PartitionLag]:
         return read_lag(kafka_address(self.settings), self.settings.kafka)
-
-    def database(self) -> Client:
-        """A connection that no fault is in the way of."""
-        return connect(self.settings)

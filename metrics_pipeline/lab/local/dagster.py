@@ -61,8 +61,7 @@ def start_dagster(
         await_answer(started[-1], answers, _START_SECONDS)
 
     try:
-        code_address = f" --host 127.0.0.1 --port {code_port}"
-        start("code-server", _CODE_SERVER + code_address, answers=lambda: _accepts(code_port))
+        start("code-server", f"{_CODE_SERVER} --host 127.0.0.1 --port {code_port}", answers=lambda: _accepts(code_port))
         start("dagster-daemon", "dagster-daemon run -w", str(workspace))
         web = f"dagster-webserver -h 127.0.0.1 -p {web_port} -w"
         start("dagster-webserver", web, str(workspace), answers=lambda: answers_http(f"{url}/server_info"))

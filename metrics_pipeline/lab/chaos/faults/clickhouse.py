@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from random import Random
 
+from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
 from metrics_pipeline.lab.chaos.proxy import Answer, Exchange, Request, error_answer, inserts_into
 from metrics_pipeline.lab.chaos.staging import OwnEngine
@@ -128,7 +129,7 @@ def _refusing(
 
     def inject(world: World, rng: Random) -> str:
         table, errors = rng.choice(tables), world.proxy.errors
-        with world.database() as client, ExitStack() as stack:
+        with connect(world.settings) as client, ExitStack() as stack:
             for change, back in changes:
                 client.command(change.format(table=table))
                 stack.callback(client.command, back.format(table=table))

@@ -5,7 +5,7 @@ The topic deleted and recreated has a pipeline of its own beside the one under c
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from random import Random
 
@@ -15,9 +15,9 @@ from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.query import query_rows
 from metrics_pipeline.drain.ending import Reason
+from metrics_pipeline.drain.ranges import UNLIMITED, RangeReader
 from metrics_pipeline.drain.shards import rules_of
 from metrics_pipeline.errors import LocalEngineError, RetryableError, TopicMismatchError
-from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.kafka.config import calling
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.kafka.lag import PartitionLag
@@ -27,6 +27,8 @@ from metrics_pipeline.lab.chaos.journal import MissedError
 from metrics_pipeline.lab.chaos.load import SideSender, parcel_of
 from metrics_pipeline.lab.chaos.staging import Staging, administer
 from metrics_pipeline.lab.chaos.world import World
+from metrics_pipeline.runtime.clock import SystemClock
+from metrics_pipeline.runtime.run import new_run
 from metrics_pipeline.settings import Settings, kafka_address
 from metrics_pipeline.wiring.audit import audit
 from metrics_pipeline.wiring.drain import prepare, reset_offsets
@@ -80,10 +82,10 @@ def abort_transaction(world: World, rng: Random) -> str:
     partitions = [_any_partition(world, rng)]
     aborted, committed = (parcel_of(rng, _PARCEL_EVENTS, partitions) for _ in range(2))
     hold_seconds = rng.uniform(0.1, 1.5)
-    first = world.sender.send_in_transaction(aborted, _transactional_id(world, rng))
+    first = world.sender.send_in_transaction(aborted, rng)
     world.hold(hold_seconds)
     calling("aborting a transaction", first.abort_transaction)
-    second = world.sender.send_in_transaction(committed, _transactional_id(world, rng))
+    second = world.sender.send_in_transaction(committed, rng)
     world.hold(hold_seconds)
     calling("committing a transaction", second.commit_transaction)
     world.sender.record(committed)
@@ -93,7 +95,7 @@ def abort_transaction(world: World, rng: Random) -> str:
 def abandon_transaction(world: World, rng: Random) -> str:
     """A producer dies with a transaction open: what follows in that partition waits until the broker aborts it."""
     parcel = parcel_of(rng, _PARCEL_EVENTS, [_any_partition(world, rng)])
-    world.sender.send_in_transaction(parcel, _transactional_id(world, rng), _TRANSACTION_SECONDS)
+    world.sender.send_in_transaction(parcel, rng, _TRANSACTION_SECONDS)
     world.hold(_TRANSACTION_SECONDS + rng.uniform(0.5, 1.5))
     return f"{len(parcel.messages)} events"
 
@@ -142,67 +144,58 @@ def eat_unread(world: World, rng: Random) -> str:
     with world.fleet.held():
         _close_all(world)
         victims = _choose_victims(world, rng)
-        starts = {number: offset for number, offset in _committed(world).items() if number in victims}
-        decoded = rules_of(world.settings).decode(_read(world.settings, starts, victims))
-        slots = [TopicPartition(world.settings.kafka.topic, number, end) for number, end in victims.items()]
+        events, malformed = _read(world.settings, victims)
+        slots = [TopicPartition(world.settings.kafka.topic, r.partition, r.end) for r in victims]
         administer(world.settings, "deleting records", lambda admin: admin.delete_records(slots))
-        world.eaten.ranges += [OffsetRange(number, starts[number], end) for number, end in victims.items()]
-        world.eaten.events.update(decoded.events["event_id"].to_list())
-        world.eaten.malformed += len(decoded.dead_letters)
+        world.eaten.ranges += victims
+        world.eaten.events.update(events)
+        world.eaten.malformed += malformed
     # The broker notes its new first offset only now and then: after a crash the old one could come back.
     world.await_that(
-        lambda: all(_committed(world).get(n, 0) >= end for n, end in victims.items()),
+        lambda: all(_committed(world).get(r.partition, 0) >= r.end for r in victims),
         2 * _LONGEST_SECONDS,
         "the drains did not go on",
     )
-    return f"{len(decoded.events)} events and {len(decoded.dead_letters)} malformed, from {len(victims)} partitions"
+    return f"{len(events)} events and {malformed} malformed, from {len(victims)} partitions"
 
 
-def _choose_victims(world: World, rng: Random) -> dict[int, int]:
-    """partition -> end of what is to be eaten: something unread, below the end, and no open batch in it."""
+def _choose_victims(world: World, rng: Random) -> list[OffsetRange]:
+    """What is to be eaten: something unread, below the end, and no open batch in it."""
     numbers = rng.sample(range(world.settings.kafka.partitions), rng.randint(1, 2))
     size = rng.randint(20, 200)
-    ends: dict[int, int] = {}
 
-    def look() -> dict[int, int] | None:
-        for number, lag in world.lags().items():
-            is_free = number in numbers and _is_free(world, number, lag)
-            if is_free and lag.commit is not None and lag.high > lag.commit.offset + size:
-                ends[number] = lag.commit.offset + size
-        return ends if len(ends) == len(numbers) else None
+    def look() -> list[OffsetRange] | None:
+        lags = world.lags()
+        starts = {number: _next_free(world, number, lags[number]) for number in numbers}
+        found = [OffsetRange(n, start, start + size) for n, start in starts.items() if start is not None]
+        return found if sum(r.end < lags[r.partition].high for r in found) == len(numbers) else None
 
     return world.await_that(look, _LONGEST_SECONDS, "no partition has unread messages and no open batch")
 
 
-def _read(settings: Settings, starts: Mapping[int, int], ends: Mapping[int, int]) -> Messages:
-    """All committed messages in [start, end) of each partition."""
-    deadline_seconds = time.monotonic() + _READ_SECONDS
-    positions = dict(starts)
-    parts: list[Messages] = []
+def _read(settings: Settings, ranges: Sequence[OffsetRange]) -> tuple[list[str], int]:
+    """Ids of the events in these ranges, and how many messages there are malformed."""
+    run = new_run("chaos", SystemClock(), _READ_SECONDS)
     with KafkaLog(kafka_address(settings), settings.kafka) as log:
-        log.assign(positions)
-        while any(positions[number] < end for number, end in ends.items()):
-            if time.monotonic() > deadline_seconds:
-                raise MissedError("could not read what was to be eaten")
-            fetched = log.poll(10_000, 16 << 20, 0.1)
-            parts.append(fetched.messages.before(ends))
-            positions |= {**fetched.ends, **fetched.messages.next_offsets()}
-    return Messages.concat(parts)
+        batch = RangeReader(log, run, rules_of(settings), ranges).next(UNLIMITED)
+    return [event_id for part in batch.events for event_id in part["event_id"]], sum(map(len, batch.dead_letters))
 
 
 def _close_all(world: World) -> None:
     """Finish the batch that a drain left open which was dead just now, and read on behind the last compaction."""
-    if not all(_is_free(world, number, lag) for number, lag in world.lags().items()):
+    if any(_next_free(world, number, lag) is None for number, lag in world.lags().items()):
         world.fleet.drain_once(_DRAIN_SECONDS)
 
 
-def _is_free(world: World, number: int, lag: PartitionLag) -> bool:
-    """No batch is open, and the next offset is behind the last compaction.
+def _next_free(world: World, number: int, lag: PartitionLag) -> int | None:
+    """The next offset, if no batch is open and it is behind the last compaction.
 
     Before it an event may have its only copy left: how many were sent says nothing there.
     """
     commit = lag.commit
-    return commit is not None and commit.intent is None and commit.offset >= world.compacted.get(number, 0)
+    if commit is None or commit.intent is not None or commit.offset < world.compacted.get(number, 0):
+        return None
+    return commit.offset
 
 
 def _committed(world: World) -> dict[int, int]:
@@ -222,10 +215,6 @@ def _configure(settings: Settings, changes: Mapping[str, str | None]) -> None:
 
 def _any_partition(world: World, rng: Random) -> int:
     return rng.randrange(world.settings.kafka.partitions)
-
-
-def _transactional_id(world: World, rng: Random) -> str:
-    return f"{world.settings.kafka.topic}.producer-{rng.getrandbits(32):08x}"
 
 
 class WrongEndError(LocalEngineError):

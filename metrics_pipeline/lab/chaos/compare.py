@@ -111,13 +111,11 @@ def _examples(rows: pl.DataFrame) -> str:
 
 
 def _named_minutes(minutes: pl.DataFrame) -> list[str]:
-    if minutes.is_empty():
-        return []
-    examples = "; ".join(
+    examples = [
         f"{datetime.fromtimestamp(minute, UTC):%Y-%m-%d %H:%M}: {sent} sent, {counted} counted"
         for minute, sent, counted in minutes.head(LONGEST_LIST).iter_rows()
-    )
-    return [f"{len(minutes)} minutes differ in rollup_1m: {examples}"]
+    ]
+    return [f"{len(minutes)} minutes differ in rollup_1m: {'; '.join(examples)}"] if examples else []
 
 
 def _audit_differences(verdict: Verdict, eaten: Eaten) -> list[str]:

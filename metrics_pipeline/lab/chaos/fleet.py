@@ -35,8 +35,6 @@ _STOP_SECONDS = 30.0
 
 
 class DrainProcess:
-    """One drain run as a process."""
-
     def __init__(self, process: ForkServerProcess, control: Connection, shard: int) -> None:
         self._process = process
         self._control = control

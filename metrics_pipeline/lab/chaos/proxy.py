@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import cast
+from typing import NamedTuple, cast
 from urllib.parse import parse_qs, urlsplit
 
 from metrics_pipeline.clickhouse.errors import CONFIGURATION_CODES, TRANSIENT_CODES
@@ -21,8 +21,7 @@ _STATEMENT_BYTES = 500
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A whole request, its body included."""
 
     method: str
@@ -47,10 +46,7 @@ def inserts_into(table: str) -> Matches:
     return lambda request: request.is_insert() and request.statement.split()[2].strip("`") == table
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer."""
-
+class Answer(NamedTuple):
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes
@@ -157,7 +153,6 @@ class Proxy:
             return None
 
     def connect(self) -> http.client.HTTPConnection:
-        """To the server."""
         https = http.client.HTTPSConnection, 8443
         kind, port = https if self._upstream.scheme == "https" else (http.client.HTTPConnection, 8123)
         return kind(self._upstream.hostname or "", self._upstream.port or port, timeout=UPSTREAM_SECONDS)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from metrics_pipeline.lab.chaos.faults.kafka import ASIDE
 from metrics_pipeline.lab.chaos.journal import Injected, Result
@@ -26,8 +26,7 @@ SIGHTS: Mapping[str, str] = {
 _LINE = re.compile(r"^(\d+\.\d{3}) ")
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
+class Sight(NamedTuple):
     """Something that a drain did or met. Epoch seconds."""
 
     at_seconds: float
@@ -36,8 +35,6 @@ class Sight:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A kind of fault in the report."""
-
     kind: str
     sentence: str
     injected: int
@@ -115,7 +112,6 @@ def command_of(outcome: Outcome) -> str:
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
-    """For scripts."""
     counts = asdict(outcome.comparison)
     del counts["differences"]
     return {
@@ -135,7 +131,6 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
 
 
 def summary_of(outcome: Outcome) -> str:
-    """One sentence."""
     comparison = outcome.comparison
     eaten = f" ({comparison.eaten:,} more were eaten by retention, as the audit says)" if comparison.eaten else ""
     return (

@@ -205,20 +205,17 @@ class _Run:
             thread.join(max(0.0, deadline_seconds - time.monotonic()))
 
     def _start_due(self, pending: list[Injection], now_seconds: float) -> None:
-        taken = {hold for injection in self._under_way for hold in self._catalogue[injection.kind].holds}
+        taken = {target for injection in self._under_way for target in self._catalogue[injection.kind].targets}
         for injection in [i for i in pending if i.at_seconds <= now_seconds]:
-            holds = self._catalogue[injection.kind].holds
-            if not holds & taken:
+            targets = self._catalogue[injection.kind].targets
+            if not targets & taken:
                 pending.remove(injection)
-                self._start(injection)
+                name = f"{injection.number}-{injection.kind}"
+                thread = threading.Thread(target=self._inject, args=(injection,), name=name, daemon=True)
+                self._threads[thread] = injection
+                thread.start()
             # One that has to wait is not overtaken by those that need the same.
-            taken |= holds
-
-    def _start(self, injection: Injection) -> None:
-        name = f"{injection.number}-{injection.kind}"
-        thread = threading.Thread(target=self._inject, args=(injection,), name=name, daemon=True)
-        self._threads[thread] = injection
-        thread.start()
+            taken |= targets
 
     def _inject(self, injection: Injection) -> None:
         fault = self._catalogue[injection.kind]

@@ -69,8 +69,6 @@ class OwnEngine:
 
 @dataclass(frozen=True, slots=True)
 class OwnEngines:
-    """Both, and the folder of the broker's log."""
-
     kafka: OwnEngine
     clickhouse: OwnEngine
     kafka_data: Path

@@ -62,7 +62,6 @@ class World:
         return rule.count
 
     def any_drain(self, rng: Random) -> DrainProcess:
-        """The present drain of some shard."""
         return self.fleet.await_current(rng.randrange(self.fleet.shards))
 
     def lags(self) -> Mapping[int, PartitionLag]:

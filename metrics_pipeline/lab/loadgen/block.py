@@ -66,8 +66,7 @@ class Block:
 
     def __init__(self, plan: LoadPlan, start_ms: int, number: int, partitions: int) -> None:
         self.first = number * BLOCK_MESSAGES
-        left = BLOCK_MESSAGES if plan.events is None else plan.events - self.first
-        self.size = min(BLOCK_MESSAGES, left)
+        self.size = BLOCK_MESSAGES if plan.events is None else min(BLOCK_MESSAGES, plan.events - self.first)
         ms_per_event = 1_000 / plan.nominal_rate
         made = traffic(plan.seed, number, start_ms + self.first * ms_per_event, ms_per_event, self.size)
         self.rng = Random(f"{plan.seed}/{number}/slots")  # traffic, not secrets
@@ -87,7 +86,6 @@ class Block:
 
     @property
     def sent(self) -> int:
-        """How many slots have been sent."""
         return len(self.stamps_ms)
 
     def holds_event(self, slot: int) -> bool:

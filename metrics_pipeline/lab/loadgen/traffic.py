@@ -57,7 +57,7 @@ class Traffic:
 def traffic(seed: int, block: int, start_ms: float, ms_per_event: float, size: int) -> Traffic:
     """The events of block number `block`, the first of them nominally at `start_ms`."""
     draws = _draws(Random(f"{seed}/{block}"), size)  # traffic, not secrets
-    nominal_ms = _nominal_ms(start_ms, ms_per_event, size)
+    nominal_ms = pl.select((start_ms + pl.int_range(size) * ms_per_event).floor().cast(pl.Int64)).to_series()
     known = _tables()
     endpoint = known.endpoints[known.endpoint_of_draw[draws[0]]]
     status = known.status_of_draw[endpoint["status_profile"] * _STATUS_DRAWS + draws[1] % _STATUS_DRAWS]
@@ -83,27 +83,19 @@ def _draws(rng: Random, size: int) -> list[pl.Series]:
     return [numbers.slice(i * size, size).cast(pl.UInt32) for i in range(_DRAWS_PER_EVENT)]
 
 
-def _nominal_ms(start_ms: float, ms_per_event: float, size: int) -> pl.Series:
-    return pl.select((start_ms + pl.int_range(size) * ms_per_event).floor().cast(pl.Int64)).to_series()
-
-
 def _id_parts(draws: list[pl.Series], nominal_ms: pl.Series) -> pl.DataFrame:
     known = _tables()
     version, variant, *digits = draws
+    # The first 48 bits of a UUIDv7.
+    times = pl.Series([f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-" for ms in nominal_ms.unique(maintain_order=True)])
     return pl.DataFrame(
         {
-            "id_time": _id_times(nominal_ms),
+            "id_time": times[nominal_ms.rle_id()],
             "id_version": known.hex_version[version],
             "id_variant": known.hex_variant[variant],
             **{f"id_digits_{i}": known.hex_digits[draw] for i, draw in enumerate(digits)},
         }
     )
-
-
-def _id_times(nominal_ms: pl.Series) -> pl.Series:
-    """The first 48 bits of a UUIDv7: the time."""
-    times = nominal_ms.unique(maintain_order=True)
-    return pl.Series([f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-" for ms in times])[nominal_ms.rle_id()]
 
 
 def _latency_ms() -> pl.Expr:

@@ -28,8 +28,6 @@ _CODE_SERVER = "dagster api grpc --module-name metrics_pipeline.definitions --lo
 
 @dataclass(frozen=True, slots=True)
 class DagsterStack:
-    """Running processes and the address of the UI."""
-
     processes: tuple[EngineProcess, ...]
     url: str
 

@@ -19,9 +19,9 @@ LIMITS = EventLimits(max_age_ms=10_000 * 86_400_000, max_future_ms=864_000_000)
 
 
 def event(number: int = 0) -> tuple[str, dict[str, Any]]:
-    made = traffic(3, number, NOW_MS, 1.0, 1)
-    text = f'{{"event_id":"{made.ids[0]}","timestamp":"2026-11-03T10:15:30.123Z{made.rests[0]}'
-    return text, made.rows.row(0, named=True)
+    row = traffic(3, number, NOW_MS, 1.0, 1).row(0, named=True)
+    text = f'{{"event_id":"{row["event_id"]}","timestamp":"2026-11-03T10:15:30.123Z{row.pop("rest")}'
+    return text, row
 
 
 def decoded(payload: Payload) -> Decoded:

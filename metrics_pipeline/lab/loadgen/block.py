@@ -71,18 +71,18 @@ class Block:
         made = traffic(plan.seed, number, start_ms + self.first * ms_per_event, ms_per_event, self.size)
         self.rng = Random(f"{plan.seed}/{number}/slots")  # traffic, not secrets
         self.special = _draw_special(plan, self.rng, self.first, self.size)
-        self.ids = made.ids
-        self.rests = made.rests
-        self.keys = list(made.ids)
+        self.ids = made["event_id"].to_list()
+        self.rests = made["rest"].to_list()
+        self.keys = list(self.ids)
         odd_kinds = {slot: special.kind for slot, special in self.special.items() if special.sort == ODD}
         for slot, kind in odd_kinds.items():
-            self.keys[slot] = odd.KINDS[kind].new_id(made.ids[slot])
+            self.keys[slot] = odd.KINDS[kind].new_id(self.ids[slot])
         # As librdkafka's default partitioner does it, so that every client of that family agrees.
         self.partitions = [checksum % partitions for checksum in map(crc32, map(str.encode, self.keys))]
         self.payloads: list[Payload] = []
         self.stamps_ms: list[int] = []
         self.copies = [1] * self.size
-        self._rows = _stored(made.rows, odd_kinds)
+        self._rows = _stored(made.drop("rest"), odd_kinds)
 
     @property
     def sent(self) -> int:

@@ -49,10 +49,6 @@ def _large(text: str, _: int) -> str:
     return f'{text[:-1]},"padding":"{padding}"}}'
 
 
-def _invalid_utf8(text: str, _: int) -> bytes:
-    return text.encode().replace(b'"region":"', b'"region":"\xc3\x28')
-
-
 KINDS: Mapping[str, tuple[Reason, Callable[[str, int], Payload]]] = {
     "not_json": (Reason.INVALID_JSON, lambda _text, _: "GET /cart/17/pay 200 12.5ms"),
     "truncated": (Reason.TRUNCATED, lambda text, _: text[: len(text) // 2]),
@@ -62,7 +58,7 @@ KINDS: Mapping[str, tuple[Reason, Callable[[str, int], Payload]]] = {
     "blank": (Reason.EMPTY, lambda _text, _: " \n"),
     "tombstone": (Reason.TOMBSTONE, lambda _text, _: None),
     "two_documents": (Reason.TRAILING_DATA, lambda text, _: f"{text}\n{text}"),
-    "invalid_utf8": (Reason.INVALID_UTF8, _invalid_utf8),
+    "invalid_utf8": (Reason.INVALID_UTF8, lambda text, _: text.encode().replace(b'"region":"', b'"region":"\xc3\x28')),
     "missing_field": (Reason.MISSING_FIELD, _without("latency_ms")),
     "null_field": (Reason.NULL_FIELD, _with_json("status", "null")),
     "empty_field": (Reason.EMPTY_FIELD, _with_json("endpoint", '""')),

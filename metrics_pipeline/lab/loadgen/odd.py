@@ -25,7 +25,7 @@ class Odd:
 
 def kind_at(ordinal: int) -> str:
     """The kind of the odd event number `ordinal`: all in rotation."""
-    return _NAMES[ordinal % len(_NAMES)]
+    return list(KINDS)[ordinal % len(KINDS)]
 
 
 def stored(kind: str, event_id: str, tier: str) -> tuple[str, str]:
@@ -93,5 +93,3 @@ KINDS: Mapping[str, Odd] = {
     "byte_order_mark": Odd(lambda d: "\ufeff" + compact(d)),
     "white_space": Odd(lambda d: f"\r\n\t {compact(d)} \n"),
 }
-
-_NAMES = tuple(KINDS)

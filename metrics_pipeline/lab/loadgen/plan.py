@@ -74,9 +74,17 @@ class Pacer:
 
     def due(self, elapsed_seconds: float) -> int:
         """How many to send now; they count as sent."""
-        count = self._unsent(elapsed_seconds)
-        if self._plan.events is not None:
-            count = min(count, self._plan.events - self._sent)
+        plan, count = self._plan, _UNPACED_MESSAGES
+        if plan.rate:
+            fastest = plan.rate * _CATCH_UP
+            self._allowance += fastest * (elapsed_seconds - self._last_seconds)
+            # What a stall left unused is gone, or a burst would follow it; one message must fit at any rate.
+            self._allowance = min(self._allowance, max(1.0, fastest * TICK_SECONDS * _LATE_TICKS))
+            self._last_seconds = elapsed_seconds
+            scheduled_seconds = min(elapsed_seconds, plan.duration_seconds or elapsed_seconds)
+            count = max(0, min(int(plan.rate * scheduled_seconds) - self._sent, int(self._allowance)))
+        if plan.events is not None:
+            count = min(count, plan.events - self._sent)
         self._sent += count
         self._allowance -= count
         return count
@@ -89,15 +97,3 @@ class Pacer:
 
     def wait_seconds(self, elapsed_seconds: float) -> float:
         return TICK_SECONDS - elapsed_seconds % TICK_SECONDS if self._plan.rate else 0.0
-
-    def _unsent(self, elapsed_seconds: float) -> int:
-        rate = self._plan.rate
-        if not rate:
-            return _UNPACED_MESSAGES
-        fastest = rate * _CATCH_UP
-        self._allowance += fastest * (elapsed_seconds - self._last_seconds)
-        # What a stall left unused is gone, or a burst would follow it; one message must fit at any rate.
-        self._allowance = min(self._allowance, max(1.0, fastest * TICK_SECONDS * _LATE_TICKS))
-        self._last_seconds = elapsed_seconds
-        scheduled_seconds = min(elapsed_seconds, self._plan.duration_seconds or elapsed_seconds)
-        return max(0, min(int(rate * scheduled_seconds) - self._sent, int(self._allowance)))

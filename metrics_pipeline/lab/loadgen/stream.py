@@ -73,19 +73,18 @@ class EventStream:
         """The next messages, with timestamps spread evenly over the span up to `to_ms` (epoch milliseconds)."""
         stamps_ms, texts = _distributed(count, from_ms, to_ms)
         out = Outgoing()
-        begin = 0
-        while begin < count:
+        while (taken := len(out)) < count:
             block = self._open_block()
-            first = block.sent
-            end = min(count, begin + block.size - first)
-            _stamp(block, stamps_ms[begin:end], texts[begin:end])
+            first, end = block.sent, min(block.size, block.sent + count - taken)
+            parts = zip(block.ids[first:end], texts[taken:], block.rests[first:end], strict=False)
+            block.payloads.extend([f'{{"event_id":"{id_}","timestamp":"{stamp}{rest}' for id_, stamp, rest in parts])
+            block.stamps_ms.extend(stamps_ms[taken : taken + end - first])
             for slot in block.special:
-                if first <= slot < block.sent:
+                if first <= slot < end:
                     self._make_special(block, slot)
             out.payloads.extend(block.payloads[first:])
-            out.keys.extend(block.keys[first : block.sent])
-            out.partitions.extend(block.partitions[first : block.sent])
-            begin = end
+            out.keys.extend(block.keys[first:end])
+            out.partitions.extend(block.partitions[first:end])
         return out
 
     def fail(self, failed: Counter[str]) -> None:
@@ -176,17 +175,6 @@ class EventStream:
             if self._recent[number].holds_event(index):
                 return self._recent[number], index
         return None
-
-
-def _stamp(block: Block, stamps_ms: list[int], texts: list[str]) -> None:
-    first, end = block.sent, block.sent + len(stamps_ms)
-    block.payloads.extend(
-        [
-            f'{{"event_id":"{event_id}","timestamp":"{timestamp}{rest}'
-            for event_id, timestamp, rest in zip(block.ids[first:end], texts, block.rests[first:end], strict=True)
-        ]
-    )
-    block.stamps_ms.extend(stamps_ms)
 
 
 def _distributed(count: int, from_ms: int, to_ms: int) -> tuple[list[int], list[str]]:

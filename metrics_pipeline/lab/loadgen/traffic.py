@@ -41,21 +41,12 @@ _LATENCY_FACTORS = {304: 0.5, 400: 0.3, 401: 0.2, 404: 0.6, 429: 0.1, 500: 1.5, 
 _TIER_FACTORS = {"free": 1.1, "pro": 1.0, "enterprise": 0.85}
 
 
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """A block of events without their timestamps; all lists and `rows` have the same length.
+def traffic(seed: int, block: int, start_ms: float, ms_per_event: float, size: int) -> pl.DataFrame:
+    """The events of block number `block`, the first of them nominally at `start_ms`, without their timestamps.
 
-    `ids` are canonical UUIDs; `rests` are the JSON texts from the end of the timestamp's value to the end of
-    the document; `rows` has event_id, service, endpoint, tier, status and latency_ms.
+    event_id (a canonical UUID), service, endpoint, tier, status, latency_ms, and `rest`: the JSON text from the end of
+    the timestamp's value to the end of the document.
     """
-
-    ids: list[str]
-    rests: list[str]
-    rows: pl.DataFrame
-
-
-def traffic(seed: int, block: int, start_ms: float, ms_per_event: float, size: int) -> Traffic:
-    """The events of block number `block`, the first of them nominally at `start_ms`."""
     draws = _draws(Random(f"{seed}/{block}"), size)  # traffic, not secrets
     nominal_ms = pl.select((start_ms + pl.int_range(size) * ms_per_event).floor().cast(pl.Int64)).to_series()
     known = _tables()
@@ -71,9 +62,8 @@ def traffic(seed: int, block: int, start_ms: float, ms_per_event: float, size: i
         ],
         how="horizontal",
     ).with_columns(latency_ms=_LATENCY_MS)
-    rows = columns.select(_EVENT_ID, "service", "endpoint", "tier", "status", "latency_ms")
-    rests = columns.select(pl.concat_str("endpoint_json", "status_json", "latency_ms", "tail_json")).to_series()
-    return Traffic(rows["event_id"].to_list(), rests.to_list(), rows)
+    rest = pl.concat_str("endpoint_json", "status_json", "latency_ms", "tail_json")
+    return columns.select(_EVENT_ID, "service", "endpoint", "tier", "status", "latency_ms", rest=rest)
 
 
 def _draws(rng: Random, size: int) -> list[pl.Series]:

@@ -48,10 +48,9 @@ class DrainProcess:
 
     def is_stopped(self) -> bool:
         """Does it stand still after a SIGSTOP?"""
-        try:
+        with suppress(psutil.NoSuchProcess):
             return self.end is None and psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED
-        except psutil.NoSuchProcess:
-            return False
+        return False
 
     def send(self, message: Order | int) -> None:
         """An order, or by how many milliseconds the wall clock is off; heard before the next step begins.
@@ -76,9 +75,8 @@ class DrainProcess:
     def _last_words(self) -> Farewell:
         with suppress(EOFError, OSError):
             if self._control.poll():
-                words = self._control.recv()
-                if isinstance(words, Farewell):
-                    return words
+                words: Farewell = self._control.recv()
+                return words
         code = self._process.exitcode
         return Farewell(_ENDINGS.get(code, f"exit code {code}"))
 

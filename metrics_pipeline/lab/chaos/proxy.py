@@ -85,13 +85,10 @@ class Exchange:
     @contextmanager
     def _sent(self, body: bytes) -> Iterator[http.client.HTTPConnection]:
         request = self.request
+        headers = {name: value for name, value in request.headers if name.lower() not in _HOP_BY_HOP}
+        headers["Content-Length"] = str(len(request.body))
         with closing(self._proxy.connect()) as connection:
-            connection.putrequest(request.method, request.target, skip_host=True, skip_accept_encoding=True)
-            for name, value in request.headers:
-                if name.lower() not in _HOP_BY_HOP:
-                    connection.putheader(name, value)
-            connection.putheader("Content-Length", str(len(request.body)))
-            connection.endheaders(body)
+            connection.request(request.method, request.target, body, headers)
             yield connection
 
 

@@ -47,21 +47,17 @@ class OwnEngine:
     def __init__(self, start: Callable[..., Engine]) -> None:
         self._start = start
         self._engine = start()
-
-    @property
-    def address(self) -> str:
-        return self._engine.address
+        self.address = self._engine.address
 
     def kill(self) -> None:
         self._engine.process.kill()
 
     def restart(self) -> None:
         """Start the killed engine again. Raises LocalEngineError, also if a stranger has taken its port."""
-        before = self.address
-        port = urlsplit(before if "//" in before else f"//{before}").port
+        port = urlsplit(self.address if "//" in self.address else f"//{self.address}").port
         self._engine = self._start(preferred_port=port)
-        if self.address != before:
-            raise LocalEngineError(f"{before} came back at {self.address}: another program took its port")
+        if self._engine.address != self.address:
+            raise LocalEngineError(f"{self.address} came back at {self._engine.address}: another program took its port")
 
     def close(self) -> None:
         self._engine.process.stop(_STOP_SECONDS)

@@ -168,8 +168,7 @@ class EventStream:
 
     def _recent_event(self, block: Block, slot: int) -> tuple[Block, int] | None:
         oldest = self._recent[0].first
-        ordinal = block.first + slot
-        newest = max(oldest, ordinal - int(_RECENT_MESSAGES ** block.rng.random()))
+        newest = max(oldest, block.first + slot - int(_RECENT_MESSAGES ** block.rng.random()))
         for candidate in range(newest, max(oldest, newest - _MAX_STEPS) - 1, -1):
             number, index = divmod(candidate - oldest, BLOCK_MESSAGES)
             if self._recent[number].holds_event(index):

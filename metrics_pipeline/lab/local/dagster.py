@@ -8,6 +8,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,9 @@ def start_dagster(
 ) -> DagsterStack:
     """Start all three and wait until the UI answers and knows the code location. Raises LocalEngineError."""
     folder.mkdir(parents=True, exist_ok=True)
-    _give_config(dagster_home)
+    dagster_home.mkdir(parents=True, exist_ok=True)
+    if not (config := dagster_home / "dagster.yaml").exists():
+        shutil.copy(_INSTANCE if _INSTANCE.is_file() else _PACKAGED_INSTANCE, config)
     code_port, web_port = choose_port(None), choose_port(preferred_port)
     workspace = folder / "workspace.yaml"
     workspace.write_text(_WORKSPACE.format(port=code_port))
@@ -70,16 +73,7 @@ def start_dagster(
     return DagsterStack(tuple(started), url)
 
 
-def _give_config(dagster_home: Path) -> None:
-    """Give an instance folder the project's dagster.yaml, unless it has one."""
-    dagster_home.mkdir(parents=True, exist_ok=True)
-    if not (dagster_home / "dagster.yaml").exists():
-        shutil.copy(_INSTANCE if _INSTANCE.is_file() else _PACKAGED_INSTANCE, dagster_home / "dagster.yaml")
-
-
 def _accepts(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1):
-            return True
-    except OSError:
-        return False
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False

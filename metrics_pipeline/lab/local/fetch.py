@@ -50,8 +50,7 @@ def cache_folder(local: LocalSettings) -> Path:
     """Shared by all checkouts of this user."""
     if local.cache is not None:
         return local.cache.expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "metrics-pipeline"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metrics-pipeline"
 
 
 def clickhouse_program(cache: Path) -> ClickHouseProgram:

@@ -108,11 +108,9 @@ def _await_answer(engine: EngineProcess, answers: Callable[[], bool], limit_seco
 
 def answers_http(url: str) -> bool:
     """Does the server at this loopback address answer that all is well?"""
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own loopback address
-            return bool(answer.status == 200)
-    except OSError:
-        return False
+    with suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own loopback address
+        return bool(answer.status == 200)
+    return False
 
 
 _PORTS = range(20_000, 32_000)

@@ -6,7 +6,7 @@ The topic deleted and recreated has a pipeline of its own beside the one under c
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from random import Random
 
 from confluent_kafka import TopicPartition
@@ -58,10 +58,9 @@ def kill(world: World, rng: Random) -> str:
 
 
 def _is_back(world: World) -> bool:
-    try:
+    with suppress(RetryableError):
         return bool(world.lags())
-    except RetryableError:
-        return False
+    return False
 
 
 def add_partitions(world: World, rng: Random) -> str:

@@ -47,10 +47,7 @@ def expected_events(sent: Sequence[Sent], eaten: Eaten) -> pl.DataFrame:
     events = pl.concat([part.events for part in sent])
     copies = events.group_by("event_id").agg(pl.col("copies").sum())
     unique = events.drop("copies").unique("event_id").join(copies, on="event_id")
-    gone = pl.DataFrame(
-        {"event_id": list(eaten.events), "eaten": list(eaten.events.values())},
-        schema={"event_id": pl.String, "eaten": pl.UInt32},
-    )
+    gone = pl.DataFrame(list(eaten.events.items()), {"event_id": pl.String, "eaten": pl.UInt32}, orient="row")
     left = unique.join(gone, on="event_id", how="left").filter(pl.col("copies") > pl.col("eaten").fill_null(0))
     return left.select(SENT_SCHEMA.names())
 

@@ -103,20 +103,14 @@ class SideSender:
             _send_all(sender, parcel.messages)
         self.record(parcel, copies)
 
-    def send_in_transaction(
-        self, parcel: Parcel, rng: Random, timeout_seconds: float = _TRANSACTION_SECONDS
-    ) -> Producer:
+    def send_in_transaction(self, parcel: Parcel, rng: Random, limit_seconds: float = _TRANSACTION_SECONDS) -> Producer:
         """Send it in a transaction that whoever calls commits, aborts, or leaves to the broker to abort.
 
         It counts, and has to be recorded, if it is committed.
         """
-        timeout_ms = int(timeout_seconds * 1_000)
-        options = {
-            "transactional.id": f"{self._settings.kafka.topic}.producer-{rng.getrandbits(32):08x}",
-            "transaction.timeout.ms": timeout_ms,
-            "message.timeout.ms": timeout_ms,
-        }
-        sender = self._sender(**options)
+        own_id = f"{self._settings.kafka.topic}.producer-{rng.getrandbits(32):08x}"
+        limits = dict.fromkeys(("transaction.timeout.ms", "message.timeout.ms"), int(limit_seconds * 1_000))
+        sender = self._sender(**{"transactional.id": own_id, **limits})
         calling("starting a transaction", sender.producer.init_transactions)
         sender.producer.begin_transaction()
         _send_all(sender, parcel.messages)

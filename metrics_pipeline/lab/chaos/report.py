@@ -4,7 +4,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from metrics_pipeline.lab.chaos.faults.kafka import ASIDE
@@ -81,23 +80,19 @@ def put_down(sights: Iterable[Sight], injected: Iterable[Injected]) -> dict[str,
 
 
 def _sights(outcome: Outcome) -> list[Sight]:
-    logs = sorted((outcome.world.folder / "drains").glob("*.log"))
-    ends = outcome.journal.drain_ends
+    logs = [log for log in (outcome.world.folder / "drains").glob("*.log") if not log.name.startswith(ASIDE)]
+    ends = [end for end in outcome.journal.drain_ends if not end.drain.startswith(ASIDE)]
     return [
-        *(sight for log in logs if not log.name.startswith(ASIDE) for sight in _sights_of(log)),
-        *(Sight(end.at_seconds, f"drain ended: {end.ending}") for end in ends if not end.drain.startswith(ASIDE)),
-    ]
-
-
-def _sights_of(log: Path) -> list[Sight]:
-    with log.open(errors="replace") as lines:
-        return [
+        *(
             Sight(float(time[1]), what)
-            for line in lines
+            for log in logs
+            for line in log.read_text(errors="replace").splitlines()
             if (time := _LINE.match(line)) is not None
             for what, words in SIGHTS.items()
             if words in line
-        ]
+        ),
+        *(Sight(end.at_seconds, f"drain ended: {end.ending}") for end in ends),
+    ]
 
 
 def totals(outcome: Outcome) -> Counter[str]:

@@ -1,6 +1,7 @@
 """What faults act on."""
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from metrics_pipeline.lab.chaos.fleet import DrainProcess, Fleet
 from metrics_pipeline.lab.chaos.journal import Journal, MissedError, await_that
 from metrics_pipeline.lab.chaos.load import Eaten, ListedLoad, SideSender
 from metrics_pipeline.lab.chaos.proxy import Matches, Misbehaviour, Proxy
-from metrics_pipeline.lab.chaos.staging import OwnEngines
+from metrics_pipeline.lab.chaos.staging import OwnEngine, OwnEngines
 from metrics_pipeline.settings import Settings, kafka_address
 
 _T = TypeVar("_T")
@@ -53,6 +54,13 @@ class World:
     def await_death(self, process: DrainProcess, limit_seconds: float, otherwise: str) -> str:
         """How the drain ended; MissedError if it doesn't."""
         return self.await_that(lambda: process.end, limit_seconds, otherwise).ending
+
+    def come_back(self, engine: OwnEngine, rng: Random) -> str:
+        """Start an engine that was killed again, after a while."""
+        began = time.monotonic()
+        self.hold(rng.uniform(0, 2))
+        engine.restart()
+        return f"away for {time.monotonic() - began:.1f} s"
 
     def misbehave(self, matches: Matches, misbehaviour: Misbehaviour, longer_seconds: float) -> int:
         """Until a request that matches came, and longer; returns how many came."""

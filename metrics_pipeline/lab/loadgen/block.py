@@ -74,15 +74,22 @@ class Block:
         self.ids = made["event_id"].to_list()
         self.rests = made["rest"].to_list()
         self.keys = list(self.ids)
-        odd_kinds = {slot: special.kind for slot, special in self.special.items() if special.sort == ODD}
-        for slot, kind in odd_kinds.items():
-            self.keys[slot] = odd.KINDS[kind].new_id(self.ids[slot])
+        ids: dict[int, str] = {}
+        tiers: dict[int, str] = {}
+        for slot, (sort, kind, _) in self.special.items():
+            if sort == ODD:
+                self.keys[slot] = odd.KINDS[kind].new_id(self.ids[slot])
+                ids[slot], tiers[slot] = odd.stored(kind, self.ids[slot], made["tier"][slot])
         # As librdkafka's default partitioner does it, so that every client of that family agrees.
         self.partitions = [checksum % partitions for checksum in map(crc32, map(str.encode, self.keys))]
         self.payloads: list[Payload] = []
         self.stamps_ms: list[int] = []
         self.copies = [1] * self.size
-        self._rows = _stored(made.drop("rest"), odd_kinds)
+        # As the pipeline stores them.
+        self._rows = made.drop("rest").with_columns(
+            made["event_id"].scatter(list(ids), list(ids.values())),
+            made["tier"].scatter(list(tiers), list(tiers.values())),
+        )
 
     @property
     def sent(self) -> int:
@@ -117,14 +124,3 @@ class Block:
             pl.Series("partition", self.partitions[:sent], pl.UInt32),
             pl.Series("kind", [labels.get(slot) for slot in range(sent)], pl.String),
         )
-
-
-def _stored(rows: pl.DataFrame, odd_kinds: dict[int, str]) -> pl.DataFrame:
-    """The rows as the pipeline stores them."""
-    if not odd_kinds:
-        return rows
-    slots = list(odd_kinds)
-    events = rows[slots].select("event_id", "tier").rows()
-    stored = [odd.stored(kind, *event) for kind, event in zip(odd_kinds.values(), events, strict=True)]
-    ids, tiers = zip(*stored, strict=True)
-    return rows.with_columns(rows["event_id"].scatter(slots, ids), rows["tier"].scatter(slots, tiers))

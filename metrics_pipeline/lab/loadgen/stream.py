@@ -108,13 +108,11 @@ class EventStream:
         """The accounts of all other blocks; see `settle`."""
         self._leaving.extend((block, {}) for block in self._recent)
         self._recent.clear()
-        schema: pl.Schema | None = None
-        for account in self.settle():
-            schema = account.schema
-            yield account
+        accounts = list(self.settle())
+        yield from accounts
         rows = [event.row | {"copies": event.copies - self._failed.pop(event.key, 0)} for event in self._old]
         if rows:
-            yield pl.DataFrame(rows, schema).filter(pl.col("copies") > 0)
+            yield pl.DataFrame(rows, accounts[-1].schema).filter(pl.col("copies") > 0)
 
     def _open_block(self) -> Block:
         if self._recent and self._recent[-1].sent < self._recent[-1].size:

@@ -9,7 +9,6 @@ from random import Random
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
 from metrics_pipeline.lab.chaos.proxy import Answer, Exchange, Request, error_answer, inserts_into
-from metrics_pipeline.lab.chaos.staging import OwnEngine
 from metrics_pipeline.lab.chaos.world import HIT_SECONDS, World
 from metrics_pipeline.ledger.tables import BATCHES
 from metrics_pipeline.rollups.tables import ROLLUP_1M
@@ -25,7 +24,7 @@ def kill(world: World, rng: Random) -> str:
     server = world.need_engines().clickhouse
     world.hold(rng.uniform(0, 0.5))
     server.kill()
-    return _come_back(world, server, rng)
+    return world.come_back(server, rng)
 
 
 def kill_mid_insert(world: World, rng: Random) -> str:
@@ -43,15 +42,8 @@ def kill_mid_insert(world: World, rng: Random) -> str:
 
     with world.proxy.misbehaving(inserts_into(RAW_EVENTS.name), lambda exchange: exchange.forward(kill_once)):
         world.await_that(killed.is_set, HIT_SECONDS, "nothing was inserted")
-        said = _come_back(world, server, rng)
+        said = world.come_back(server, rng)
     return f"{1000 * delay_seconds:.1f} ms after the request; {said}"
-
-
-def _come_back(world: World, server: OwnEngine, rng: Random) -> str:
-    began = time.monotonic()
-    world.hold(rng.uniform(0, 2))
-    server.restart()
-    return f"away for {time.monotonic() - began:.1f} s"
 
 
 def answer_errors(world: World, rng: Random) -> str:

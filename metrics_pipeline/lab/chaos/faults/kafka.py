@@ -3,7 +3,6 @@
 The topic deleted and recreated has a pipeline of its own beside the one under chaos: nothing else survives it.
 """
 
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
@@ -47,14 +46,12 @@ _ASIDE_SECONDS = 30.0
 
 def kill(world: World, rng: Random) -> str:
     """kill -9 of the broker at any moment, then a restart."""
-    engines = world.need_engines()
+    broker = world.need_engines().kafka
     world.hold(rng.uniform(0, 0.5))
-    began = time.monotonic()
-    engines.kafka.kill()
-    world.hold(rng.uniform(0, 2))
-    engines.kafka.restart()
+    broker.kill()
+    said = world.come_back(broker, rng)
     world.await_that(lambda: _is_back(world), _LONGEST_SECONDS, "the broker did not load its groups")
-    return f"away for {time.monotonic() - began:.1f} s"
+    return said
 
 
 def _is_back(world: World) -> bool:

@@ -137,9 +137,9 @@ class Fleet:
     def reshard(self, shards: int) -> None:
         """Kill all drains where they are; from now on there are `shards` of them."""
         with self._lock:
-            for process in self._all():
+            self._strays = self._all()
+            for process in self._strays:
                 process.signal(signal.SIGKILL)
-            self._strays += [slot.current for slot in self._slots.values() if slot.current is not None]
             self._settings = altered(self._settings, drain={"shards": shards})
             self._slots = {shard: _Slot() for shard in range(shards)}
 

@@ -155,7 +155,6 @@ class Proxy:
         return kind(self._upstream.hostname or "", self._upstream.port or port, timeout=UPSTREAM_SECONDS)
 
     def note(self, code: str | None) -> None:
-        """The error code of an answer, None if it has none."""
         if code is not None:
             with self._lock:
                 self.errors[int(code)] += 1

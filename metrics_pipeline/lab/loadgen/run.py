@@ -51,14 +51,14 @@ def produce(
     finally failed are counted in the summary. Raises ConfigurationError (no address, no topic, file not
     writable) and KafkaUnavailableError if no broker answers at the start.
     """
-    address, kafka = kafka_address(settings), settings.kafka
-    partitions = len(describe_topic(address, kafka).partitions)
-    run = _Run(plan, EventSender(address, kafka), open_sent(sent), LoadSummary(kafka.topic, plan.seed), partitions)
+    partitions = len(describe_topic(kafka_address(settings), settings.kafka).partitions)
+    summary = LoadSummary(settings.kafka.topic, plan.seed)
+    run = _Run(plan, EventSender(settings), open_sent(sent), summary, partitions)
     stop = stop_event or threading.Event()
     try:
         run.send_all(stop, on_progress)
     finally:
-        summary = run.finish(stop)
+        run.finish(stop)
     return summary
 
 
@@ -90,7 +90,7 @@ class _Run:
                 time.sleep(self._pacer.wait_seconds(self._elapsed_seconds()))
         on_progress(self._progress(self._elapsed_seconds()))
 
-    def finish(self, stop: threading.Event) -> LoadSummary:
+    def finish(self, stop: threading.Event) -> None:
         self._await_all(stop)
         self._stream.fail(self._sender.take_failures())
         self._summary.elapsed_seconds = self._elapsed_seconds()
@@ -99,7 +99,6 @@ class _Run:
         self._summary.failed = self._sender.reasons.total()
         self._summary.failures = dict(self._sender.reasons)
         self._sent.close(self._summary.as_dict())
-        return self._summary
 
     def _tick(self, elapsed_seconds: float, stop: threading.Event) -> None:
         now_ms = SystemClock().now_ms()

@@ -9,7 +9,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from metrics_pipeline.kafka.config import client_config
 from metrics_pipeline.lab.loadgen.stream import Outgoing
-from metrics_pipeline.settings import KafkaSettings
+from metrics_pipeline.settings import Settings, kafka_address
 
 DELIVERY_SECONDS = 120
 """A message that isn't acknowledged within this time has failed."""
@@ -38,10 +38,10 @@ _OPTIONS = {
 class EventSender:
     """Sends to the topic of the settings, which must exist; `options` of the client win over ours."""
 
-    def __init__(self, bootstrap_servers: str, settings: KafkaSettings, **options: Any) -> None:
-        self._topic = settings.topic
-        self._give_up_seconds = settings.request_timeout_seconds
-        self.producer = Producer(client_config(bootstrap_servers, settings, **{**_OPTIONS, **options}))
+    def __init__(self, settings: Settings, **options: Any) -> None:
+        self._topic = settings.kafka.topic
+        self._give_up_seconds = settings.kafka.request_timeout_seconds
+        self.producer = Producer(client_config(kafka_address(settings), settings.kafka, **{**_OPTIONS, **options}))
         self._failed: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.is_broken = False

@@ -40,8 +40,6 @@ class ClickHouseProgram(NamedTuple):
 
 
 class KafkaProgram(NamedTuple):
-    """A Java and the class path of the broker."""
-
     java: str
     class_path: str
 

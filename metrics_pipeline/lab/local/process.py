@@ -62,8 +62,6 @@ class EngineProcess:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A running engine, and where it answers."""
-
     process: EngineProcess
     address: str
 

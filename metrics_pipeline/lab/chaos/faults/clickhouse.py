@@ -92,11 +92,9 @@ def lose_answers(world: World, rng: Random) -> str:
 
 def break_requests(world: World, rng: Random) -> str:
     """The connection breaks in the middle of a request."""
-
-    def misbehave(exchange: Exchange) -> None:
-        exchange.break_off(rng.random())
-
-    return f"{world.misbehave(Request.is_insert, misbehave, rng.uniform(0.2, 1.5))} inserts"
+    longer_seconds = rng.uniform(0.2, 1.5)
+    hits = world.misbehave(Request.is_insert, lambda exchange: exchange.break_off(rng.random()), longer_seconds)
+    return f"{hits} inserts"
 
 
 def slow_down(world: World, rng: Random) -> str:

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
 from random import Random
 from typing import Any
 
@@ -190,10 +189,4 @@ def _distributed(count: int, from_ms: int, to_ms: int) -> tuple[list[int], list[
 
 
 def _timestamp(epoch_ms: int) -> str:
-    second, millisecond = divmod(epoch_ms, 1_000)
-    return f"{_to_the_second(second)}.{millisecond:03d}Z"
-
-
-@lru_cache(maxsize=1_024)
-def _to_the_second(epoch_seconds: int) -> str:
-    return datetime.fromtimestamp(epoch_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return datetime.fromtimestamp(epoch_ms / 1_000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -11,17 +11,7 @@ from statistics import NormalDist
 
 import polars as pl
 
-from metrics_pipeline.lab.loadgen.catalog import (
-    CUSTOMERS,
-    HOSTS,
-    REGIONS,
-    TIERS,
-    TROUBLED_ENDPOINT,
-    VERSIONS,
-    Endpoint,
-    endpoints,
-    zipf_weight,
-)
+from metrics_pipeline.lab.loadgen import catalog
 
 _DRAWS_PER_EVENT = 9
 _DAY_SECONDS, _WAVE_SECONDS = 86_400.0, 180.0
@@ -61,9 +51,10 @@ def traffic(seed: int, block: int, start_ms: float, ms_per_event: float, size: i
             pl.DataFrame({"nominal_ms": nominal_ms, "status": status, "normal": known.normal_of_draw[draws[3]]}),
         ],
         how="horizontal",
-    ).with_columns(latency_ms=_LATENCY_MS)
+    ).with_columns(latency_ms=_latency_ms())
+    event_id = pl.concat_str("^id_.*$").alias("event_id")
     rest = pl.concat_str("endpoint_json", "status_json", "latency_ms", "tail_json")
-    return columns.select(_EVENT_ID, "service", "endpoint", "tier", "status", "latency_ms", rest=rest)
+    return columns.select(event_id, "service", "endpoint", "tier", "status", "latency_ms", rest=rest)
 
 
 def _draws(rng: Random, size: int) -> list[pl.Series]:
@@ -104,10 +95,6 @@ def _latency_ms() -> pl.Expr:
     return log_latency.exp().clip(_SMALLEST_MS).round(3)
 
 
-_LATENCY_MS = _latency_ms()
-_EVENT_ID = pl.concat_str("^id_.*$").alias("event_id")
-
-
 @dataclass(frozen=True, slots=True)
 class _Tables:
     """A value has as many entries as it is frequent. The same for every seed.
@@ -133,7 +120,7 @@ class _Tables:
 def _tables() -> _Tables:
     """Built once; takes about 0.1 s."""
     rng = Random(0)  # traffic, not secrets
-    known = endpoints()
+    known = catalog.endpoints()
     profiles = sorted({(e.method, e.error_factor) for e in known})
     return _Tables(
         endpoint_of_draw=pl.Series(_distributed([e.weight for e in known], _DRAWS), dtype=pl.UInt32),
@@ -155,7 +142,7 @@ def _tables() -> _Tables:
     )
 
 
-def _endpoint_table(known: tuple[Endpoint, ...], profiles: list[tuple[str, float]]) -> pl.DataFrame:
+def _endpoint_table(known: tuple[catalog.Endpoint, ...], profiles: list[tuple[str, float]]) -> pl.DataFrame:
     return pl.DataFrame(
         {
             "service": [e.service for e in known],
@@ -166,7 +153,7 @@ def _endpoint_table(known: tuple[Endpoint, ...], profiles: list[tuple[str, float
             "log_median": [log(e.median_ms) for e in known],
             "sigma": [e.sigma for e in known],
             "status_profile": [profiles.index((e.method, e.error_factor)) for e in known],
-            "is_troubled": [(e.service, e.path) == TROUBLED_ENDPOINT for e in known],
+            "is_troubled": [(e.service, e.path) == catalog.TROUBLED_ENDPOINT for e in known],
         },
         schema_overrides={"status_profile": pl.UInt32},
     )
@@ -174,13 +161,13 @@ def _endpoint_table(known: tuple[Endpoint, ...], profiles: list[tuple[str, float
 
 def _tail_table(rng: Random) -> pl.DataFrame:
     """The document from the customer on; the same customer has always the same tier."""
-    tiers = [tier for tier, percent in TIERS.items() for _ in range(percent)]
-    groups = {tier: [c for c in range(CUSTOMERS) if tiers[c % len(tiers)] == tier] for tier in TIERS}
+    tiers = [tier for tier, percent in catalog.TIERS.items() for _ in range(percent)]
+    groups = {tier: [c for c in range(catalog.CUSTOMERS) if tiers[c % len(tiers)] == tier] for tier in catalog.TIERS}
     popular = {
-        tier: rng.choices(group, [zipf_weight(rank) for rank in range(len(group))], k=_TAILS)
+        tier: rng.choices(group, [catalog.zipf_weight(rank) for rank in range(len(group))], k=_TAILS)
         for tier, group in groups.items()
     }
-    picked = rng.choices(list(TIERS), list(TIERS.values()), k=_TAILS)
+    picked = rng.choices(list(catalog.TIERS), list(catalog.TIERS.values()), k=_TAILS)
     return pl.DataFrame(
         {
             "tier": picked,
@@ -191,11 +178,11 @@ def _tail_table(rng: Random) -> pl.DataFrame:
 
 
 def _tail(rng: Random, customer: int, tier: str) -> str:
-    (region,) = rng.choices(list(REGIONS), list(REGIONS.values()))
+    (region,) = rng.choices(list(catalog.REGIONS), list(catalog.REGIONS.values()))
     return (
         f',"customer":{{"id":"c{customer}","tier":"{tier}"}},"region":"{region}",'
-        f'"host":"web-{rng.randrange(HOSTS)}",'
-        f'"attributes":{{"version":"{rng.choice(VERSIONS)}"}}}}'
+        f'"host":"web-{rng.randrange(catalog.HOSTS)}",'
+        f'"attributes":{{"version":"{rng.choice(catalog.VERSIONS)}"}}}}'
     )
 
 

@@ -26,9 +26,7 @@ _DAGSTER_PROCESSES = ("dagster-daemon", "code-server", "dagster-webserver")
 class State:
     """Addresses of what is up, and the processes among it that are ours."""
 
-    addresses: dict[str, str | None] = field(
-        default_factory=lambda: {"kafka": None, "clickhouse": None, "dagster": None}
-    )
+    addresses: dict[str, str | None] = field(default_factory=lambda: dict.fromkeys(("kafka", "clickhouse", "dagster")))
     processes: list[EngineProcess] = field(default_factory=list)
 
     def is_alive(self, *names: str) -> bool:

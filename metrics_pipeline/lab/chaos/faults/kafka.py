@@ -75,7 +75,7 @@ def add_partitions(world: World, rng: Random) -> str:
 
 def abort_transaction(world: World, rng: Random) -> str:
     """A producer aborts a transaction, another commits one: only the second one's events count."""
-    partitions = [_any_partition(world, rng)]
+    partitions = [rng.randrange(world.settings.kafka.partitions)]
     aborted, committed = (parcel_of(rng, _PARCEL_EVENTS, partitions) for _ in range(2))
     hold_seconds = rng.uniform(0.1, 1.5)
     first = world.sender.send_in_transaction(aborted, rng)
@@ -90,7 +90,7 @@ def abort_transaction(world: World, rng: Random) -> str:
 
 def abandon_transaction(world: World, rng: Random) -> str:
     """A producer dies with a transaction open: what follows in that partition waits until the broker aborts it."""
-    parcel = parcel_of(rng, _PARCEL_EVENTS, [_any_partition(world, rng)])
+    parcel = parcel_of(rng, _PARCEL_EVENTS, [rng.randrange(world.settings.kafka.partitions)])
     world.sender.send_in_transaction(parcel, rng, _TRANSACTION_SECONDS)
     world.hold(_TRANSACTION_SECONDS + rng.uniform(0.5, 1.5))
     return f"{len(parcel.messages)} events"
@@ -103,7 +103,7 @@ def compact(world: World, rng: Random) -> str:
     event's last copy, but an open batch would look different when it is read again.
     """
     engines, topic = world.need_engines(), world.settings.kafka.topic
-    number = _any_partition(world, rng)
+    number = rng.randrange(world.settings.kafka.partitions)
     with world.fleet.held():
         _close_all(world)
         world.sender.send(parcel_of(rng, _PARCEL_EVENTS, [number]), copies=rng.randint(3, 6))
@@ -125,11 +125,8 @@ def compact(world: World, rng: Random) -> str:
 
 def cleaned_until(checkpoint: str, topic: str, partition: int) -> int:
     """What the broker's note says: lines of `topic partition first-uncleaned-offset` below two of its own."""
-    for line in checkpoint.splitlines()[2:]:
-        name, number, offset = line.rsplit(" ", 2)
-        if name == topic and int(number) == partition:
-            return int(offset)
-    return -1
+    offsets = dict(line.rsplit(" ", 1) for line in checkpoint.splitlines()[2:])
+    return int(offsets.get(f"{topic} {partition}", -1))
 
 
 def eat_unread(world: World, rng: Random) -> str:
@@ -207,10 +204,6 @@ def _configure(settings: Settings, changes: Mapping[str, str | None]) -> None:
     ]
     resource = ConfigResource(ConfigResource.Type.TOPIC, settings.kafka.topic, incremental_configs=entries)
     administer(settings, "changing options of the topic", lambda admin: admin.incremental_alter_configs([resource]))
-
-
-def _any_partition(world: World, rng: Random) -> int:
-    return rng.randrange(world.settings.kafka.partitions)
 
 
 class WrongEndError(LocalEngineError):

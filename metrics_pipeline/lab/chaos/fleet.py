@@ -259,7 +259,7 @@ def _warm_context() -> multiprocessing.context.ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "metrics_pipeline.lab.chaos.drain_process"])
     # As the relay does: drains side by side would otherwise start a pool of threads each.
-    before = os.environ.get("POLARS_MAX_THREADS")
+    before = os.environ.copy()
     os.environ["POLARS_MAX_THREADS"] = "1"
     try:
         # The server starts with its first process.
@@ -268,6 +268,5 @@ def _warm_context() -> multiprocessing.context.ForkServerContext:
         warm.join()
     finally:
         del os.environ["POLARS_MAX_THREADS"]
-        if before is not None:
-            os.environ["POLARS_MAX_THREADS"] = before
+        os.environ.update(before)
     return context

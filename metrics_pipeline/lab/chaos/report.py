@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from metrics_pipeline.lab.chaos.faults.kafka import ASIDE
@@ -32,8 +32,7 @@ class Sight(NamedTuple):
     what: str
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     kind: str
     sentence: str
     injected: int
@@ -120,7 +119,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         **counts,
         "problems": list(outcome.problems),
         "seen": dict(totals(outcome).most_common()),
-        "kinds_of_faults": [asdict(row) for row in rows_of(outcome)],
+        "kinds_of_faults": [row._asdict() for row in rows_of(outcome)],
         "replay": command_of(outcome),
     }
 

@@ -17,6 +17,9 @@ from metrics_pipeline.lab.loadgen.traffic import traffic
 BLOCK_MESSAGES = 16_384
 """Large enough that what a Polars call costs by itself doesn't count; a block takes 10-20 ms to make."""
 
+_UNPACED_RATE = 100_000
+"""Messages per second as event ids count time: they depend on the plan, not on how fast it went."""
+
 DUPLICATE, LATE, MALFORMED, ODD = "duplicate", "late", "malformed", "odd"
 
 _EARLIEST_MS, _LATEST_MS = 1_000, 3 * 86_400_000
@@ -39,7 +42,8 @@ def _draw_special(plan: LoadPlan, rng: Random, first: int, size: int) -> dict[in
     """
     ordinary = 1 if first == 0 else 0
     fractions = (plan.duplicates, plan.late, plan.malformed, plan.odd)
-    ordinals = [_quota(fraction, first, first + size) for fraction in fractions]
+    # Among all of their sort, of those that fall between these two messages.
+    ordinals = [range(floor(f * first + 0.5), floor(f * (first + size) + 0.5)) for f in fractions]
     picked = iter(rng.sample(range(ordinary, size), min(sum(map(len, ordinals)), size - ordinary)))
     duplicates, late, malformed_slots, odd_slots = [[*islice(picked, len(o))] for o in ordinals]
     special = dict.fromkeys(duplicates, Special(DUPLICATE))
@@ -52,11 +56,6 @@ def _draw_special(plan: LoadPlan, rng: Random, first: int, size: int) -> dict[in
     return dict(sorted(special.items()))
 
 
-def _quota(fraction: float, begin: int, end: int) -> range:
-    """The ordinals, among all of their sort, of those that fall between two messages of the run."""
-    return range(floor(fraction * begin + 0.5), floor(fraction * end + 0.5))
-
-
 class Block:
     """Messages number `first` to `first + size - 1` of a run; lists are by slot, the index in the block.
 
@@ -67,7 +66,7 @@ class Block:
     def __init__(self, plan: LoadPlan, start_ms: int, number: int, partitions: int) -> None:
         self.first = number * BLOCK_MESSAGES
         self.size = BLOCK_MESSAGES if plan.events is None else min(BLOCK_MESSAGES, plan.events - self.first)
-        ms_per_event = 1_000 / plan.nominal_rate
+        ms_per_event = 1_000 / (plan.rate or _UNPACED_RATE)
         made = traffic(plan.seed, number, start_ms + self.first * ms_per_event, ms_per_event, self.size)
         self.rng = Random(f"{plan.seed}/{number}/slots")  # traffic, not secrets
         self.special = _draw_special(plan, self.rng, self.first, self.size)
@@ -98,10 +97,6 @@ class Block:
     def holds_event(self, slot: int) -> bool:
         """Was a valid event sent from here, which a duplicate may repeat?"""
         return self.copies[slot] > 0 and (slot not in self.special or self.special[slot].sort != MALFORMED)
-
-    def forget_payloads(self) -> None:
-        """Free what only sending and repeating need."""
-        self.ids, self.rests, self.payloads = [], [], []
 
     def count_failed(self, failed: Counter[str]) -> None:
         """Take back one copy per failed message; `failed` holds keys, and loses those of this block."""

@@ -33,11 +33,7 @@ def malform(kind: str, text: str, now_ms: int) -> Payload:
 
 def _with_json(field: str, raw: str) -> Callable[[str, int], Payload]:
     """The event with `raw` in place of the JSON text of a field."""
-    return lambda text, _: _replace(text, field, raw)
-
-
-def _replace(text: str, field: str, raw: str) -> str:
-    return compact(json.loads(text) | {field: "\0"}).replace(r'"\u0000"', raw)
+    return lambda text, _: compact(json.loads(text) | {field: "\0"}).replace(r'"\u0000"', raw)
 
 
 def _without(field: str) -> Callable[[str, int], Payload]:
@@ -72,7 +68,7 @@ KINDS: Mapping[str, tuple[Reason, Callable[[str, int], Payload]]] = {
     "local_timestamp": (Reason.INVALID_TIMESTAMP, _with_json("timestamp", '"2026-11-03T10:15:30"')),
     "future_timestamp": (
         Reason.TIMESTAMP_IN_FUTURE,
-        lambda text, now_ms: _replace(text, "timestamp", str(now_ms + _AHEAD_MS)),
+        lambda text, now_ms: _with_json("timestamp", str(now_ms + _AHEAD_MS))(text, now_ms),
     ),
     "old_timestamp": (Reason.TIMESTAMP_TOO_OLD, _with_json("timestamp", '"1980-01-01T00:00:00Z"')),
     "long_text": (Reason.TOO_LONG, _with_json("endpoint", f'"/{"x" * 5_000}"')),

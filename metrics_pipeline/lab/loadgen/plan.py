@@ -7,8 +7,6 @@ from metrics_pipeline.errors import ConfigurationError
 MAX_SPECIAL_FRACTION = 0.9
 """A duplicate needs an event that it can repeat, so not everything may be special."""
 
-_NOMINAL_RATE = 100_000.0
-
 TICK_SECONDS = 0.05
 """Halving it doubles the requests that the broker has to serve, and its load with them."""
 
@@ -53,11 +51,6 @@ class LoadPlan:
             raise ConfigurationError(
                 f"{', '.join(fractions)} add up to {sum(fractions.values()):g}: {MAX_SPECIAL_FRACTION} at most"
             )
-
-    @property
-    def nominal_rate(self) -> float:
-        """Messages per second as event ids count time: they depend on the plan, not on how fast it went."""
-        return self.rate or _NOMINAL_RATE
 
 
 class Pacer:

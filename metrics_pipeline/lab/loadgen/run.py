@@ -81,7 +81,14 @@ class _Run:
         elapsed_seconds = 0.0
         while not (stop.is_set() or self._sender.is_broken or self._pacer.is_over(elapsed_seconds)):
             elapsed_seconds = self._elapsed_seconds()
-            self._tick(elapsed_seconds, stop)
+            now_ms = SystemClock().now_ms()
+            if count := self._pacer.due(elapsed_seconds):
+                messages = self._stream.take(count, max(self._last_ms, now_ms - _LONGEST_SPAN_MS), now_ms)
+                self._sender.send(messages, stop.is_set)
+                self._queued += count
+            else:
+                self._sender.serve()
+            self._last_ms = now_ms
             self._settle_now_and_then(elapsed_seconds)
             if elapsed_seconds - self._shown_seconds >= _PROGRESS_SECONDS:
                 self._shown_seconds = elapsed_seconds
@@ -99,17 +106,6 @@ class _Run:
         self._summary.failed = self._sender.reasons.total()
         self._summary.failures = dict(self._sender.reasons)
         self._sent.close(self._summary.as_dict())
-
-    def _tick(self, elapsed_seconds: float, stop: threading.Event) -> None:
-        now_ms = SystemClock().now_ms()
-        count = self._pacer.due(elapsed_seconds)
-        if count:
-            messages = self._stream.take(count, max(self._last_ms, now_ms - _LONGEST_SPAN_MS), now_ms)
-            self._sender.send(messages, stop.is_set)
-            self._queued += count
-        else:
-            self._sender.serve()
-        self._last_ms = now_ms
 
     def _settle_now_and_then(self, elapsed_seconds: float) -> None:
         waiting = self._stream.unsettled_blocks

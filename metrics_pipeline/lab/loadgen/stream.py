@@ -131,7 +131,8 @@ class EventStream:
                 old[slot] = _Old(block.payloads[slot], block.keys[slot], block.partitions[slot], block.copies[slot])
                 block.copies[slot] = 0
         self._old.extend(old.values())
-        block.forget_payloads()
+        # What only sending and repeating need.
+        block.ids, block.rests, block.payloads = [], [], []
         self._leaving.append((block, old))
 
     def _make_special(self, block: Block, slot: int) -> None:
@@ -153,13 +154,12 @@ class EventStream:
             event = block.rng.choice(self._old)
             event.copies += 1
             repeated = event.payload, event.key, event.partition
-        else:
-            found = self._recent_event(block, slot)
-            if found is None:
-                return
+        elif (found := self._recent_event(block, slot)) is not None:
             source, index = found
             source.copies[index] += 1
             repeated = source.payloads[index], source.keys[index], source.partitions[index]
+        else:
+            return
         block.payloads[slot], block.keys[slot], block.partitions[slot] = repeated
         block.copies[slot] = 0
 

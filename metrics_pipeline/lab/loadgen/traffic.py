@@ -124,7 +124,20 @@ def _tables() -> _Tables:
     profiles = sorted({(e.method, e.error_factor) for e in known})
     return _Tables(
         endpoint_of_draw=pl.Series(_distributed([e.weight for e in known], _DRAWS), dtype=pl.UInt32),
-        endpoints=_endpoint_table(known, profiles),
+        endpoints=pl.DataFrame(
+            {
+                "service": [e.service for e in known],
+                "endpoint": [e.path for e in known],
+                "endpoint_json": [
+                    f'","service":"{e.service}","endpoint":"{e.path}","method":"{e.method}","status":' for e in known
+                ],
+                "log_median": [log(e.median_ms) for e in known],
+                "sigma": [e.sigma for e in known],
+                "status_profile": [profiles.index((e.method, e.error_factor)) for e in known],
+                "is_troubled": [(e.service, e.path) == catalog.TROUBLED_ENDPOINT for e in known],
+            },
+            schema_overrides={"status_profile": pl.UInt32},
+        ),
         status_of_draw=pl.Series(
             [s for method, factor in profiles for s in _statuses(rng, method, factor)], dtype=pl.UInt16
         ),
@@ -139,23 +152,6 @@ def _tables() -> _Tables:
         hex_version=pl.Series([f"7{draw >> 4:03x}-" for draw in range(_DRAWS)]),
         hex_variant=pl.Series([f"{0x8000 | draw >> 2:04x}-" for draw in range(_DRAWS)]),
         hex_digits=pl.Series([f"{draw:04x}" for draw in range(_DRAWS)]),
-    )
-
-
-def _endpoint_table(known: tuple[catalog.Endpoint, ...], profiles: list[tuple[str, float]]) -> pl.DataFrame:
-    return pl.DataFrame(
-        {
-            "service": [e.service for e in known],
-            "endpoint": [e.path for e in known],
-            "endpoint_json": [
-                f'","service":"{e.service}","endpoint":"{e.path}","method":"{e.method}","status":' for e in known
-            ],
-            "log_median": [log(e.median_ms) for e in known],
-            "sigma": [e.sigma for e in known],
-            "status_profile": [profiles.index((e.method, e.error_factor)) for e in known],
-            "is_troubled": [(e.service, e.path) == catalog.TROUBLED_ENDPOINT for e in known],
-        },
-        schema_overrides={"status_profile": pl.UInt32},
     )
 
 

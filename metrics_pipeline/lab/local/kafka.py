@@ -35,14 +35,9 @@ def start_kafka(
     address = f"127.0.0.1:{port}"
     config = folder / "server.properties"
     config.write_text("".join(f"{k}={v}\n" for k, v in {**_properties(folder, port), **(properties or {})}.items()))
-    (folder / "log4j2.yaml").write_text(_LOG4J)
-    java = [
-        program.java,
-        *_HEAP,
-        f"-Dlog4j2.configurationFile={folder / 'log4j2.yaml'}",
-        "-cp",
-        program.class_path,
-    ]
+    log4j = folder / "log4j2.yaml"
+    log4j.write_text(_LOG4J)
+    java = [program.java, *_HEAP, f"-Dlog4j2.configurationFile={log4j}", "-cp", program.class_path]
     if not (folder / "data" / "meta.properties").exists():
         command = [*java, "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(config)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_START_SECONDS)

@@ -23,7 +23,6 @@ _LANDED_SQL = """SELECT toString(event_id) AS event_id, toUnixTimestamp64Milli(t
 _DEAD_LETTERS_SQL = "SELECT count() AS rows FROM dead_letters FINAL"
 _MINUTES_SQL = f"""SELECT toInt64(toUnixTimestamp(minute)) AS minute, toInt64(requests) AS requests
     FROM (SELECT minute, sum(requests) AS requests FROM rollup_1m WHERE {CURRENT_ROWS} GROUP BY minute)"""
-_LOST_TO_RETENTION = "lost to retention"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +116,7 @@ def _named_minutes(minutes: pl.DataFrame) -> list[str]:
 
 def _audit_differences(verdict: Verdict, eaten: Eaten) -> list[str]:
     """What the audit says, except that exactly what was eaten is lost."""
-    others = [p for p in verdict.problems if not p.startswith(_LOST_TO_RETENTION)]
+    others = [p for p in verdict.problems if not p.startswith("lost to retention")]
     said = [f"audit: {p}" for p in others[:LONGEST_LIST]]
     if len(others) > LONGEST_LIST:
         said.append(f"audit: {len(others) - LONGEST_LIST} further problems")

@@ -155,9 +155,8 @@ class _Run:
         # Nothing may move while it is looked at.
         world.fleet.close()
         self._world.journal.note("comparing")
-        verdict = audit(world.settings)
         with connect(world.settings) as client:
-            comparison = compare(client, sent, world.eaten, verdict)
+            comparison = compare(client, sent, world.eaten, audit(world.settings))
         problems += [*comparison.differences, *self._failures()]
         for problem in problems:
             self._world.journal.note(f"PROBLEM: {problem}")

@@ -52,26 +52,23 @@ def produce(
     writable) and KafkaUnavailableError if no broker answers at the start.
     """
     partitions = len(describe_topic(kafka_address(settings), settings.kafka).partitions)
-    summary = LoadSummary(settings.kafka.topic, plan.seed)
-    run = _Run(plan, EventSender(settings), open_sent(sent), summary, partitions)
+    run = _Run(plan, settings, open_sent(sent), partitions)
     stop = stop_event or threading.Event()
     try:
         run.send_all(stop, on_progress)
     finally:
         run.finish(stop)
-    return summary
+    return run.summary
 
 
 class _Run:
-    def __init__(
-        self, plan: LoadPlan, sender: EventSender, sent: SentFile, summary: LoadSummary, partitions: int
-    ) -> None:
-        self._sender = sender
+    def __init__(self, plan: LoadPlan, settings: Settings, sent: SentFile, partitions: int) -> None:
+        self._sender = EventSender(settings)
         self._sent = sent
         self._pacer = Pacer(plan)
         self._last_ms = SystemClock().now_ms()
         self._stream = EventStream(plan, self._last_ms, partitions)
-        self._summary = summary
+        self.summary = LoadSummary(settings.kafka.topic, plan.seed)
         self._queued = 0
         self._began_seconds = time.monotonic()
         self._settled_seconds = 0.0
@@ -100,20 +97,18 @@ class _Run:
     def finish(self, stop: threading.Event) -> None:
         self._await_all(stop)
         self._stream.fail(self._sender.take_failures())
-        self._summary.elapsed_seconds = self._elapsed_seconds()
+        self.summary.elapsed_seconds = self._elapsed_seconds()
         self._write(self._stream.finish())
-        self._summary.rate = self._summary.messages / self._summary.elapsed_seconds
-        self._summary.failed = self._sender.reasons.total()
-        self._summary.failures = dict(self._sender.reasons)
-        self._sent.close(self._summary.as_dict())
+        self.summary.rate = self.summary.messages / self.summary.elapsed_seconds
+        self.summary.failed = self._sender.reasons.total()
+        self.summary.failures = dict(self._sender.reasons)
+        self._sent.close(self.summary.as_dict())
 
     def _settle_now_and_then(self, elapsed_seconds: float) -> None:
         waiting = self._stream.unsettled_blocks
-        is_time = waiting and elapsed_seconds - self._settled_seconds >= SETTLE_SECONDS
-        if not (is_time or waiting >= SETTLE_BLOCKS):
-            return
+        is_due = waiting >= SETTLE_BLOCKS or (waiting and elapsed_seconds - self._settled_seconds >= SETTLE_SECONDS)
         # Usually takes a few milliseconds of the time until the next tick.
-        if self._sender.settle(_LONGEST_SETTLE_SECONDS):
+        if is_due and self._sender.settle(_LONGEST_SETTLE_SECONDS):
             self._settled_seconds = elapsed_seconds
             self._stream.fail(self._sender.take_failures())
             self._write(self._stream.settle())
@@ -131,7 +126,7 @@ class _Run:
                 return
 
     def _write(self, accounts: Iterable[pl.DataFrame]) -> None:
-        events = [self._summary.add(account) for account in accounts]
+        events = [self.summary.add(account) for account in accounts]
         if events:
             self._sent.write(pl.concat(events))
 

@@ -53,8 +53,7 @@ def start_clickhouse(
         ]
     else:
         flags = [f"--config-file={folder / 'config.xml'}", "--", f"--path={data}/"]
-    environment = {**os.environ, "CLICKHOUSE_WATCHDOG_ENABLE": "0"}
-    process = spawn("clickhouse", [*program.command, *flags], folder, environment)
+    process = spawn("clickhouse", [*program.command, *flags], folder, os.environ | {"CLICKHOUSE_WATCHDOG_ENABLE": "0"})
     await_answer(process, lambda: answers_http(f"http://127.0.0.1:{http_port}/ping"), _START_SECONDS)
     return ClickHouseServer(process, f"http://127.0.0.1:{http_port}/default")
 

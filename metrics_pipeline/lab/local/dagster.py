@@ -57,8 +57,7 @@ def start_dagster(
 
     def start(name: str, command: str, *options: str, answers: Callable[[], bool] = lambda: True) -> None:
         script, *words = command.split()
-        program = str(Path(sys.executable).parent / script)
-        started.append(spawn(name, [program, *words, *options], folder, variables))
+        started.append(spawn(name, [str(Path(sys.executable).parent / script), *words, *options], folder, variables))
         await_answer(started[-1], answers, _START_SECONDS)
 
     try:

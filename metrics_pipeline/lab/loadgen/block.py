@@ -18,7 +18,7 @@ BLOCK_MESSAGES = 16_384
 """Large enough that what a Polars call costs by itself doesn't count; a block takes 10-20 ms to make."""
 
 _UNPACED_RATE = 100_000
-"""Messages per second as event ids count time: they depend on the plan, not on how fast it went."""
+"""Of a plan without a limit: event ids count time by the plan's rate, whatever rate it comes to."""
 
 DUPLICATE, LATE, MALFORMED, ODD = "duplicate", "late", "malformed", "odd"
 
@@ -42,7 +42,7 @@ def _draw_special(plan: LoadPlan, rng: Random, first: int, size: int) -> dict[in
     """
     ordinary = 1 if first == 0 else 0
     fractions = (plan.duplicates, plan.late, plan.malformed, plan.odd)
-    # Among all of their sort, of those that fall between these two messages.
+    # Of each sort, the ordinals among all of the run that fall to these messages.
     ordinals = [range(floor(f * first + 0.5), floor(f * (first + size) + 0.5)) for f in fractions]
     picked = iter(rng.sample(range(ordinary, size), min(sum(map(len, ordinals)), size - ordinary)))
     duplicates, late, malformed_slots, odd_slots = [[*islice(picked, len(o))] for o in ordinals]
@@ -73,21 +73,20 @@ class Block:
         self.ids = made["event_id"].to_list()
         self.rests = made["rest"].to_list()
         self.keys = list(self.ids)
-        ids: dict[int, str] = {}
-        tiers: dict[int, str] = {}
+        stored_ids: dict[int, str] = {}
+        stored_tiers: dict[int, str] = {}
         for slot, (sort, kind, _) in self.special.items():
             if sort == ODD:
                 self.keys[slot] = odd.KINDS[kind].new_id(self.ids[slot])
-                ids[slot], tiers[slot] = odd.stored(kind, self.ids[slot], made["tier"][slot])
+                stored_ids[slot], stored_tiers[slot] = odd.stored(kind, self.ids[slot], made["tier"][slot])
         # As librdkafka's default partitioner does it, so that every client of that family agrees.
         self.partitions = [checksum % partitions for checksum in map(crc32, map(str.encode, self.keys))]
         self.payloads: list[Payload] = []
         self.stamps_ms: list[int] = []
         self.copies = [1] * self.size
-        # As the pipeline stores them.
         self._rows = made.drop("rest").with_columns(
-            made["event_id"].scatter(list(ids), list(ids.values())),
-            made["tier"].scatter(list(tiers), list(tiers.values())),
+            made["event_id"].scatter(list(stored_ids), list(stored_ids.values())),
+            made["tier"].scatter(list(stored_tiers), list(stored_tiers.values())),
         )
 
     @property

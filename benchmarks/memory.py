@@ -35,7 +35,7 @@ MIB = 1 << 20
 def engines() -> Iterator[None]:
     with tempfile.TemporaryDirectory() as home:
         os.environ["METRICS_LOCAL__HOME"] = home
-        stack.up(engines_only=True, prepare=prepare)
+        stack.up(engines_only=True)
         try:
             yield
         finally:

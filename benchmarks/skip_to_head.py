@@ -67,7 +67,7 @@ def run(*arguments: str, accepts: tuple[int, ...] = (0,)) -> dict[str, Any]:
 def engines() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as home:
         os.environ["METRICS_LOCAL__HOME"] = home
-        stack.up(engines_only=True, prepare=prepare)
+        stack.up(engines_only=True)
         try:
             yield Path(home)
         finally:

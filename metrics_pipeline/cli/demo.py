@@ -27,7 +27,6 @@ from metrics_pipeline.questions.names import busiest
 from metrics_pipeline.questions.question import Names, Question
 from metrics_pipeline.runtime.timerange import TimeRange
 from metrics_pipeline.settings import Settings, clickhouse_url, load_settings
-from metrics_pipeline.wiring.drain import prepare
 
 app = typer.Typer()
 
@@ -49,7 +48,7 @@ def demo(
     began = datetime.now(UTC)
     try:
         with console.status("starting Kafka, ClickHouse and Dagster") as status:
-            addresses = stack.up(engines_only=False, prepare=prepare, say=status.update)
+            addresses = stack.up(engines_only=False, say=status.update)
         settings = load_settings()
         links = _links(addresses, settings)
         if not console.is_terminal:

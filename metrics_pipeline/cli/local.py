@@ -4,7 +4,6 @@ import typer
 
 from metrics_pipeline.cli.output import answer, json_option, pairs, tell
 from metrics_pipeline.lab.local import stack
-from metrics_pipeline.wiring.drain import prepare
 
 app = typer.Typer()
 
@@ -18,7 +17,7 @@ def up(
 
     Engines that METRICS_KAFKA__BOOTSTRAP_SERVERS or METRICS_CLICKHOUSE__URL place elsewhere are not started.
     """
-    addresses = stack.up(engines_only=engines_only, prepare=prepare, say=_say)
+    addresses = stack.up(engines_only=engines_only, say=_say)
     answer(as_json, addresses, [pairs({name: address or "not started" for name, address in addresses.items()})])
 
 

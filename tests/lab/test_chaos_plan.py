@@ -62,4 +62,4 @@ def test_on_a_cluster_of_the_users_no_fault_takes_hold_of_engines() -> None:
     on_cluster = faults(with_own_engines=False)
     assert not any(fault.needs_engines for fault in on_cluster.values())
     assert len(on_cluster) >= 25
-    assert all(fault.sentence.endswith(".") and fault.holds for fault in faults(with_own_engines=True).values())
+    assert all(fault.sentence.endswith(".") and fault.targets for fault in faults(with_own_engines=True).values())

@@ -19,9 +19,9 @@ LIMITS = EventLimits(max_age_ms=10_000 * 86_400_000, max_future_ms=864_000_000)
 
 
 def event(number: int = 0) -> tuple[str, dict[str, Any]]:
-    made = traffic(3, number, NOW_MS, 1.0, 1)
-    text = f'{{"event_id":"{made.ids[0]}","timestamp":"2026-11-03T10:15:30.123Z{made.rests[0]}'
-    return text, made.rows.row(0, named=True)
+    row = traffic(3, number, NOW_MS, 1.0, 1).row(0, named=True)
+    text = f'{{"event_id":"{row["event_id"]}","timestamp":"2026-11-03T10:15:30.123Z{row.pop("rest")}'
+    return text, row
 
 
 def decoded(payload: Payload) -> Decoded:
@@ -66,18 +66,16 @@ def test_an_odd_event_lands_as_its_plain_form_would(kind: str, number: int) -> N
     result = decoded(disguised)
     assert result.dead_letters.is_empty()
     landed = result.events.row(0, named=True)
-    expected = row | {
-        "event_id": odd.stored_id(kind, row["event_id"]),
-        "tier": odd.stored_tier(kind, row["tier"]),
-        "timestamp": decoded(text).events["timestamp"].item(),
-    }
+    event_id, tier = odd.stored(kind, row["event_id"], row["tier"])
+    timestamp = decoded(text).events["timestamp"].item()
+    expected = row | {"event_id": event_id, "tier": tier, "timestamp": timestamp}
     assert {name: landed[name] for name in expected} == expected
-    assert odd.sent_id(kind, row["event_id"]) in (json.loads(disguised.lstrip("\ufeff"))["event_id"],)
+    assert odd.KINDS[kind].new_id(row["event_id"]) in (json.loads(disguised.lstrip("\ufeff"))["event_id"],)
 
 
 def test_an_id_that_is_no_uuid_is_among_the_odd_ones() -> None:
     text, row = event()
-    changed = {kind for kind in odd.KINDS if odd.stored_id(kind, row["event_id"]) != row["event_id"]}
+    changed = {kind for kind in odd.KINDS if odd.stored(kind, row["event_id"], "")[0] != row["event_id"]}
     assert changed == {"plain_id"}
     assert decoded(odd.disguise("plain_id", text)).events["event_id"].item() != row["event_id"]
 

@@ -1,4 +1,4 @@
-"""All kinds of faults, each with what it takes hold of: the one list that plan, run and report go by."""
+"""All kinds of faults, each with its targets: the one list that plan, run and report go by."""
 
 from collections.abc import Callable, Set
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from metrics_pipeline.lab.chaos.faults import clickhouse, drains, kafka, traffic
 from metrics_pipeline.lab.chaos.world import World
 
 
-class Hold(StrEnum):
+class Target(StrEnum):
     """What a fault needs for itself while it lasts; two faults with one in common never overlap."""
 
     DRAINS = "drains"
@@ -25,19 +25,18 @@ class Fault:
 
     kind: str
     inject: Callable[[World, Random], str]
-    holds: Set[Hold]
+    targets: Set[Target]
     weight: float = 1.0
     needs_engines: bool = False
 
     @property
     def sentence(self) -> str:
-        """What happens."""
         return (self.inject.__doc__ or "").strip().split("\n")[0]
 
 
 def faults(*, with_own_engines: bool) -> dict[str, Fault]:
     """Kind -> fault, of all that can be injected."""
-    drain, server, broker, load = Hold.DRAINS, Hold.CLICKHOUSE, Hold.KAFKA, Hold.LOAD
+    drain, server, broker, load = Target.DRAINS, Target.CLICKHOUSE, Target.KAFKA, Target.LOAD
     every = [
         *(
             Fault(f"drain-kill-{step.value.replace(' ', '-')}", drains.kill_at(step), {drain}, weight=2)

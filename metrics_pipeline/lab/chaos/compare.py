@@ -23,7 +23,6 @@ _LANDED_SQL = """SELECT toString(event_id) AS event_id, toUnixTimestamp64Milli(t
 _DEAD_LETTERS_SQL = "SELECT count() AS rows FROM dead_letters FINAL"
 _MINUTES_SQL = f"""SELECT toInt64(toUnixTimestamp(minute)) AS minute, toInt64(requests) AS requests
     FROM (SELECT minute, sum(requests) AS requests FROM rollup_1m WHERE {CURRENT_ROWS} GROUP BY minute)"""
-_LOST_TO_RETENTION = "lost to retention"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +46,7 @@ def expected_events(sent: Sequence[Sent], eaten: Eaten) -> pl.DataFrame:
     events = pl.concat([part.events for part in sent])
     copies = events.group_by("event_id").agg(pl.col("copies").sum())
     unique = events.drop("copies").unique("event_id").join(copies, on="event_id")
-    gone = pl.DataFrame(
-        {"event_id": list(eaten.events), "eaten": list(eaten.events.values())},
-        schema={"event_id": pl.String, "eaten": pl.UInt32},
-    )
+    gone = pl.DataFrame(list(eaten.events.items()), {"event_id": pl.String, "eaten": pl.UInt32}, orient="row")
     left = unique.join(gone, on="event_id", how="left").filter(pl.col("copies") > pl.col("eaten").fill_null(0))
     return left.select(SENT_SCHEMA.names())
 
@@ -111,18 +107,16 @@ def _examples(rows: pl.DataFrame) -> str:
 
 
 def _named_minutes(minutes: pl.DataFrame) -> list[str]:
-    if minutes.is_empty():
-        return []
-    examples = "; ".join(
+    examples = [
         f"{datetime.fromtimestamp(minute, UTC):%Y-%m-%d %H:%M}: {sent} sent, {counted} counted"
         for minute, sent, counted in minutes.head(LONGEST_LIST).iter_rows()
-    )
-    return [f"{len(minutes)} minutes differ in rollup_1m: {examples}"]
+    ]
+    return [f"{len(minutes)} minutes differ in rollup_1m: {'; '.join(examples)}"] if examples else []
 
 
 def _audit_differences(verdict: Verdict, eaten: Eaten) -> list[str]:
     """What the audit says, except that exactly what was eaten is lost."""
-    others = [p for p in verdict.problems if not p.startswith(_LOST_TO_RETENTION)]
+    others = [p for p in verdict.problems if not p.startswith("lost to retention")]
     said = [f"audit: {p}" for p in others[:LONGEST_LIST]]
     if len(others) > LONGEST_LIST:
         said.append(f"audit: {len(others) - LONGEST_LIST} further problems")

@@ -54,8 +54,7 @@ class Farewell:
 class SteppingClock(SystemClock):
     """The machine's clock, whose wall time can be moved. The monotonic one can't: no machine does that."""
 
-    def __init__(self) -> None:
-        self.offset_ms = 0
+    offset_ms = 0
 
     def now_ms(self) -> int:
         return super().now_ms() + self.offset_ms
@@ -76,20 +75,18 @@ class _Obedience:
     def observe(self, step: str) -> None:
         with self._lock:
             while self._control.poll():
-                self._hear(self._control.recv())
+                message: Order | int = self._control.recv()
+                if isinstance(message, Order):
+                    self._pending.append(message)
+                else:
+                    self._clock.offset_ms = message
+                    logging.getLogger(__name__).warning("the wall clock is %d s off", message // 1_000)
             pending = [replace(o, occurrence=o.occurrence - (o.step == step)) for o in self._pending]
             self._pending = [o for o in pending if o.occurrence > 0]
             due = [o for o in pending if o.occurrence <= 0]
         for order in due:
             logging.getLogger(__name__).warning("%s right before %s", order.number.name, step)
             os.kill(os.getpid(), order.number)
-
-    def _hear(self, message: Order | int) -> None:
-        if isinstance(message, Order):
-            self._pending.append(message)
-        else:
-            self._clock.offset_ms = message
-            logging.getLogger(__name__).warning("the wall clock is %d s off", message // 1_000)
 
 
 def main(mission: Mission, control: Connection) -> None:

@@ -35,8 +35,6 @@ _STOP_SECONDS = 30.0
 
 
 class DrainProcess:
-    """One drain run as a process."""
-
     def __init__(self, process: ForkServerProcess, control: Connection, shard: int) -> None:
         self._process = process
         self._control = control
@@ -50,10 +48,9 @@ class DrainProcess:
 
     def is_stopped(self) -> bool:
         """Does it stand still after a SIGSTOP?"""
-        try:
+        with suppress(psutil.NoSuchProcess):
             return self.end is None and psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED
-        except psutil.NoSuchProcess:
-            return False
+        return False
 
     def send(self, message: Order | int) -> None:
         """An order, or by how many milliseconds the wall clock is off; heard before the next step begins.
@@ -78,9 +75,8 @@ class DrainProcess:
     def _last_words(self) -> Farewell:
         with suppress(EOFError, OSError):
             if self._control.poll():
-                words = self._control.recv()
-                if isinstance(words, Farewell):
-                    return words
+                words: Farewell = self._control.recv()
+                return words
         code = self._process.exitcode
         return Farewell(_ENDINGS.get(code, f"exit code {code}"))
 
@@ -127,8 +123,7 @@ class Fleet:
 
     def release(self) -> None:
         """Start drains, and keep them alive from now on."""
-        with self._lock:
-            self._is_held = False
+        self._is_held = False
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -142,24 +137,20 @@ class Fleet:
     def reshard(self, shards: int) -> None:
         """Kill all drains where they are; from now on there are `shards` of them."""
         with self._lock:
-            for process in self._all():
+            self._strays = self._all()
+            for process in self._strays:
                 process.signal(signal.SIGKILL)
-            self._strays += [slot.current for slot in self._slots.values() if slot.current is not None]
             self._settings = altered(self._settings, drain={"shards": shards})
             self._slots = {shard: _Slot() for shard in range(shards)}
 
     def await_current(self, shard: int) -> DrainProcess:
         """The drain of the shard, once there is one. Raises MissedError."""
-        found: list[DrainProcess] = []
 
-        def is_there() -> bool:
+        def look() -> DrainProcess | None:
             process = self._slots[shard].current
-            if process is not None and process.is_alive():
-                found.append(process)
-            return bool(found)
+            return process if process is not None and process.is_alive() else None
 
-        await_that(is_there, _START_SECONDS, f"no drain of shard {shard} was started")
-        return found[0]
+        return await_that(look, _START_SECONDS, f"no drain of shard {shard} was started")
 
     def arm_next(self, shard: int, order: Order) -> Armed:
         """The next drain of the shard starts with this order."""
@@ -171,12 +162,10 @@ class Fleet:
         """Start a successor beside the present drain, which stays alive and is nobody's from now on; returns it."""
         with self._lock:
             slot = self._slots[shard]
-            former = slot.current
-            if former is None:
+            if (former := slot.current) is None:
                 raise MissedError(f"shard {shard} has no drain to be replaced")
             self._strays.append(former)
-            slot.current = None
-            slot.not_before_seconds = 0.0
+            self._slots[shard] = _Slot(armed=slot.armed)
             return former
 
     def hand_over(self, shard: int) -> tuple[DrainProcess, DrainProcess]:
@@ -204,23 +193,22 @@ class Fleet:
 
     def close(self) -> None:
         """Kill what is left; harmless when repeated."""
-        with self._lock:
-            self._is_held = True
-        for process in self._all():
-            process.signal(signal.SIGCONT)
-            process.signal(signal.SIGKILL)
         with suppress(MissedError):
-            await_that(lambda: not self._all(), 5, "drains did not die")
+            self._end_all(5, "drains did not die", signal.SIGCONT, signal.SIGKILL)
         self._closed.set()
         self._thread.join()
 
     def _hold(self) -> None:
         """SIGTERM to all, wait until they have flushed; start none. Raises MissedError if one doesn't end."""
+        self._end_all(_STOP_SECONDS, "drains did not end on SIGTERM", signal.SIGTERM)
+
+    def _end_all(self, limit_seconds: float, otherwise: str, *signals: signal.Signals) -> None:
         with self._lock:
             self._is_held = True
         for process in self._all():
-            process.signal(signal.SIGTERM)
-        await_that(lambda: not self._all(), _STOP_SECONDS, "drains did not end on SIGTERM")
+            for number in signals:
+                process.signal(number)
+        await_that(lambda: not self._all(), limit_seconds, otherwise)
 
     def _all(self) -> list[DrainProcess]:
         with self._lock:
@@ -271,7 +259,7 @@ def _warm_context() -> multiprocessing.context.ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "metrics_pipeline.lab.chaos.drain_process"])
     # As the relay does: drains side by side would otherwise start a pool of threads each.
-    before = os.environ.get("POLARS_MAX_THREADS")
+    before = os.environ.copy()
     os.environ["POLARS_MAX_THREADS"] = "1"
     try:
         # The server starts with its first process.
@@ -280,6 +268,5 @@ def _warm_context() -> multiprocessing.context.ForkServerContext:
         warm.join()
     finally:
         del os.environ["POLARS_MAX_THREADS"]
-        if before is not None:
-            os.environ["POLARS_MAX_THREADS"] = before
+        os.environ.update(before)
     return context

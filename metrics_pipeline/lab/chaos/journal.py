@@ -6,8 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import TypeVar
 
 from metrics_pipeline.lab.chaos.plan import Injection
+
+_T = TypeVar("_T")
 
 
 class Result(StrEnum):
@@ -29,14 +32,15 @@ _CHECK_SECONDS = 0.02
 
 
 def await_that(
-    is_reached: Callable[[], bool], limit_seconds: float, otherwise: str, stop: threading.Event = _NEVER
-) -> None:
-    """Raises MissedError, which says `otherwise`, if it doesn't come to pass before the limit, or `stop` is set."""
+    look: Callable[[], _T | None], limit_seconds: float, otherwise: str, stop: threading.Event = _NEVER
+) -> _T:
+    """What `look` found, as soon as it is true; MissedError, which says `otherwise`, after the limit or with `stop`."""
     deadline_seconds = time.monotonic() + limit_seconds
-    while not is_reached():
+    while not (found := look()):
         if time.monotonic() > deadline_seconds or stop.is_set():
             raise MissedError(f"{otherwise} in {limit_seconds:.0f} s")
         stop.wait(_CHECK_SECONDS)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import polars as pl
 from confluent_kafka import Producer
@@ -98,21 +97,19 @@ class SideSender:
 
     def send(self, parcel: Parcel, *, copies: int = 1) -> None:
         """Send all of it `copies` times, one after the other. Raises LoadError unless all is acknowledged."""
-        sender = self._sender()
+        sender = EventSender(self._settings)
         for _ in range(copies):
             _send_all(sender, parcel.messages)
         self.record(parcel, copies)
 
-    def send_in_transaction(
-        self, parcel: Parcel, transactional_id: str, timeout_seconds: float = _TRANSACTION_SECONDS
-    ) -> Producer:
+    def send_in_transaction(self, parcel: Parcel, rng: Random, limit_seconds: float = _TRANSACTION_SECONDS) -> Producer:
         """Send it in a transaction that whoever calls commits, aborts, or leaves to the broker to abort.
 
         It counts, and has to be recorded, if it is committed.
         """
-        timeout_ms = int(timeout_seconds * 1_000)
-        limits = {"transaction.timeout.ms": timeout_ms, "message.timeout.ms": timeout_ms}
-        sender = self._sender(**{"transactional.id": transactional_id, **limits})
+        own_id = f"{self._settings.kafka.topic}.producer-{rng.getrandbits(32):08x}"
+        limits = dict.fromkeys(("transaction.timeout.ms", "message.timeout.ms"), int(limit_seconds * 1_000))
+        sender = EventSender(self._settings, **{"transactional.id": own_id, **limits})
         calling("starting a transaction", sender.producer.init_transactions)
         sender.producer.begin_transaction()
         _send_all(sender, parcel.messages)
@@ -123,9 +120,6 @@ class SideSender:
         summary = LoadSummary(self._settings.kafka.topic, 0)
         events = summary.add(parcel.account).with_columns(pl.col("copies") * copies)
         self.sent.append(Sent(events.select(SENT_SCHEMA.names()).cast(SENT_SCHEMA), summary.malformed * copies))
-
-    def _sender(self, **options: Any) -> EventSender:
-        return EventSender(kafka_address(self._settings), self._settings.kafka, **options)
 
 
 def _send_all(sender: EventSender, messages: Outgoing) -> None:

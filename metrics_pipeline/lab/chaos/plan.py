@@ -32,7 +32,8 @@ def make_plan(weights: Mapping[str, float], seed: int, seconds: float) -> tuple[
         raise ValueError("a plan needs kinds of faults, each with a weight above 0")
     rng = Random(f"chaos {seed}")  # noqa: S311 - reproducible on purpose
     names = sorted(weights)
-    interval_seconds = _interval_seconds(len(names), seconds)
+    for_each_seconds = max(0.0, seconds - FIRST_SECONDS) / len(names)
+    interval_seconds = max(SHORTEST_INTERVAL_SECONDS, min(INTERVAL_SECONDS, for_each_seconds))
     count = int((seconds - FIRST_SECONDS) / interval_seconds)
     kinds = rng.sample(names, len(names))[:count]
     kinds += rng.choices(names, [weights[name] for name in names], k=max(0, count - len(kinds)))
@@ -41,8 +42,3 @@ def make_plan(weights: Mapping[str, float], seed: int, seconds: float) -> tuple[
         Injection(number, round(at_seconds, 3), kind, rng.getrandbits(32))
         for number, (at_seconds, kind) in enumerate(zip(times, kinds, strict=True), start=1)
     )
-
-
-def _interval_seconds(kinds: int, seconds: float) -> float:
-    wanted = max(0.0, seconds - FIRST_SECONDS) / kinds
-    return max(SHORTEST_INTERVAL_SECONDS, min(INTERVAL_SECONDS, wanted))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import cast
+from typing import NamedTuple, cast
 from urllib.parse import parse_qs, urlsplit
 
 from metrics_pipeline.clickhouse.errors import CONFIGURATION_CODES, TRANSIENT_CODES
@@ -21,8 +21,7 @@ _STATEMENT_BYTES = 500
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A whole request, its body included."""
 
     method: str
@@ -36,19 +35,18 @@ class Request:
         query = parse_qs(urlsplit(self.target).query).get("query", [""])[0]
         return query + self.body[:_STATEMENT_BYTES].decode(errors="replace")
 
-    @property
     def is_insert(self) -> bool:
         return self.statement.startswith("INSERT INTO ")
 
-    def inserts_into(self, table: str) -> bool:
-        """Is it an insert into this table?"""
-        return self.is_insert and self.statement.split()[2].strip("`") == table
+
+Matches = Callable[[Request], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer."""
+def inserts_into(table: str) -> Matches:
+    return lambda request: request.is_insert() and request.statement.split()[2].strip("`") == table
 
+
+class Answer(NamedTuple):
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes
@@ -62,12 +60,12 @@ def error_answer(code: int) -> Answer:
     return Answer(500, headers, body.encode())
 
 
+@dataclass(frozen=True, slots=True)
 class Exchange:
     """One request on its way; a misbehaviour decides what becomes of it."""
 
-    def __init__(self, request: Request, proxy: "Proxy") -> None:
-        self.request = request
-        self._proxy = proxy
+    request: Request
+    _proxy: "Proxy"
 
     def forward(self, when_sent: Callable[[], None] = lambda: None) -> Answer:
         """Let the server answer; `when_sent` is called when it has the whole request. Raises OSError, HTTPException."""
@@ -87,13 +85,10 @@ class Exchange:
     @contextmanager
     def _sent(self, body: bytes) -> Iterator[http.client.HTTPConnection]:
         request = self.request
+        headers = {name: value for name, value in request.headers if name.lower() not in _HOP_BY_HOP}
+        headers["Content-Length"] = str(len(request.body))
         with closing(self._proxy.connect()) as connection:
-            connection.putrequest(request.method, request.target, skip_host=True, skip_accept_encoding=True)
-            for name, value in request.headers:
-                if name.lower() not in _HOP_BY_HOP:
-                    connection.putheader(name, value)
-            connection.putheader("Content-Length", str(len(request.body)))
-            connection.endheaders(body)
+            connection.request(request.method, request.target, body, headers)
             yield connection
 
 
@@ -105,7 +100,7 @@ Misbehaviour = Callable[[Exchange], Answer | None]
 class Rule:
     """Which requests get a misbehaviour, and how many did."""
 
-    matches: Callable[[Request], bool]
+    matches: Matches
     misbehave: Misbehaviour
     count: int = 0
 
@@ -130,7 +125,7 @@ class Proxy:
         self._server.server_close()
 
     @contextmanager
-    def misbehaving(self, matches: Callable[[Request], bool], misbehaviour: Misbehaviour) -> Iterator[Rule]:
+    def misbehaving(self, matches: Matches, misbehaviour: Misbehaviour) -> Iterator[Rule]:
         """Within, requests that match get `misbehaviour`; one at a time."""
         rule = Rule(matches, misbehaviour)
         with self._lock:
@@ -155,14 +150,11 @@ class Proxy:
             return None
 
     def connect(self) -> http.client.HTTPConnection:
-        """To the server."""
-        server = self._upstream
-        if server.scheme == "https":
-            return http.client.HTTPSConnection(server.hostname or "", server.port or 8443, timeout=UPSTREAM_SECONDS)
-        return http.client.HTTPConnection(server.hostname or "", server.port or 8123, timeout=UPSTREAM_SECONDS)
+        https = http.client.HTTPSConnection, 8443
+        kind, port = https if self._upstream.scheme == "https" else (http.client.HTTPConnection, 8123)
+        return kind(self._upstream.hostname or "", self._upstream.port or port, timeout=UPSTREAM_SECONDS)
 
     def note(self, code: str | None) -> None:
-        """The error code of an answer, None if it has none."""
         if code is not None:
             with self._lock:
                 self.errors[int(code)] += 1

@@ -3,9 +3,8 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 from metrics_pipeline.lab.chaos.faults.kafka import ASIDE
 from metrics_pipeline.lab.chaos.journal import Injected, Result
@@ -26,18 +25,14 @@ SIGHTS: Mapping[str, str] = {
 _LINE = re.compile(r"^(\d+\.\d{3}) ")
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
+class Sight(NamedTuple):
     """Something that a drain did or met. Epoch seconds."""
 
     at_seconds: float
     what: str
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A kind of fault in the report."""
-
+class Row(NamedTuple):
     kind: str
     sentence: str
     injected: int
@@ -84,23 +79,19 @@ def put_down(sights: Iterable[Sight], injected: Iterable[Injected]) -> dict[str,
 
 
 def _sights(outcome: Outcome) -> list[Sight]:
-    logs = sorted((outcome.world.folder / "drains").glob("*.log"))
-    ends = outcome.journal.drain_ends
+    logs = [log for log in (outcome.world.folder / "drains").glob("*.log") if not log.name.startswith(ASIDE)]
+    ends = [end for end in outcome.journal.drain_ends if not end.drain.startswith(ASIDE)]
     return [
-        *(sight for log in logs if not log.name.startswith(ASIDE) for sight in _sights_of(log)),
-        *(Sight(end.at_seconds, f"drain ended: {end.ending}") for end in ends if not end.drain.startswith(ASIDE)),
-    ]
-
-
-def _sights_of(log: Path) -> list[Sight]:
-    with log.open(errors="replace") as lines:
-        return [
+        *(
             Sight(float(time[1]), what)
-            for line in lines
+            for log in logs
+            for line in log.read_text(errors="replace").splitlines()
             if (time := _LINE.match(line)) is not None
             for what, words in SIGHTS.items()
             if words in line
-        ]
+        ),
+        *(Sight(end.at_seconds, f"drain ended: {end.ending}") for end in ends),
+    ]
 
 
 def totals(outcome: Outcome) -> Counter[str]:
@@ -115,7 +106,6 @@ def command_of(outcome: Outcome) -> str:
 
 
 def as_json(outcome: Outcome) -> dict[str, Any]:
-    """For scripts."""
     counts = asdict(outcome.comparison)
     del counts["differences"]
     return {
@@ -129,13 +119,12 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         **counts,
         "problems": list(outcome.problems),
         "seen": dict(totals(outcome).most_common()),
-        "kinds_of_faults": [asdict(row) for row in rows_of(outcome)],
+        "kinds_of_faults": [row._asdict() for row in rows_of(outcome)],
         "replay": command_of(outcome),
     }
 
 
 def summary_of(outcome: Outcome) -> str:
-    """One sentence."""
     comparison = outcome.comparison
     eaten = f" ({comparison.eaten:,} more were eaten by retention, as the audit says)" if comparison.eaten else ""
     return (

@@ -6,8 +6,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
@@ -93,8 +93,12 @@ def run_chaos(
         staging = stack.enter_context(Staging(cluster, name).made())
         # What is not exact has to be looked into: it stays until a run ends well.
         staging.is_kept = True
-        prepare(staging.settings)
-        world = _world(staging.settings, folder, journal, engines, stop, stack)
+        settings = staging.settings
+        prepare(settings)
+        proxy = stack.enter_context(closing(Proxy(clickhouse_url(settings))))
+        through_proxy = altered(settings, clickhouse={"url": SecretStr(proxy.url)})
+        fleet = stack.enter_context(closing(Fleet(through_proxy, folder / "drains", journal)))
+        world = World(settings, folder, journal, fleet, proxy, SideSender(settings), engines, stop)
         journal.began_seconds = time.time()
         journal.note(f"seed {options.seed}, topic {name}, logs in {folder}")
         outcome = _Run(options, world, faults(with_own_engines=engines is not None), show).run()
@@ -136,31 +140,13 @@ def _hastened(settings: Settings) -> Settings:
     )
 
 
-def _world(
-    settings: Settings,
-    folder: Path,
-    journal: Journal,
-    engines: OwnEngines | None,
-    stop: threading.Event,
-    stack: ExitStack,
-) -> World:
-    proxy = Proxy(clickhouse_url(settings))
-    stack.callback(proxy.close)
-    fleet = Fleet(altered(settings, clickhouse={"url": SecretStr(proxy.url)}), folder / "drains", journal)
-    stack.callback(fleet.close)
-    return World(settings, folder, journal, fleet, proxy, SideSender(settings), engines, stop)
-
-
+@dataclass(slots=True)
 class _Run:
-    def __init__(
-        self, options: ChaosOptions, world: World, catalogue: dict[str, Fault], show: Callable[[float, str], None]
-    ) -> None:
-        self._options = options
-        self._world = world
-        self._journal = world.journal
-        self._catalogue = catalogue
-        self._show = show
-        self._threads: dict[threading.Thread, Injection] = {}
+    _options: ChaosOptions
+    _world: World
+    _catalogue: dict[str, Fault]
+    _show: Callable[[float, str], None]
+    _threads: dict[threading.Thread, Injection] = field(default_factory=dict)
 
     def run(self) -> Outcome:
         world = self._world
@@ -168,13 +154,12 @@ class _Run:
         problems = self._settle()
         # Nothing may move while it is looked at.
         world.fleet.close()
-        self._journal.note("comparing")
-        verdict = audit(world.settings)
+        self._world.journal.note("comparing")
         with connect(world.settings) as client:
-            comparison = compare(client, sent, world.eaten, verdict)
+            comparison = compare(client, sent, world.eaten, audit(world.settings))
         problems += [*comparison.differences, *self._failures()]
         for problem in problems:
-            self._journal.note(f"PROBLEM: {problem}")
+            self._world.journal.note(f"PROBLEM: {problem}")
         return Outcome(self._options, world, self._catalogue, comparison, tuple(problems))
 
     def _send_and_inject(self) -> list[Sent]:
@@ -185,7 +170,7 @@ class _Run:
         try:
             world.fleet.release()
             self._inject_all()
-            self._journal.note("no more faults: ending the load")
+            self._world.journal.note("no more faults: ending the load")
             load.stop()
             return [load.listed(), *(b.listed() for b in world.bursts), *world.sender.sent]
         except BaseException:
@@ -213,31 +198,28 @@ class _Run:
                 self._show(now_seconds, self._figures(now_seconds))
             self._world.stop.wait(_TICK_SECONDS)
         if pending:
-            self._journal.note(f"no time for {', '.join(f'#{i.number} {i.kind}' for i in pending)}")
+            self._world.journal.note(f"no time for {', '.join(f'#{i.number} {i.kind}' for i in pending)}")
         deadline_seconds = time.monotonic() + _LAST_FAULT_SECONDS
         for thread in self._threads:
             thread.join(max(0.0, deadline_seconds - time.monotonic()))
 
     def _start_due(self, pending: list[Injection], now_seconds: float) -> None:
-        taken = {hold for injection in self._under_way for hold in self._catalogue[injection.kind].holds}
+        taken = {target for injection in self._under_way for target in self._catalogue[injection.kind].targets}
         for injection in [i for i in pending if i.at_seconds <= now_seconds]:
-            holds = self._catalogue[injection.kind].holds
-            if not holds & taken:
+            targets = self._catalogue[injection.kind].targets
+            if not targets & taken:
                 pending.remove(injection)
-                self._start(injection)
+                name = f"{injection.number}-{injection.kind}"
+                thread = threading.Thread(target=self._inject, args=(injection,), name=name, daemon=True)
+                self._threads[thread] = injection
+                thread.start()
             # One that has to wait is not overtaken by those that need the same.
-            taken |= holds
-
-    def _start(self, injection: Injection) -> None:
-        name = f"{injection.number}-{injection.kind}"
-        thread = threading.Thread(target=self._inject, args=(injection,), name=name, daemon=True)
-        self._threads[thread] = injection
-        thread.start()
+            taken |= targets
 
     def _inject(self, injection: Injection) -> None:
         fault = self._catalogue[injection.kind]
         began_seconds = time.time()
-        self._journal.note(f"#{injection.number} {injection.kind}")
+        self._world.journal.note(f"#{injection.number} {injection.kind}")
         try:
             detail = fault.inject(self._world, Random(injection.seed))  # noqa: S311 - reproducible on purpose
             result = Result.INJECTED
@@ -246,12 +228,12 @@ class _Run:
         except Exception as error:
             logging.getLogger(__name__).exception("fault %s", injection)
             result, detail = Result.FAILED, f"{type(error).__name__}: {error}"
-        self._journal.add(Injected(injection, began_seconds, time.time(), result, detail))
+        self._world.journal.add(Injected(injection, began_seconds, time.time(), result, detail))
 
     def _settle(self) -> list[str]:
         """Drain to the end, without faults; returns problems."""
         deadline_seconds = time.monotonic() + SETTLE_SECONDS
-        self._journal.note("settling: draining to the last event")
+        self._world.journal.note("settling: draining to the last event")
         while True:
             try:
                 ends = self._world.fleet.drain_once(_DRAIN_SECONDS)
@@ -269,8 +251,8 @@ class _Run:
 
     def _failures(self) -> list[str]:
         """What went wrong beside the data: drains that crashed, faults that could not be injected."""
-        crashed = [e for e in self._journal.drain_ends if e.ending == CRASHED or e.ending.startswith("exit code")]
-        failed = [i for i in self._journal.injected if i.result is Result.FAILED]
+        crashed = [e for e in self._world.journal.drain_ends if e.ending == CRASHED or e.ending.startswith("exit code")]
+        failed = [i for i in self._world.journal.injected if i.result is Result.FAILED]
         return [
             *(f"drain {end.drain} crashed ({end.ending}): {end.detail}" for end in crashed),
             *(f"fault {i.injection.kind} (#{i.injection.number}) failed: {i.detail}" for i in failed),
@@ -278,7 +260,7 @@ class _Run:
         ]
 
     def _figures(self, elapsed_seconds: float) -> str:
-        journal = self._journal
+        journal = self._world.journal
         under_way = ", ".join(i.kind for i in self._under_way) or "none"
         return (
             f"{elapsed_seconds:.0f} of {self._options.seconds:.0f} s: {journal.count(Result.INJECTED)} faults of "

@@ -1,27 +1,29 @@
 """What a run has for itself: engines that it may kill, and a topic and a database; it touches no others."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from concurrent.futures import Future
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 from pydantic import SecretStr
 
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.query import run_command
-from metrics_pipeline.errors import KafkaUnavailableError, LocalEngineError
+from metrics_pipeline.errors import LocalEngineError, PipelineError
 from metrics_pipeline.kafka.config import calling, client_config
 from metrics_pipeline.kafka.handover import GROUP_SUFFIX
 from metrics_pipeline.lab.local.clickhouse import start_clickhouse
 from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program, kafka_program
 from metrics_pipeline.lab.local.kafka import start_kafka
 from metrics_pipeline.lab.local.process import Engine
+from metrics_pipeline.runtime.clock import SystemClock
+from metrics_pipeline.runtime.retry import Retry
 from metrics_pipeline.settings import LocalSettings, Settings, clickhouse_url, kafka_address
 
 _DELETE_SECONDS = 30.0
@@ -45,30 +47,24 @@ class OwnEngine:
     def __init__(self, start: Callable[..., Engine]) -> None:
         self._start = start
         self._engine = start()
-
-    @property
-    def address(self) -> str:
-        return self._engine.address
+        self.address = self._engine.address
 
     def kill(self) -> None:
         self._engine.process.kill()
 
     def restart(self) -> None:
         """Start the killed engine again. Raises LocalEngineError, also if a stranger has taken its port."""
-        before = self.address
-        port = urlsplit(before if "//" in before else f"//{before}").port
+        port = urlsplit(self.address if "//" in self.address else f"//{self.address}").port
         self._engine = self._start(preferred_port=port)
-        if self.address != before:
-            raise LocalEngineError(f"{before} came back at {self.address}: another program took its port")
+        if self._engine.address != self.address:
+            raise LocalEngineError(f"{self.address} came back at {self._engine.address}: another program took its port")
 
-    def stop(self) -> None:
+    def close(self) -> None:
         self._engine.process.stop(_STOP_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
 class OwnEngines:
-    """Both, and the folder of the broker's log."""
-
     kafka: OwnEngine
     clickhouse: OwnEngine
     kafka_data: Path
@@ -78,16 +74,9 @@ class OwnEngines:
 def own_engines(folder: Path, local: LocalSettings) -> Iterator[OwnEngines]:
     """Running while it is open. Raises LocalEngineError if one doesn't start."""
     cache = cache_folder(local)
-    starts = (
-        partial(start_kafka, kafka_program(cache), folder / "kafka", properties=_KAFKA_PROPERTIES),
-        partial(start_clickhouse, clickhouse_program(cache), folder / "clickhouse"),
-    )
-    with ExitStack() as stack:
-        started: list[OwnEngine] = []
-        for start in starts:
-            started.append(OwnEngine(start))
-            stack.callback(started[-1].stop)
-        kafka, clickhouse = started
+    start_broker = partial(start_kafka, kafka_program(cache), folder / "kafka", properties=_KAFKA_PROPERTIES)
+    start_server = partial(start_clickhouse, clickhouse_program(cache), folder / "clickhouse")
+    with closing(OwnEngine(start_broker)) as kafka, closing(OwnEngine(start_server)) as clickhouse:
         yield OwnEngines(kafka, clickhouse, folder / "kafka" / "data")
 
 
@@ -95,6 +84,14 @@ def altered(settings: Settings, **parts: Mapping[str, Any]) -> Settings:
     """A copy with other values in some parts: `altered(settings, kafka={"topic": name})`."""
     changed = {name: getattr(settings, name).model_copy(update=values) for name, values in parts.items()}
     return settings.model_copy(update=changed)
+
+
+def administer(settings: Settings, doing: str, request: Callable[[AdminClient], Mapping[Any, Future[Any]]]) -> None:
+    """Send a request to the brokers, and wait until all of it is done. Raises what their errors mean."""
+    # The client must outlive its futures.
+    admin = AdminClient(client_config(kafka_address(settings), settings.kafka))
+    for future in request(admin).values():
+        calling(doing, future.result)
 
 
 class Staging:
@@ -135,35 +132,22 @@ class Staging:
     def recreate_topic(self) -> None:
         """Delete the topic and create it again: the same name, another id."""
         self._delete_topic()
-        deadline_seconds = time.monotonic() + _DELETE_SECONDS
-        while True:
-            try:
-                return self._create_topic()
-            except KafkaUnavailableError:
-                # A topic that was just deleted is in the way for a moment.
-                if time.monotonic() > deadline_seconds:
-                    raise
-                time.sleep(0.2)
+        # A topic that was just deleted is in the way for a moment.
+        Retry(SystemClock(), _DELETE_SECONDS, lambda: False, lambda *_: None).call(self._create_topic)
 
     def _drop(self) -> None:
         with connect(self._cluster) as client:
             client.command(f"DROP DATABASE IF EXISTS {self._database}")
-        admin = self._admin()
-        for future in admin.delete_consumer_groups([self._topic, self._topic + GROUP_SUFFIX]).values():
+        for group in (self._topic, self._topic + GROUP_SUFFIX):
             # A group without offsets doesn't exist, and one whose topic is gone soon won't.
-            with suppress(KafkaException):
-                future.result()
+            with suppress(PipelineError):
+                administer(self._cluster, f"deleting group {group}", methodcaller("delete_consumer_groups", [group]))
         self._delete_topic()
 
     def _create_topic(self) -> None:
-        kafka, admin = self.settings.kafka, self._admin()
+        kafka = self.settings.kafka
         new = NewTopic(self._topic, num_partitions=kafka.partitions, replication_factor=kafka.replication_factor)
-        calling(f"creating topic {self._topic}", admin.create_topics([new])[self._topic].result)
+        administer(self._cluster, f"creating topic {self._topic}", lambda admin: admin.create_topics([new]))
 
     def _delete_topic(self) -> None:
-        admin = self._admin()
-        calling(f"deleting topic {self._topic}", admin.delete_topics([self._topic])[self._topic].result)
-
-    def _admin(self) -> AdminClient:
-        """The client must outlive its futures."""
-        return AdminClient(client_config(kafka_address(self._cluster), self._cluster.kafka))
+        administer(self._cluster, f"deleting topic {self._topic}", lambda admin: admin.delete_topics([self._topic]))

@@ -1,21 +1,25 @@
 """What faults act on."""
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import TypeVar
 
-from clickhouse_connect.driver.client import Client
-
-from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.kafka.lag import PartitionLag, read_lag
 from metrics_pipeline.lab.chaos.fleet import DrainProcess, Fleet
 from metrics_pipeline.lab.chaos.journal import Journal, MissedError, await_that
 from metrics_pipeline.lab.chaos.load import Eaten, ListedLoad, SideSender
-from metrics_pipeline.lab.chaos.proxy import Proxy
-from metrics_pipeline.lab.chaos.staging import OwnEngines
+from metrics_pipeline.lab.chaos.proxy import Matches, Misbehaviour, Proxy
+from metrics_pipeline.lab.chaos.staging import OwnEngine, OwnEngines
 from metrics_pipeline.settings import Settings, kafka_address
+
+_T = TypeVar("_T")
+
+HIT_SECONDS = 10.0
+"""A request of the wanted kind comes within this time."""
 
 
 @dataclass(slots=True)
@@ -42,25 +46,31 @@ class World:
         return self.engines
 
     def hold(self, seconds: float) -> None:
-        """Let the fault last."""
         self.stop.wait(seconds)
 
-    def await_that(self, is_reached: Callable[[], bool], limit_seconds: float, otherwise: str) -> None:
-        """Raises MissedError, which says `otherwise`, if it doesn't come to pass."""
-        await_that(is_reached, limit_seconds, otherwise, self.stop)
+    def await_that(self, look: Callable[[], _T | None], limit_seconds: float, otherwise: str) -> _T:
+        return await_that(look, limit_seconds, otherwise, self.stop)
 
     def await_death(self, process: DrainProcess, limit_seconds: float, otherwise: str) -> str:
         """How the drain ended; MissedError if it doesn't."""
-        self.await_that(lambda: process.end is not None, limit_seconds, otherwise)
-        return process.end.ending if process.end else ""
+        return self.await_that(lambda: process.end, limit_seconds, otherwise).ending
+
+    def come_back(self, engine: OwnEngine, rng: Random) -> str:
+        """Start an engine that was killed again, after a while."""
+        began = time.monotonic()
+        self.hold(rng.uniform(0, 2))
+        engine.restart()
+        return f"away for {time.monotonic() - began:.1f} s"
+
+    def misbehave(self, matches: Matches, misbehaviour: Misbehaviour, longer_seconds: float) -> int:
+        """Until a request that matches came, and longer; returns how many came."""
+        with self.proxy.misbehaving(matches, misbehaviour) as rule:
+            self.await_that(lambda: rule.count > 0, HIT_SECONDS, "no request that this fault is for came")
+            self.hold(longer_seconds)
+        return rule.count
 
     def any_drain(self, rng: Random) -> DrainProcess:
-        """The present drain of some shard."""
         return self.fleet.await_current(rng.randrange(self.fleet.shards))
 
     def lags(self) -> Mapping[int, PartitionLag]:
         return read_lag(kafka_address(self.settings), self.settings.kafka)
-
-    def database(self) -> Client:
-        """A connection that no fault is in the way of."""
-        return connect(self.settings)

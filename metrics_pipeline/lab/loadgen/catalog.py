@@ -60,7 +60,6 @@ SLOW_ENDPOINT = ("reports", "/reports/:id/run")
 TROUBLED_ENDPOINT = ("checkout", "/cart/:id/pay")
 """Slows down for a while again and again, so that a dashboard has something to show."""
 
-_DEFAULT_VERB = "touch"
 _OPERATIONS = (
     ("GET", "/{resource}/:id", 1.0),
     ("POST", "/{resource}/:id/{verb}", 3.0),
@@ -105,7 +104,7 @@ def zipf_weight(rank: int) -> float:
 def _endpoint(service: str, operation: tuple[str, str, float], resource: str, weight: float) -> Endpoint:
     method, pattern, slowness = operation
     name, _, verb = resource.partition("/")
-    path = pattern.format(resource=name, verb=verb or _DEFAULT_VERB)
+    path = pattern.format(resource=name, verb=verb or "touch")
     rng = Random(crc32(f"{service} {path}".encode()))  # traffic, not secrets
     median_ms = rng.uniform(3, 14) * slowness
     return Endpoint(

@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from metrics_pipeline.event.contract import MAX_ATTRIBUTES, MAX_DEPTH, Reason
+from metrics_pipeline.lab.loadgen.odd import compact
 
 Payload = str | bytes | None
 """The value of a message: None is a tombstone, text goes as UTF-8."""
@@ -33,28 +33,16 @@ def malform(kind: str, text: str, now_ms: int) -> Payload:
 
 def _with_json(field: str, raw: str) -> Callable[[str, int], Payload]:
     """The event with `raw` in place of the JSON text of a field."""
-    return lambda text, _: _replace(text, field, raw)
-
-
-def _replace(text: str, field: str, raw: str) -> str:
-    return _compact(json.loads(text) | {field: "\0"}).replace(r'"\u0000"', raw)
-
-
-def _compact(document: Any) -> str:
-    return json.dumps(document, separators=(",", ":"))
+    return lambda text, _: compact(json.loads(text) | {field: "\0"}).replace(r'"\u0000"', raw)
 
 
 def _without(field: str) -> Callable[[str, int], Payload]:
-    return lambda text, _: _compact({k: v for k, v in json.loads(text).items() if k != field})
+    return lambda text, _: compact({k: v for k, v in json.loads(text).items() if k != field})
 
 
 def _large(text: str, _: int) -> str:
     padding = "x" * (_LARGE_BYTES - len(text) - len(',"padding":""'))
     return f'{text[:-1]},"padding":"{padding}"}}'
-
-
-def _invalid_utf8(text: str, _: int) -> bytes:
-    return text.encode().replace(b'"region":"', b'"region":"\xc3\x28')
 
 
 KINDS: Mapping[str, tuple[Reason, Callable[[str, int], Payload]]] = {
@@ -66,7 +54,7 @@ KINDS: Mapping[str, tuple[Reason, Callable[[str, int], Payload]]] = {
     "blank": (Reason.EMPTY, lambda _text, _: " \n"),
     "tombstone": (Reason.TOMBSTONE, lambda _text, _: None),
     "two_documents": (Reason.TRAILING_DATA, lambda text, _: f"{text}\n{text}"),
-    "invalid_utf8": (Reason.INVALID_UTF8, _invalid_utf8),
+    "invalid_utf8": (Reason.INVALID_UTF8, lambda text, _: text.encode().replace(b'"region":"', b'"region":"\xc3\x28')),
     "missing_field": (Reason.MISSING_FIELD, _without("latency_ms")),
     "null_field": (Reason.NULL_FIELD, _with_json("status", "null")),
     "empty_field": (Reason.EMPTY_FIELD, _with_json("endpoint", '""')),
@@ -80,13 +68,13 @@ KINDS: Mapping[str, tuple[Reason, Callable[[str, int], Payload]]] = {
     "local_timestamp": (Reason.INVALID_TIMESTAMP, _with_json("timestamp", '"2026-11-03T10:15:30"')),
     "future_timestamp": (
         Reason.TIMESTAMP_IN_FUTURE,
-        lambda text, now_ms: _replace(text, "timestamp", str(now_ms + _AHEAD_MS)),
+        lambda text, now_ms: _with_json("timestamp", str(now_ms + _AHEAD_MS))(text, now_ms),
     ),
     "old_timestamp": (Reason.TIMESTAMP_TOO_OLD, _with_json("timestamp", '"1980-01-01T00:00:00Z"')),
     "long_text": (Reason.TOO_LONG, _with_json("endpoint", f'"/{"x" * 5_000}"')),
     "many_attributes": (
         Reason.TOO_MANY_ATTRIBUTES,
-        _with_json("attributes", _compact({f"a{i}": "x" for i in range(MAX_ATTRIBUTES + 1)})),
+        _with_json("attributes", compact({f"a{i}": "x" for i in range(MAX_ATTRIBUTES + 1)})),
     ),
     "deep_nesting": (Reason.TOO_DEEP, _with_json("attributes", '{"a":' * MAX_DEPTH + "1" + "}" * MAX_DEPTH)),
     "lone_surrogate": (Reason.LONE_SURROGATE, _with_json("host", r'"web-\ud800"')),

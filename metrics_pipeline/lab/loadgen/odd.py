@@ -25,44 +25,35 @@ class Odd:
 
 def kind_at(ordinal: int) -> str:
     """The kind of the odd event number `ordinal`: all in rotation."""
-    return _NAMES[ordinal % len(_NAMES)]
+    return list(KINDS)[ordinal % len(KINDS)]
 
 
-def sent_id(kind: str, event_id: str) -> str:
-    """The event_id as the message writes it."""
-    return KINDS[kind].new_id(event_id)
-
-
-def stored_id(kind: str, event_id: str) -> str:
-    """The event_id as the pipeline stores it."""
-    return event_uuid(sent_id(kind, event_id))
-
-
-def stored_tier(kind: str, tier: str) -> str:
-    """The tier as the pipeline stores it."""
-    return _NO_TIER if KINDS[kind].loses_tier else tier
+def stored(kind: str, event_id: str, tier: str) -> tuple[str, str]:
+    """The event's id and tier as the pipeline stores them."""
+    return event_uuid(KINDS[kind].new_id(event_id)), _NO_TIER if KINDS[kind].loses_tier else tier
 
 
 def disguise(kind: str, text: str) -> str:
     """The event of this JSON text in another form."""
     document = json.loads(text)
-    document["event_id"] = sent_id(kind, document["event_id"])
-    return KINDS[kind].write(document)
+    form = KINDS[kind]
+    return form.write(document | {"event_id": form.new_id(document["event_id"])})
 
 
-def _compact(document: Any) -> str:
+def compact(document: Any) -> str:
+    """The shortest JSON text."""
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False)
 
 
 def _escaped(document: dict[str, Any]) -> str:
-    text = _compact(document).replace("/", r"\/")
+    text = compact(document).replace("/", r"\/")
     service = document["service"]
     return text.replace(f'"{service}"', '"' + "".join(f"\\u{ord(c):04x}" for c in service) + '"')
 
 
 def _number_forms(document: dict[str, Any]) -> str:
     return (
-        _compact(document | {"status": "\0", "latency_ms": "\1"})
+        compact(document | {"status": "\0", "latency_ms": "\1"})
         .replace(r'"\u0000"', f"{document['status']}.0")
         .replace(r'"\u0001"', f"{document['latency_ms']!r}E+0")
     )
@@ -84,23 +75,21 @@ def _with_unknown_fields(document: dict[str, Any]) -> dict[str, Any]:
 KINDS: Mapping[str, Odd] = {
     "pretty_printed": Odd(lambda d: json.dumps(d, indent=2)),
     "escaped": Odd(_escaped),
-    "unicode": Odd(lambda d: _compact(_with_unicode(d))),
+    "unicode": Odd(lambda d: compact(_with_unicode(d))),
     "escaped_unicode": Odd(lambda d: json.dumps(_with_unicode(d))),
-    "plain_id": Odd(_compact, new_id=lambda event_id: f"request {event_id}"),
-    "upper_case_id": Odd(_compact, new_id=str.upper),
-    "urn_id": Odd(_compact, new_id=lambda event_id: f"urn:uuid:{event_id}"),
-    "id_without_dashes": Odd(_compact, new_id=lambda event_id: event_id.replace("-", "")),
-    "unknown_fields": Odd(lambda d: _compact(_with_unknown_fields(d))),
-    "required_fields_only": Odd(lambda d: _compact({k: d[k] for k in _REQUIRED}), loses_tier=True),
-    "null_fields": Odd(lambda d: _compact(d | {"customer": None, "attributes": None, "region": None}), loses_tier=True),
-    "epoch_milliseconds": Odd(lambda d: _compact(d | {"timestamp": timestamp_ms(d["timestamp"])})),
-    "utc_offset": Odd(lambda d: _compact(d | {"timestamp": _with_offset(d["timestamp"])})),
-    "duplicate_keys": Odd(lambda d: '{"status":"first",' + _compact(d)[1:]),
+    "plain_id": Odd(compact, new_id=lambda event_id: f"request {event_id}"),
+    "upper_case_id": Odd(compact, new_id=str.upper),
+    "urn_id": Odd(compact, new_id=lambda event_id: f"urn:uuid:{event_id}"),
+    "id_without_dashes": Odd(compact, new_id=lambda event_id: event_id.replace("-", "")),
+    "unknown_fields": Odd(lambda d: compact(_with_unknown_fields(d))),
+    "required_fields_only": Odd(lambda d: compact({k: d[k] for k in _REQUIRED}), loses_tier=True),
+    "null_fields": Odd(lambda d: compact(d | {"customer": None, "attributes": None, "region": None}), loses_tier=True),
+    "epoch_milliseconds": Odd(lambda d: compact(d | {"timestamp": timestamp_ms(d["timestamp"])})),
+    "utc_offset": Odd(lambda d: compact(d | {"timestamp": _with_offset(d["timestamp"])})),
+    "duplicate_keys": Odd(lambda d: '{"status":"first",' + compact(d)[1:]),
     "number_forms": Odd(_number_forms),
-    "typed_attributes": Odd(lambda d: _compact(d | {"attributes": {"retries": 3, "hit": True, "ms": [1, 2.5]}})),
-    "reversed_fields": Odd(lambda d: _compact(dict(reversed(d.items())))),
-    "byte_order_mark": Odd(lambda d: "\ufeff" + _compact(d)),
-    "white_space": Odd(lambda d: f"\r\n\t {_compact(d)} \n"),
+    "typed_attributes": Odd(lambda d: compact(d | {"attributes": {"retries": 3, "hit": True, "ms": [1, 2.5]}})),
+    "reversed_fields": Odd(lambda d: compact(dict(reversed(d.items())))),
+    "byte_order_mark": Odd(lambda d: "\ufeff" + compact(d)),
+    "white_space": Odd(lambda d: f"\r\n\t {compact(d)} \n"),
 }
-
-_NAMES = tuple(KINDS)

@@ -7,8 +7,6 @@ from metrics_pipeline.errors import ConfigurationError
 MAX_SPECIAL_FRACTION = 0.9
 """A duplicate needs an event that it can repeat, so not everything may be special."""
 
-_NOMINAL_RATE = 100_000.0
-
 TICK_SECONDS = 0.05
 """Halving it doubles the requests that the broker has to serve, and its load with them."""
 
@@ -45,14 +43,6 @@ class LoadPlan:
             raise ConfigurationError(f"duration is {self.duration_seconds}: give seconds above 0")
         if not 0 <= self.rate < float("inf"):
             raise ConfigurationError(f"rate is {self.rate}: give messages per second, or 0 for no limit")
-        self._check_fractions()
-
-    @property
-    def nominal_rate(self) -> float:
-        """Messages per second as event ids count time: they depend on the plan, not on how fast it went."""
-        return self.rate or _NOMINAL_RATE
-
-    def _check_fractions(self) -> None:
         fractions = {name: getattr(self, name) for name in ("duplicates", "late", "malformed", "odd")}
         for name, fraction in fractions.items():
             if not 0 <= fraction <= MAX_SPECIAL_FRACTION:
@@ -70,39 +60,33 @@ class Pacer:
     """
 
     def __init__(self, plan: LoadPlan) -> None:
-        self._rate = plan.rate
-        self._duration_seconds = plan.duration_seconds
-        self._events = plan.events
+        self._plan = plan
         self._sent = 0
         self._allowance = 0.0
         self._last_seconds = 0.0
 
     def due(self, elapsed_seconds: float) -> int:
         """How many to send now; they count as sent."""
-        count = self._unsent(elapsed_seconds)
-        if self._events is not None:
-            count = min(count, self._events - self._sent)
+        plan, count = self._plan, _UNPACED_MESSAGES
+        if plan.rate:
+            fastest = plan.rate * _CATCH_UP
+            self._allowance += fastest * (elapsed_seconds - self._last_seconds)
+            # What a stall left unused is gone, or a burst would follow it; one message must fit at any rate.
+            self._allowance = min(self._allowance, max(1.0, fastest * TICK_SECONDS * _LATE_TICKS))
+            self._last_seconds = elapsed_seconds
+            scheduled_seconds = min(elapsed_seconds, plan.duration_seconds or elapsed_seconds)
+            count = max(0, min(int(plan.rate * scheduled_seconds) - self._sent, int(self._allowance)))
+        if plan.events is not None:
+            count = min(count, plan.events - self._sent)
         self._sent += count
         self._allowance -= count
         return count
 
     def is_over(self, elapsed_seconds: float) -> bool:
-        """Is all sent, or the time up?"""
-        if self._events is not None:
-            return self._sent >= self._events
-        return self._duration_seconds is not None and elapsed_seconds >= self._duration_seconds
+        events, duration_seconds = self._plan.events, self._plan.duration_seconds
+        if events is not None:
+            return self._sent >= events
+        return duration_seconds is not None and elapsed_seconds >= duration_seconds
 
     def wait_seconds(self, elapsed_seconds: float) -> float:
-        """How long to sleep until the next tick."""
-        return TICK_SECONDS - elapsed_seconds % TICK_SECONDS if self._rate else 0.0
-
-    def _unsent(self, elapsed_seconds: float) -> int:
-        if not self._rate:
-            return _UNPACED_MESSAGES
-        fastest = self._rate * _CATCH_UP
-        self._allowance += fastest * (elapsed_seconds - self._last_seconds)
-        # What a stall left unused is gone, or a burst would follow it; one message must fit at any rate.
-        self._allowance = min(self._allowance, max(1.0, fastest * TICK_SECONDS * _LATE_TICKS))
-        self._last_seconds = elapsed_seconds
-        scheduled_seconds = min(elapsed_seconds, self._duration_seconds or elapsed_seconds)
-        return max(0, min(int(self._rate * scheduled_seconds) - self._sent, int(self._allowance)))
+        return TICK_SECONDS - elapsed_seconds % TICK_SECONDS if self._plan.rate else 0.0

@@ -26,10 +26,9 @@ class LoadProcess:
         self, plan: LoadPlan, log: Path, sent: Path | None = None, environment: Mapping[str, str] | None = None
     ) -> None:
         self._log = log
-        options = {"duration" if name == "duration_seconds" else name: value for name, value in asdict(plan).items()}
-        words = [
-            w for name, value in {**options, "sent": sent}.items() if value is not None for w in _option(name, value)
-        ]
+        options = {**asdict(plan), "sent": sent}
+        options["duration"] = options.pop("duration_seconds")
+        words = [w for name, value in options.items() if value is not None for w in (f"--{name}", str(value))]
         # Not a pipe: nobody reads while it runs, and an outage of the broker is worth many lines.
         with log.open("wb") as file:
             # A session of its own: Ctrl-C is for us, who end the producer first and everything else in order.
@@ -68,7 +67,3 @@ class LoadProcess:
             raise LoadError(f"the producer failed; the end of {self._log}:\n{said}")
         summary: dict[str, Any] = json.loads(output)
         return summary
-
-
-def _option(name: str, value: object) -> tuple[str, str]:
-    return f"--{name}", str(value)

@@ -13,6 +13,7 @@ from metrics_pipeline.lab.loadgen.plan import TICK_SECONDS, LoadPlan, Pacer
 from metrics_pipeline.lab.loadgen.sender import DELIVERY_SECONDS, EventSender
 from metrics_pipeline.lab.loadgen.sent import LoadSummary, SentFile, open_sent
 from metrics_pipeline.lab.loadgen.stream import EventStream
+from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.settings import Settings, kafka_address
 
 SETTLE_SECONDS = 5.0
@@ -50,38 +51,41 @@ def produce(
     finally failed are counted in the summary. Raises ConfigurationError (no address, no topic, file not
     writable) and KafkaUnavailableError if no broker answers at the start.
     """
-    address, kafka = kafka_address(settings), settings.kafka
-    partitions = len(describe_topic(address, kafka).partitions)
-    run = _Run(plan, EventSender(address, kafka), open_sent(sent), LoadSummary(kafka.topic, plan.seed), partitions)
+    partitions = len(describe_topic(kafka_address(settings), settings.kafka).partitions)
+    run = _Run(plan, settings, open_sent(sent), partitions)
     stop = stop_event or threading.Event()
     try:
         run.send_all(stop, on_progress)
     finally:
-        summary = run.finish(stop)
-    return summary
+        run.finish(stop)
+    return run.summary
 
 
 class _Run:
-    def __init__(
-        self, plan: LoadPlan, sender: EventSender, sent: SentFile, summary: LoadSummary, partitions: int
-    ) -> None:
-        self._sender = sender
+    def __init__(self, plan: LoadPlan, settings: Settings, sent: SentFile, partitions: int) -> None:
+        self._sender = EventSender(settings)
         self._sent = sent
         self._pacer = Pacer(plan)
-        self._last_ms = _now_ms()
+        self._last_ms = SystemClock().now_ms()
         self._stream = EventStream(plan, self._last_ms, partitions)
-        self._summary = summary
+        self.summary = LoadSummary(settings.kafka.topic, plan.seed)
         self._queued = 0
         self._began_seconds = time.monotonic()
         self._settled_seconds = 0.0
         self._shown_seconds = 0.0
 
     def send_all(self, stop: threading.Event, on_progress: Callable[[LoadProgress], None]) -> None:
-        """Tick until the plan is done."""
         elapsed_seconds = 0.0
         while not (stop.is_set() or self._sender.is_broken or self._pacer.is_over(elapsed_seconds)):
             elapsed_seconds = self._elapsed_seconds()
-            self._tick(elapsed_seconds, stop)
+            now_ms = SystemClock().now_ms()
+            if count := self._pacer.due(elapsed_seconds):
+                messages = self._stream.take(count, max(self._last_ms, now_ms - _LONGEST_SPAN_MS), now_ms)
+                self._sender.send(messages, stop.is_set)
+                self._queued += count
+            else:
+                self._sender.serve()
+            self._last_ms = now_ms
             self._settle_now_and_then(elapsed_seconds)
             if elapsed_seconds - self._shown_seconds >= _PROGRESS_SECONDS:
                 self._shown_seconds = elapsed_seconds
@@ -90,36 +94,21 @@ class _Run:
                 time.sleep(self._pacer.wait_seconds(self._elapsed_seconds()))
         on_progress(self._progress(self._elapsed_seconds()))
 
-    def finish(self, stop: threading.Event) -> LoadSummary:
-        """Await the last acknowledgements and complete the file."""
+    def finish(self, stop: threading.Event) -> None:
         self._await_all(stop)
         self._stream.fail(self._sender.take_failures())
-        self._summary.elapsed_seconds = self._elapsed_seconds()
+        self.summary.elapsed_seconds = self._elapsed_seconds()
         self._write(self._stream.finish())
-        self._summary.rate = self._summary.messages / self._summary.elapsed_seconds
-        self._summary.failed = self._sender.reasons.total()
-        self._summary.failures = dict(self._sender.reasons)
-        self._sent.close(self._summary.as_dict())
-        return self._summary
-
-    def _tick(self, elapsed_seconds: float, stop: threading.Event) -> None:
-        now_ms = _now_ms()
-        count = self._pacer.due(elapsed_seconds)
-        if count:
-            messages = self._stream.take(count, max(self._last_ms, now_ms - _LONGEST_SPAN_MS), now_ms)
-            self._sender.send(messages, stop.is_set)
-            self._queued += count
-        else:
-            self._sender.serve()
-        self._last_ms = now_ms
+        self.summary.rate = self.summary.messages / self.summary.elapsed_seconds
+        self.summary.failed = self._sender.reasons.total()
+        self.summary.failures = dict(self._sender.reasons)
+        self._sent.close(self.summary.as_dict())
 
     def _settle_now_and_then(self, elapsed_seconds: float) -> None:
         waiting = self._stream.unsettled_blocks
-        is_time = waiting and elapsed_seconds - self._settled_seconds >= SETTLE_SECONDS
-        if not (is_time or waiting >= SETTLE_BLOCKS):
-            return
+        is_due = waiting >= SETTLE_BLOCKS or (waiting and elapsed_seconds - self._settled_seconds >= SETTLE_SECONDS)
         # Usually takes a few milliseconds of the time until the next tick.
-        if self._sender.settle(_LONGEST_SETTLE_SECONDS):
+        if is_due and self._sender.settle(_LONGEST_SETTLE_SECONDS):
             self._settled_seconds = elapsed_seconds
             self._stream.fail(self._sender.take_failures())
             self._write(self._stream.settle())
@@ -137,7 +126,7 @@ class _Run:
                 return
 
     def _write(self, accounts: Iterable[pl.DataFrame]) -> None:
-        events = [self._summary.add(account) for account in accounts]
+        events = [self.summary.add(account) for account in accounts]
         if events:
             self._sent.write(pl.concat(events))
 
@@ -146,7 +135,3 @@ class _Run:
 
     def _elapsed_seconds(self) -> float:
         return time.monotonic() - self._began_seconds
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -9,16 +9,11 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from metrics_pipeline.kafka.config import new_client
 from metrics_pipeline.lab.loadgen.stream import Outgoing
-from metrics_pipeline.settings import KafkaSettings
-
-QUEUE_MESSAGES = 200_000
-QUEUE_KIBIBYTES = 128 << 10
-"""Sent and not yet acknowledged at most; then `send` waits."""
+from metrics_pipeline.settings import Settings, kafka_address
 
 DELIVERY_SECONDS = 120
 """A message that isn't acknowledged within this time has failed."""
 
-_MAX_MESSAGE_BYTES = 1_048_588
 _POLL_SECONDS = 0.1
 _MAX_REASONS = 20
 
@@ -29,10 +24,11 @@ _OPTIONS = {
     "compression.type": "lz4",
     "linger.ms": 5,
     "batch.num.messages": 100_000,
-    "message.max.bytes": _MAX_MESSAGE_BYTES,
+    "message.max.bytes": 1_048_588,
     "message.timeout.ms": DELIVERY_SECONDS * 1_000,
-    "queue.buffering.max.messages": QUEUE_MESSAGES,
-    "queue.buffering.max.kbytes": QUEUE_KIBIBYTES,
+    # Sent and not yet acknowledged at most; then `send` waits.
+    "queue.buffering.max.messages": 200_000,
+    "queue.buffering.max.kbytes": 128 << 10,
     # A callback per message would cost as much again as the message. So only failures are reported, and when
     # nothing is outstanding, all that was not reported is acknowledged.
     "delivery.report.only.error": True,
@@ -42,10 +38,10 @@ _OPTIONS = {
 class EventSender:
     """Sends to the topic of the settings, which must exist; `options` of the client win over ours."""
 
-    def __init__(self, bootstrap_servers: str, settings: KafkaSettings, **options: Any) -> None:
-        self._topic = settings.topic
-        self._give_up_seconds = settings.request_timeout_seconds
-        self.producer = new_client(Producer, bootstrap_servers, settings, **{**_OPTIONS, **options})
+    def __init__(self, settings: Settings, **options: Any) -> None:
+        self._topic = settings.kafka.topic
+        self._give_up_seconds = settings.kafka.request_timeout_seconds
+        self.producer = new_client(Producer, kafka_address(settings), settings.kafka, **{**_OPTIONS, **options})
         self._failed: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.is_broken = False

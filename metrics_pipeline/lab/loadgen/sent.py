@@ -61,16 +61,26 @@ class LoadSummary:
 
     def add(self, account: pl.DataFrame) -> pl.DataFrame:
         """Count the rows of an account (see `Block.account`); returns those of valid events."""
-        for partition, copies in account.group_by("partition").agg(pl.col("copies").sum()).iter_rows():
-            self.partitions[partition] += copies
+        self.partitions.update(dict(account.group_by("partition").agg(pl.col("copies").sum()).iter_rows()))
         for kind, events, copies in account.group_by("kind").agg(pl.len(), pl.col("copies").sum()).iter_rows():
-            self._count(kind, events, copies)
+            self.messages += copies
+            if kind in KINDS:
+                self.malformed += copies
+                self.malformed_kinds[kind] += copies
+                self.malformed_reasons[KINDS[kind][0].value] += copies
+            else:
+                self.unique_events += events
+                self.duplicates += copies - events
+                self.late += events if kind == LATE else 0
+                self.odd += events if kind == ODD else 0
         valid = account.filter(~pl.col("kind").is_in(list(KINDS)).fill_null(value=False))
-        self._note_times(valid)
+        if not valid.is_empty():
+            first, last = valid.select(pl.min("timestamp"), last=pl.max("timestamp")).row(0)
+            self.first_timestamp_ms = min(first, self.first_timestamp_ms or first)
+            self.last_timestamp_ms = max(last, self.last_timestamp_ms or last)
         return valid
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
         return {f.name: getattr(self, f.name) for f in fields(self)} | {
             "malformed_kinds": dict(sorted(self.malformed_kinds.items())),
             "malformed_reasons": dict(sorted(self.malformed_reasons.items())),
@@ -78,25 +88,6 @@ class LoadSummary:
             "rate": round(self.rate, 1),
             "partitions": {str(p): n for p, n in sorted(self.partitions.items())},
         }
-
-    def _count(self, kind: str | None, events: int, copies: int) -> None:
-        self.messages += copies
-        if kind is not None and kind in KINDS:
-            self.malformed += copies
-            self.malformed_kinds[kind] += copies
-            self.malformed_reasons[KINDS[kind][0].value] += copies
-            return
-        self.unique_events += events
-        self.duplicates += copies - events
-        self.late += events if kind == LATE else 0
-        self.odd += events if kind == ODD else 0
-
-    def _note_times(self, valid: pl.DataFrame) -> None:
-        if valid.is_empty():
-            return
-        first, last = valid.select(pl.min("timestamp"), last=pl.max("timestamp")).row(0)
-        self.first_timestamp_ms = min(first, self.first_timestamp_ms or first)
-        self.last_timestamp_ms = max(last, self.last_timestamp_ms or last)
 
 
 class SentFile:

@@ -1,18 +1,16 @@
 """The messages of a run, one take after the other, and the account of what became of them. Pure: no I/O, no clock."""
 
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
 from random import Random
 from typing import Any
 
 import polars as pl
 
 from metrics_pipeline.lab.loadgen import odd
-from metrics_pipeline.lab.loadgen.block import BLOCK_MESSAGES, Block
+from metrics_pipeline.lab.loadgen.block import BLOCK_MESSAGES, DUPLICATE, LATE, MALFORMED, Block
 from metrics_pipeline.lab.loadgen.malformed import Payload, malform
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 
@@ -68,25 +66,24 @@ class EventStream:
 
     @property
     def unsettled_blocks(self) -> int:
-        """How many blocks wait to be settled."""
         return len(self._leaving)
 
     def take(self, count: int, from_ms: int, to_ms: int) -> Outgoing:
         """The next messages, with timestamps spread evenly over the span up to `to_ms` (epoch milliseconds)."""
         stamps_ms, texts = _distributed(count, from_ms, to_ms)
         out = Outgoing()
-        begin = 0
-        while begin < count:
+        while (taken := len(out)) < count:
             block = self._open_block()
-            first = block.sent
-            end = min(count, begin + block.size - first)
-            _stamp(block, stamps_ms[begin:end], texts[begin:end])
-            for slot in block.special[bisect_left(block.special, first) : bisect_left(block.special, block.sent)]:
-                self._make_special(block, slot)
+            first, end = block.sent, min(block.size, block.sent + count - taken)
+            parts = zip(block.ids[first:end], texts[taken:], block.rests[first:end], strict=False)
+            block.payloads.extend([f'{{"event_id":"{id_}","timestamp":"{stamp}{rest}' for id_, stamp, rest in parts])
+            block.stamps_ms.extend(stamps_ms[taken : taken + end - first])
+            for slot in block.special:
+                if first <= slot < end:
+                    self._make_special(block, slot)
             out.payloads.extend(block.payloads[first:])
-            out.keys.extend(block.keys[first : block.sent])
-            out.partitions.extend(block.partitions[first : block.sent])
-            begin = end
+            out.keys.extend(block.keys[first:end])
+            out.partitions.extend(block.partitions[first:end])
         return out
 
     def fail(self, failed: Counter[str]) -> None:
@@ -110,16 +107,14 @@ class EventStream:
         """The accounts of all other blocks; see `settle`."""
         self._leaving.extend((block, {}) for block in self._recent)
         self._recent.clear()
-        schema: pl.Schema | None = None
-        for account in self.settle():
-            schema = account.schema
-            yield account
+        accounts = list(self.settle())
+        yield from accounts
         rows = [event.row | {"copies": event.copies - self._failed.pop(event.key, 0)} for event in self._old]
         if rows:
-            yield pl.DataFrame(rows, schema).filter(pl.col("copies") > 0)
+            yield pl.DataFrame(rows, accounts[-1].schema).filter(pl.col("copies") > 0)
 
     def _open_block(self) -> Block:
-        if self._recent and not self._recent[-1].is_full:
+        if self._recent and self._recent[-1].sent < self._recent[-1].size:
             return self._recent[-1]
         number = self._recent[-1].first // BLOCK_MESSAGES + 1 if self._recent else 0
         block = Block(self._plan, self._start_ms, number, self._partitions)
@@ -136,20 +131,22 @@ class EventStream:
                 old[slot] = _Old(block.payloads[slot], block.keys[slot], block.partitions[slot], block.copies[slot])
                 block.copies[slot] = 0
         self._old.extend(old.values())
-        block.forget_payloads()
+        # What only sending and repeating need.
+        block.ids, block.rests, block.payloads = [], [], []
         self._leaving.append((block, old))
 
     def _make_special(self, block: Block, slot: int) -> None:
-        slots, text = block.slots, block.payloads[slot]
-        if slot in slots.duplicates:
+        (sort, kind, delay_ms), text = block.special[slot], str(block.payloads[slot])
+        if sort == DUPLICATE:
             self._repeat(block, slot)
-        elif (delay_ms := slots.late.get(slot)) is not None:
-            block.stamps_ms[slot] -= delay_ms
-            block.payloads[slot] = _text(block, slot, _timestamp(block.stamps_ms[slot]))
-        elif (kind := slots.malformed.get(slot)) is not None:
-            block.payloads[slot] = malform(kind, str(text), block.stamps_ms[slot])
+        elif sort == LATE:
+            on_time, late_ms = _timestamp(block.stamps_ms[slot]), block.stamps_ms[slot] - delay_ms
+            block.payloads[slot] = text.replace(on_time, _timestamp(late_ms), 1)
+            block.stamps_ms[slot] = late_ms
+        elif sort == MALFORMED:
+            block.payloads[slot] = malform(kind, text, block.stamps_ms[slot])
         else:
-            block.payloads[slot] = odd.disguise(slots.odd[slot], str(text))
+            block.payloads[slot] = odd.disguise(kind, text)
 
     def _repeat(self, block: Block, slot: int) -> None:
         """Put an earlier message in place of this one, unless there is none nearby."""
@@ -157,40 +154,23 @@ class EventStream:
             event = block.rng.choice(self._old)
             event.copies += 1
             repeated = event.payload, event.key, event.partition
-        else:
-            found = self._recent_event(block, slot)
-            if found is None:
-                return
+        elif (found := self._recent_event(block, slot)) is not None:
             source, index = found
             source.copies[index] += 1
             repeated = source.payloads[index], source.keys[index], source.partitions[index]
+        else:
+            return
         block.payloads[slot], block.keys[slot], block.partitions[slot] = repeated
         block.copies[slot] = 0
 
     def _recent_event(self, block: Block, slot: int) -> tuple[Block, int] | None:
         oldest = self._recent[0].first
-        ordinal = block.first + slot
-        newest = max(oldest, ordinal - int(_RECENT_MESSAGES ** block.rng.random()))
+        newest = max(oldest, block.first + slot - int(_RECENT_MESSAGES ** block.rng.random()))
         for candidate in range(newest, max(oldest, newest - _MAX_STEPS) - 1, -1):
             number, index = divmod(candidate - oldest, BLOCK_MESSAGES)
             if self._recent[number].holds_event(index):
                 return self._recent[number], index
         return None
-
-
-def _stamp(block: Block, stamps_ms: list[int], texts: list[str]) -> None:
-    first, end = block.sent, block.sent + len(stamps_ms)
-    block.payloads.extend(
-        [
-            f'{{"event_id":"{event_id}","timestamp":"{timestamp}{rest}'
-            for event_id, timestamp, rest in zip(block.ids[first:end], texts, block.rests[first:end], strict=True)
-        ]
-    )
-    block.stamps_ms.extend(stamps_ms)
-
-
-def _text(block: Block, slot: int, timestamp: str) -> str:
-    return f'{{"event_id":"{block.ids[slot]}","timestamp":"{timestamp}{block.rests[slot]}'
 
 
 def _distributed(count: int, from_ms: int, to_ms: int) -> tuple[list[int], list[str]]:
@@ -209,10 +189,4 @@ def _distributed(count: int, from_ms: int, to_ms: int) -> tuple[list[int], list[
 
 
 def _timestamp(epoch_ms: int) -> str:
-    second, millisecond = divmod(epoch_ms, 1_000)
-    return f"{_to_the_second(second)}.{millisecond:03d}Z"
-
-
-@lru_cache(maxsize=1_024)
-def _to_the_second(epoch_seconds: int) -> str:
-    return datetime.fromtimestamp(epoch_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return datetime.fromtimestamp(epoch_ms / 1_000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

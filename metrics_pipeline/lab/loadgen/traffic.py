@@ -11,17 +11,7 @@ from statistics import NormalDist
 
 import polars as pl
 
-from metrics_pipeline.lab.loadgen.catalog import (
-    CUSTOMERS,
-    HOSTS,
-    REGIONS,
-    TIERS,
-    TROUBLED_ENDPOINT,
-    VERSIONS,
-    Endpoint,
-    endpoints,
-    zipf_weight,
-)
+from metrics_pipeline.lab.loadgen import catalog
 
 _DRAWS_PER_EVENT = 9
 _DAY_SECONDS, _WAVE_SECONDS = 86_400.0, 180.0
@@ -41,23 +31,14 @@ _LATENCY_FACTORS = {304: 0.5, 400: 0.3, 401: 0.2, 404: 0.6, 429: 0.1, 500: 1.5, 
 _TIER_FACTORS = {"free": 1.1, "pro": 1.0, "enterprise": 0.85}
 
 
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """A block of events without their timestamps; all lists and `rows` have the same length.
+def traffic(seed: int, block: int, start_ms: float, ms_per_event: float, size: int) -> pl.DataFrame:
+    """The events of block number `block`, the first of them nominally at `start_ms`, without their timestamps.
 
-    `ids` are canonical UUIDs; `rests` are the JSON texts from the end of the timestamp's value to the end of
-    the document; `rows` has event_id, service, endpoint, tier, status and latency_ms.
+    event_id (a canonical UUID), service, endpoint, tier, status, latency_ms, and `rest`: the JSON text from the end of
+    the timestamp's value to the end of the document.
     """
-
-    ids: list[str]
-    rests: list[str]
-    rows: pl.DataFrame
-
-
-def traffic(seed: int, block: int, start_ms: float, ms_per_event: float, size: int) -> Traffic:
-    """The events of block number `block`, the first of them nominally at `start_ms`."""
     draws = _draws(Random(f"{seed}/{block}"), size)  # traffic, not secrets
-    nominal_ms = _nominal_ms(start_ms, ms_per_event, size)
+    nominal_ms = pl.select((start_ms + pl.int_range(size) * ms_per_event).floor().cast(pl.Int64)).to_series()
     known = _tables()
     endpoint = known.endpoints[known.endpoint_of_draw[draws[0]]]
     status = known.status_of_draw[endpoint["status_profile"] * _STATUS_DRAWS + draws[1] % _STATUS_DRAWS]
@@ -70,10 +51,10 @@ def traffic(seed: int, block: int, start_ms: float, ms_per_event: float, size: i
             pl.DataFrame({"nominal_ms": nominal_ms, "status": status, "normal": known.normal_of_draw[draws[3]]}),
         ],
         how="horizontal",
-    ).with_columns(latency_ms=_LATENCY_MS)
-    rows = columns.select(_EVENT_ID, "service", "endpoint", "tier", "status", "latency_ms")
-    rests = columns.select(pl.concat_str("endpoint_json", "status_json", "latency_ms", "tail_json")).to_series()
-    return Traffic(rows["event_id"].to_list(), rests.to_list(), rows)
+    ).with_columns(latency_ms=_latency_ms())
+    event_id = pl.concat_str("^id_.*$").alias("event_id")
+    rest = pl.concat_str("endpoint_json", "status_json", "latency_ms", "tail_json")
+    return columns.select(event_id, "service", "endpoint", "tier", "status", "latency_ms", rest=rest)
 
 
 def _draws(rng: Random, size: int) -> list[pl.Series]:
@@ -83,27 +64,19 @@ def _draws(rng: Random, size: int) -> list[pl.Series]:
     return [numbers.slice(i * size, size).cast(pl.UInt32) for i in range(_DRAWS_PER_EVENT)]
 
 
-def _nominal_ms(start_ms: float, ms_per_event: float, size: int) -> pl.Series:
-    return pl.select((start_ms + pl.int_range(size) * ms_per_event).floor().cast(pl.Int64)).to_series()
-
-
 def _id_parts(draws: list[pl.Series], nominal_ms: pl.Series) -> pl.DataFrame:
     known = _tables()
     version, variant, *digits = draws
+    # The first 48 bits of a UUIDv7.
+    times = pl.Series([f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-" for ms in nominal_ms.unique(maintain_order=True)])
     return pl.DataFrame(
         {
-            "id_time": _id_times(nominal_ms),
+            "id_time": times[nominal_ms.rle_id()],
             "id_version": known.hex_version[version],
             "id_variant": known.hex_variant[variant],
             **{f"id_digits_{i}": known.hex_digits[draw] for i, draw in enumerate(digits)},
         }
     )
-
-
-def _id_times(nominal_ms: pl.Series) -> pl.Series:
-    """The first 48 bits of a UUIDv7: the time."""
-    times = nominal_ms.unique(maintain_order=True)
-    return pl.Series([f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-" for ms in times])[nominal_ms.rle_id()]
 
 
 def _latency_ms() -> pl.Expr:
@@ -120,10 +93,6 @@ def _latency_ms() -> pl.Expr:
         + trouble.cast(pl.Float64) * log(_TROUBLE_FACTOR)
     )
     return log_latency.exp().clip(_SMALLEST_MS).round(3)
-
-
-_LATENCY_MS = _latency_ms()
-_EVENT_ID = pl.concat_str("^id_.*$").alias("event_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +120,24 @@ class _Tables:
 def _tables() -> _Tables:
     """Built once; takes about 0.1 s."""
     rng = Random(0)  # traffic, not secrets
-    known = endpoints()
+    known = catalog.endpoints()
     profiles = sorted({(e.method, e.error_factor) for e in known})
     return _Tables(
         endpoint_of_draw=pl.Series(_distributed([e.weight for e in known], _DRAWS), dtype=pl.UInt32),
-        endpoints=_endpoint_table(known, profiles),
+        endpoints=pl.DataFrame(
+            {
+                "service": [e.service for e in known],
+                "endpoint": [e.path for e in known],
+                "endpoint_json": [
+                    f'","service":"{e.service}","endpoint":"{e.path}","method":"{e.method}","status":' for e in known
+                ],
+                "log_median": [log(e.median_ms) for e in known],
+                "sigma": [e.sigma for e in known],
+                "status_profile": [profiles.index((e.method, e.error_factor)) for e in known],
+                "is_troubled": [(e.service, e.path) == catalog.TROUBLED_ENDPOINT for e in known],
+            },
+            schema_overrides={"status_profile": pl.UInt32},
+        ),
         status_of_draw=pl.Series(
             [s for method, factor in profiles for s in _statuses(rng, method, factor)], dtype=pl.UInt16
         ),
@@ -173,32 +155,15 @@ def _tables() -> _Tables:
     )
 
 
-def _endpoint_table(known: tuple[Endpoint, ...], profiles: list[tuple[str, float]]) -> pl.DataFrame:
-    return pl.DataFrame(
-        {
-            "service": [e.service for e in known],
-            "endpoint": [e.path for e in known],
-            "endpoint_json": [
-                f'","service":"{e.service}","endpoint":"{e.path}","method":"{e.method}","status":' for e in known
-            ],
-            "log_median": [log(e.median_ms) for e in known],
-            "sigma": [e.sigma for e in known],
-            "status_profile": [profiles.index((e.method, e.error_factor)) for e in known],
-            "is_troubled": [(e.service, e.path) == TROUBLED_ENDPOINT for e in known],
-        },
-        schema_overrides={"status_profile": pl.UInt32},
-    )
-
-
 def _tail_table(rng: Random) -> pl.DataFrame:
     """The document from the customer on; the same customer has always the same tier."""
-    tiers = [tier for tier, percent in TIERS.items() for _ in range(percent)]
-    groups = {tier: [c for c in range(CUSTOMERS) if tiers[c % len(tiers)] == tier] for tier in TIERS}
+    tiers = [tier for tier, percent in catalog.TIERS.items() for _ in range(percent)]
+    groups = {tier: [c for c in range(catalog.CUSTOMERS) if tiers[c % len(tiers)] == tier] for tier in catalog.TIERS}
     popular = {
-        tier: rng.choices(group, [zipf_weight(rank) for rank in range(len(group))], k=_TAILS)
+        tier: rng.choices(group, [catalog.zipf_weight(rank) for rank in range(len(group))], k=_TAILS)
         for tier, group in groups.items()
     }
-    picked = rng.choices(list(TIERS), list(TIERS.values()), k=_TAILS)
+    picked = rng.choices(list(catalog.TIERS), list(catalog.TIERS.values()), k=_TAILS)
     return pl.DataFrame(
         {
             "tier": picked,
@@ -209,11 +174,11 @@ def _tail_table(rng: Random) -> pl.DataFrame:
 
 
 def _tail(rng: Random, customer: int, tier: str) -> str:
-    (region,) = rng.choices(list(REGIONS), list(REGIONS.values()))
+    (region,) = rng.choices(list(catalog.REGIONS), list(catalog.REGIONS.values()))
     return (
         f',"customer":{{"id":"c{customer}","tier":"{tier}"}},"region":"{region}",'
-        f'"host":"web-{rng.randrange(HOSTS)}",'
-        f'"attributes":{{"version":"{rng.choice(VERSIONS)}"}}}}'
+        f'"host":"web-{rng.randrange(catalog.HOSTS)}",'
+        f'"attributes":{{"version":"{rng.choice(catalog.VERSIONS)}"}}}}'
     )
 
 

@@ -17,8 +17,6 @@ _FOREVER = (
 
 
 class ClickHouseServer(Engine):
-    """A running server."""
-
     @property
     def url(self) -> str:
         return self.address
@@ -38,7 +36,6 @@ def start_clickhouse(
     """
     folder.mkdir(parents=True, exist_ok=True)
     http_port, tcp_port = choose_port(preferred_port), choose_port(preferred_tcp_port)
-    url = f"http://127.0.0.1:{http_port}/default"
     options = {**_CONFIG, "http_port": str(http_port), "tcp_port": str(tcp_port), **(config or {})}
     elements = "".join(f"  <{name}>{content}</{name}>\n" for name, content in options.items())
     (folder / "config.xml").write_text(f"<clickhouse>\n{elements}</clickhouse>\n")
@@ -56,10 +53,9 @@ def start_clickhouse(
         ]
     else:
         flags = [f"--config-file={folder / 'config.xml'}", "--", f"--path={data}/"]
-    environment = {**os.environ, "CLICKHOUSE_WATCHDOG_ENABLE": "0"}
-    process = spawn("clickhouse", [*program.command, *flags], folder, environment)
+    process = spawn("clickhouse", [*program.command, *flags], folder, os.environ | {"CLICKHOUSE_WATCHDOG_ENABLE": "0"})
     await_answer(process, lambda: answers_http(f"http://127.0.0.1:{http_port}/ping"), _START_SECONDS)
-    return ClickHouseServer(process, url)
+    return ClickHouseServer(process, f"http://127.0.0.1:{http_port}/default")
 
 
 _CONFIG = {

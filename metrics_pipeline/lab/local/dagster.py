@@ -8,6 +8,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +29,6 @@ _CODE_SERVER = "dagster api grpc --module-name metrics_pipeline.definitions --lo
 
 @dataclass(frozen=True, slots=True)
 class DagsterStack:
-    """Running processes and the address of the UI."""
-
     processes: tuple[EngineProcess, ...]
     url: str
 
@@ -39,7 +38,9 @@ def start_dagster(
 ) -> DagsterStack:
     """Start all three and wait until the UI answers and knows the code location. Raises LocalEngineError."""
     folder.mkdir(parents=True, exist_ok=True)
-    _give_config(dagster_home)
+    dagster_home.mkdir(parents=True, exist_ok=True)
+    if not (config := dagster_home / "dagster.yaml").exists():
+        shutil.copy(_INSTANCE if _INSTANCE.is_file() else _PACKAGED_INSTANCE, config)
     code_port, web_port = choose_port(None), choose_port(preferred_port)
     workspace = folder / "workspace.yaml"
     workspace.write_text(_WORKSPACE.format(port=code_port))
@@ -56,13 +57,11 @@ def start_dagster(
 
     def start(name: str, command: str, *options: str, answers: Callable[[], bool] = lambda: True) -> None:
         script, *words = command.split()
-        program = str(Path(sys.executable).parent / script)
-        started.append(spawn(name, [program, *words, *options], folder, variables))
+        started.append(spawn(name, [str(Path(sys.executable).parent / script), *words, *options], folder, variables))
         await_answer(started[-1], answers, _START_SECONDS)
 
     try:
-        code_address = f" --host 127.0.0.1 --port {code_port}"
-        start("code-server", _CODE_SERVER + code_address, answers=lambda: _accepts(code_port))
+        start("code-server", f"{_CODE_SERVER} --host 127.0.0.1 --port {code_port}", answers=lambda: _accepts(code_port))
         start("dagster-daemon", "dagster-daemon run -w", str(workspace))
         web = f"dagster-webserver -h 127.0.0.1 -p {web_port} -w"
         start("dagster-webserver", web, str(workspace), answers=lambda: answers_http(f"{url}/server_info"))
@@ -73,16 +72,7 @@ def start_dagster(
     return DagsterStack(tuple(started), url)
 
 
-def _give_config(dagster_home: Path) -> None:
-    """Give an instance folder the project's dagster.yaml, unless it has one."""
-    dagster_home.mkdir(parents=True, exist_ok=True)
-    if not (dagster_home / "dagster.yaml").exists():
-        shutil.copy(_INSTANCE if _INSTANCE.is_file() else _PACKAGED_INSTANCE, dagster_home / "dagster.yaml")
-
-
 def _accepts(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1):
-            return True
-    except OSError:
-        return False
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False

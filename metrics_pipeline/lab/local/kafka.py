@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -34,16 +35,14 @@ def start_kafka(
     address = f"127.0.0.1:{port}"
     config = folder / "server.properties"
     config.write_text("".join(f"{k}={v}\n" for k, v in {**_properties(folder, port), **(properties or {})}.items()))
-    (folder / "log4j2.yaml").write_text(_LOG4J)
-    java = [
-        program.java,
-        *_HEAP,
-        f"-Dlog4j2.configurationFile={folder / 'log4j2.yaml'}",
-        "-cp",
-        program.class_path,
-    ]
+    log4j = folder / "log4j2.yaml"
+    log4j.write_text(_LOG4J)
+    java = [program.java, *_HEAP, f"-Dlog4j2.configurationFile={log4j}", "-cp", program.class_path]
     if not (folder / "data" / "meta.properties").exists():
-        _format([*java, "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(config)])
+        command = [*java, "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(config)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_START_SECONDS)
+        if done.returncode:
+            raise LocalEngineError(f"could not format Kafka's folder: {(done.stderr or done.stdout).strip()[-1_000:]}")
     process = spawn("kafka", [*java, "kafka.Kafka", str(config)], folder, os.environ)
     admin = AdminClient({"bootstrap.servers": address, "log_level": 0})
     await_answer(process, lambda: _answers(admin), _START_SECONDS)
@@ -51,16 +50,9 @@ def start_kafka(
 
 
 def _answers(admin: AdminClient) -> bool:
-    try:
+    with suppress(KafkaException):
         return bool(admin.list_topics(timeout=1).brokers)
-    except KafkaException:
-        return False
-
-
-def _format(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_START_SECONDS)
-    if done.returncode:
-        raise LocalEngineError(f"could not format Kafka's folder: {(done.stderr or done.stdout).strip()[-1_000:]}")
+    return False
 
 
 def _properties(folder: Path, port: int) -> dict[str, str]:

@@ -34,8 +34,7 @@ class EngineProcess:
 
     def stop(self, limit_seconds: float) -> None:
         """SIGTERM, wait, then SIGKILL, for the process and all that it started."""
-        process = self._find()
-        if process is None:
+        if (process := self._find()) is None:
             return
         family = [process, *process.children(recursive=True)]
         with suppress(psutil.NoSuchProcess):
@@ -48,9 +47,9 @@ class EngineProcess:
 
     def kill(self) -> None:
         """SIGKILL to the whole group, as a crash would."""
-        if self.is_alive():
+        if (process := self._find()) is not None:
             os.killpg(self.pid, signal.SIGKILL)
-            psutil.wait_procs([psutil.Process(self.pid)] if psutil.pid_exists(self.pid) else [], timeout=10)
+            psutil.wait_procs([process], timeout=10)
 
     def _find(self) -> psutil.Process | None:
         try:
@@ -63,8 +62,6 @@ class EngineProcess:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A running engine, and where it answers."""
-
     process: EngineProcess
     address: str
 
@@ -109,11 +106,9 @@ def _await_answer(engine: EngineProcess, answers: Callable[[], bool], limit_seco
 
 def answers_http(url: str) -> bool:
     """Does the server at this loopback address answer that all is well?"""
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own loopback address
-            return bool(answer.status == 200)
-    except OSError:
-        return False
+    with suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own loopback address
+        return bool(answer.status == 200)
+    return False
 
 
 _PORTS = range(20_000, 32_000)

@@ -1,9 +1,10 @@
 """What `up` starts and `down` stops, and the note in between: state.json in the home folder."""
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from metrics_pipeline.lab.local.clickhouse import start_clickhouse
 from metrics_pipeline.lab.local.dagster import start_dagster
@@ -11,6 +12,7 @@ from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program, k
 from metrics_pipeline.lab.local.kafka import start_kafka
 from metrics_pipeline.lab.local.process import EngineProcess, locked
 from metrics_pipeline.settings import Settings, load_settings, local_home, local_state_file
+from metrics_pipeline.wiring.drain import prepare
 
 _KAFKA_PORT, _CLICKHOUSE_PORT, _DAGSTER_PORT = 9092, 8123, 3000
 """Where they are usually found; other ports, where these are taken."""
@@ -24,9 +26,7 @@ _DAGSTER_PROCESSES = ("dagster-daemon", "code-server", "dagster-webserver")
 class State:
     """Addresses of what is up, and the processes among it that are ours."""
 
-    addresses: dict[str, str | None] = field(
-        default_factory=lambda: {"kafka": None, "clickhouse": None, "dagster": None}
-    )
+    addresses: dict[str, str | None] = field(default_factory=lambda: dict.fromkeys(("kafka", "clickhouse", "dagster")))
     processes: list[EngineProcess] = field(default_factory=list)
 
     def is_alive(self, *names: str) -> bool:
@@ -39,15 +39,10 @@ class State:
         self.processes = [p for p in self.processes if p.name not in names] + list(processes)
 
 
-def up(
-    *,
-    engines_only: bool,
-    prepare: Callable[[Settings], None],
-    say: Callable[[str], None] = lambda _text: None,
-) -> dict[str, str | None]:
+def up(*, engines_only: bool, say: Callable[[str], None] = lambda _text: None) -> dict[str, str | None]:
     """Start what the settings don't place elsewhere and isn't up yet; returns the addresses when all answer.
 
-    `prepare` creates topic and schema before Dagster starts. What this call started is stopped if it fails.
+    Topic and schema are there before Dagster starts. What this call started is stopped if it fails.
     """
     given = load_settings(with_local_engines=False)
     home = local_home(given.local)
@@ -57,8 +52,7 @@ def up(
         try:
             _start_engines(state, given, home, say)
             _write(file, state)
-            settings = load_settings()
-            prepare(settings)
+            prepare(load_settings())
             if not engines_only:
                 _start_dagster(state, given, home, say)
             _write(file, state)
@@ -82,7 +76,6 @@ def down(say: Callable[[str], None] = lambda _text: None) -> None:
 
 
 def running() -> State:
-    """What is noted as up."""
     return _read(local_state_file(load_settings(with_local_engines=False).local))
 
 
@@ -130,18 +123,18 @@ def _stop(processes: list[EngineProcess], say: Callable[[str], None] = lambda _t
             process.stop(_STOP_SECONDS[process.name])
 
 
+_STATE = TypeAdapter(State)
+
+
 def _read(file: Path) -> State:
     try:
-        noted = json.loads(file.read_text())
-        return State(noted["addresses"], [EngineProcess(**p) for p in noted["processes"]])
-    except (OSError, ValueError, KeyError, TypeError):
+        return _STATE.validate_json(file.read_bytes())
+    except (OSError, ValueError):
         return State()
 
 
 def _write(file: Path, state: State) -> None:
     staged = file.with_suffix(".new")
-    staged.write_text(
-        json.dumps({"addresses": state.addresses, "processes": [asdict(p) for p in state.processes]}, indent=2)
-    )
+    staged.write_bytes(_STATE.dump_json(state, indent=2))
     staged.chmod(0o600)
     staged.replace(file)

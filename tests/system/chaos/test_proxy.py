@@ -9,7 +9,8 @@ from pydantic import SecretStr
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.errors import ClickHouseUnavailableError, ConfigurationError
-from metrics_pipeline.lab.chaos.proxy import Answer, Exchange, Proxy, error_answer
+from metrics_pipeline.lab.chaos.proxy import Answer, Exchange, Proxy, Request, error_answer, inserts_into
+from metrics_pipeline.lab.chaos.staging import altered
 from metrics_pipeline.settings import Settings, clickhouse_url
 
 
@@ -23,8 +24,8 @@ def proxy(settings: Settings) -> Iterator[Proxy]:
 @pytest.fixture
 def through(settings: Settings, proxy: Proxy) -> Iterator[Client]:
     """A client whose way leads through the proxy."""
-    clickhouse = settings.clickhouse.model_copy(update={"url": SecretStr(proxy.url), "request_timeout_seconds": 3.0})
-    with connect(settings.model_copy(update={"clickhouse": clickhouse})) as client:
+    own = {"url": SecretStr(proxy.url), "request_timeout_seconds": 3.0}
+    with connect(altered(settings, clickhouse=own)) as client:
         client.command("CREATE TABLE numbers (n UInt64) ENGINE = MergeTree ORDER BY n")
         yield client
 
@@ -55,7 +56,7 @@ def test_an_injected_error_is_read_like_the_servers(
     settings: Settings, proxy: Proxy, through: Client, code: int, error: type[Exception]
 ) -> None:
     with (
-        proxy.misbehaving(lambda r: r.inserts_into("numbers"), lambda _: error_answer(code)) as hits,
+        proxy.misbehaving(inserts_into("numbers"), lambda _: error_answer(code)) as hits,
         pytest.raises(error, match=str(code)),
     ):
         insert(through)
@@ -67,7 +68,7 @@ def test_a_lost_answer_leaves_what_was_committed(settings: Settings, proxy: Prox
         exchange.forward()
         return None
 
-    with proxy.misbehaving(lambda r: r.is_insert, lose), pytest.raises(ClickHouseUnavailableError):
+    with proxy.misbehaving(Request.is_insert, lose), pytest.raises(ClickHouseUnavailableError):
         insert(through)
     assert stored(settings) > 0
 
@@ -77,12 +78,12 @@ def test_a_broken_request_leaves_nothing(settings: Settings, proxy: Proxy, throu
         exchange.break_off(0.5)
         return None
 
-    with proxy.misbehaving(lambda r: r.is_insert, break_off), pytest.raises(ClickHouseUnavailableError):
+    with proxy.misbehaving(Request.is_insert, break_off), pytest.raises(ClickHouseUnavailableError):
         insert(through)
     assert stored(settings) == 0
 
 
 def test_only_what_matches_is_met(proxy: Proxy, through: Client) -> None:
-    with proxy.misbehaving(lambda r: r.inserts_into("others"), lambda _: error_answer(252)) as hits:
+    with proxy.misbehaving(inserts_into("others"), lambda _: error_answer(252)) as hits:
         insert(through)
     assert hits.count == 0

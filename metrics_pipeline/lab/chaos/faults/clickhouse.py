@@ -6,56 +6,44 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from random import Random
 
+from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
-from metrics_pipeline.lab.chaos.proxy import Answer, Exchange, Misbehaviour, Request, error_answer
-from metrics_pipeline.lab.chaos.staging import OwnEngines
-from metrics_pipeline.lab.chaos.world import World
+from metrics_pipeline.lab.chaos.proxy import Answer, Exchange, Request, error_answer, inserts_into
+from metrics_pipeline.lab.chaos.world import HIT_SECONDS, World
 from metrics_pipeline.ledger.tables import BATCHES
 from metrics_pipeline.rollups.tables import ROLLUP_1M
 
-_HIT_SECONDS = 10.0
-"""A request of the wanted kind comes within this time."""
 _PASSING_ERRORS = (159, 202, 210, 241, 252, 999)
 _ACCOUNT_ERRORS = (497, 516)
 _TOO_MANY_BYTES = 1 << 60
 _WRITTEN = (RAW_EVENTS.name, ROLLUP_1M.name, DEAD_LETTERS.name, BATCHES.name)
 
-Matches = Callable[[Request], bool]
-
 
 def kill(world: World, rng: Random) -> str:
     """kill -9 of the server at any moment, then a restart."""
-    engines = world.need_engines()
+    server = world.need_engines().clickhouse
     world.hold(rng.uniform(0, 0.5))
-    engines.clickhouse.kill()
-    return _come_back(world, engines, rng)
+    server.kill()
+    return world.come_back(server, rng)
 
 
 def kill_mid_insert(world: World, rng: Random) -> str:
     """kill -9 of the server some milliseconds after it got an insert: raw may be there, the rollup not yet."""
-    engines = world.need_engines()
+    server = world.need_engines().clickhouse
     delay_seconds = rng.uniform(0, 0.015)
     begun, killed = threading.Lock(), threading.Event()
 
     def kill_once() -> None:
         if begun.acquire(blocking=False):
             time.sleep(delay_seconds)
-            engines.clickhouse.kill()
+            server.kill()
             # Only now: a server that is started before the other one is dead finds its port and its folder taken.
             killed.set()
 
-    with world.proxy.misbehaving(_inserts_into(RAW_EVENTS.name), lambda exchange: exchange.forward(kill_once)):
-        world.await_that(killed.is_set, _HIT_SECONDS, "nothing was inserted")
-        said = _come_back(world, engines, rng)
+    with world.proxy.misbehaving(inserts_into(RAW_EVENTS.name), lambda exchange: exchange.forward(kill_once)):
+        world.await_that(killed.is_set, HIT_SECONDS, "nothing was inserted")
+        said = world.come_back(server, rng)
     return f"{1000 * delay_seconds:.1f} ms after the request; {said}"
-
-
-def _come_back(world: World, engines: OwnEngines, rng: Random) -> str:
-    away_seconds = rng.uniform(0, 2)
-    world.hold(away_seconds)
-    began = time.monotonic()
-    engines.clickhouse.restart()
-    return f"away for {away_seconds + time.monotonic() - began:.1f} s"
 
 
 def answer_errors(world: World, rng: Random) -> str:
@@ -69,13 +57,13 @@ def refuse_account(world: World, rng: Random) -> str:
 
 
 def _answer_with(world: World, rng: Random, code: int) -> str:
-    matches = rng.choice((_any_request, _any_insert, *map(_inserts_into, (RAW_EVENTS.name, BATCHES.name))))
+    matches = rng.choice((_any_request, Request.is_insert, *map(inserts_into, (RAW_EVENTS.name, BATCHES.name))))
     share = rng.choice((0.3, 1.0))
 
     def misbehave(exchange: Exchange) -> Answer:
         return error_answer(code) if rng.random() < share else exchange.forward()
 
-    hits = _misbehave(world, matches, misbehave, rng.uniform(0.5, 2.5))
+    hits = world.misbehave(matches, misbehave, rng.uniform(0.5, 2.5))
     return f"code {code}, {hits} requests, {share:.0%} of them failed"
 
 
@@ -89,7 +77,7 @@ def hang(world: World, rng: Random) -> str:
             exchange.forward()
         world.hold(limit_seconds + 1)
 
-    hits = _misbehave(world, _any_request, misbehave, limit_seconds * rng.uniform(0.5, 1.3))
+    hits = world.misbehave(_any_request, misbehave, limit_seconds * rng.uniform(0.5, 1.3))
     return f"{hits} requests, {'done' if is_done else 'not done'} by the server"
 
 
@@ -99,16 +87,14 @@ def lose_answers(world: World, rng: Random) -> str:
     def misbehave(exchange: Exchange) -> None:
         exchange.forward()
 
-    return f"{_misbehave(world, _any_insert, misbehave, rng.uniform(0.2, 1.5))} inserts"
+    return f"{world.misbehave(Request.is_insert, misbehave, rng.uniform(0.2, 1.5))} inserts"
 
 
 def break_requests(world: World, rng: Random) -> str:
     """The connection breaks in the middle of a request."""
-
-    def misbehave(exchange: Exchange) -> None:
-        exchange.break_off(rng.random())
-
-    return f"{_misbehave(world, _any_insert, misbehave, rng.uniform(0.2, 1.5))} inserts"
+    longer_seconds = rng.uniform(0.2, 1.5)
+    hits = world.misbehave(Request.is_insert, lambda exchange: exchange.break_off(rng.random()), longer_seconds)
+    return f"{hits} inserts"
 
 
 def slow_down(world: World, rng: Random) -> str:
@@ -120,15 +106,7 @@ def slow_down(world: World, rng: Random) -> str:
         world.hold(delay_seconds)
         return answer
 
-    return f"{_misbehave(world, _any_request, misbehave, rng.uniform(1.0, 4.0))} answers, {delay_seconds:.1f} s each"
-
-
-def _misbehave(world: World, matches: Matches, misbehave: Misbehaviour, longer_seconds: float) -> int:
-    """Until a request that matches came, and longer; returns how many came."""
-    with world.proxy.misbehaving(matches, misbehave) as rule:
-        world.await_that(lambda: rule.count > 0, _HIT_SECONDS, "no request that this fault is for came")
-        world.hold(longer_seconds)
-    return rule.count
+    return f"{world.misbehave(_any_request, misbehave, rng.uniform(1.0, 4.0))} answers, {delay_seconds:.1f} s each"
 
 
 def _refusing(
@@ -141,12 +119,12 @@ def _refusing(
 
     def inject(world: World, rng: Random) -> str:
         table, errors = rng.choice(tables), world.proxy.errors
-        with world.database() as client, ExitStack() as stack:
+        with connect(world.settings) as client, ExitStack() as stack:
             for change, back in changes:
                 client.command(change.format(table=table))
                 stack.callback(client.command, back.format(table=table))
             before = errors[code]
-            world.await_that(lambda: errors[code] > before, _HIT_SECONDS, "the server refused nothing")
+            world.await_that(lambda: errors[code] > before, HIT_SECONDS, "the server refused nothing")
             world.hold(rng.uniform(0.3, 2.5))
             return f"{table}: the server answered {errors[code] - before} times with code {code}"
 
@@ -191,11 +169,3 @@ make_read_only = _refusing(
 
 def _any_request(_request: Request) -> bool:
     return True
-
-
-def _any_insert(request: Request) -> bool:
-    return request.is_insert
-
-
-def _inserts_into(table: str) -> Matches:
-    return lambda request: request.inserts_into(table)

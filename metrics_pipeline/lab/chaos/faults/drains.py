@@ -11,7 +11,7 @@ from metrics_pipeline.drain.ending import Reason
 from metrics_pipeline.lab.chaos.drain_process import Order
 from metrics_pipeline.lab.chaos.fleet import KILLED, DrainProcess
 from metrics_pipeline.lab.chaos.journal import MissedError
-from metrics_pipeline.lab.chaos.proxy import Answer, Exchange
+from metrics_pipeline.lab.chaos.proxy import inserts_into
 from metrics_pipeline.lab.chaos.world import World
 
 _REACH_SECONDS = 10.0
@@ -48,8 +48,7 @@ def _restart_with(world: World, process: DrainProcess, order: Order) -> DrainPro
     armed = world.fleet.arm_next(process.shard, order)
     process.send(Order(Step.LEDGER))
     world.await_death(process, _REACH_SECONDS, "the drain did not come to the ledger")
-    world.await_that(lambda: armed.process is not None, _REACH_SECONDS, "no successor was started")
-    return armed.process or process
+    return world.await_that(lambda: armed.process, _REACH_SECONDS, "no successor was started")
 
 
 def kill_at_random(world: World, rng: Random) -> str:
@@ -72,10 +71,7 @@ def kill_mid_insert(world: World, rng: Random) -> str:
         world.hold(delay_seconds)
         process.signal(signal.SIGKILL)
 
-    def kill_when_sent(exchange: Exchange) -> Answer:
-        return exchange.forward(kill)
-
-    with world.proxy.misbehaving(lambda request: request.inserts_into(RAW_EVENTS.name), kill_when_sent):
+    with world.proxy.misbehaving(inserts_into(RAW_EVENTS.name), lambda exchange: exchange.forward(kill)):
         world.await_death(process, _REACH_SECONDS, "the drain inserted nothing")
     return f"drain {process.name}, {1000 * delay_seconds:.0f} ms after the request"
 
@@ -123,12 +119,11 @@ def start_twins(world: World, rng: Random) -> str:
     present = world.any_drain(rng)
     twins = (present, world.fleet.start_twin(present.shard))
     try:
-        world.await_that(lambda: any(t.end for t in twins), _REACH_SECONDS, "neither of the twins ended")
+        first = world.await_that(lambda: twins[0].end or twins[1].end, _REACH_SECONDS, "neither of the twins ended")
         world.hold(rng.uniform(0.2, 1.5))
     finally:
         twins[1].signal(signal.SIGTERM)
-    ending = next(t.end.ending for t in twins if t.end)
-    return f"drains {twins[0].name} and {twins[1].name}: the first to end ended {ending}"
+    return f"drains {twins[0].name} and {twins[1].name}: the first to end ended {first.ending}"
 
 
 def terminate(world: World, rng: Random) -> str:

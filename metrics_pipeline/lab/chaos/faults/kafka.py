@@ -3,29 +3,31 @@
 The topic deleted and recreated has a pipeline of its own beside the one under chaos: nothing else survives it.
 """
 
-import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from random import Random
 
 from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions
 
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.query import query_rows
 from metrics_pipeline.drain.ending import Reason
+from metrics_pipeline.drain.ranges import UNLIMITED, RangeReader
 from metrics_pipeline.drain.shards import rules_of
 from metrics_pipeline.errors import LocalEngineError, RetryableError, TopicMismatchError
-from metrics_pipeline.event.messages import Messages
-from metrics_pipeline.kafka.config import calling, client_config
+from metrics_pipeline.kafka.config import calling
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.kafka.lag import PartitionLag
 from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.lab.chaos.fleet import Fleet
 from metrics_pipeline.lab.chaos.journal import MissedError
 from metrics_pipeline.lab.chaos.load import SideSender, parcel_of
-from metrics_pipeline.lab.chaos.staging import Staging
+from metrics_pipeline.lab.chaos.staging import Staging, administer
 from metrics_pipeline.lab.chaos.world import World
+from metrics_pipeline.runtime.clock import SystemClock
+from metrics_pipeline.runtime.run import new_run
 from metrics_pipeline.settings import Settings, kafka_address
 from metrics_pipeline.wiring.audit import audit
 from metrics_pipeline.wiring.drain import prepare, reset_offsets
@@ -44,21 +46,18 @@ _ASIDE_SECONDS = 30.0
 
 def kill(world: World, rng: Random) -> str:
     """kill -9 of the broker at any moment, then a restart."""
-    engines = world.need_engines()
+    broker = world.need_engines().kafka
     world.hold(rng.uniform(0, 0.5))
-    began = time.monotonic()
-    engines.kafka.kill()
-    world.hold(rng.uniform(0, 2))
-    engines.kafka.restart()
+    broker.kill()
+    said = world.come_back(broker, rng)
     world.await_that(lambda: _is_back(world), _LONGEST_SECONDS, "the broker did not load its groups")
-    return f"away for {time.monotonic() - began:.1f} s"
+    return said
 
 
 def _is_back(world: World) -> bool:
-    try:
+    with suppress(RetryableError):
         return bool(world.lags())
-    except RetryableError:
-        return False
+    return False
 
 
 def add_partitions(world: World, rng: Random) -> str:
@@ -67,8 +66,8 @@ def add_partitions(world: World, rng: Random) -> str:
     after = before + rng.randint(1, 2)
     if after > MOST_PARTITIONS:
         raise MissedError(f"the topic has {before} partitions already")
-    admin = _admin(world.settings)
-    calling("adding partitions", admin.create_partitions([NewPartitions(topic, after)])[topic].result)
+    more = NewPartitions(topic, after)
+    administer(world.settings, "adding partitions", lambda admin: admin.create_partitions([more]))
     world.await_that(lambda: len(world.lags()) == after, _LONGEST_SECONDS, "no new partition came")
     world.sender.send(parcel_of(rng, _PARCEL_EVENTS, range(before, after), malformed=0.02))
     return f"{before} to {after}"
@@ -76,13 +75,13 @@ def add_partitions(world: World, rng: Random) -> str:
 
 def abort_transaction(world: World, rng: Random) -> str:
     """A producer aborts a transaction, another commits one: only the second one's events count."""
-    partitions = [_any_partition(world, rng)]
+    partitions = [rng.randrange(world.settings.kafka.partitions)]
     aborted, committed = (parcel_of(rng, _PARCEL_EVENTS, partitions) for _ in range(2))
     hold_seconds = rng.uniform(0.1, 1.5)
-    first = world.sender.send_in_transaction(aborted, _transactional_id(world, rng))
+    first = world.sender.send_in_transaction(aborted, rng)
     world.hold(hold_seconds)
     calling("aborting a transaction", first.abort_transaction)
-    second = world.sender.send_in_transaction(committed, _transactional_id(world, rng))
+    second = world.sender.send_in_transaction(committed, rng)
     world.hold(hold_seconds)
     calling("committing a transaction", second.commit_transaction)
     world.sender.record(committed)
@@ -91,8 +90,8 @@ def abort_transaction(world: World, rng: Random) -> str:
 
 def abandon_transaction(world: World, rng: Random) -> str:
     """A producer dies with a transaction open: what follows in that partition waits until the broker aborts it."""
-    parcel = parcel_of(rng, _PARCEL_EVENTS, [_any_partition(world, rng)])
-    world.sender.send_in_transaction(parcel, _transactional_id(world, rng), _TRANSACTION_SECONDS)
+    parcel = parcel_of(rng, _PARCEL_EVENTS, [rng.randrange(world.settings.kafka.partitions)])
+    world.sender.send_in_transaction(parcel, rng, _TRANSACTION_SECONDS)
     world.hold(_TRANSACTION_SECONDS + rng.uniform(0.5, 1.5))
     return f"{len(parcel.messages)} events"
 
@@ -104,7 +103,7 @@ def compact(world: World, rng: Random) -> str:
     event's last copy, but an open batch would look different when it is read again.
     """
     engines, topic = world.need_engines(), world.settings.kafka.topic
-    number = _any_partition(world, rng)
+    number = rng.randrange(world.settings.kafka.partitions)
     with world.fleet.held():
         _close_all(world)
         world.sender.send(parcel_of(rng, _PARCEL_EVENTS, [number]), copies=rng.randint(3, 6))
@@ -126,11 +125,8 @@ def compact(world: World, rng: Random) -> str:
 
 def cleaned_until(checkpoint: str, topic: str, partition: int) -> int:
     """What the broker's note says: lines of `topic partition first-uncleaned-offset` below two of its own."""
-    for line in checkpoint.splitlines()[2:]:
-        name, number, offset = line.rsplit(" ", 2)
-        if name == topic and int(number) == partition:
-            return int(offset)
-    return -1
+    offsets = dict(line.rsplit(" ", 1) for line in checkpoint.splitlines()[2:])
+    return int(offsets.get(f"{topic} {partition}", -1))
 
 
 def eat_unread(world: World, rng: Random) -> str:
@@ -141,71 +137,58 @@ def eat_unread(world: World, rng: Random) -> str:
     with world.fleet.held():
         _close_all(world)
         victims = _choose_victims(world, rng)
-        starts = {number: offset for number, offset in _committed(world).items() if number in victims}
-        decoded = rules_of(world.settings).decode(_read(world.settings, starts, victims))
-        slots = [TopicPartition(world.settings.kafka.topic, number, end) for number, end in victims.items()]
-        admin = _admin(world.settings)
-        for future in admin.delete_records(slots).values():
-            calling("deleting records", future.result)
-        world.eaten.ranges += [OffsetRange(number, starts[number], end) for number, end in victims.items()]
-        world.eaten.events.update(decoded.events["event_id"].to_list())
-        world.eaten.malformed += len(decoded.dead_letters)
+        events, malformed = _read(world.settings, victims)
+        slots = [TopicPartition(world.settings.kafka.topic, r.partition, r.end) for r in victims]
+        administer(world.settings, "deleting records", lambda admin: admin.delete_records(slots))
+        world.eaten.ranges += victims
+        world.eaten.events.update(events)
+        world.eaten.malformed += malformed
     # The broker notes its new first offset only now and then: after a crash the old one could come back.
     world.await_that(
-        lambda: all(_committed(world).get(n, 0) >= end for n, end in victims.items()),
+        lambda: all(_committed(world).get(r.partition, 0) >= r.end for r in victims),
         2 * _LONGEST_SECONDS,
         "the drains did not go on",
     )
-    return f"{len(decoded.events)} events and {len(decoded.dead_letters)} malformed, from {len(victims)} partitions"
+    return f"{len(events)} events and {malformed} malformed, from {len(victims)} partitions"
 
 
-def _choose_victims(world: World, rng: Random) -> dict[int, int]:
-    """partition -> end of what is to be eaten: something unread, below the end, and no open batch in it."""
+def _choose_victims(world: World, rng: Random) -> list[OffsetRange]:
+    """What is to be eaten: something unread, below the end, and no open batch in it."""
     numbers = rng.sample(range(world.settings.kafka.partitions), rng.randint(1, 2))
     size = rng.randint(20, 200)
-    ends: dict[int, int] = {}
 
-    def is_there() -> bool:
+    def look() -> list[OffsetRange] | None:
         lags = world.lags()
-        for number in numbers:
-            lag = lags[number]
-            if lag.commit is not None and _is_free(world, number, lag) and lag.high > lag.commit.offset + size:
-                ends[number] = lag.commit.offset + size
-        return len(ends) == len(numbers)
+        starts = {number: _next_free(world, number, lags[number]) for number in numbers}
+        found = [OffsetRange(n, start, start + size) for n, start in starts.items() if start is not None]
+        return found if sum(r.end < lags[r.partition].high for r in found) == len(numbers) else None
 
-    world.await_that(is_there, _LONGEST_SECONDS, "no partition has unread messages and no open batch")
-    return ends
+    return world.await_that(look, _LONGEST_SECONDS, "no partition has unread messages and no open batch")
 
 
-def _read(settings: Settings, starts: Mapping[int, int], ends: Mapping[int, int]) -> Messages:
-    """All committed messages in [start, end) of each partition."""
-    deadline_seconds = time.monotonic() + _READ_SECONDS
-    positions = dict(starts)
-    parts: list[Messages] = []
+def _read(settings: Settings, ranges: Sequence[OffsetRange]) -> tuple[list[str], int]:
+    """Ids of the events in these ranges, and how many messages there are malformed."""
+    run = new_run("chaos", SystemClock(), _READ_SECONDS)
     with KafkaLog(kafka_address(settings), settings.kafka) as log:
-        log.assign(positions)
-        while any(positions[number] < end for number, end in ends.items()):
-            if time.monotonic() > deadline_seconds:
-                raise MissedError("could not read what was to be eaten")
-            fetched = log.poll(10_000, 16 << 20, 0.1)
-            parts.append(fetched.messages.before(ends))
-            positions |= {**fetched.ends, **fetched.messages.next_offsets()}
-    return Messages.concat(parts)
+        batch = RangeReader(log, run, rules_of(settings), ranges).next(UNLIMITED)
+    return [event_id for part in batch.events for event_id in part["event_id"]], sum(map(len, batch.dead_letters))
 
 
 def _close_all(world: World) -> None:
     """Finish the batch that a drain left open which was dead just now, and read on behind the last compaction."""
-    if not all(_is_free(world, number, lag) for number, lag in world.lags().items()):
+    if any(_next_free(world, number, lag) is None for number, lag in world.lags().items()):
         world.fleet.drain_once(_DRAIN_SECONDS)
 
 
-def _is_free(world: World, number: int, lag: PartitionLag) -> bool:
-    """No batch is open, and the next offset is behind the last compaction.
+def _next_free(world: World, number: int, lag: PartitionLag) -> int | None:
+    """The next offset, if no batch is open and it is behind the last compaction.
 
     Before it an event may have its only copy left: how many were sent says nothing there.
     """
     commit = lag.commit
-    return commit is not None and commit.intent is None and commit.offset >= world.compacted.get(number, 0)
+    if commit is None or commit.intent is not None or commit.offset < world.compacted.get(number, 0):
+        return None
+    return commit.offset
 
 
 def _committed(world: World) -> dict[int, int]:
@@ -220,21 +203,7 @@ def _configure(settings: Settings, changes: Mapping[str, str | None]) -> None:
         for name, value in changes.items()
     ]
     resource = ConfigResource(ConfigResource.Type.TOPIC, settings.kafka.topic, incremental_configs=entries)
-    admin = _admin(settings)
-    for future in admin.incremental_alter_configs([resource]).values():
-        calling("changing options of the topic", future.result)
-
-
-def _any_partition(world: World, rng: Random) -> int:
-    return rng.randrange(world.settings.kafka.partitions)
-
-
-def _transactional_id(world: World, rng: Random) -> str:
-    return f"{world.settings.kafka.topic}.producer-{rng.getrandbits(32):08x}"
-
-
-def _admin(settings: Settings) -> AdminClient:
-    return AdminClient(client_config(kafka_address(settings), settings.kafka))
+    administer(settings, "changing options of the topic", lambda admin: admin.incremental_alter_configs([resource]))
 
 
 class WrongEndError(LocalEngineError):
@@ -248,8 +217,7 @@ def recreate_topic(world: World, rng: Random) -> str:
         settings = staging.settings
         prepare(settings)
         sender, partitions = SideSender(settings), range(settings.kafka.partitions)
-        fleet = Fleet(settings, world.folder / "drains", world.journal, prefix=ASIDE)
-        try:
+        with closing(Fleet(settings, world.folder / "drains", world.journal, prefix=ASIDE)) as fleet:
             sender.send(parcel_of(rng, _RECREATED_EVENTS, partitions))
             _drain_until(fleet, Reason.CAUGHT_UP)
             staging.recreate_topic()
@@ -257,8 +225,6 @@ def recreate_topic(world: World, rng: Random) -> str:
             _drain_until(fleet, TopicMismatchError.__name__)
             reset_offsets(settings, to_latest=False)
             _drain_until(fleet, Reason.CAUGHT_UP)
-        finally:
-            fleet.close()
         problems = audit(settings).problems
         with connect(settings) as client:
             ((landed,),) = query_rows(client, "counting events", "SELECT uniqExact(event_id) FROM raw_events")

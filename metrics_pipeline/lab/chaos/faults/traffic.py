@@ -1,7 +1,6 @@
 """Faults of what is sent: bursts, repeats across restarts, floods of bad and of late messages."""
 
 import signal
-from collections.abc import Callable
 from random import Random
 
 from metrics_pipeline.lab.chaos.load import ListedLoad, parcel_of
@@ -41,19 +40,16 @@ def repeat_across_restart(world: World, rng: Random) -> str:
     return f"{len(parcel.messages)} messages twice"
 
 
-def flood(sentence: str, *, malformed: float = 0, late: float = 0) -> Callable[[World, Random], str]:
-    """Many messages out of the ordinary in a short while."""
-
-    def inject(world: World, rng: Random) -> str:
-        partitions = range(world.settings.kafka.partitions)
-        world.sender.send(parcel_of(rng, _FLOOD_MESSAGES, partitions, malformed=malformed, late=late))
-        return f"{_FLOOD_MESSAGES} messages"
-
-    inject.__doc__ = sentence
-    return inject
+def flood_with_malformed(world: World, rng: Random) -> str:
+    """Nearly everything in a short while is malformed."""
+    return _flood(world, rng, malformed=0.8)
 
 
-flood_with_malformed = flood("Nearly everything in a short while is malformed.", malformed=0.8)
-flood_with_late = flood(
-    "Many events are up to three days late: their day's partition and minute are long written.", late=0.8
-)
+def flood_with_late(world: World, rng: Random) -> str:
+    """Many events are up to three days late: their day's partition and minute are long written."""
+    return _flood(world, rng, late=0.8)
+
+
+def _flood(world: World, rng: Random, **fractions: float) -> str:
+    world.sender.send(parcel_of(rng, _FLOOD_MESSAGES, range(world.settings.kafka.partitions), **fractions))
+    return f"{_FLOOD_MESSAGES} messages"

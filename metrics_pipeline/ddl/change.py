@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from metrics_pipeline.ddl.background_work import Work
 from metrics_pipeline.ddl.found_schema import NOTHING, Size
 
 
@@ -25,6 +24,18 @@ class Way(Enum):
     REBUILD = "rebuild"
 
 
+class Work(Enum):
+    """What has to be done for a change beside its statements."""
+
+    NOTHING = "nothing"
+    FILL_COLUMN = "fill column"
+    """Write the default of `column` into the parts that lack it."""
+    COUNT_BUCKETS = "count buckets"
+    """Count in the books the events of buckets of new grains."""
+    REMAKE_ROLLUPS = "remake rollups"
+    """Remake the rollups from raw_events."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """`is_needed`: this version's drains can't run before it is done.
@@ -34,9 +45,9 @@ class Change:
 
     object: str
     what: str
-    phase: Phase
-    way: Way
     statements: tuple[str, ...] = ()
+    phase: Phase = Phase.EXPAND
+    way: Way = Way.METADATA
     size: Size = NOTHING
     destroys: bool = False
     is_needed: bool = False

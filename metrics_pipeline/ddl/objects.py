@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from metrics_pipeline.clickhouse.storage import Storage
-from metrics_pipeline.ddl.background_work import Work
+from metrics_pipeline.ddl.change import Work
 
 NOT_FILLED = " Rows from before lack: "
 """Ends the comment of a table whose new columns are still to be filled from raw events; the names follow."""

@@ -11,8 +11,7 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.alerting.tables import ALERT_LOG, CANARIES
 from metrics_pipeline.clickhouse.storage import Storage
-from metrics_pipeline.ddl.background_work import Work
-from metrics_pipeline.ddl.change import Phase, Plan, hash_of
+from metrics_pipeline.ddl.change import Phase, Plan, Work, hash_of
 from metrics_pipeline.ddl.found_schema import Found
 from metrics_pipeline.ddl.live import LiveSchema
 from metrics_pipeline.ddl.migrating import Migration, Progress, Works

@@ -65,7 +65,8 @@ class Delivery:
 def deliver(message: Message, urls: Sequence[str], *, timeout_seconds: float = TIMEOUT_SECONDS) -> tuple[Delivery, ...]:
     """Send to every destination at once; never raises, never waits longer than LIMIT_SECONDS."""
     limit_seconds = min(ATTEMPTS * 3 * timeout_seconds + WAIT_SECONDS * ATTEMPTS, LIMIT_SECONDS)
-    waiting = [(number, url, _start(message, number, url, timeout_seconds)) for number, url in _numbered(urls)]
+    numbered = enumerate(urls[:MAX_DESTINATIONS], start=1)
+    waiting = [(number, url, _start(message, number, url, timeout_seconds)) for number, url in numbered]
     deadline = time.monotonic() + limit_seconds
     deliveries = [_await(answer, number, url, deadline) for number, url, answer in waiting]
     if len(urls) > MAX_DESTINATIONS:
@@ -73,10 +74,6 @@ def deliver(message: Message, urls: Sequence[str], *, timeout_seconds: float = T
             Delivery(f"destinations {MAX_DESTINATIONS + 1} to {len(urls)}", f"at most {MAX_DESTINATIONS} are served")
         )
     return tuple(deliveries)
-
-
-def _numbered(urls: Sequence[str]) -> list[tuple[int, str]]:
-    return list(enumerate(urls[:MAX_DESTINATIONS], start=1))
 
 
 def _start(message: Message, number: int, url: str, timeout_seconds: float) -> Future[Delivery]:

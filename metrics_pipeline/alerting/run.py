@@ -15,7 +15,7 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.alerting.kind import Severity
 from metrics_pipeline.alerting.log import read_alert_states, write_alert_states
-from metrics_pipeline.alerting.message import Links, Message, compose
+from metrics_pipeline.alerting.message import Message, compose
 from metrics_pipeline.alerting.notifications import (
     AlertState,
     AlertStates,
@@ -33,7 +33,14 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.errors import PipelineError, RetryableError
 from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.ledger.tables import LedgerScope
-from metrics_pipeline.settings import AlertSettings, Settings, destination_urls, kafka_address
+from metrics_pipeline.settings import (
+    AlertSettings,
+    ClickHouseSettings,
+    KafkaSettings,
+    Settings,
+    destination_urls,
+    kafka_address,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +48,7 @@ ENGINE_TIMEOUT_SECONDS = 10
 """Longest wait for one answer of an engine: an evaluation must end within a tick of the sensor."""
 
 _T = TypeVar("_T")
+_Part = TypeVar("_Part", ClickHouseSettings, KafkaSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +87,12 @@ def evaluate(settings: Settings, runs: Sequence[RunSignal], checks: Sequence[Che
         alert_states = advance(before, judgement, now, settings.alerts)
         notifications = due(alert_states, now)
         deliveries = _notify(settings.alerts, notifications)
-        if notifications and _is_notified(deliveries):
+        # One destination is enough: else those that are away would make the others hear it twice.
+        if not deliveries or any(delivery.problem is None for delivery in deliveries):
             alert_states = notified(alert_states, notifications, now)
-        is_noted = stored is not None and warehouse.ask(lambda client: _note(client, stored, alert_states, now))
-    return Evaluation(Copy(alert_states, is_ahead=not is_noted), notifications, deliveries)
+        if stored is not None:
+            warehouse.ask(lambda client: write_alert_states(client, stored, alert_states, now))
+    return Evaluation(Copy(alert_states, is_ahead=warehouse.problem is not None), notifications, deliveries)
 
 
 def standing(settings: Settings) -> Standing:
@@ -127,9 +137,7 @@ class _Warehouse:
     """ClickHouse for one evaluation. It connects at the first question, and after a failure it answers no more."""
 
     def __init__(self, settings: Settings) -> None:
-        limit = min(settings.clickhouse.request_timeout_seconds, ENGINE_TIMEOUT_SECONDS)
-        clickhouse = settings.clickhouse.model_copy(update={"request_timeout_seconds": limit})
-        self._settings = settings.model_copy(update={"clickhouse": clickhouse})
+        self._settings = settings.model_copy(update={"clickhouse": _impatient(settings.clickhouse)})
         self._client: Client | None = None
         self.problem: str | None = None
 
@@ -172,37 +180,29 @@ def _read(settings: Settings, warehouse: _Warehouse) -> Signals:
 
 
 def _lags(settings: Settings) -> tuple[Mapping[int, int] | None, str | None]:
-    limit = min(settings.kafka.request_timeout_seconds, ENGINE_TIMEOUT_SECONDS)
-    kafka = settings.kafka.model_copy(update={"request_timeout_seconds": limit})
     try:
-        lags = read_lag(kafka_address(settings), kafka)
+        lags = read_lag(kafka_address(settings), _impatient(settings.kafka))
     except PipelineError as error:
         logger.warning("%s", error)
         return None, str(error)
     return {p: lag.offsets for p, lag in lags.items()}, None
 
 
+def _impatient(part: _Part) -> _Part:
+    limit = min(part.request_timeout_seconds, ENGINE_TIMEOUT_SECONDS)
+    return part.model_copy(update={"request_timeout_seconds": limit})
+
+
 def _notify(alerts: AlertSettings, notifications: Sequence[AlertState]) -> tuple[Delivery, ...]:
     if not notifications:
         return ()
     for notification in notifications:
-        level = (
-            logging.INFO if notification.unsent in (Notification.RESOLVED, Notification.FORGOTTEN) else logging.WARNING
+        is_over = notification.unsent in (Notification.RESOLVED, Notification.FORGOTTEN)
+        logger.log(
+            logging.INFO if is_over else logging.WARNING, "%s: %s", notification.unsent, notification.alert.summary
         )
-        logger.log(level, "%s: %s", notification.unsent, notification.alert.summary)
-    message = compose(notifications, Links(alerts.dagster_url or "", alerts.runbook_url))
-    deliveries = deliver(message, destination_urls(alerts))
+    deliveries = deliver(compose(notifications, alerts), destination_urls(alerts))
     for delivery in deliveries:
         if delivery.problem is not None:
             logger.error("the alert did not reach %s: %s", delivery.destination, delivery.problem)
     return deliveries
-
-
-def _is_notified(deliveries: Sequence[Delivery]) -> bool:
-    """One destination is enough: else those that are away would make the others hear it twice."""
-    return not deliveries or any(delivery.problem is None for delivery in deliveries)
-
-
-def _note(client: Client, before: AlertStates, alert_states: AlertStates, now: float) -> bool:
-    write_alert_states(client, before, alert_states, now)
-    return True

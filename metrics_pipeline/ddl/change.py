@@ -1,7 +1,6 @@
 """One step from what a server has to what is wanted. Pure."""
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -106,12 +105,6 @@ class Plan:
 
     def of(self, phase: Phase) -> tuple[Change, ...]:
         return tuple(c for c in self.changes if c.phase is phase)
-
-
-def ordered(changes: Iterable[Change]) -> Plan:
-    """By phase, and as given within one."""
-    given = tuple(changes)
-    return Plan(tuple(c for phase in Phase for c in given if c.phase is phase))
 
 
 def hash_of(texts: tuple[str, ...]) -> str:

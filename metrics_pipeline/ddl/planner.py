@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from metrics_pipeline.clickhouse.storage import Storage
-from metrics_pipeline.ddl.change import Change, Phase, Plan, Way, Work, ordered
+from metrics_pipeline.ddl.change import Change, Phase, Plan, Way, Work
 from metrics_pipeline.ddl.columns import column_changes
 from metrics_pipeline.ddl.comparison import canonical, days_of, same_engine, split
 from metrics_pipeline.ddl.found_schema import Found, FoundTable, Size
@@ -23,13 +23,13 @@ EVENTS = "raw_events"
 
 
 def plan(objects: Sequence[SchemaObject], found: Found, storage: Storage) -> Plan:
-    """Compare. Columns come first: views that are made or replaced may read them."""
+    """Compare. Within a phase columns come first: views that are made or replaced may read them."""
     tables = [o for o in objects if isinstance(o, Table) and o.name in found]
     changes = [c for table in tables for c in _table(table, found[table.name], storage)]
     for wanted in objects:
         changes += _object(wanted, found.get(wanted.name), storage)
     changes += _remake(tables, changes, found)
-    return ordered(changes)
+    return Plan(tuple(c for phase in Phase for c in changes if c.phase is phase))
 
 
 def _object(wanted: SchemaObject, found: FoundTable | None, storage: Storage) -> Iterator[Change]:

@@ -512,8 +512,8 @@ def test_months_of_canaries_go(settings: Settings, client: Client) -> None:
     canaries = [
         Canary(str(uuid.UUID(int=at, version=4)), owner, 0, middle * 1_000) for at, (_, middle) in enumerate(of_months)
     ]
-    notes.sent(canaries)
-    notes.seen(Sighting(canary, 1.0) for canary in canaries[1:])
+    notes.note(Sighting(canary, None) for canary in canaries)
+    notes.note(Sighting(canary, 1.0) for canary in canaries[1:])
     names = [name for name, _ in of_months]
     assert done(retain(settings, client, SHORT, dry_run=True), DROP, CANARIES) == names[:2]
     assert partitions_of(client, CANARIES) == set(names)

@@ -5,14 +5,22 @@ those of the present one. Only one group may feed the tables at a time: batches 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
 import polars as pl
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.audit.verdict import BrokenAccount, BrokenRow, Ledger, PartitionKey, PartitionTotals
+from metrics_pipeline.audit.verdict import (
+    LONGEST_LIST,
+    BrokenAccount,
+    BrokenRow,
+    Counts,
+    Ledger,
+    PartitionKey,
+    PartitionTotals,
+)
 from metrics_pipeline.clickhouse.query import query_frame, query_rows
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.ledger.deferred import subtracted
@@ -22,9 +30,6 @@ from metrics_pipeline.ledger.reading_deferred import ClickHouseDeferred
 from metrics_pipeline.ledger.tables import REPLAY_PLAN, PlanStep
 from metrics_pipeline.rollups.tables import CURRENT_ROWS
 from metrics_pipeline.runtime.timerange import DAY_SECONDS, MINUTE_SECONDS
-
-LONGEST_LIST = 1_000
-"""Most gaps, overlaps or broken rows that are listed."""
 
 _ROWS = "FROM batches FINAL"
 _OF_GROUP = "consumer_group = {group:String}"
@@ -99,18 +104,18 @@ _FINAL_SETTINGS: Mapping[str, Any] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
 class ClickHouseBooks:
     """A `BookReader` for the present topic and one consumer group.
 
     Dead letters of messages before `dead_letters_from` (epoch seconds) may have been dropped: they aren't counted.
     """
 
-    def __init__(self, client: Client, topic: str, topic_id: str, group: str, *, dead_letters_from: int = 0) -> None:
-        self._client = client
-        self._topic = topic
-        self._topic_id = topic_id
-        self._group = group
-        self._dead_letters_from = dead_letters_from
+    client: Client
+    topic: str
+    topic_id: str
+    group: str
+    dead_letters_from: int = 0
 
     def ledger(self, scope: Scope) -> Ledger:
         touches, bounds = _touches(scope)
@@ -124,7 +129,7 @@ class ClickHouseBooks:
         totals = [_totals(r) for r in rows]
         if any(t.deferred for t in totals):
             totals = [self._without_drained(t) for t in totals]
-        torn = [int(r[2]) for r in rows if not r[12] and (r[0], r[1]) == (self._topic, self._topic_id)]
+        torn = [int(r[2]) for r in rows if not r[12] and (r[0], r[1]) == (self.topic, self.topic_id)]
         return Ledger(
             totals=tuple(totals),
             gaps=self._ranges(_GAPS, {"partitions": torn}) if torn else (),
@@ -171,15 +176,13 @@ class ClickHouseBooks:
         return found
 
     def ledger_minutes(self, scope: Scope) -> pl.DataFrame:
-        conditions, bounds = ["1"], _bounds(scope)
-        if "start" in bounds:
-            conditions.append("last_event >= toDateTime({start:UInt32}, 'UTC') AND minute >= {start:UInt32}")
-        if "end" in bounds:
-            conditions.append("first_event < toDateTime({end:UInt32}, 'UTC') AND minute < {end:UInt32}")
-        if scope.minutes:
-            conditions.append("minute IN {minutes:Array(UInt32)}")
-        sql = _LEDGER_MINUTES.format(where=" AND ".join(conditions))
-        return self._frame("the ledger", sql, bounds).cast(COUNTS_SCHEMA)
+        where, bounds = _within(
+            scope,
+            "last_event >= toDateTime({start:UInt32}, 'UTC') AND minute >= {start:UInt32}",
+            "first_event < toDateTime({end:UInt32}, 'UTC') AND minute < {end:UInt32}",
+            "minute IN {minutes:Array(UInt32)}",
+        )
+        return self._frame("the ledger", _LEDGER_MINUTES.format(where=where), bounds).cast(COUNTS_SCHEMA)
 
     def raw_minutes(self, scope: Scope, *, distinct: bool = False) -> pl.DataFrame:
         where, bounds = _raw_where(scope)
@@ -188,17 +191,14 @@ class ClickHouseBooks:
         return self._frame("raw_events", sql, bounds).cast(COUNTS_SCHEMA)
 
     def rollup_minutes(self, scope: Scope) -> pl.DataFrame:
-        bounds = _bounds(scope)
-        conditions = ["1"]
-        if "start" in bounds:
-            conditions.append("minute >= toDateTime({start:UInt32}, 'UTC')")
-        if "end" in bounds:
-            conditions.append("minute < toDateTime({end:UInt32}, 'UTC')")
-        if scope.minutes:
-            conditions.append("toUnixTimestamp(minute) IN {minutes:Array(UInt32)}")
-        conditions.append(CURRENT_ROWS)
+        where, bounds = _within(
+            scope,
+            "minute >= toDateTime({start:UInt32}, 'UTC')",
+            "minute < toDateTime({end:UInt32}, 'UTC')",
+            "toUnixTimestamp(minute) IN {minutes:Array(UInt32)}",
+        )
         sql = f"""SELECT toUnixTimestamp(minute) AS minute, events FROM (
-            SELECT minute, sum(requests) AS events FROM rollup_1m WHERE {" AND ".join(conditions)} GROUP BY minute)"""
+            SELECT minute, sum(requests) AS events FROM rollup_1m WHERE {where} AND {CURRENT_ROWS} GROUP BY minute)"""
         return self._frame("rollup_1m", sql, bounds).cast(COUNTS_SCHEMA)
 
     def landed(self, tokens: Sequence[str]) -> frozenset[str]:
@@ -253,7 +253,7 @@ class ClickHouseBooks:
         """Drains read what is deferred if somebody moved offsets back by hand."""
         if not totals.deferred:
             return totals
-        ledger = ClickHouseDeferred(self._client, totals.key.topic, totals.key.topic_id, self._group)
+        ledger = ClickHouseDeferred(self.client, totals.key.topic, totals.key.topic_id, self.group)
         return replace(totals, deferred=subtracted(totals.deferred, ledger.drained(totals.deferred)))
 
     def _replayed(self, touches: str, bounds: Mapping[str, Any]) -> int:
@@ -269,20 +269,20 @@ class ClickHouseBooks:
         return tuple(OffsetRange(int(p), int(s), int(e)) for p, s, e in self._rows("the ledger", sql, parameters))
 
     def _rows(self, table: str, sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        return query_rows(self._client, f"auditing {table}", sql, self._parameters(parameters), _FINAL_SETTINGS)
+        return query_rows(self.client, f"auditing {table}", sql, self._parameters(parameters), _FINAL_SETTINGS)
 
     def _frame(self, table: str, sql: str, parameters: Mapping[str, Any]) -> pl.DataFrame:
-        return query_frame(self._client, f"auditing {table}", sql, self._parameters(parameters), _FINAL_SETTINGS)
+        return query_frame(self.client, f"auditing {table}", sql, self._parameters(parameters), _FINAL_SETTINGS)
 
     def _parameters(self, more: Mapping[str, Any]) -> dict[str, Any]:
-        named = {
-            "topic": self._topic,
-            "topic_id": self._topic_id,
-            "group": self._group,
+        return {
+            "topic": self.topic,
+            "topic_id": self.topic_id,
+            "group": self.group,
             "limit": LONGEST_LIST,
-            "held": self._dead_letters_from,
+            "held": self.dead_letters_from,
+            **more,
         }
-        return named | dict(more)
 
 
 def _totals(row: Sequence[Any]) -> PartitionTotals:
@@ -293,13 +293,16 @@ def _totals(row: Sequence[Any]) -> PartitionTotals:
     )
     key = PartitionKey(str(topic), str(topic_id), int(partition))
     deferred = subtracted(skipped, backfilled)
-    return PartitionTotals(key, *map(int, figures[:9]), deferred=deferred, letters_gone=int(figures[12]))
+    start, end, *counts = map(int, figures[:9])
+    return PartitionTotals(key, start, end, Counts(*counts), deferred, letters_gone=int(figures[12]))
 
 
-def _bounds(scope: Scope) -> dict[str, Any]:
-    bounds: dict[str, Any] = {"start": scope.start_seconds, "end": scope.end_seconds}
-    known = {name: value for name, value in bounds.items() if value is not None}
-    return known | ({"minutes": list(scope.minutes)} if scope.minutes else {})
+def _within(scope: Scope, since: str, until: str, named: str) -> tuple[str, dict[str, Any]]:
+    """Those of the conditions that the scope asks for, with the parameters start, end and minutes."""
+    conditions = {"start": since, "end": until, "minutes": named}
+    bounds = {"start": scope.start_seconds, "end": scope.end_seconds, "minutes": list(scope.minutes) or None}
+    given = {name: value for name, value in bounds.items() if value is not None}
+    return " AND ".join(conditions[name] for name in given) or "1", given
 
 
 def _touches(scope: Scope) -> tuple[str, dict[str, Any]]:
@@ -320,15 +323,12 @@ def _dead_letters_of(scope: Scope) -> tuple[str, dict[str, Any]]:
 
 
 def _raw_where(scope: Scope) -> tuple[str, dict[str, Any]]:
-    bounds = _bounds(scope)
-    conditions = ["1"]
-    if "start" in bounds:
-        conditions.append("timestamp >= toDateTime64({start:UInt32}, 3, 'UTC')")
-    if "end" in bounds:
-        conditions.append("timestamp < toDateTime64({end:UInt32}, 3, 'UTC')")
-    if scope.minutes:
-        conditions.append(f"{_RAW_MINUTE} IN {{minutes:Array(UInt32)}}")
-    return " AND ".join(conditions), bounds
+    return _within(
+        scope,
+        "timestamp >= toDateTime64({start:UInt32}, 3, 'UTC')",
+        "timestamp < toDateTime64({end:UInt32}, 3, 'UTC')",
+        f"{_RAW_MINUTE} IN {{minutes:Array(UInt32)}}",
+    )
 
 
 _HELD = "first_message >= toDateTime64({held:UInt32}, 3, 'UTC')"

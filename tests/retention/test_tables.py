@@ -361,7 +361,7 @@ class TestDeadLetters:
         for deep in (False, True):
             verdict = audit(letters, deep=deep)
             assert verdict.problems == ()
-            assert verdict.books.ledger.dead_letters == 10
+            assert verdict.books.ledger.counts.dead_letters == 10
         send(letters, [b"{"] * 3, partition=0)
         assert drain_once(letters).dead_letters == 3
         assert audit(letters).problems == ()
@@ -378,7 +378,7 @@ class TestDeadLetters:
         assert number(client, "SELECT count() FROM dead_letters FINAL") == 5
         verdict = audit(letters)
         assert verdict.problems == ()
-        assert verdict.books.ledger.dead_letters == 10
+        assert verdict.books.ledger.counts.dead_letters == 10
 
 
 class TestLedger:

@@ -31,16 +31,12 @@ MAX_STATES = 1_000
 
 
 class Phase(StrEnum):
-    """Where a problem stands."""
-
     PENDING = "pending"
     FIRING = "firing"
     RESOLVED = "resolved"
 
 
 class Notification(StrEnum):
-    """What people are notified of."""
-
     FIRING = "firing"
     AGAIN = "still firing"
     RESOLVED = "resolved"

@@ -122,7 +122,6 @@ def _tallies(counts: Sequence[Any]) -> Tallies:
 
 
 def read_storage(client: Client) -> StorageSignal:
-    """Disks, parts and growth."""
     ((size_bytes, events, of_day),) = _rows(client, _GROWTH)
     return StorageSignal(
         disks=tuple(DiskSignal(str(name), int(free), int(total)) for name, free, total in _rows(client, _DISKS)),

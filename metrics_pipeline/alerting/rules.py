@@ -55,7 +55,6 @@ class Alert:
 
     @property
     def about(self) -> Kind:
-        """What the catalogue says of its kind."""
         return KINDS[self.kind]
 
     @property

@@ -8,6 +8,7 @@ that people are notified of the outage once, too.
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -79,7 +80,7 @@ class Standing:
 def evaluate(settings: Settings, runs: Sequence[RunSignal], checks: Sequence[CheckSignal], copy: Copy) -> Evaluation:
     """Judge, notify of what is due, and write the alert states. No engine and no destination can make it raise."""
     now = time.time()
-    with _Warehouse(settings) as warehouse:
+    with closing(_Warehouse(settings)) as warehouse:
         stored = warehouse.ask(read_alert_states)
         before = copy.alert_states if copy.is_ahead or stored is None else stored
         signals = replace(_read(settings, warehouse), runs=tuple(runs), checks=tuple(checks))
@@ -97,7 +98,7 @@ def evaluate(settings: Settings, runs: Sequence[RunSignal], checks: Sequence[Che
 
 def standing(settings: Settings) -> Standing:
     """What is wrong now. Nobody is notified, and nothing is written."""
-    with _Warehouse(settings) as warehouse:
+    with closing(_Warehouse(settings)) as warehouse:
         stored = warehouse.ask(read_alert_states) or AlertStates()
         signals = _read(settings, warehouse)
     judgement = judge(signals, settings.alerts)
@@ -112,7 +113,7 @@ def standing(settings: Settings) -> Standing:
 
 def look(settings: Settings) -> tuple[Signals, Judgement]:
     """The signals of now, and what is wrong by them alone: the alert states are not read."""
-    with _Warehouse(settings) as warehouse:
+    with closing(_Warehouse(settings)) as warehouse:
         signals = _read(settings, warehouse)
     return signals, judge(signals, settings.alerts)
 
@@ -141,10 +142,7 @@ class _Warehouse:
         self._client: Client | None = None
         self.problem: str | None = None
 
-    def __enter__(self) -> "_Warehouse":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         if self._client is not None:
             self._client.close()
 

@@ -66,8 +66,6 @@ class BurnSignal:
 
 @dataclass(frozen=True, slots=True)
 class DiskSignal:
-    """A disk of the server, bytes."""
-
     name: str
     free_bytes: int
     total_bytes: int

@@ -98,10 +98,8 @@ _ADDED = """
 """
 
 _RAW_MINUTE = f"intDiv(toUnixTimestamp(timestamp), {MINUTE_SECONDS}) * {MINUTE_SECONDS}"
-_FINAL_SETTINGS: Mapping[str, Any] = {
-    # Rows with the same key are in the same partition: one that is a single merged part needs no merging.
-    "do_not_merge_across_partitions_select_final": 1,
-}
+_FINAL_SETTINGS = {"do_not_merge_across_partitions_select_final": 1}
+"""Rows with the same key are in the same partition: one that is a single merged part needs no merging."""
 
 
 @dataclass(frozen=True, slots=True)

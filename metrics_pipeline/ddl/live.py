@@ -50,11 +50,9 @@ class Mutation:
     problem: str
 
 
+@dataclass(frozen=True, slots=True)
 class LiveSchema:
-    """Reads one database."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    client: Client
 
     def read(self, filled: Mapping[str, Sequence[str]]) -> Found:
         """Everything in the database. `filled`: table -> columns of which it is asked what parts lack them."""
@@ -100,7 +98,7 @@ class LiveSchema:
         ]
 
     def _rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Sequence[Any]]:
-        return query_rows(self._client, "reading the schema", sql, parameters or {})
+        return query_rows(self.client, "reading the schema", sql, parameters or {})
 
 
 def _first(pattern: re.Pattern[str], text: str) -> str:

@@ -55,7 +55,6 @@ class Table:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """The primary key."""
         return self.primary_key or self.order_by
 
     def ddl(self, storage: Storage) -> str:

@@ -7,8 +7,6 @@ PREFIX = "metrics_pipeline_"
 
 
 class Type(StrEnum):
-    """Prometheus' types."""
-
     COUNTER = "counter"
     GAUGE = "gauge"
     HISTOGRAM = "histogram"

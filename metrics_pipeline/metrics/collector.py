@@ -41,8 +41,6 @@ _SUMS = (m.BATCHES, m.CONSUMED, m.READ_BYTES, m.INSERTED, m.DUPLICATES, m.SKIPPE
 
 @dataclass(frozen=True, slots=True)
 class ClickHouseFigures:
-    """Everything that one reading of ClickHouse finds."""
-
     totals: Totals
     freshness: Freshness | None
     deferred: int
@@ -71,7 +69,6 @@ class PipelineCollector(Collector):
         self._clickhouse.reading(patient=True)
 
     def close(self) -> None:
-        """Give the connection back."""
         if self._client is not None:
             self._client.close()
 

@@ -51,7 +51,6 @@ def objects(cluster: str, database: str) -> tuple[SchemaObject, ...]:
 
 
 def plan(client: Client, cluster: str, database: str) -> Plan:
-    """Compare with the client's database."""
     return compare(objects(cluster, database), LiveSchema(client).read({}), _NO_STORAGE)
 
 

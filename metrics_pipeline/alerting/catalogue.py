@@ -96,14 +96,14 @@ FRESHNESS = Kind(
             f"> {DEFAULTS.freshness_seconds:g}",
             "1 of 100 events took {{ $value | humanizeDuration }} or more to land",
         ),
-        Question(
-            "freshness",
-            "SELECT quantileExactWeighted(0.99)(age, weight) / 1000 AS seconds FROM batches "
-            f"ARRAY JOIN freshness_ms AS age, freshness_events AS weight WHERE {_since(WINDOW_SECONDS)} "
-            "HAVING count() > 0",
-            above=DEFAULTS.freshness_seconds,
-            span_seconds=WINDOW_SECONDS,
-        ),
+    ),
+    Question(
+        "freshness",
+        "SELECT quantileExactWeighted(0.99)(age, weight) / 1000 AS seconds FROM batches "
+        f"ARRAY JOIN freshness_ms AS age, freshness_events AS weight WHERE {_since(WINDOW_SECONDS)} "
+        "HAVING count() > 0",
+        above=DEFAULTS.freshness_seconds,
+        span_seconds=WINDOW_SECONDS,
     ),
 )
 FRESHNESS_BURN = Kind(
@@ -132,16 +132,14 @@ STALE_ROLLUPS = Kind(
     "metrics-pipeline rollups status",
     3_600,  # Late events make a bucket stale at any time, and the sensor that builds it has its pace.
     (Part.CHECKS,),
-    (
-        Question(
-            "stale-rollups",
-            f"""SELECT count() AS buckets FROM {BUCKETS.name}
+    question=Question(
+        "stale-rollups",
+        f"""SELECT count() AS buckets FROM {BUCKETS.name}
 WHERE minute >= now() - {7 * DAY_SECONDS + BUILT[-1].seconds} AND minute < now()
     AND toUnixTimestamp(minute) + grain <= toUnixTimestamp(now()) - {DEFAULTS.rollups_seconds}
     AND events > 0 AND {IS_STALE}""",
-            above=0,
-            span_seconds=7 * DAY_SECONDS,
-        ),
+        above=0,
+        span_seconds=7 * DAY_SECONDS,
     ),
 )
 AUDIT_DRIFT = Kind(
@@ -181,13 +179,13 @@ DEAD_LETTER_SHARE = Kind(
             f"and sum(increase({_READ}[{_WINDOW}])) >= {DEAD_LETTER_MESSAGES}",
             "{{ $value | humanizePercentage }} of messages become dead letters",
         ),
-        Question(
-            "dead-letters",
-            f"SELECT 100 * sum(dead_letters) / sum(consumed) AS percent FROM batches WHERE {_since(WINDOW_SECONDS)} "
-            f"HAVING sum(consumed) >= {DEAD_LETTER_MESSAGES}",
-            above=100 * DEFAULTS.dead_letter_share,
-            span_seconds=WINDOW_SECONDS,
-        ),
+    ),
+    Question(
+        "dead-letters",
+        f"SELECT 100 * sum(dead_letters) / sum(consumed) AS percent FROM batches WHERE {_since(WINDOW_SECONDS)} "
+        f"HAVING sum(consumed) >= {DEAD_LETTER_MESSAGES}",
+        above=100 * DEFAULTS.dead_letter_share,
+        span_seconds=WINDOW_SECONDS,
     ),
 )
 LOST_OFFSETS = Kind(
@@ -204,12 +202,12 @@ LOST_OFFSETS = Kind(
             "increase(metrics_pipeline_lost_offsets_total[1d]) > 0",
             "{{ $value | humanize }} offsets were dropped by the topic before they were read",
         ),
-        Question(
-            "lost",
-            f"SELECT sum(lost) AS offsets FROM batches WHERE {_since(DAY_SECONDS)}",
-            above=0,
-            span_seconds=DAY_SECONDS,
-        ),
+    ),
+    Question(
+        "lost",
+        f"SELECT sum(lost) AS offsets FROM batches WHERE {_since(DAY_SECONDS)}",
+        above=0,
+        span_seconds=DAY_SECONDS,
     ),
 )
 STALLED_PARTITION = Kind(
@@ -285,15 +283,12 @@ SILENCE = Kind(
     "Either nothing is sent, or nothing is drained.",
     "metrics-pipeline status",
     0,
-    (),
-    (
-        Question(
-            "silence",
-            "SELECT dateDiff('second', max(visible_at), now64(3)) / 60 AS minutes FROM batches "
-            f"WHERE last_message >= now() - {DAY_SECONDS} AND source = '{DRAIN}'",
-            above=SILENCE_MINUTES,
-            span_seconds=DAY_SECONDS,
-        ),
+    question=Question(
+        "silence",
+        "SELECT dateDiff('second', max(visible_at), now64(3)) / 60 AS minutes FROM batches "
+        f"WHERE last_message >= now() - {DAY_SECONDS} AND source = '{DRAIN}'",
+        above=SILENCE_MINUTES,
+        span_seconds=DAY_SECONDS,
     ),
 )
 SERVICE_ERRORS = Kind(
@@ -304,17 +299,14 @@ SERVICE_ERRORS = Kind(
     "The service is ill, not the pipeline. The dashboard Incident deep dive shows its raw events.",
     "metrics-pipeline top --when 'last 15 minutes' --by errors",
     300,
-    (),
-    (
-        Question(
-            "errors",
-            f"""SELECT service::String AS service, 100 * sum(errors) / sum(requests) AS percent
+    question=Question(
+        "errors",
+        f"""SELECT service::String AS service, 100 * sum(errors) / sum(requests) AS percent
 FROM {SERVICES.name}(start = toStartOfMinute(now('UTC') - 300), end = toStartOfMinute(now('UTC') + 60),
     step = {COARSEST_SECONDS})
 GROUP BY service HAVING sum(requests) >= {ERROR_REQUESTS} ORDER BY service LIMIT 1000""",
-            above=ERROR_PERCENT,
-            span_seconds=300,
-        ),
+        above=ERROR_PERCENT,
+        span_seconds=300,
     ),
 )
 ALERT_SENSOR_SILENT = Kind(

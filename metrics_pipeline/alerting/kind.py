@@ -80,8 +80,9 @@ class Kind:
     meaning: str
     command: str
     for_seconds: int
-    parts: tuple[Part, ...]
-    rules: tuple[PromQL | Question, ...] = ()
+    parts: tuple[Part, ...] = ()
+    promql: tuple[PromQL, ...] = ()
+    question: Question | None = None
 
     @property
     def is_state(self) -> bool:
@@ -106,14 +107,9 @@ class Kind:
     @property
     def prometheus(self) -> tuple[PromQL, ...]:
         """Its rules; where Prometheus can't judge, one that repeats what the sensor found and has waited for."""
-        own = tuple(rule for rule in self.rules if isinstance(rule, PromQL))
-        if own or not self.parts:
-            return own
+        if self.promql or not self.parts:
+            return self.promql
         firing = f'metrics_pipeline_alerts_firing{{kind="{self.name}"}}'
         expr = f"sum by (kind) (max by (kind, severity) ({firing})) > 0"
         summary = f"{self.title}: `metrics-pipeline alerts status` lists {{{{ $value }}}}"
         return (PromQL(expr, summary, for_seconds=0),)
-
-    @property
-    def questions(self) -> tuple[Question, ...]:
-        return tuple(rule for rule in self.rules if isinstance(rule, Question))

@@ -1,7 +1,7 @@
 """The verdict of an audit: figures in, contradictions out."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -115,7 +115,7 @@ class Books:
     ledger: Ledger
     tail: tuple[OffsetRange, ...] = ()
     deferred: tuple[OffsetRange, ...] = ()
-    dead_letter_rows: Mapping[PartitionKey, int] | None = None
+    dead_letter_rows: Mapping[PartitionKey, int] = field(default_factory=dict)
     ledger_events: int = 0
     raw_rows: int = 0
     rollup_requests: int = 0
@@ -176,11 +176,16 @@ def judge(books: Books) -> Verdict:
     ]
     problems += [_broken_account(b) for b in ledger.broken_accounts]
     problems += [_broken_row(b) for b in ledger.broken_rows]
-    problems += _dead_letter_problems(ledger.totals, books.dead_letter_rows)
-    added, found = ledger.added_dead_letters
-    if added != found:
+    problems += [
+        f"partition {t.key.partition}: {t.letters_kept} dead letters in the ledger, but dead_letters has {found} rows: "
+        "look for deletes in system.mutations; `metrics-pipeline replay` restores them"
+        for t in ledger.totals
+        if (found := books.dead_letter_rows.get(t.key, 0)) != t.letters_kept
+    ]
+    added, rows = ledger.added_dead_letters
+    if added != rows:
         problems.append(
-            f"replays made {added} dead letters by the ledger, but dead_letters has {found} of them: look for deletes "
+            f"replays made {added} dead letters by the ledger, but dead_letters has {rows} of them: look for deletes "
             "in system.mutations"
         )
     rollup_problems = tuple(_drift(m) for m in books.drifting_minutes if m.raw != m.rollup)
@@ -207,17 +212,6 @@ def _broken_row(broken: BrokenRow) -> str:
         f"batch {broken.batch}: {broken.inserted} inserted, but {broken.partition_inserted} by its partitions, "
         f"{broken.minute_inserted} by its minutes: the ledger row was changed"
     )
-
-
-def _dead_letter_problems(totals: Iterable[PartitionTotals], found: Mapping[PartitionKey, int] | None) -> list[str]:
-    if found is None:
-        return []
-    return [
-        f"partition {t.key.partition}: {t.letters_kept} dead letters in the ledger, but dead_letters has "
-        f"{found.get(t.key, 0)} rows: look for deletes in system.mutations; `metrics-pipeline replay` restores them"
-        for t in totals
-        if t.letters_kept != found.get(t.key, 0)
-    ]
 
 
 def _drift(m: MinuteDrift) -> str:

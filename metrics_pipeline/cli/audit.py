@@ -63,7 +63,7 @@ def _as_fields(verdict: Verdict) -> dict[str, object]:
         "gaps": (*ledger.gaps, *books.tail),
         "deferred": {"offsets": verdict.deferred_offsets, "ranges": books.deferred[:_LONGEST_LIST]},
         "overlaps": ledger.overlaps,
-        "dead_letter_rows": sum((books.dead_letter_rows or {}).values()),
+        "dead_letter_rows": sum(books.dead_letter_rows.values()),
         **picked(books, "ledger_events", "raw_rows", "raw_doubles", "rollup_requests", "rollup_drift", "drifting"),
         "drifting_minutes": [asdict(m) | {"minute": minute_name(m.minute)} for m in books.drifting_minutes],
         "minutes_in_flight": [minute_name(m) for m in books.minutes_in_flight],

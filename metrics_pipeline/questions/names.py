@@ -81,16 +81,11 @@ def _judged(
     if service:
         others = _found(client, "service", Names(**{dimension: name}), spans)
         elsewhere = tuple(others)[:_MAX_SUGGESTIONS]
-    close = close_names(name, tuple(found))
+    by_lower = {known.lower(): known for known in found}
+    alike = get_close_matches(name.lower(), by_lower, n=_MAX_SUGGESTIONS, cutoff=_CLOSE)
+    close = tuple(by_lower[known] for known in alike)
     suggestions = close or tuple(sorted(found))[:_MAX_SUGGESTIONS]
     return Unknown(dimension, name, service, suggestions, bool(close), elsewhere)
-
-
-def close_names(name: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    """Names that look like it, whatever their case, most alike first."""
-    by_lower = {k.lower(): k for k in known}
-    close = get_close_matches(name.lower(), by_lower, n=_MAX_SUGGESTIONS, cutoff=_CLOSE)
-    return tuple(by_lower[c] for c in close)
 
 
 def _found(client: Client, dimension: str, names: Names, spans: tuple[TimeRange, ...]) -> dict[str, None]:

@@ -15,8 +15,8 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 def sparkline(values: Sequence[float | None]) -> str:
     """One bar per value, from zero to the greatest one; a blank where there is none (None)."""
-    most = max((v for v in values if v is not None), default=0.0)
-    return "".join(" " if v is None else _bar(v / most if most > 0 else 0.0) for v in values)
+    most = max((v for v in values if v is not None), default=0.0) or 1.0
+    return "".join(" " if v is None else _BARS[min(int(v / most * len(_BARS)), len(_BARS) - 1)] for v in values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,3 @@ def _columns(span: TimeRange, seconds: int, unit: int) -> tuple[datetime, ...]:
         if span.start.timestamp() < start.timestamp() < span.end.timestamp():
             inner.append(start)
     return (span.start, *inner)
-
-
-def _bar(share: float) -> str:
-    return _BARS[min(int(share * len(_BARS)), len(_BARS) - 1)]

@@ -150,12 +150,8 @@ class ClickHouseBooks:
             parameters = {
                 "topic": topic,
                 "topic_id": topic_id,
-                "partitions": [t.key.partition for t in incarnation],
-                "starts": [t.start for t in incarnation],
-                "ends": [t.end for t in incarnation],
-                "deferred_partitions": [r.partition for t in incarnation for r in t.deferred],
-                "deferred_starts": [r.start for t in incarnation for r in t.deferred],
-                "deferred_ends": [r.end for t in incarnation for r in t.deferred],
+                **_arrays([OffsetRange(t.key.partition, t.start, t.end) for t in incarnation]),
+                **_arrays([r for t in incarnation for r in t.deferred], "deferred_"),
             }
             where, bounds = _dead_letters_of(scope)
             sql = f"""SELECT kafka_partition, count() FROM dead_letters FINAL
@@ -205,15 +201,10 @@ class ClickHouseBooks:
 
     def open_minutes(self, scope: Scope, ranges: Sequence[OffsetRange]) -> frozenset[int]:
         where, bounds = _raw_where(scope)
-        parameters = {
-            "partitions": [r.partition for r in ranges],
-            "starts": [r.start for r in ranges],
-            "ends": [r.end for r in ranges],
-        }
         sql = f"""SELECT DISTINCT {_RAW_MINUTE} FROM raw_events WHERE {where} AND arrayExists(
             (p, s, e) -> kafka_partition = p AND kafka_offset >= s AND kafka_offset < e,
             {{partitions:Array(UInt32)}}, {{starts:Array(UInt64)}}, {{ends:Array(UInt64)}})"""
-        return frozenset(int(r[0]) for r in self._rows("raw_events", sql, parameters | bounds))
+        return frozenset(int(r[0]) for r in self._rows("raw_events", sql, bounds | _arrays(ranges)))
 
     def replayed_minutes(self, scope: Scope) -> frozenset[int]:
         where, bounds = _raw_where(scope)
@@ -293,6 +284,14 @@ def _totals(row: Sequence[Any]) -> PartitionTotals:
     deferred = subtracted(skipped, backfilled)
     start, end, *counts = map(int, figures[:9])
     return PartitionTotals(key, start, end, Counts(*counts), deferred, letters_gone=int(figures[12]))
+
+
+def _arrays(ranges: Sequence[OffsetRange], prefix: str = "") -> dict[str, Any]:
+    return {
+        f"{prefix}partitions": [r.partition for r in ranges],
+        f"{prefix}starts": [r.start for r in ranges],
+        f"{prefix}ends": [r.end for r in ranges],
+    }
 
 
 def _within(scope: Scope, since: str, until: str, named: str) -> tuple[str, dict[str, Any]]:

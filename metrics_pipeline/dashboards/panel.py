@@ -77,8 +77,7 @@ class Panel:
     @property
     def variables(self) -> tuple[Variable, ...]:
         """The variables that the query uses."""
-        used = set(TOKEN.findall(self.query))
-        return tuple(v for v in VARIABLES if v.name in used)
+        return tuple(v for v in VARIABLES if v.name in TOKEN.findall(self.query))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +91,7 @@ class Dashboard:
 
     @property
     def variables(self) -> tuple[Variable, ...]:
-        used = {v.name for panel in self.panels for v in panel.variables}
-        return tuple(v for v in VARIABLES if v.name in used)
+        return tuple(v for v in VARIABLES if any(v in panel.variables for panel in self.panels))
 
 
 TOKEN = re.compile(r"@([a-z]+)\b")

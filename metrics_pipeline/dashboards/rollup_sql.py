@@ -1,5 +1,6 @@
 """Queries over rollups: one call of a cube's view each, since the call itself costs. And the panels that ask them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from metrics_pipeline.dashboards.panel import Kind, Panel, Unit
@@ -13,16 +14,14 @@ from metrics_pipeline.rollups.cubes import (
 )
 
 ERROR_NOTE = f"Quantiles come from sketches, within {QUANTILE_RELATIVE_ERROR:.0%} of the exact value."
-APDEX_NOTE = (
-    f"1: every request was answered without a 5xx within {APDEX_THRESHOLD_MS} ms; "
-    f"half counts what took up to {4 * APDEX_THRESHOLD_MS} ms."
+_APDEX_NOTE = (
+    f"1: every request was answered without a 5xx within {APDEX_THRESHOLD_MS} ms; half counts what took up to "
+    f"{4 * APDEX_THRESHOLD_MS} ms."
 )
 
 SECONDS = "least(@bucket, toUnixTimestamp(@end) - t)"
 """The length of a point: the newest bucket may reach beyond the span's end."""
-PER_SECOND = f"n / {SECONDS}"
 ERROR_PERCENT = "100 * failed / n"
-APDEX = "(fine + slow / 2) / n"
 WITHIN = "{0} >= toDateTime64(@start, 3) AND {0} < toDateTime64(@end, 3)"
 """In the column's own precision: against whole seconds, the server's index takes `< x` for `<= x - 1 s`."""
 POINT = "toUnixTimestamp({0}) - toUnixTimestamp({0}) % @bucket AS t"
@@ -49,10 +48,6 @@ def quantile(q: float) -> str:
     return f"q[{LATENCY_QUANTILES.index(q) + 1}]"
 
 
-def latency_lines(*quantiles: float) -> str:
-    return ", ".join(f"{quantile(q)} AS p{q * 100:g}".replace(".", "_") for q in quantiles)
-
-
 def optional(*names: str) -> str:
     """Filters that an empty value switches off."""
     return " AND ".join(f"(@{name} = '' OR {name} = @{name})" for name in names)
@@ -62,9 +57,27 @@ def source(cube: Cube) -> str:
     return f"{cube.name}(start = @start, end = @end, step = @step)"
 
 
-REQUESTS = (Unit.PER_SECOND, f"{PER_SECOND} AS requests", "n")
+REQUESTS_BY = (Unit.PER_SECOND, f"n / {SECONDS}", "n")
+REQUESTS = (Unit.PER_SECOND, f"n / {SECONDS} AS requests", "n")
 ERRORS = (Unit.PERCENT, f"{ERROR_PERCENT} AS errors", "n failed", "Requests with a status of 500 or above.")
-P99 = (Unit.MILLISECONDS, quantile(0.99), "q", ERROR_NOTE)
+APDEX = (Unit.RATIO, "(fine + slow / 2) / n AS apdex", "n fine slow", _APDEX_NOTE)
+
+
+def latency(*quantiles: float) -> tuple[Unit, str, str, str]:
+    return Unit.MILLISECONDS, _latencies(quantiles), "q", ERROR_NOTE
+
+
+def latency_by(q: float) -> tuple[Unit, str, str, str]:
+    return Unit.MILLISECONDS, quantile(q), "q", ERROR_NOTE
+
+
+def figures(*quantiles: float) -> str:
+    """Columns of panels about whole spans."""
+    return f"n AS requests, {ERROR_PERCENT} AS error_percent, {_latencies(quantiles, '_ms')}"
+
+
+def _latencies(quantiles: Iterable[float], suffix: str = "") -> str:
+    return ", ".join(f"{quantile(q)} AS p{q * 100:g}{suffix}".replace(".", "_") for q in quantiles)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from typing import ClassVar
 
 from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.ddl.change import Work
@@ -36,6 +37,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
+    kind: ClassVar[str] = "table"
     name: str
     engine: str
     partition_by: str
@@ -105,6 +107,7 @@ class _HoldsNothing(ABC):
 class Union(_HoldsNothing):
     """Reads several tables of the same columns as one (engine Merge); holds nothing itself."""
 
+    kind: ClassVar[str] = "union of tables"
     name: str
     tables: tuple[Table, ...]
     comment: str
@@ -130,6 +133,7 @@ class Distributed(_HoldsNothing):
     without one, nothing can be inserted through it.
     """
 
+    kind: ClassVar[str] = "table over all shards"
     table: Table
     cluster: str
     database: str
@@ -155,6 +159,7 @@ class Distributed(_HoldsNothing):
 class MaterializedView:
     """Writes into `target` what `select` makes of each inserted block."""
 
+    kind: ClassVar[str] = "feed"
     name: str
     target: str
     select: str
@@ -184,6 +189,7 @@ class MaterializedView:
 class View:
     """A query with a name; where it holds {parameters}, readers give them like arguments of a function."""
 
+    kind: ClassVar[str] = "view"
     name: str
     select: str
     comment: str

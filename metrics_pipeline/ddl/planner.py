@@ -35,8 +35,7 @@ def plan(objects: Sequence[SchemaObject], found: Found, storage: Storage) -> Pla
 def _object(wanted: SchemaObject, found: FoundTable | None, storage: Storage) -> Iterator[Change]:
     """Creating what is missing, and replacing what holds no rows."""
     if found is None:
-        kind = _KINDS[type(wanted)]
-        yield Change(wanted.name, f"create the {kind}", (wanted.ddl(storage),), is_needed=True)
+        yield Change(wanted.name, f"create the {wanted.kind}", (wanted.ddl(storage),), is_needed=True)
     elif isinstance(wanted, View) and found.comment != wanted.stored_comment:
         yield Change(wanted.name, "replace the view by another query", (wanted.replacement,))
     elif isinstance(wanted, MaterializedView) and found.comment != wanted.stored_comment:
@@ -46,15 +45,6 @@ def _object(wanted: SchemaObject, found: FoundTable | None, storage: Storage) ->
     elif isinstance(wanted, Distributed) and not _same_distributed(wanted, found):
         what = "replace the table over all shards by one of other columns or places"
         yield Change(wanted.name, what, (wanted.replacement,), is_needed=True)
-
-
-_KINDS = {
-    Table: "table",
-    Union: "union of tables",
-    Distributed: "table over all shards",
-    MaterializedView: "feed",
-    View: "view",
-}
 
 
 def _table(wanted: Table, found: FoundTable, storage: Storage) -> Iterator[Change]:

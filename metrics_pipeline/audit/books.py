@@ -54,17 +54,6 @@ _IN_SCOPE = """(
             AND started_at < toDateTime({end:UInt32}, 'UTC'))"""
 """Ledger rows that touch the scope: by their events, or, where they inserted none, by when they landed."""
 
-_TOTALS = f"""
-    SELECT topic, topic_id, p, min(s), max(e), sumIf(e - s, {{touches}}), sumIf(c, {{touches}}), sumIf(i, {{touches}}),
-        sumIf(d, {{touches}}), sumIf(dl, {{touches}}), sumIf(sk, {{touches}}), sumIf(l, {{touches}}),
-        sumIf(sipHash64(s), {_COVERS}) - sumIf(sipHash64(e), {_COVERS}) = sipHash64(min(s)) - sipHash64(max(e)),
-        groupArrayIf({_MAX_RANGES})((s, e), source = '{DEFERRED}'),
-        groupArrayIf({_MAX_RANGES})((s, e), source = '{BACKFILL}'), sumIf(dl, {{touches}} AND NOT {{held}})
-    {{rows}} {{parts}} WHERE {{of_group}} GROUP BY topic, topic_id, p ORDER BY topic, topic_id, p
-"""
-"""Ranges with start < end tile exactly if every start but the first is an end, and every end but the last a start, as
-often; sums of 64-bit hashes compare that without sorting. Only where they differ are the ranges put in order: also
-where something is deferred, which leaves no gap, and overlaps nothing."""
 _ORDERED = """
     SELECT p, s, e, max(e) OVER (
         PARTITION BY p ORDER BY s, e ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before,
@@ -76,26 +65,10 @@ _GAPS = f"SELECT p, before, s FROM ({_ORDERED}) WHERE position > 1 AND s > befor
 _OVERLAPS = f"""SELECT p, s, least(e, before) FROM ({_ORDERED} AND {_COVERS})
     WHERE position > 1 AND s < before LIMIT {{limit:UInt32}}"""
 
-_LEDGER_MINUTES = """
-    SELECT toUnixTimestamp(m) AS minute, sum(n - r) AS events FROM batches FINAL
-    ARRAY JOIN minutes AS m, minute_inserted AS n, arrayResize(minute_removed, length(minutes)) AS r
-    WHERE {where} GROUP BY minute
-"""
-
 _OF_DRAINS = f"""batch NOT IN (
     SELECT batch FROM batches WHERE added_dead_letters > 0
     UNION ALL SELECT batch FROM {REPLAY_PLAN.name} WHERE {UNREPAIRED})"""
 """Dead letters that a replay made are in no account of a partition: their messages are, as something else."""
-
-_ADDED = """
-    SELECT sum(added), sum(found) FROM (
-        SELECT batch, added_dead_letters AS added {rows}
-        WHERE {of_group} AND added_dead_letters > 0 AND {touches} AND {held}
-    ) AS entries LEFT JOIN (
-        SELECT batch, count() AS found FROM dead_letters FINAL
-        WHERE batch IN (SELECT batch FROM batches WHERE added_dead_letters > 0) GROUP BY batch
-    ) AS letters USING batch
-"""
 
 _RAW_MINUTE = f"intDiv(toUnixTimestamp(timestamp), {MINUTE_SECONDS}) * {MINUTE_SECONDS}"
 _FINAL_SETTINGS = {"do_not_merge_across_partitions_select_final": 1}
@@ -117,13 +90,7 @@ class ClickHouseBooks:
 
     def ledger(self, scope: Scope) -> Ledger:
         touches, bounds = _touches(scope)
-        rows = self._rows(
-            "the ledger",
-            _TOTALS.format(
-                touches=f"{touches} AND {_COVERS}", held=_HELD, rows=_ROWS, parts=_PARTS, of_group=_OF_GROUP
-            ),
-            bounds,
-        )
+        rows = self._rows("the ledger", _totals_sql(f"{touches} AND {_COVERS}"), bounds)
         totals = [_totals(r) for r in rows]
         if any(t.deferred for t in totals):
             totals = [self._without_drained(t) for t in totals]
@@ -176,7 +143,10 @@ class ClickHouseBooks:
             "first_event < toDateTime({end:UInt32}, 'UTC') AND minute < {end:UInt32}",
             "minute IN {minutes:Array(UInt32)}",
         )
-        return self._frame("the ledger", _LEDGER_MINUTES.format(where=where), bounds).cast(COUNTS_SCHEMA)
+        sql = f"""SELECT toUnixTimestamp(m) AS minute, sum(n - r) AS events {_ROWS}
+            ARRAY JOIN minutes AS m, minute_inserted AS n, arrayResize(minute_removed, length(minutes)) AS r
+            WHERE {where} GROUP BY minute"""
+        return self._frame("the ledger", sql, bounds).cast(COUNTS_SCHEMA)
 
     def raw_minutes(self, scope: Scope, *, distinct: bool = False) -> pl.DataFrame:
         where, bounds = _raw_where(scope)
@@ -250,7 +220,13 @@ class ClickHouseBooks:
         return int(self._rows("the ledger", sql, bounds)[0][0])
 
     def _added_dead_letters(self, touches: str, bounds: Mapping[str, Any]) -> tuple[int, int]:
-        sql = _ADDED.format(rows=_ROWS, of_group=_OF_GROUP, touches=touches, held=_HELD_FOR_REPLAYS)
+        sql = f"""SELECT sum(added), sum(found) FROM (
+                SELECT batch, added_dead_letters AS added {_ROWS}
+                WHERE {_OF_GROUP} AND added_dead_letters > 0 AND {touches} AND {_HELD_FOR_REPLAYS}
+            ) AS entries LEFT JOIN (
+                SELECT batch, count() AS found FROM dead_letters FINAL
+                WHERE batch IN (SELECT batch FROM batches WHERE added_dead_letters > 0) GROUP BY batch
+            ) AS letters USING batch"""
         added, found = self._rows("the ledger", sql, bounds)[0]
         return int(added), int(found)
 
@@ -272,6 +248,19 @@ class ClickHouseBooks:
             "held": self.dead_letters_from,
             **more,
         }
+
+
+def _totals_sql(touches: str) -> str:
+    """Ranges with start < end tile exactly if every start but the first is an end, and every end but the last a start,
+    as often; sums of 64-bit hashes compare that without sorting. Only where they differ are the ranges put in order:
+    also where something is deferred, which leaves no gap, and overlaps nothing."""
+    return f"""
+        SELECT topic, topic_id, p, min(s), max(e), sumIf(e - s, {touches}), sumIf(c, {touches}), sumIf(i, {touches}),
+            sumIf(d, {touches}), sumIf(dl, {touches}), sumIf(sk, {touches}), sumIf(l, {touches}),
+            sumIf(sipHash64(s), {_COVERS}) - sumIf(sipHash64(e), {_COVERS}) = sipHash64(min(s)) - sipHash64(max(e)),
+            groupArrayIf({_MAX_RANGES})((s, e), source = '{DEFERRED}'),
+            groupArrayIf({_MAX_RANGES})((s, e), source = '{BACKFILL}'), sumIf(dl, {touches} AND NOT {_HELD})
+        {_ROWS} {_PARTS} WHERE {_OF_GROUP} GROUP BY topic, topic_id, p ORDER BY topic, topic_id, p"""
 
 
 def _totals(row: Sequence[Any]) -> PartitionTotals:

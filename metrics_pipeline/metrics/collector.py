@@ -19,6 +19,8 @@ from metrics_pipeline.alerting.notifications import AlertStates
 from metrics_pipeline.alerting.reading import read_burn, read_storage
 from metrics_pipeline.alerting.signals import BurnSignal, DiskSignal
 from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.query import query_rows
+from metrics_pipeline.ddl.storage_views import PARTS
 from metrics_pipeline.errors import RetryableError
 from metrics_pipeline.kafka.lag import PartitionLag, read_lag
 from metrics_pipeline.ledger.reading_deferred import read_deferred
@@ -26,9 +28,10 @@ from metrics_pipeline.ledger.tables import LedgerScope
 from metrics_pipeline.metrics import catalogue as m
 from metrics_pipeline.metrics.counting import Distribution, MonthlyCounter, Totals
 from metrics_pipeline.metrics.observe import drain_runs
-from metrics_pipeline.metrics.sizes import TableSize, read_stale_buckets, read_tables
 from metrics_pipeline.metrics.source import Reading, Source
 from metrics_pipeline.metrics.statistics import FRESHNESS_WINDOW_SECONDS, Freshness, read_statistics
+from metrics_pipeline.rollups.grains import BUILT, SETTLE_SECONDS
+from metrics_pipeline.rollups.tables import BUCKETS, IS_STALE
 from metrics_pipeline.settings import Settings, kafka_address
 
 logger = logging.getLogger(__name__)
@@ -37,6 +40,26 @@ LIMIT_SECONDS = 8
 """Below Prometheus' default timeout of a scrape, 10 s."""
 _Labels = tuple[str, ...]
 _SUMS = (m.BATCHES, m.CONSUMED, m.READ_BYTES, m.INSERTED, m.DUPLICATES, m.SKIPPED, m.LOST)
+_TABLES = f"""
+    SELECT table, sum(parts), max(parts), sum(n), sum(bytes) FROM (
+        SELECT table, partition_id, count() AS parts, sum(rows) AS n, sum(bytes_on_disk) AS bytes FROM {PARTS.name}
+        GROUP BY table, partition_id)
+    GROUP BY table ORDER BY table
+"""
+_STALE = f"""
+    SELECT grain, countIf({IS_STALE}) FROM {BUCKETS.name}
+    WHERE minute < now() - grain - {SETTLE_SECONDS} AND events > 0 GROUP BY grain
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class TableSize:
+    """A table's active parts, `most_parts` of them in its fullest partition."""
+
+    parts: int
+    most_parts: int
+    rows: int
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +151,24 @@ class PipelineCollector(Collector):
             freshness=read_statistics(client, since_ms=recent_ms).freshness,
             deferred=sum(entry.offsets for entry in read_deferred(client, self._scope)),
             burn=read_burn(client, self._scope, self._settings.alerts.freshness_seconds),
-            tables=read_tables(client),
+            tables=_read_tables(client),
             disks=read_storage(client).disks,
-            stale=read_stale_buckets(client),
+            stale=_read_stale_buckets(client),
             alert_states=read_alert_states(client),
         )
+
+
+def _read_tables(client: Client) -> Mapping[str, TableSize]:
+    """Table -> size, of the tables of the client's database that hold anything."""
+    rows = query_rows(client, "reading the sizes of tables", _TABLES)
+    return {str(table): TableSize(*map(int, figures)) for table, *figures in rows}
+
+
+def _read_stale_buckets(client: Client) -> Mapping[str, int]:
+    """Grain -> closed buckets that wait for a build."""
+    rows = query_rows(client, "counting stale rollups", _STALE)
+    found = {int(grain): int(count) for grain, count in rows}
+    return {grain.name: found.get(grain.seconds, 0) for grain in BUILT}
 
 
 def _of_kafka(topic: str, lags: Mapping[int, PartitionLag]) -> Iterator[Family]:

@@ -86,7 +86,7 @@ def ask(client: Client, question: Question, *, exact: bool = False) -> Answer:
     """Read the smallest rollup that knows the asked dimensions; raw events with `exact`, or if none knows them all."""
     cube = None if exact else question.names.cube
     sql = f"SELECT {_figures(cube)} {_rows_of(question.names, cube)}"
-    (row,) = _rows(client, "asking for latency", sql, question.parameters)
+    (row,) = query_rows(client, "asking for latency", sql, question.parameters, _RAW_SETTINGS)
     return _answer(question.minutes, cube, row)
 
 
@@ -100,7 +100,8 @@ def history(client: Client, question: Question, columns: Columns, *, exact: bool
     sql = f"""SELECT roundDown(toUnixTimestamp({time}), {{columns:Array(UInt32)}}) AS start, {figures}
         {_rows_of(question.names, cube)} GROUP BY start"""
     parameters = {**question.parameters, "step": columns.step_seconds, "columns": starts}
-    found = {int(row[0]): row[1:] for row in _rows(client, "asking for latency over time", sql, parameters)}
+    rows = query_rows(client, "asking for latency over time", sql, parameters, _RAW_SETTINGS)
+    found = {int(row[0]): row[1:] for row in rows}
     return tuple(_point(start, found.get(seconds)) for start, seconds in zip(columns.starts, starts, strict=True))
 
 
@@ -150,7 +151,3 @@ def _point(start: datetime, row: Sequence[Any] | None) -> Point:
         return Point(start, 0, 0, None)
     requests, errors, quantiles = row
     return Point(start, int(requests), int(errors), float(quantiles[LATENCY_QUANTILES.index(0.99)]))
-
-
-def _rows(client: Client, doing: str, sql: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
-    return query_rows(client, doing, sql, parameters, _RAW_SETTINGS)

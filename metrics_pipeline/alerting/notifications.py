@@ -175,7 +175,5 @@ def _recent(starts: tuple[float, ...], now: float) -> tuple[float, ...]:
 
 def _bounded(states: dict[str, AlertState]) -> dict[str, AlertState]:
     """The newest MAX_STATES, those that fire first: memory and messages stay bounded whatever goes wrong."""
-    if len(states) <= MAX_STATES:
-        return states
     newest = sorted(states.items(), key=lambda item: (item[1].phase is not Phase.FIRING, -item[1].seen, item[0]))
     return dict(newest[:MAX_STATES])

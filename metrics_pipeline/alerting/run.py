@@ -34,14 +34,7 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.errors import PipelineError, RetryableError
 from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.ledger.tables import LedgerScope
-from metrics_pipeline.settings import (
-    AlertSettings,
-    ClickHouseSettings,
-    KafkaSettings,
-    Settings,
-    destination_urls,
-    kafka_address,
-)
+from metrics_pipeline.settings import AlertSettings, Settings, destination_urls, kafka_address
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +42,6 @@ ENGINE_TIMEOUT_SECONDS = 10
 """Longest wait for one answer of an engine: an evaluation must end within a tick of the sensor."""
 
 _T = TypeVar("_T")
-_Part = TypeVar("_Part", ClickHouseSettings, KafkaSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +75,7 @@ def evaluate(settings: Settings, runs: Sequence[RunSignal], checks: Sequence[Che
     with closing(_Warehouse(settings)) as warehouse:
         stored = warehouse.ask(read_alert_states)
         before = copy.alert_states if copy.is_ahead or stored is None else stored
-        signals = replace(_read(settings, warehouse), runs=tuple(runs), checks=tuple(checks))
+        signals = replace(_read(warehouse), runs=tuple(runs), checks=tuple(checks))
         judgement = judge(signals, settings.alerts)
         alert_states = advance(before, judgement, now, settings.alerts)
         notifications = due(alert_states, now)
@@ -100,7 +92,7 @@ def standing(settings: Settings) -> Standing:
     """What is wrong now. Nobody is notified, and nothing is written."""
     with closing(_Warehouse(settings)) as warehouse:
         stored = warehouse.ask(read_alert_states) or AlertStates()
-        signals = _read(settings, warehouse)
+        signals = _read(warehouse)
     judgement = judge(signals, settings.alerts)
     now = time.time()
     states = tuple(_as_known(stored.states.get(alert.key), alert, now) for alert in judgement.alerts)
@@ -114,7 +106,7 @@ def standing(settings: Settings) -> Standing:
 def look(settings: Settings) -> tuple[Signals, Judgement]:
     """The signals of now, and what is wrong by them alone: the alert states are not read."""
     with closing(_Warehouse(settings)) as warehouse:
-        signals = _read(settings, warehouse)
+        signals = _read(warehouse)
     return signals, judge(signals, settings.alerts)
 
 
@@ -138,7 +130,7 @@ class _Warehouse:
     """ClickHouse for one evaluation. It connects at the first question, and after a failure it answers no more."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings.model_copy(update={"clickhouse": _impatient(settings.clickhouse)})
+        self.settings = _impatient(settings)
         self._client: Client | None = None
         self.problem: str | None = None
 
@@ -152,7 +144,7 @@ class _Warehouse:
             return None
         try:
             if self._client is None:
-                self._client = connect(self._settings)
+                self._client = connect(self.settings)
             return question(self._client)
         except PipelineError as error:
             if not is_optional or isinstance(error, RetryableError):
@@ -161,7 +153,17 @@ class _Warehouse:
             return None
 
 
-def _read(settings: Settings, warehouse: _Warehouse) -> Signals:
+def _impatient(settings: Settings) -> Settings:
+    changed = {}
+    for name in ("kafka", "clickhouse"):
+        part = getattr(settings, name)
+        limit = min(part.request_timeout_seconds, ENGINE_TIMEOUT_SECONDS)
+        changed[name] = part.model_copy(update={"request_timeout_seconds": limit})
+    return settings.model_copy(update=changed)
+
+
+def _read(warehouse: _Warehouse) -> Signals:
+    settings = warehouse.settings
     scope = LedgerScope(settings.kafka.topic, settings.kafka.group)
     lags, kafka_problem = _lags(settings)
     landed = warehouse.ask(lambda client: read_landed(client, scope))
@@ -179,16 +181,11 @@ def _read(settings: Settings, warehouse: _Warehouse) -> Signals:
 
 def _lags(settings: Settings) -> tuple[Mapping[int, int] | None, str | None]:
     try:
-        lags = read_lag(kafka_address(settings), _impatient(settings.kafka))
+        lags = read_lag(kafka_address(settings), settings.kafka)
     except PipelineError as error:
         logger.warning("%s", error)
         return None, str(error)
     return {p: lag.offsets for p, lag in lags.items()}, None
-
-
-def _impatient(part: _Part) -> _Part:
-    limit = min(part.request_timeout_seconds, ENGINE_TIMEOUT_SECONDS)
-    return part.model_copy(update={"request_timeout_seconds": limit})
 
 
 def _notify(alerts: AlertSettings, notifications: Sequence[AlertState]) -> tuple[Delivery, ...]:

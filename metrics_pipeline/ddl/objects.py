@@ -167,7 +167,6 @@ class MaterializedView:
 
     @property
     def stored_comment(self) -> str:
-        """Names the query's version: servers rewrite queries, so that two of them can't be compared."""
         return _versioned(self.comment, self.select)
 
     def ddl(self, storage: Storage) -> str:  # noqa: ARG002 - the same call for all objects
@@ -198,7 +197,6 @@ class View:
 
     @property
     def stored_comment(self) -> str:
-        """Names the query's version: servers rewrite queries, so that two of them can't be compared."""
         return _versioned(self.comment, self.template or self.select)
 
     def ddl(self, storage: Storage) -> str:  # noqa: ARG002 - the same call for all objects
@@ -218,4 +216,5 @@ def quoted(text: str) -> str:
 
 
 def _versioned(comment: str, query: str) -> str:
+    """Names the query's version: servers rewrite queries, so that two of them can't be compared."""
     return f"{comment} Version {sha256(query.encode()).hexdigest()[:8]}."

@@ -7,7 +7,7 @@
 """
 
 from metrics_pipeline.dashboards.panel import Kind, Panel, Unit
-from metrics_pipeline.dashboards.steps import MONTH, Reach
+from metrics_pipeline.dashboards.steps import DAY, MONTH, Reach
 from metrics_pipeline.ledger.entry import DRAIN
 from metrics_pipeline.questions.completeness import (
     DAMAGED_MINUTES,
@@ -18,7 +18,6 @@ from metrics_pipeline.questions.completeness import (
     LOST,
 )
 
-DEAD_LETTER_PERCENT = round(100 * DEAD_LETTER_SHARE)
 IDLE_SECONDS = 600
 """A shard that made nothing visible for longer, while others did, is idle or gone: it makes no minute incomplete."""
 SPAN_SECONDS = MONTH
@@ -72,9 +71,8 @@ INCOMPLETE = Panel(
     "incomplete",
     "Incomplete minutes",
     "Not to be trusted: minutes of each point that the ledger knows to be incomplete, since they are not yet read, "
-    f"offsets were lost or are deferred (skipped for now), or more than {DEAD_LETTER_PERCENT}% became dead letters. "
-    f"Of the "
-    f"last {SPAN_SECONDS // 86_400} days of a longer span.",
+    f"offsets were lost or are deferred (skipped for now), or more than {DEAD_LETTER_SHARE:.0%} became dead letters. "
+    f"Of the last {SPAN_SECONDS // DAY} days of a longer span.",
     f"""SELECT @t, {_COUNTS} FROM (
     SELECT minute - minute % @bucket AS t, reason FROM ({INCOMPLETE_MINUTES})
     UNION ALL

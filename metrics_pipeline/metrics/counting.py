@@ -5,6 +5,7 @@ would take the fall for a restart and count everything twice. Sums of a month be
 exporter, restarted or not, has the same sums.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -72,13 +73,12 @@ class Totals:
 
     def __add__(self, other: "Totals") -> "Totals":
         names = {*self.steps, *other.steps}
-        reasons = {*self.dead_letters, *other.dead_letters}
         return Totals(
             _added(self.sums, other.sums),
             self.messages + other.messages,
             {n: self.steps.get(n, Distribution()) + other.steps.get(n, Distribution()) for n in names},
             self.freshness + other.freshness,
-            {r: self.dead_letters.get(r, 0) + other.dead_letters.get(r, 0) for r in reasons},
+            Counter(self.dead_letters) + Counter(other.dead_letters),
         )
 
 

@@ -60,10 +60,9 @@ class Source(Generic[_T]):
         """
         done = self.refresh()
         until = time.monotonic() + self.limit_seconds if deadline is None else deadline
-        if done is None or done.wait(None if patient else max(0.0, until - time.monotonic())):
-            latest = self._latest
-            if latest is not None:
-                return latest
+        is_over = done is None or done.wait(None if patient else max(0.0, until - time.monotonic()))
+        if is_over and (latest := self._latest) is not None:
+            return latest
         problem = f"{self.name} did not answer within {self.limit_seconds:g} s"
         self._report(problem)
         return Reading(None, problem, self.limit_seconds, time.monotonic())

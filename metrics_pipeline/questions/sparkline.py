@@ -48,17 +48,13 @@ def columns_of(span: TimeRange, limit: int = MAX_COLUMNS) -> Columns:
     They begin with the clock of the span's zone, also with its days of 23 and 25 hours. Columns of several days begin
     with days of UTC, and all others at multiples of ten minutes of UTC, so that they consist of few long buckets.
     """
-    unit = _unit_seconds(span)
+    unit = UNIT.seconds
+    if span.seconds >= 6 * HOUR_SECONDS:
+        unit = HOUR_SECONDS if span.seconds <= 7 * DAY_SECONDS + HOUR_SECONDS else DAY_SECONDS
     seconds = unit * max(1, -(-int(span.seconds) // (unit * limit)))
     while len(columns := _columns(span, seconds, unit)) > limit:
         seconds += unit
     return Columns(columns, seconds)
-
-
-def _unit_seconds(span: TimeRange) -> int:
-    if span.seconds < 6 * HOUR_SECONDS:
-        return UNIT.seconds
-    return HOUR_SECONDS if span.seconds <= 7 * DAY_SECONDS + HOUR_SECONDS else DAY_SECONDS
 
 
 def _columns(span: TimeRange, seconds: int, unit: int) -> tuple[datetime, ...]:

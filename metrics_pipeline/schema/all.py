@@ -93,9 +93,8 @@ def apply(
     Harmless when repeated, interrupted or run twice at once.
     """
     wanted = plan(client, storage)
-    again = partial(plan, client, storage)
     known = {Work.COUNT_BUCKETS: lambda _progress: count_buckets(client), **(works or {})}
-    Migration(client, again, known, progress).run(wanted, allow_destructive=allow_destructive)
+    Migration(client, partial(plan, client, storage), known, progress).run(wanted, allow_destructive=allow_destructive)
     if any(change.phase is Phase.EXPAND for change in wanted.safe) and read_retained_from(client).cutoffs:
         # Retention may have moved them meanwhile.
         refresh_views(client)

@@ -103,7 +103,7 @@ def test_each_rule_names_metrics_that_are_served_and_a_run_book_that_exists() ->
 
 def test_each_kind_of_alert_has_a_rule_in_prometheus_or_grafana() -> None:
     of_prometheus = {Path(rule["annotations"]["runbook"]).name for rule in rules()}  # type: ignore[index]
-    assert of_prometheus | {kind.runbook for kind in KINDS.values() if kind.questions} == {
+    assert of_prometheus | {kind.runbook for kind in KINDS.values() if kind.question} == {
         kind.runbook for kind in KINDS.values()
     }
 

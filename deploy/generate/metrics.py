@@ -103,6 +103,6 @@ def _row(kind: Kind) -> str:
         ", ".join(f"`{name.upper()}`" for name in kind.settings),
         f"`{kind.name}`, {engines}" if kind.parts else "",
         ", ".join(f"`{rule_name(kind, rule)}`" for rule in kind.prometheus),
-        ", ".join(f"`{question.uid}`" for question in kind.questions),
+        f"`{kind.question.uid}`" if kind.question else "",
     )
     return f"| {' | '.join(cells)} |"

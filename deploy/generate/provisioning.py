@@ -70,7 +70,7 @@ def _rule_file() -> dict[str, object]:
         "name": TAG,
         "folder": FOLDER,
         "interval": EVALUATE_EVERY,
-        "rules": [_rule(kind, question) for kind in KINDS.values() for question in kind.questions],
+        "rules": [_rule(kind, kind.question) for kind in KINDS.values() if kind.question],
     }
     return {"apiVersion": 1, "groups": [group]}
 

@@ -25,9 +25,6 @@ class Tally:
     late: int = 0
     events: int = 0
 
-    def __add__(self, other: "Tally") -> "Tally":
-        return Tally(self.late + other.late, self.events + other.events)
-
 
 Tallies = Mapping[str, Tally]
 """Window's name -> events in it."""

@@ -23,7 +23,6 @@ from metrics_pipeline.kafka.admin import describe_topic
 from metrics_pipeline.kafka.producer import Outgoing, TopicProducer
 from metrics_pipeline.ledger.tables import LedgerScope
 from metrics_pipeline.runtime.clock import SystemClock
-from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.retry import Retry, say_waiting
 from metrics_pipeline.settings import Settings, kafka_address
 
@@ -57,7 +56,6 @@ def send_canaries(
     limit_seconds: float | None = None,
     stop: Callable[[], bool] = lambda: False,
     on_seen: Callable[[Sighting], None] = lambda _sighting: None,
-    clock: Clock | None = None,
 ) -> Round:
     """Send one per shard and wait until all are seen, at most for `limit_seconds` (by default the objective).
 
@@ -70,7 +68,7 @@ def send_canaries(
             f"a limit of {limit_seconds:g} s is shorter than the objective, METRICS_ALERTS__FRESHNESS_SECONDS "
             f"({objective_seconds:g} s): a canary that is given up earlier would count as late; wait longer"
         )
-    clock = clock or SystemClock()
+    clock = SystemClock()
     address = kafka_address(settings)
     scope = LedgerScope(settings.kafka.topic, settings.kafka.group)
     partitions = describe_topic(address, settings.kafka).partitions
@@ -80,10 +78,11 @@ def send_canaries(
         notes = CanaryNotes(client, scope, objective_seconds)
         ids = [str(uuid.uuid4()) for _ in owners]
         canaries = plan_canaries(owners, partitions, ids, clock.now_ms())
-        notes.sent(canaries)
-        watch = _Watch(client, notes, clock, Retry(clock, limit_seconds, stop, say_waiting), on_seen)
+        notes.note(Sighting(canary, None) for canary in canaries)
+        began = clock.monotonic_seconds()
         producer.send([Outgoing(c.partition, c.event_id, c.payload()) for c in canaries])
-        seconds = watch.until_seen(canaries, limit_seconds, stop)
+        retry = Retry(clock, limit_seconds, stop, say_waiting)
+        seconds = _seconds_until_seen(client, notes, canaries, began, retry, on_seen)
         return Round(
             tuple(Sighting(canary, seconds.get(canary.event_id)) for canary in canaries),
             objective_seconds,
@@ -92,40 +91,27 @@ def send_canaries(
         )
 
 
-class _Watch:
-    """Looks for canaries until each was seen. Its clock starts when it is made, just before they are sent."""
-
-    def __init__(
-        self,
-        client: Client,
-        notes: CanaryNotes,
-        clock: Clock,
-        retry: Retry,
-        on_seen: Callable[[Sighting], None],
-    ) -> None:
-        self._client = client
-        self._notes = notes
-        self._clock = clock
-        self._retry = retry
-        self._on_seen = on_seen
-        self._began = clock.monotonic_seconds()
-
-    def until_seen(
-        self, canaries: Sequence[Canary], limit_seconds: float, stop: Callable[[], bool]
-    ) -> Mapping[str, float]:
-        """event_id -> seconds until a query found it. Canaries that no query found within the limit are missing."""
-        seconds: dict[str, float] = {}
-        while waiting := [canary for canary in canaries if canary.event_id not in seconds]:
-            found = self._retry.call(partial(find, self._client, waiting))
-            passed = self._clock.monotonic_seconds() - self._began
-            sightings = [Sighting(canary, passed) for canary in waiting if canary.event_id in found]
-            if sightings:
-                self._retry.call(partial(self._notes.seen, sightings))
-            elif passed >= limit_seconds or stop():
-                break
-            else:
-                self._clock.sleep(POLL_SECONDS)
-            for sighting in sightings:
-                seconds[sighting.canary.event_id] = passed
-                self._on_seen(sighting)
-        return seconds
+def _seconds_until_seen(
+    client: Client,
+    notes: CanaryNotes,
+    canaries: Sequence[Canary],
+    began_seconds: float,
+    retry: Retry,
+    on_seen: Callable[[Sighting], None],
+) -> Mapping[str, float]:
+    """event_id -> seconds until a query found it. Canaries that no query found within the limit are missing."""
+    seconds: dict[str, float] = {}
+    while waiting := [canary for canary in canaries if canary.event_id not in seconds]:
+        found = retry.call(partial(find, client, waiting))
+        passed = retry.clock.monotonic_seconds() - began_seconds
+        sightings = [Sighting(canary, passed) for canary in waiting if canary.event_id in found]
+        if sightings:
+            retry.call(partial(notes.note, sightings))
+        elif passed >= retry.limit_seconds or retry.is_stopping():
+            break
+        else:
+            retry.clock.sleep(POLL_SECONDS)
+        for sighting in sightings:
+            seconds[sighting.canary.event_id] = passed
+            on_seen(sighting)
+    return seconds

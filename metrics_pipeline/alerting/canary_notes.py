@@ -1,6 +1,6 @@
 """The table canaries, and the look for canaries in raw_events, as any reader of it would look."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,18 +10,18 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.alerting.canary_rules import ENDPOINT, SERVICE, Canary, Sighting
 from metrics_pipeline.alerting.tables import CANARIES
 from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.query import query_rows
 from metrics_pipeline.ledger.tables import LedgerScope
 
 _COLUMNS = tuple(column.name for column in CANARIES.columns)
 _NOT_SEEN = datetime.fromtimestamp(0, UTC)
-_OF_CANARIES = "service = {service:String} AND endpoint = {endpoint:String}"
+_OF_CANARIES = f"service = '{SERVICE}' AND endpoint = '{ENDPOINT}'"
 _FIND = f"""
     SELECT toString(event_id) FROM raw_events
     WHERE {_OF_CANARIES} AND event_id IN {{ids:Array(UUID)}}
         AND timestamp IN arrayMap(ms -> fromUnixTimestamp64Milli(ms, 'UTC'), {{produced_ms:Array(Int64)}})
 """
 _COUNT = f"SELECT count() FROM raw_events WHERE {_OF_CANARIES}"
-_RAW: Mapping[str, Any] = {"service": SERVICE, "endpoint": ENDPOINT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +32,8 @@ class CanaryNotes:
     scope: LedgerScope
     objective_seconds: float
 
-    def sent(self, canaries: Iterable[Canary]) -> None:
-        """Called before they are sent: a canary of which nothing more is heard counts as late."""
-        self._insert(Sighting(canary, None) for canary in canaries)
-
-    def seen(self, sightings: Iterable[Sighting]) -> None:
-        self._insert(sightings)
-
-    def _insert(self, sightings: Iterable[Sighting]) -> None:
+    def note(self, sightings: Iterable[Sighting]) -> None:
+        """Called before they are sent, too: a canary of which nothing more is heard counts as late."""
         rows = [self._row(sighting) for sighting in sightings]
         calling("noting canaries", lambda: self.client.insert(CANARIES.name, rows, column_names=_COLUMNS))
 
@@ -63,14 +57,12 @@ class CanaryNotes:
 def find(client: Client, canaries: Sequence[Canary]) -> frozenset[str]:
     """The event_ids of the canaries that a query finds now."""
     parameters = {
-        **_RAW,
         "produced_ms": sorted({canary.produced_ms for canary in canaries}),
         "ids": [canary.event_id for canary in canaries],
     }
-    rows = calling("looking for canaries", lambda: client.query(_FIND, parameters=parameters).result_rows)
-    return frozenset(str(row[0]) for row in rows)
+    return frozenset(str(row[0]) for row in query_rows(client, "looking for canaries", _FIND, parameters))
 
 
 def count_landed(client: Client) -> int:
     """Canaries that raw_events holds."""
-    return int(calling("counting canaries", lambda: client.query(_COUNT, parameters=dict(_RAW)).result_rows[0][0]))
+    return int(query_rows(client, "counting canaries", _COUNT)[0][0])

@@ -5,8 +5,8 @@ A new alert is a value here, a run book in docs/runbooks, a test, and a function
 """
 
 from metrics_pipeline.alerting.burn import FAST, SLOW, BurnRule
-from metrics_pipeline.alerting.kind import DEFAULTS, Kind, Part, PromQL, Question, Sensor, Severity
-from metrics_pipeline.alerting.signals import LOST_WINDOW_SECONDS, WINDOW_SECONDS
+from metrics_pipeline.alerting.kind import DEFAULTS, Kind, Part, PromQL, Question, Severity
+from metrics_pipeline.alerting.signals import WINDOW_SECONDS
 from metrics_pipeline.ledger.entry import DRAIN
 from metrics_pipeline.rollups.cubes import SERVICES
 from metrics_pipeline.rollups.grains import BUILT, COARSEST_SECONDS
@@ -52,10 +52,8 @@ ENGINE_DOWN = Kind(
     "Nothing lands until it is back; events wait in the topic and nothing is lost while its retention lasts.",
     "metrics-pipeline alerts status",
     120,
-    (
-        Sensor((Part.ENGINES,)),
-        PromQL('metrics_pipeline_up{engine=~"kafka|clickhouse"} == 0', "{{ $labels.engine }} does not answer"),
-    ),
+    (Part.ENGINES,),
+    (PromQL('metrics_pipeline_up{engine=~"kafka|clickhouse"} == 0', "{{ $labels.engine }} does not answer"),),
 )
 FAILED_RUNS = Kind(
     "failed_runs",
@@ -65,7 +63,7 @@ FAILED_RUNS = Kind(
     "The work of these runs is not done. A drain that fails is tried again by the relay, and no event is lost.",
     "metrics-pipeline status",
     0,
-    (Sensor((Part.RUNS,)),),
+    (Part.RUNS,),
 )
 LAG = Kind(
     "lag",
@@ -75,8 +73,8 @@ LAG = Kind(
     "Events are produced faster than they land, or draining stood still. All of them will land, later than usual.",
     "metrics-pipeline status",
     120,
+    (Part.PARTITIONS,),
     (
-        Sensor((Part.PARTITIONS,)),
         PromQL(
             f"sum by (topic) (metrics_pipeline_lag_offsets) > {DEFAULTS.lag_offsets}",
             "{{ $labels.topic }}: {{ $value | humanize }} offsets behind",
@@ -91,21 +89,21 @@ FRESHNESS = Kind(
     "Dashboards show the last moments incompletely. Nothing is lost.",
     "metrics-pipeline status",
     120,
+    (Part.FLOW,),
     (
-        Sensor((Part.FLOW,)),
         PromQL(
             f"histogram_quantile(0.99, sum by (le) (rate(metrics_pipeline_freshness_seconds_bucket[{_WINDOW}]))) "
             f"> {DEFAULTS.freshness_seconds:g}",
             "1 of 100 events took {{ $value | humanizeDuration }} or more to land",
         ),
-        Question(
-            "freshness",
-            "SELECT quantileExactWeighted(0.99)(age, weight) / 1000 AS seconds FROM batches "
-            f"ARRAY JOIN freshness_ms AS age, freshness_events AS weight WHERE {_since(WINDOW_SECONDS)} "
-            "HAVING count() > 0",
-            above=DEFAULTS.freshness_seconds,
-            span_seconds=WINDOW_SECONDS,
-        ),
+    ),
+    Question(
+        "freshness",
+        "SELECT quantileExactWeighted(0.99)(age, weight) / 1000 AS seconds FROM batches "
+        f"ARRAY JOIN freshness_ms AS age, freshness_events AS weight WHERE {_since(WINDOW_SECONDS)} "
+        "HAVING count() > 0",
+        above=DEFAULTS.freshness_seconds,
+        span_seconds=WINDOW_SECONDS,
     ),
 )
 FRESHNESS_BURN = Kind(
@@ -119,8 +117,8 @@ FRESHNESS_BURN = Kind(
     "behind.",
     "metrics-pipeline canary",
     120,
+    (Part.BURN,),
     (
-        Sensor((Part.BURN,)),
         PromQL(_burns(FAST), _BURN_SUMMARY, "FreshnessBurnFast"),
         PromQL(_burns(SLOW), _BURN_SUMMARY, "FreshnessBurnSlow", Severity.WARNING),
     ),
@@ -133,17 +131,15 @@ STALE_ROLLUPS = Kind(
     "Readers take finer rows meanwhile: answers are right, but slower over long spans.",
     "metrics-pipeline rollups status",
     3_600,  # Late events make a bucket stale at any time, and the sensor that builds it has its pace.
-    (
-        Sensor((Part.CHECKS,)),
-        Question(
-            "stale-rollups",
-            f"""SELECT count() AS buckets FROM {BUCKETS.name}
+    (Part.CHECKS,),
+    question=Question(
+        "stale-rollups",
+        f"""SELECT count() AS buckets FROM {BUCKETS.name}
 WHERE minute >= now() - {7 * DAY_SECONDS + BUILT[-1].seconds} AND minute < now()
     AND toUnixTimestamp(minute) + grain <= toUnixTimestamp(now()) - {DEFAULTS.rollups_seconds}
     AND events > 0 AND {IS_STALE}""",
-            above=0,
-            span_seconds=7 * DAY_SECONDS,
-        ),
+        above=0,
+        span_seconds=7 * DAY_SECONDS,
     ),
 )
 AUDIT_DRIFT = Kind(
@@ -154,7 +150,7 @@ AUDIT_DRIFT = Kind(
     "Events are missing, or count twice, in the tables that are named: answers about that time are wrong.",
     "metrics-pipeline audit",
     0,
-    (Sensor((Part.CHECKS,)),),
+    (Part.CHECKS,),
 )
 DEAD_LETTERS_EXPIRE = Kind(
     "dead_letters_expire",
@@ -164,7 +160,7 @@ DEAD_LETTERS_EXPIRE = Kind(
     "Messages that were never replayed are about to be dropped, by the topic's retention or by the table's.",
     "metrics-pipeline dead-letters list",
     0,
-    (Sensor((Part.CHECKS,)),),
+    (Part.CHECKS,),
 )
 _REFUSED, _READ = "metrics_pipeline_dead_letters_total", "metrics_pipeline_consumed_messages_total"
 DEAD_LETTER_SHARE = Kind(
@@ -176,20 +172,20 @@ DEAD_LETTER_SHARE = Kind(
     "A service sends what the event contract does not allow. Its messages are kept in dead_letters, not raw_events.",
     "metrics-pipeline status",
     300,
+    (Part.FLOW,),
     (
-        Sensor((Part.FLOW,)),
         PromQL(
             f"sum(rate({_REFUSED}[{_WINDOW}])) / sum(rate({_READ}[{_WINDOW}])) > {DEFAULTS.dead_letter_share:g}\n"
             f"and sum(increase({_READ}[{_WINDOW}])) >= {DEAD_LETTER_MESSAGES}",
             "{{ $value | humanizePercentage }} of messages become dead letters",
         ),
-        Question(
-            "dead-letters",
-            f"SELECT 100 * sum(dead_letters) / sum(consumed) AS percent FROM batches WHERE {_since(WINDOW_SECONDS)} "
-            f"HAVING sum(consumed) >= {DEAD_LETTER_MESSAGES}",
-            above=100 * DEFAULTS.dead_letter_share,
-            span_seconds=WINDOW_SECONDS,
-        ),
+    ),
+    Question(
+        "dead-letters",
+        f"SELECT 100 * sum(dead_letters) / sum(consumed) AS percent FROM batches WHERE {_since(WINDOW_SECONDS)} "
+        f"HAVING sum(consumed) >= {DEAD_LETTER_MESSAGES}",
+        above=100 * DEFAULTS.dead_letter_share,
+        span_seconds=WINDOW_SECONDS,
     ),
 )
 LOST_OFFSETS = Kind(
@@ -200,18 +196,18 @@ LOST_OFFSETS = Kind(
     "The topic's retention dropped messages before they were read. They are gone; the ledger has their ranges.",
     "metrics-pipeline audit",
     0,
+    (Part.FLOW,),
     (
-        Sensor((Part.FLOW,)),
         PromQL(
-            f"increase(metrics_pipeline_lost_offsets_total[{LOST_WINDOW_SECONDS // DAY_SECONDS}d]) > 0",
+            "increase(metrics_pipeline_lost_offsets_total[1d]) > 0",
             "{{ $value | humanize }} offsets were dropped by the topic before they were read",
         ),
-        Question(
-            "lost",
-            f"SELECT sum(lost) AS offsets FROM batches WHERE {_since(LOST_WINDOW_SECONDS)}",
-            above=0,
-            span_seconds=LOST_WINDOW_SECONDS,
-        ),
+    ),
+    Question(
+        "lost",
+        f"SELECT sum(lost) AS offsets FROM batches WHERE {_since(DAY_SECONDS)}",
+        above=0,
+        span_seconds=DAY_SECONDS,
     ),
 )
 STALLED_PARTITION = Kind(
@@ -222,8 +218,8 @@ STALLED_PARTITION = Kind(
     "Its events do not land, and are lost once the topic's retention reaches them.",
     "metrics-pipeline drain --once",
     120,
+    (Part.PARTITIONS, Part.FLOW),
     (
-        Sensor((Part.PARTITIONS, Part.FLOW)),
         PromQL(
             f"(metrics_pipeline_lag_offsets > 0 unless {_MOVED} > 0)\nand on (topic) sum by (topic) ({_MOVED}) > 0",
             "{{ $labels.topic }}: partition {{ $labels.partition }} stands still while others move",
@@ -238,8 +234,8 @@ NO_DRAIN = Kind(
     "Events wait in the topic and no run lands them: the relay is off, its runs do not start, or they can't go on.",
     "metrics-pipeline drain --once",
     120,
+    (Part.PARTITIONS, Part.FLOW),
     (
-        Sensor((Part.PARTITIONS, Part.FLOW)),
         PromQL(
             f"sum by (topic) (metrics_pipeline_lag_offsets) > 0\nunless sum by (topic) ({_MOVED}) > 0",
             "{{ $labels.topic }}: offsets wait and nothing is drained",
@@ -254,8 +250,8 @@ DISK_SPACE = Kind(
     "When it is full the server refuses inserts, and draining stops until there is space.",
     "metrics-pipeline status",
     600,
+    (Part.STORAGE,),
     (
-        Sensor((Part.STORAGE,)),
         PromQL(
             f"metrics_pipeline_disk_free_bytes / metrics_pipeline_disk_size_bytes < {DEFAULTS.disk_free_share:g}\n"
             f"or predict_linear(metrics_pipeline_disk_free_bytes[1d], {DEFAULTS.disk_days:g} * {DAY_SECONDS}) < 0",
@@ -271,8 +267,8 @@ TOO_MANY_PARTS = Kind(
     "The server slows inserts down, and refuses them at its limit of parts per partition.",
     "metrics-pipeline status",
     300,
+    (Part.STORAGE,),
     (
-        Sensor((Part.STORAGE,)),
         PromQL(
             f"metrics_pipeline_table_partition_parts > {DEFAULTS.parts_per_partition}",
             "{{ $labels.table }}: {{ $value }} parts in one partition",
@@ -287,14 +283,12 @@ SILENCE = Kind(
     "Either nothing is sent, or nothing is drained.",
     "metrics-pipeline status",
     0,
-    (
-        Question(
-            "silence",
-            "SELECT dateDiff('second', max(visible_at), now64(3)) / 60 AS minutes FROM batches "
-            f"WHERE last_message >= now() - {DAY_SECONDS} AND source = '{DRAIN}'",
-            above=SILENCE_MINUTES,
-            span_seconds=DAY_SECONDS,
-        ),
+    question=Question(
+        "silence",
+        "SELECT dateDiff('second', max(visible_at), now64(3)) / 60 AS minutes FROM batches "
+        f"WHERE last_message >= now() - {DAY_SECONDS} AND source = '{DRAIN}'",
+        above=SILENCE_MINUTES,
+        span_seconds=DAY_SECONDS,
     ),
 )
 SERVICE_ERRORS = Kind(
@@ -305,16 +299,14 @@ SERVICE_ERRORS = Kind(
     "The service is ill, not the pipeline. The dashboard Incident deep dive shows its raw events.",
     "metrics-pipeline top --when 'last 15 minutes' --by errors",
     300,
-    (
-        Question(
-            "errors",
-            f"""SELECT service::String AS service, 100 * sum(errors) / sum(requests) AS percent
+    question=Question(
+        "errors",
+        f"""SELECT service::String AS service, 100 * sum(errors) / sum(requests) AS percent
 FROM {SERVICES.name}(start = toStartOfMinute(now('UTC') - 300), end = toStartOfMinute(now('UTC') + 60),
     step = {COARSEST_SECONDS})
 GROUP BY service HAVING sum(requests) >= {ERROR_REQUESTS} ORDER BY service LIMIT 1000""",
-            above=ERROR_PERCENT,
-            span_seconds=300,
-        ),
+        above=ERROR_PERCENT,
+        span_seconds=300,
     ),
 )
 ALERT_SENSOR_SILENT = Kind(
@@ -325,6 +317,7 @@ ALERT_SENSOR_SILENT = Kind(
     "Whatever is wrong, the sensor notifies nobody of it.",
     "metrics-pipeline status",
     120,
+    (),
     (
         PromQL(
             f"time() - metrics_pipeline_alerts_evaluated_timestamp_seconds > {SENSOR_SILENT_SECONDS}",
@@ -340,6 +333,7 @@ EXPORTER_GONE = Kind(
     "Prometheus is blind: none of its other rules can fire.",
     "metrics-pipeline exporter",
     300,
+    (),
     (PromQL("absent(metrics_pipeline_up)", "no exporter is scraped: start `metrics-pipeline exporter`"),),
 )
 

@@ -1,4 +1,4 @@
-"""What a kind of alert is, and the rules that find it: the sensor's, Prometheus' and Grafana's."""
+"""What a kind of alert is, and what finds it: the sensor, and the rules of Prometheus and Grafana."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -41,13 +41,6 @@ class Part(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Sensor:
-    """The alert sensor judges the kind from these parts, once all of them could be read. See rules.py."""
-
-    parts: tuple[Part, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class PromQL:
     """A Prometheus rule. Name and severity are the kind's unless they are given; None is the kind's `for_seconds`."""
 
@@ -76,7 +69,8 @@ class Kind:
     """A kind of alert. `when` is its condition, with the settings that it depends on in braces.
 
     `for_seconds` is how long it must last in Prometheus and Grafana; the sensor has METRICS_ALERTS__PENDING_SECONDS. 0
-    is an event, of which all of them notify at once.
+    is an event, of which all of them notify at once. The alert sensor judges the kind from `parts`, once all of them
+    could be read (see rules.py); without any it does not judge it.
     """
 
     name: str
@@ -86,7 +80,9 @@ class Kind:
     meaning: str
     command: str
     for_seconds: int
-    rules: tuple[Sensor | PromQL | Question, ...]
+    parts: tuple[Part, ...] = ()
+    promql: tuple[PromQL, ...] = ()
+    question: Question | None = None
 
     @property
     def is_state(self) -> bool:
@@ -109,21 +105,11 @@ class Kind:
         return tuple(name for _, name, _, _ in Formatter().parse(self.when) if name)
 
     @property
-    def parts(self) -> tuple[Part, ...]:
-        """What the sensor judges it from; empty where the sensor does not judge it."""
-        return next((rule.parts for rule in self.rules if isinstance(rule, Sensor)), ())
-
-    @property
     def prometheus(self) -> tuple[PromQL, ...]:
         """Its rules; where Prometheus can't judge, one that repeats what the sensor found and has waited for."""
-        own = tuple(rule for rule in self.rules if isinstance(rule, PromQL))
-        if own or not self.parts:
-            return own
+        if self.promql or not self.parts:
+            return self.promql
         firing = f'metrics_pipeline_alerts_firing{{kind="{self.name}"}}'
         expr = f"sum by (kind) (max by (kind, severity) ({firing})) > 0"
         summary = f"{self.title}: `metrics-pipeline alerts status` lists {{{{ $value }}}}"
         return (PromQL(expr, summary, for_seconds=0),)
-
-    @property
-    def questions(self) -> tuple[Question, ...]:
-        return tuple(rule for rule in self.rules if isinstance(rule, Question))

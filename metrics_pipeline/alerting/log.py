@@ -12,6 +12,7 @@ from metrics_pipeline.alerting.notifications import MAX_STATES, AlertState, Aler
 from metrics_pipeline.alerting.rules import Alert
 from metrics_pipeline.alerting.tables import ALERT_LOG
 from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.query import query_rows
 
 _COLUMNS = tuple(column.name for column in ALERT_LOG.columns)
 _GONE = "gone"
@@ -28,8 +29,7 @@ _READ = f"""
 
 def read_alert_states(client: Client) -> AlertStates:
     """The newest state of each alert. Raises what `calling` raises."""
-    parameters = {"limit": MAX_STATES + 1, "kinds": list(KINDS)}
-    rows = calling("reading the alerts", lambda: client.query(_READ, parameters=parameters).result_rows)
+    rows = query_rows(client, "reading the alerts", _READ, {"limit": MAX_STATES + 1, "kinds": list(KINDS)})
     states = [_state(row) for row in rows if row[0]]
     sent, evaluated = next(((_moments(row[11]), row[13] / 1000) for row in rows if not row[0]), ((), None))
     return AlertStates({state.alert.key: state for state in states}, sent, evaluated)
@@ -39,11 +39,10 @@ def write_alert_states(client: Client, before: AlertStates, after: AlertStates, 
     """Append the states that differ from `before`, and the time of this evaluation, `now` (epoch seconds)."""
     changed = [_row(s, now) for key, s in after.states.items() if before.states.get(key) != s]
     gone = [_row(s, now, phase=_GONE) for key, s in before.states.items() if key not in after.states]
-    evaluated = _evaluation(after.sent, now)
-    calling(
-        "noting the alerts",
-        lambda: client.insert(ALERT_LOG.name, [*changed, *gone, evaluated], column_names=_COLUMNS),
-    )
+    epoch, sent = _time(0), [_time(moment) for moment in after.sent]
+    evaluated = ["", "", "", "", "", "", "", epoch, epoch, epoch, "", sent, "", _time(now)]
+    rows = [*changed, *gone, evaluated]
+    calling("noting the alerts", lambda: client.insert(ALERT_LOG.name, rows, column_names=_COLUMNS))
 
 
 def _state(row: Sequence[Any]) -> AlertState:
@@ -76,11 +75,6 @@ def _row(state: AlertState, now: float, *, phase: str = "") -> list[Any]:
         state.unsent or "",
         _time(now),
     ]
-
-
-def _evaluation(sent: Sequence[float], now: float) -> list[Any]:
-    epoch = _time(0)
-    return ["", "", "", "", "", "", "", epoch, epoch, epoch, "", [_time(moment) for moment in sent], "", _time(now)]
 
 
 def _time(seconds: float) -> datetime:

@@ -6,19 +6,11 @@ from datetime import UTC, datetime
 
 from metrics_pipeline.alerting.kind import Severity
 from metrics_pipeline.alerting.notifications import AlertState, Notification
+from metrics_pipeline.settings import AlertSettings
 
 TITLE_LIMIT_CHARACTERS = 150
 BODY_LIMIT_CHARACTERS = 3_500
 """Chat services cut or refuse longer messages. The last line counts what was left out."""
-_NAME = "metrics-pipeline"
-
-
-@dataclass(frozen=True, slots=True)
-class Links:
-    """Where readers find more. `dagster` is the UI's address; empty: no link."""
-
-    dagster: str
-    runbooks: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +22,18 @@ class Message:
     severity: Severity | None
 
 
-def compose(notifications: Sequence[AlertState], links: Links) -> Message:
+def compose(notifications: Sequence[AlertState], settings: AlertSettings) -> Message:
     """One message for all notifications, in their order."""
     open_ones = [n for n in notifications if n.unsent in (Notification.FIRING, Notification.AGAIN)]
     severity = min((n.alert.severity for n in open_ones), key=lambda s: s is not Severity.CRITICAL, default=None)
-    return Message(_title(notifications, severity), _body([_paragraph(n, links) for n in notifications]), severity)
+    return Message(_title(notifications, severity), _body([_paragraph(n, settings) for n in notifications]), severity)
 
 
 def _title(notifications: Sequence[AlertState], severity: Severity | None) -> str:
     first = notifications[0]
     more = f", and {len(notifications) - 1} more" if len(notifications) > 1 else ""
     word = severity.value if severity else "resolved"
-    title = f"{_NAME} {word}: {first.alert.about.title} ({first.alert.subject}){more}"
+    title = f"metrics-pipeline {word}: {first.alert.about.title} ({first.alert.subject}){more}"
     return title if len(title) <= TITLE_LIMIT_CHARACTERS else title[: TITLE_LIMIT_CHARACTERS - 1] + "…"
 
 
@@ -57,7 +49,7 @@ def _body(paragraphs: Sequence[str]) -> str:
     return "\n\n".join(kept)
 
 
-def _paragraph(state: AlertState, links: Links) -> str:
+def _paragraph(state: AlertState, settings: AlertSettings) -> str:
     alert = state.alert
     if state.unsent is Notification.RESOLVED:
         return f"resolved: {alert.about.title}. It was: {alert.summary}"
@@ -69,8 +61,8 @@ def _paragraph(state: AlertState, links: Links) -> str:
     if len(state.starts) > 1:
         lines.append(f'It came back {len(state.starts) - 1} times lately; "resolved" waits the longer for it.')
     lines.append(alert.about.meaning)
-    if alert.run_id and links.dagster:
-        lines.append(f"Look at: {links.dagster.rstrip('/')}/runs/{alert.run_id}")
+    if alert.run_id and settings.dagster_url:
+        lines.append(f"Look at: {settings.dagster_url.rstrip('/')}/runs/{alert.run_id}")
     lines.append(f"Run: {alert.about.command}")
-    lines.append(f"Run book: {links.runbooks.rstrip('/')}/{alert.about.runbook}")
+    lines.append(f"Run book: {settings.runbook_url.rstrip('/')}/{alert.about.runbook}")
     return "\n".join(lines)

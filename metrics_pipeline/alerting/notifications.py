@@ -31,16 +31,12 @@ MAX_STATES = 1_000
 
 
 class Phase(StrEnum):
-    """Where a problem stands."""
-
     PENDING = "pending"
     FIRING = "firing"
     RESOLVED = "resolved"
 
 
 class Notification(StrEnum):
-    """What people are notified of."""
-
     FIRING = "firing"
     AGAIN = "still firing"
     RESOLVED = "resolved"
@@ -85,26 +81,19 @@ class AlertStates:
     @property
     def firing(self) -> tuple[AlertState, ...]:
         """The worst first."""
-        firing = [s for s in self.states.values() if s.phase is Phase.FIRING]
-        return tuple(sorted(firing, key=lambda s: (s.alert.severity is not Severity.CRITICAL, s.alert.key)))
+        firing = (s for s in self.states.values() if s.phase is Phase.FIRING)
+        return tuple(sorted(firing, key=lambda s: s.alert.urgency))
 
 
 def advance(alert_states: AlertStates, judgement: Judgement, now: float, settings: AlertSettings) -> AlertStates:
     """The alert states after this judgement; what is due is `unsent` in them."""
     wrong = {alert.key: alert for alert in judgement.alerts}
-    states: dict[str, AlertState] = {}
-    for key in sorted({*alert_states.states, *wrong}):
-        before = alert_states.states.get(key)
-        if key in wrong:
-            state: AlertState | None = _wrong(before, wrong[key], now, settings)
-        elif before is None:
-            state = None
-        elif judgement.is_healthy(key):
-            state = _healthy(before, now, settings)
-        else:
-            state = _unknown(before, now)
-        if state is not None:
-            states[key] = state
+    states = {key: _wrong(alert_states.states.get(key), alert, now, settings) for key, alert in wrong.items()}
+    for key, before in alert_states.states.items():
+        if key not in wrong:
+            state = _healthy(before, now, settings) if judgement.is_healthy(key) else _unknown(before, now)
+            if state is not None:
+                states[key] = state
     recent = tuple(t for t in alert_states.sent if now - t < HOUR_SECONDS)
     return AlertStates(_bounded(states), recent)
 
@@ -113,18 +102,9 @@ def due(alert_states: AlertStates, now: float) -> tuple[AlertState, ...]:
     """What the next message says, the worst first; nothing once the hour's messages went out."""
     if sum(now - t < HOUR_SECONDS for t in alert_states.sent) >= MESSAGES_PER_HOUR:
         return ()
-    unsent = [s for s in alert_states.states.values() if s.unsent is not None]
     order = list(Notification)
-    return tuple(
-        sorted(
-            unsent,
-            key=lambda s: (
-                order.index(s.unsent or Notification.FIRING),
-                s.alert.severity is not Severity.CRITICAL,
-                s.alert.key,
-            ),
-        )
-    )
+    unsent = ((order.index(s.unsent), s.alert.urgency, s) for s in alert_states.states.values() if s.unsent is not None)
+    return tuple(state for _, _, state in sorted(unsent))
 
 
 def notified(alert_states: AlertStates, notifications: Sequence[AlertState], now: float) -> AlertStates:
@@ -138,23 +118,19 @@ def notified(alert_states: AlertStates, notifications: Sequence[AlertState], now
 
 
 def _wrong(before: AlertState | None, alert: Alert, now: float, settings: AlertSettings) -> AlertState:
-    starts = _recent(before.starts if before else (), now)
-    if before is None or before.phase is Phase.RESOLVED:
-        begun = AlertState(alert, Phase.PENDING, now, now)
-        if before is not None:
-            begun = replace(before, alert=alert, phase=Phase.PENDING, since=now, seen=now, starts=starts)
-        return _wrong(begun, alert, now, settings)
-    if before.phase is Phase.PENDING:
-        hold = settings.pending_seconds if alert.about.is_state else 0
-        state = replace(before, alert=alert, seen=now, starts=starts)
-        if now - before.since < hold:
+    if before is None:
+        before = AlertState(alert, Phase.PENDING, now, now)
+    elif before.phase is Phase.RESOLVED:
+        before = replace(before, alert=alert, phase=Phase.PENDING, since=now)
+    state = replace(before, alert=alert, seen=now, starts=_recent(before.starts, now))
+    if state.phase is Phase.PENDING:
+        if now - state.since < (settings.pending_seconds if alert.about.is_state else 0):
             return state
-        return replace(state, phase=Phase.FIRING, starts=(*starts, now), unsent=Notification.FIRING)
-    unsent = before.unsent
-    if unsent is None:
-        is_worse = alert.severity is Severity.CRITICAL and before.alert.severity is not Severity.CRITICAL
-        unsent = Notification.AGAIN if is_worse or now - before.notified >= settings.repeat_seconds else None
-    return replace(before, alert=alert, seen=now, starts=starts, unsent=unsent)
+        return replace(state, phase=Phase.FIRING, starts=(*state.starts, now), unsent=Notification.FIRING)
+    is_worse = alert.severity is Severity.CRITICAL and before.alert.severity is not Severity.CRITICAL
+    if state.unsent is None and (is_worse or now - state.notified >= settings.repeat_seconds):
+        return replace(state, unsent=Notification.AGAIN)
+    return state
 
 
 def _healthy(before: AlertState, now: float, settings: AlertSettings) -> AlertState | None:
@@ -199,7 +175,5 @@ def _recent(starts: tuple[float, ...], now: float) -> tuple[float, ...]:
 
 def _bounded(states: dict[str, AlertState]) -> dict[str, AlertState]:
     """The newest MAX_STATES, those that fire first: memory and messages stay bounded whatever goes wrong."""
-    if len(states) <= MAX_STATES:
-        return states
-    newest = sorted(states.items(), key=lambda item: (item[1].phase is not Phase.FIRING, -item[1].seen))
+    newest = sorted(states.items(), key=lambda item: (item[1].phase is not Phase.FIRING, -item[1].seen, item[0]))
     return dict(newest[:MAX_STATES])

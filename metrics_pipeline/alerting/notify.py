@@ -8,8 +8,6 @@ import re
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -65,39 +63,29 @@ class Delivery:
 def deliver(message: Message, urls: Sequence[str], *, timeout_seconds: float = TIMEOUT_SECONDS) -> tuple[Delivery, ...]:
     """Send to every destination at once; never raises, never waits longer than LIMIT_SECONDS."""
     limit_seconds = min(ATTEMPTS * 3 * timeout_seconds + WAIT_SECONDS * ATTEMPTS, LIMIT_SECONDS)
-    waiting = [(number, url, _start(message, number, url, timeout_seconds)) for number, url in _numbered(urls)]
+    served = dict(enumerate(urls[:MAX_DESTINATIONS], start=1))
+    told: dict[int, Delivery] = {}
+
+    def send(number: int, url: str) -> None:
+        try:
+            told[number] = _send(message, number, url, timeout_seconds)
+        except Exception as error:  # noqa: BLE001 - a broken plugin must not break the other destinations
+            told[number] = Delivery(f"destination {number}", _clean(f"{type(error).__name__}: {error}", url))
+
+    # Daemon threads keep no process alive: some services' libraries know no timeout.
+    threads = [threading.Thread(target=send, args=one, name=f"notify-{one[0]}", daemon=True) for one in served.items()]
+    for thread in threads:
+        thread.start()
     deadline = time.monotonic() + limit_seconds
-    deliveries = [_await(answer, number, url, deadline) for number, url, answer in waiting]
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    late = "did not take the message in time"
+    deliveries = [told.get(number, Delivery(f"destination {number}", late)) for number in served]
     if len(urls) > MAX_DESTINATIONS:
         deliveries.append(
             Delivery(f"destinations {MAX_DESTINATIONS + 1} to {len(urls)}", f"at most {MAX_DESTINATIONS} are served")
         )
     return tuple(deliveries)
-
-
-def _numbered(urls: Sequence[str]) -> list[tuple[int, str]]:
-    return list(enumerate(urls[:MAX_DESTINATIONS], start=1))
-
-
-def _start(message: Message, number: int, url: str, timeout_seconds: float) -> Future[Delivery]:
-    """Sends in a daemon thread, which keeps no process alive: some services' libraries know no timeout."""
-    answer: Future[Delivery] = Future()
-
-    def run() -> None:
-        try:
-            answer.set_result(_send(message, number, url, timeout_seconds))
-        except Exception as error:  # noqa: BLE001 - a broken plugin must not break the other destinations
-            answer.set_result(Delivery(f"destination {number}", _clean(f"{type(error).__name__}: {error}", url)))
-
-    threading.Thread(target=run, name=f"notify-{number}", daemon=True).start()
-    return answer
-
-
-def _await(answer: Future[Delivery], number: int, url: str, deadline: float) -> Delivery:
-    try:
-        return answer.result(max(0.0, deadline - time.monotonic()))
-    except FutureTimeoutError:
-        return Delivery(f"destination {number}", _clean("did not take the message in time", url))
 
 
 def _send(message: Message, number: int, url: str, timeout_seconds: float) -> Delivery:

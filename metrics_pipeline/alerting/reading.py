@@ -7,7 +7,6 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.alerting.burn import WINDOWS, Tallies, Tally
 from metrics_pipeline.alerting.signals import (
-    LOST_WINDOW_SECONDS,
     WINDOW_SECONDS,
     BurnSignal,
     CanarySignal,
@@ -15,10 +14,11 @@ from metrics_pipeline.alerting.signals import (
     FlowSignal,
     StorageSignal,
 )
-from metrics_pipeline.clickhouse.errors import calling
+from metrics_pipeline.clickhouse.query import query_rows
 from metrics_pipeline.ddl.storage_views import DISKS, PARTS
 from metrics_pipeline.ledger.entry import DRAIN
 from metrics_pipeline.ledger.tables import LedgerScope
+from metrics_pipeline.runtime.timerange import DAY_SECONDS
 
 LOOK_BACK_SECONDS = 3_600
 """How far back a partition's newest batch is looked for."""
@@ -89,7 +89,7 @@ def read_landed(client: Client, scope: LedgerScope) -> Mapping[int, float]:
 
 
 def read_flow(client: Client, scope: LedgerScope, landed: Mapping[int, float]) -> FlowSignal:
-    """Counts and freshness of the last WINDOW_SECONDS, losses of the last LOST_WINDOW_SECONDS."""
+    """Counts and freshness of the last WINDOW_SECONDS, losses of the last day."""
     ((consumed, dead_letters),) = _rows(client, _COUNTS, scope, WINDOW_SECONDS)
     ((weight, p99),) = _rows(client, _FRESHNESS, scope, WINDOW_SECONDS)
     reasons = _rows(client, _REASONS, scope, WINDOW_SECONDS) if dead_letters else []
@@ -99,7 +99,7 @@ def read_flow(client: Client, scope: LedgerScope, landed: Mapping[int, float]) -
         dead_letters=int(dead_letters),
         reasons={str(reason): int(count) for reason, count in reasons},
         freshness_p99_seconds=float(p99) if weight else None,
-        lost={int(p): int(offsets) for p, offsets in _rows(client, _LOST, scope, LOST_WINDOW_SECONDS)},
+        lost={int(p): int(offsets) for p, offsets in _rows(client, _LOST, scope, DAY_SECONDS)},
     )
 
 
@@ -122,7 +122,6 @@ def _tallies(counts: Sequence[Any]) -> Tallies:
 
 
 def read_storage(client: Client) -> StorageSignal:
-    """Disks, parts and growth."""
     ((size_bytes, events, of_day),) = _rows(client, _GROWTH)
     return StorageSignal(
         disks=tuple(DiskSignal(str(name), int(free), int(total)) for name, free, total in _rows(client, _DISKS)),
@@ -135,9 +134,4 @@ def _rows(
     client: Client, sql: str, scope: LedgerScope | None = None, seconds: int = 0, **more: float
 ) -> list[tuple[Any, ...]]:
     parameters = {"topic": scope.topic, "group": scope.group, "seconds": seconds, **more} if scope else {}
-    return calling(
-        "reading the signals of alerts",
-        lambda: [
-            tuple(r) for r in client.query(sql, parameters=parameters, settings=dict(_QUERY_SETTINGS)).result_rows
-        ],
-    )
+    return query_rows(client, "reading the signals of alerts", sql, parameters, _QUERY_SETTINGS)

@@ -7,17 +7,16 @@ neither that a problem is there nor that it is gone.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 
 from metrics_pipeline.alerting import catalogue
 from metrics_pipeline.alerting.burn import FAST, WINDOWS, burning
 from metrics_pipeline.alerting.catalogue import DEAD_LETTER_MESSAGES, KINDS
 from metrics_pipeline.alerting.kind import Kind, Severity
 from metrics_pipeline.alerting.signals import (
-    LOST_WINDOW_SECONDS,
     WINDOW_SECONDS,
     BurnSignal,
     CheckSignal,
-    DiskSignal,
     EngineSignal,
     FlowSignal,
     PartitionSignal,
@@ -25,6 +24,7 @@ from metrics_pipeline.alerting.signals import (
     Signals,
     StorageSignal,
 )
+from metrics_pipeline.runtime.timerange import DAY_SECONDS, HOUR_SECONDS, MINUTE_SECONDS
 from metrics_pipeline.settings import AlertSettings
 
 ERROR_LIMIT_CHARACTERS = 500
@@ -55,8 +55,12 @@ class Alert:
 
     @property
     def about(self) -> Kind:
-        """What the catalogue says of its kind."""
         return KINDS[self.kind]
+
+    @property
+    def urgency(self) -> tuple[bool, str]:
+        """Puts the worst first."""
+        return (self.severity is not Severity.CRITICAL, self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +103,7 @@ def judge(signals: Signals, settings: AlertSettings) -> Judgement:
         ]
         lists_subjects = any(part.lists_subjects for part in kind.parts)
         known |= {f"{kind.name}:{f.subject}" for f in found} if lists_subjects else {kind.name}
-    alerts.sort(key=lambda alert: (alert.severity is not Severity.CRITICAL, alert.key))
-    return Judgement(tuple(alerts), frozenset(known))
+    return Judgement(tuple(sorted(alerts, key=lambda alert: alert.urgency)), frozenset(known))
 
 
 _Partitions = tuple[PartitionSignal, ...]
@@ -169,8 +172,7 @@ def _lost_offsets(_settings: AlertSettings, topic: str, flow: FlowSignal) -> Ite
         more = f" and {len(flow.lost) - 5} more partitions" if len(flow.lost) > 5 else ""
         yield _Finding(
             topic,
-            f"{topic}: {sum(flow.lost.values()):,} offsets went unread in the last {_span(LOST_WINDOW_SECONDS)} "
-            f"({lost}{more})",
+            f"{topic}: {sum(flow.lost.values()):,} offsets went unread in the last {_span(DAY_SECONDS)} ({lost}{more})",
         )
 
 
@@ -216,21 +218,15 @@ def _freshness_burn(settings: AlertSettings, topic: str, burn: BurnSignal) -> It
 
 def _disk_space(settings: AlertSettings, _topic: str, storage: StorageSignal) -> Iterator[_Finding]:
     for disk in storage.disks:
-        said = _disk(disk, storage.bytes_per_day, settings)
-        if said:
-            yield _Finding(disk.name, f"disk {disk.name}: {said}")
-
-
-def _disk(disk: DiskSignal, bytes_per_day: float, settings: AlertSettings) -> str:
-    share = disk.free_bytes / disk.total_bytes if disk.total_bytes else 1.0
-    days = disk.free_bytes / bytes_per_day if bytes_per_day > 0 else float("inf")
-    if share >= settings.disk_free_share and days >= settings.disk_days:
-        return ""
-    growth = f", enough for {days:.1f} days at the growth of the last day" if days < float("inf") else ""
-    return (
-        f"{share:.0%} free ({disk.free_bytes / 2**30:.1f} of {disk.total_bytes / 2**30:.1f} GiB){growth}; objective "
-        f"{settings.disk_free_share:.0%} and {settings.disk_days:g} days"
-    )
+        share = disk.free_bytes / disk.total_bytes if disk.total_bytes else 1.0
+        days = disk.free_bytes / storage.bytes_per_day if storage.bytes_per_day > 0 else inf
+        if share < settings.disk_free_share or days < settings.disk_days:
+            growth = f", enough for {days:.1f} days at the growth of the last day" if days < inf else ""
+            yield _Finding(
+                disk.name,
+                f"disk {disk.name}: {share:.0%} free ({disk.free_bytes / 2**30:.1f} of {disk.total_bytes / 2**30:.1f} "
+                f"GiB){growth}; objective {settings.disk_free_share:.0%} and {settings.disk_days:g} days",
+            )
 
 
 def _too_many_parts(settings: AlertSettings, _topic: str, storage: StorageSignal) -> Iterator[_Finding]:
@@ -272,7 +268,7 @@ def _short(text: str | None) -> str:
 
 def _span(seconds: float) -> str:
     """A length of time as people say it."""
-    for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+    for unit, length in (("days", DAY_SECONDS), ("hours", HOUR_SECONDS), ("minutes", MINUTE_SECONDS)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} seconds"

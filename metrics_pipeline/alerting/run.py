@@ -8,6 +8,7 @@ that people are notified of the outage once, too.
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.alerting.kind import Severity
 from metrics_pipeline.alerting.log import read_alert_states, write_alert_states
-from metrics_pipeline.alerting.message import Links, Message, compose
+from metrics_pipeline.alerting.message import Message, compose
 from metrics_pipeline.alerting.notifications import (
     AlertState,
     AlertStates,
@@ -71,25 +72,27 @@ class Standing:
 def evaluate(settings: Settings, runs: Sequence[RunSignal], checks: Sequence[CheckSignal], copy: Copy) -> Evaluation:
     """Judge, notify of what is due, and write the alert states. No engine and no destination can make it raise."""
     now = time.time()
-    with _Warehouse(settings) as warehouse:
+    with closing(_Warehouse(settings)) as warehouse:
         stored = warehouse.ask(read_alert_states)
         before = copy.alert_states if copy.is_ahead or stored is None else stored
-        signals = replace(_read(settings, warehouse), runs=tuple(runs), checks=tuple(checks))
+        signals = replace(_read(warehouse), runs=tuple(runs), checks=tuple(checks))
         judgement = judge(signals, settings.alerts)
         alert_states = advance(before, judgement, now, settings.alerts)
         notifications = due(alert_states, now)
         deliveries = _notify(settings.alerts, notifications)
-        if notifications and _is_notified(deliveries):
+        # One destination is enough: else those that are away would make the others hear it twice.
+        if not deliveries or any(delivery.problem is None for delivery in deliveries):
             alert_states = notified(alert_states, notifications, now)
-        is_noted = stored is not None and warehouse.ask(lambda client: _note(client, stored, alert_states, now))
-    return Evaluation(Copy(alert_states, is_ahead=not is_noted), notifications, deliveries)
+        if stored is not None:
+            warehouse.ask(lambda client: write_alert_states(client, stored, alert_states, now))
+    return Evaluation(Copy(alert_states, is_ahead=warehouse.problem is not None), notifications, deliveries)
 
 
 def standing(settings: Settings) -> Standing:
     """What is wrong now. Nobody is notified, and nothing is written."""
-    with _Warehouse(settings) as warehouse:
+    with closing(_Warehouse(settings)) as warehouse:
         stored = warehouse.ask(read_alert_states) or AlertStates()
-        signals = _read(settings, warehouse)
+        signals = _read(warehouse)
     judgement = judge(signals, settings.alerts)
     now = time.time()
     states = tuple(_as_known(stored.states.get(alert.key), alert, now) for alert in judgement.alerts)
@@ -102,8 +105,8 @@ def standing(settings: Settings) -> Standing:
 
 def look(settings: Settings) -> tuple[Signals, Judgement]:
     """The signals of now, and what is wrong by them alone: the alert states are not read."""
-    with _Warehouse(settings) as warehouse:
-        signals = _read(settings, warehouse)
+    with closing(_Warehouse(settings)) as warehouse:
+        signals = _read(warehouse)
     return signals, judge(signals, settings.alerts)
 
 
@@ -127,16 +130,11 @@ class _Warehouse:
     """ClickHouse for one evaluation. It connects at the first question, and after a failure it answers no more."""
 
     def __init__(self, settings: Settings) -> None:
-        limit = min(settings.clickhouse.request_timeout_seconds, ENGINE_TIMEOUT_SECONDS)
-        clickhouse = settings.clickhouse.model_copy(update={"request_timeout_seconds": limit})
-        self._settings = settings.model_copy(update={"clickhouse": clickhouse})
+        self.settings = _impatient(settings)
         self._client: Client | None = None
         self.problem: str | None = None
 
-    def __enter__(self) -> "_Warehouse":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         if self._client is not None:
             self._client.close()
 
@@ -146,7 +144,7 @@ class _Warehouse:
             return None
         try:
             if self._client is None:
-                self._client = connect(self._settings)
+                self._client = connect(self.settings)
             return question(self._client)
         except PipelineError as error:
             if not is_optional or isinstance(error, RetryableError):
@@ -155,7 +153,17 @@ class _Warehouse:
             return None
 
 
-def _read(settings: Settings, warehouse: _Warehouse) -> Signals:
+def _impatient(settings: Settings) -> Settings:
+    changed = {}
+    for name in ("kafka", "clickhouse"):
+        part = getattr(settings, name)
+        limit = min(part.request_timeout_seconds, ENGINE_TIMEOUT_SECONDS)
+        changed[name] = part.model_copy(update={"request_timeout_seconds": limit})
+    return settings.model_copy(update=changed)
+
+
+def _read(warehouse: _Warehouse) -> Signals:
+    settings = warehouse.settings
     scope = LedgerScope(settings.kafka.topic, settings.kafka.group)
     lags, kafka_problem = _lags(settings)
     landed = warehouse.ask(lambda client: read_landed(client, scope))
@@ -172,10 +180,8 @@ def _read(settings: Settings, warehouse: _Warehouse) -> Signals:
 
 
 def _lags(settings: Settings) -> tuple[Mapping[int, int] | None, str | None]:
-    limit = min(settings.kafka.request_timeout_seconds, ENGINE_TIMEOUT_SECONDS)
-    kafka = settings.kafka.model_copy(update={"request_timeout_seconds": limit})
     try:
-        lags = read_lag(kafka_address(settings), kafka)
+        lags = read_lag(kafka_address(settings), settings.kafka)
     except PipelineError as error:
         logger.warning("%s", error)
         return None, str(error)
@@ -186,23 +192,12 @@ def _notify(alerts: AlertSettings, notifications: Sequence[AlertState]) -> tuple
     if not notifications:
         return ()
     for notification in notifications:
-        level = (
-            logging.INFO if notification.unsent in (Notification.RESOLVED, Notification.FORGOTTEN) else logging.WARNING
+        is_over = notification.unsent in (Notification.RESOLVED, Notification.FORGOTTEN)
+        logger.log(
+            logging.INFO if is_over else logging.WARNING, "%s: %s", notification.unsent, notification.alert.summary
         )
-        logger.log(level, "%s: %s", notification.unsent, notification.alert.summary)
-    message = compose(notifications, Links(alerts.dagster_url or "", alerts.runbook_url))
-    deliveries = deliver(message, destination_urls(alerts))
+    deliveries = deliver(compose(notifications, alerts), destination_urls(alerts))
     for delivery in deliveries:
         if delivery.problem is not None:
             logger.error("the alert did not reach %s: %s", delivery.destination, delivery.problem)
     return deliveries
-
-
-def _is_notified(deliveries: Sequence[Delivery]) -> bool:
-    """One destination is enough: else those that are away would make the others hear it twice."""
-    return not deliveries or any(delivery.problem is None for delivery in deliveries)
-
-
-def _note(client: Client, before: AlertStates, alert_states: AlertStates, now: float) -> bool:
-    write_alert_states(client, before, alert_states, now)
-    return True

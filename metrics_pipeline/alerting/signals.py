@@ -7,8 +7,6 @@ from metrics_pipeline.alerting.burn import Tallies
 
 WINDOW_SECONDS = 300
 """Freshness and dead letters are judged over it: long enough for some batches, short enough to end soon afterwards."""
-LOST_WINDOW_SECONDS = 86_400
-"""Losses stay reported for a day, so that who looks in the morning sees those of the night."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +30,9 @@ class PartitionSignal:
 class FlowSignal:
     """What the ledger says of the last WINDOW_SECONDS.
 
-    `reasons` counts dead letters by reason. `lost` counts offsets that went unread in the last LOST_WINDOW_SECONDS, by
-    partition. `landed_ago_seconds` is the age of the newest batch, None where there is none lately.
+    `reasons` counts dead letters by reason. `lost` counts offsets that went unread, by partition: of a day, so that who
+    looks in the morning sees those of the night. `landed_ago_seconds` is the age of the newest batch, None where there
+    is none lately.
     """
 
     landed_ago_seconds: float | None
@@ -67,8 +66,6 @@ class BurnSignal:
 
 @dataclass(frozen=True, slots=True)
 class DiskSignal:
-    """A disk of the server, bytes."""
-
     name: str
     free_bytes: int
     total_bytes: int

@@ -5,14 +5,22 @@ those of the present one. Only one group may feed the tables at a time: batches 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
 import polars as pl
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.audit.verdict import BrokenAccount, BrokenRow, Ledger, PartitionKey, PartitionTotals
+from metrics_pipeline.audit.verdict import (
+    LONGEST_LIST,
+    BrokenAccount,
+    BrokenRow,
+    Counts,
+    Ledger,
+    PartitionKey,
+    PartitionTotals,
+)
 from metrics_pipeline.clickhouse.query import query_frame, query_rows
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.ledger.deferred import subtracted
@@ -22,9 +30,6 @@ from metrics_pipeline.ledger.reading_deferred import ClickHouseDeferred
 from metrics_pipeline.ledger.tables import REPLAY_PLAN, PlanStep
 from metrics_pipeline.rollups.tables import CURRENT_ROWS
 from metrics_pipeline.runtime.timerange import DAY_SECONDS, MINUTE_SECONDS
-
-LONGEST_LIST = 1_000
-"""Most gaps, overlaps or broken rows that are listed."""
 
 _ROWS = "FROM batches FINAL"
 _OF_GROUP = "consumer_group = {group:String}"
@@ -49,17 +54,6 @@ _IN_SCOPE = """(
             AND started_at < toDateTime({end:UInt32}, 'UTC'))"""
 """Ledger rows that touch the scope: by their events, or, where they inserted none, by when they landed."""
 
-_TOTALS = f"""
-    SELECT topic, topic_id, p, min(s), max(e), sumIf(e - s, {{touches}}), sumIf(c, {{touches}}), sumIf(i, {{touches}}),
-        sumIf(d, {{touches}}), sumIf(dl, {{touches}}), sumIf(sk, {{touches}}), sumIf(l, {{touches}}),
-        sumIf(sipHash64(s), {_COVERS}) - sumIf(sipHash64(e), {_COVERS}) = sipHash64(min(s)) - sipHash64(max(e)),
-        groupArrayIf({_MAX_RANGES})((s, e), source = '{DEFERRED}'),
-        groupArrayIf({_MAX_RANGES})((s, e), source = '{BACKFILL}'), sumIf(dl, {{touches}} AND NOT {{held}})
-    {{rows}} {{parts}} WHERE {{of_group}} GROUP BY topic, topic_id, p ORDER BY topic, topic_id, p
-"""
-"""Ranges with start < end tile exactly if every start but the first is an end, and every end but the last a start, as
-often; sums of 64-bit hashes compare that without sorting. Only where they differ are the ranges put in order: also
-where something is deferred, which leaves no gap, and overlaps nothing."""
 _ORDERED = """
     SELECT p, s, e, max(e) OVER (
         PARTITION BY p ORDER BY s, e ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before,
@@ -71,60 +65,36 @@ _GAPS = f"SELECT p, before, s FROM ({_ORDERED}) WHERE position > 1 AND s > befor
 _OVERLAPS = f"""SELECT p, s, least(e, before) FROM ({_ORDERED} AND {_COVERS})
     WHERE position > 1 AND s < before LIMIT {{limit:UInt32}}"""
 
-_LEDGER_MINUTES = """
-    SELECT toUnixTimestamp(m) AS minute, sum(n - r) AS events FROM batches FINAL
-    ARRAY JOIN minutes AS m, minute_inserted AS n, arrayResize(minute_removed, length(minutes)) AS r
-    WHERE {where} GROUP BY minute
-"""
-
 _OF_DRAINS = f"""batch NOT IN (
     SELECT batch FROM batches WHERE added_dead_letters > 0
     UNION ALL SELECT batch FROM {REPLAY_PLAN.name} WHERE {UNREPAIRED})"""
 """Dead letters that a replay made are in no account of a partition: their messages are, as something else."""
 
-_ADDED = """
-    SELECT sum(added), sum(found) FROM (
-        SELECT batch, added_dead_letters AS added {rows}
-        WHERE {of_group} AND added_dead_letters > 0 AND {touches} AND {held}
-    ) AS entries LEFT JOIN (
-        SELECT batch, count() AS found FROM dead_letters FINAL
-        WHERE batch IN (SELECT batch FROM batches WHERE added_dead_letters > 0) GROUP BY batch
-    ) AS letters USING batch
-"""
-
 _RAW_MINUTE = f"intDiv(toUnixTimestamp(timestamp), {MINUTE_SECONDS}) * {MINUTE_SECONDS}"
-_FINAL_SETTINGS: Mapping[str, Any] = {
-    # Rows with the same key are in the same partition: one that is a single merged part needs no merging.
-    "do_not_merge_across_partitions_select_final": 1,
-}
+_FINAL_SETTINGS = {"do_not_merge_across_partitions_select_final": 1}
+"""Rows with the same key are in the same partition: one that is a single merged part needs no merging."""
 
 
+@dataclass(frozen=True, slots=True)
 class ClickHouseBooks:
     """A `BookReader` for the present topic and one consumer group.
 
     Dead letters of messages before `dead_letters_from` (epoch seconds) may have been dropped: they aren't counted.
     """
 
-    def __init__(self, client: Client, topic: str, topic_id: str, group: str, *, dead_letters_from: int = 0) -> None:
-        self._client = client
-        self._topic = topic
-        self._topic_id = topic_id
-        self._group = group
-        self._dead_letters_from = dead_letters_from
+    client: Client
+    topic: str
+    topic_id: str
+    group: str
+    dead_letters_from: int = 0
 
     def ledger(self, scope: Scope) -> Ledger:
         touches, bounds = _touches(scope)
-        rows = self._rows(
-            "the ledger",
-            _TOTALS.format(
-                touches=f"{touches} AND {_COVERS}", held=_HELD, rows=_ROWS, parts=_PARTS, of_group=_OF_GROUP
-            ),
-            bounds,
-        )
+        rows = self._rows("the ledger", _totals_sql(f"{touches} AND {_COVERS}"), bounds)
         totals = [_totals(r) for r in rows]
         if any(t.deferred for t in totals):
             totals = [self._without_drained(t) for t in totals]
-        torn = [int(r[2]) for r in rows if not r[12] and (r[0], r[1]) == (self._topic, self._topic_id)]
+        torn = [int(r[2]) for r in rows if not r[12] and (r[0], r[1]) == (self.topic, self.topic_id)]
         return Ledger(
             totals=tuple(totals),
             gaps=self._ranges(_GAPS, {"partitions": torn}) if torn else (),
@@ -147,12 +117,8 @@ class ClickHouseBooks:
             parameters = {
                 "topic": topic,
                 "topic_id": topic_id,
-                "partitions": [t.key.partition for t in incarnation],
-                "starts": [t.start for t in incarnation],
-                "ends": [t.end for t in incarnation],
-                "deferred_partitions": [r.partition for t in incarnation for r in t.deferred],
-                "deferred_starts": [r.start for t in incarnation for r in t.deferred],
-                "deferred_ends": [r.end for t in incarnation for r in t.deferred],
+                **_arrays([OffsetRange(t.key.partition, t.start, t.end) for t in incarnation]),
+                **_arrays([r for t in incarnation for r in t.deferred], "deferred_"),
             }
             where, bounds = _dead_letters_of(scope)
             sql = f"""SELECT kafka_partition, count() FROM dead_letters FINAL
@@ -171,14 +137,15 @@ class ClickHouseBooks:
         return found
 
     def ledger_minutes(self, scope: Scope) -> pl.DataFrame:
-        conditions, bounds = ["1"], _bounds(scope)
-        if "start" in bounds:
-            conditions.append("last_event >= toDateTime({start:UInt32}, 'UTC') AND minute >= {start:UInt32}")
-        if "end" in bounds:
-            conditions.append("first_event < toDateTime({end:UInt32}, 'UTC') AND minute < {end:UInt32}")
-        if scope.minutes:
-            conditions.append("minute IN {minutes:Array(UInt32)}")
-        sql = _LEDGER_MINUTES.format(where=" AND ".join(conditions))
+        where, bounds = _within(
+            scope,
+            "last_event >= toDateTime({start:UInt32}, 'UTC') AND minute >= {start:UInt32}",
+            "first_event < toDateTime({end:UInt32}, 'UTC') AND minute < {end:UInt32}",
+            "minute IN {minutes:Array(UInt32)}",
+        )
+        sql = f"""SELECT toUnixTimestamp(m) AS minute, sum(n - r) AS events {_ROWS}
+            ARRAY JOIN minutes AS m, minute_inserted AS n, arrayResize(minute_removed, length(minutes)) AS r
+            WHERE {where} GROUP BY minute"""
         return self._frame("the ledger", sql, bounds).cast(COUNTS_SCHEMA)
 
     def raw_minutes(self, scope: Scope, *, distinct: bool = False) -> pl.DataFrame:
@@ -188,17 +155,14 @@ class ClickHouseBooks:
         return self._frame("raw_events", sql, bounds).cast(COUNTS_SCHEMA)
 
     def rollup_minutes(self, scope: Scope) -> pl.DataFrame:
-        bounds = _bounds(scope)
-        conditions = ["1"]
-        if "start" in bounds:
-            conditions.append("minute >= toDateTime({start:UInt32}, 'UTC')")
-        if "end" in bounds:
-            conditions.append("minute < toDateTime({end:UInt32}, 'UTC')")
-        if scope.minutes:
-            conditions.append("toUnixTimestamp(minute) IN {minutes:Array(UInt32)}")
-        conditions.append(CURRENT_ROWS)
+        where, bounds = _within(
+            scope,
+            "minute >= toDateTime({start:UInt32}, 'UTC')",
+            "minute < toDateTime({end:UInt32}, 'UTC')",
+            "toUnixTimestamp(minute) IN {minutes:Array(UInt32)}",
+        )
         sql = f"""SELECT toUnixTimestamp(minute) AS minute, events FROM (
-            SELECT minute, sum(requests) AS events FROM rollup_1m WHERE {" AND ".join(conditions)} GROUP BY minute)"""
+            SELECT minute, sum(requests) AS events FROM rollup_1m WHERE {where} AND {CURRENT_ROWS} GROUP BY minute)"""
         return self._frame("rollup_1m", sql, bounds).cast(COUNTS_SCHEMA)
 
     def landed(self, tokens: Sequence[str]) -> frozenset[str]:
@@ -207,15 +171,10 @@ class ClickHouseBooks:
 
     def open_minutes(self, scope: Scope, ranges: Sequence[OffsetRange]) -> frozenset[int]:
         where, bounds = _raw_where(scope)
-        parameters = {
-            "partitions": [r.partition for r in ranges],
-            "starts": [r.start for r in ranges],
-            "ends": [r.end for r in ranges],
-        }
         sql = f"""SELECT DISTINCT {_RAW_MINUTE} FROM raw_events WHERE {where} AND arrayExists(
             (p, s, e) -> kafka_partition = p AND kafka_offset >= s AND kafka_offset < e,
             {{partitions:Array(UInt32)}}, {{starts:Array(UInt64)}}, {{ends:Array(UInt64)}})"""
-        return frozenset(int(r[0]) for r in self._rows("raw_events", sql, parameters | bounds))
+        return frozenset(int(r[0]) for r in self._rows("raw_events", sql, bounds | _arrays(ranges)))
 
     def replayed_minutes(self, scope: Scope) -> frozenset[int]:
         where, bounds = _raw_where(scope)
@@ -253,7 +212,7 @@ class ClickHouseBooks:
         """Drains read what is deferred if somebody moved offsets back by hand."""
         if not totals.deferred:
             return totals
-        ledger = ClickHouseDeferred(self._client, totals.key.topic, totals.key.topic_id, self._group)
+        ledger = ClickHouseDeferred(self.client, totals.key.topic, totals.key.topic_id, self.group)
         return replace(totals, deferred=subtracted(totals.deferred, ledger.drained(totals.deferred)))
 
     def _replayed(self, touches: str, bounds: Mapping[str, Any]) -> int:
@@ -261,7 +220,13 @@ class ClickHouseBooks:
         return int(self._rows("the ledger", sql, bounds)[0][0])
 
     def _added_dead_letters(self, touches: str, bounds: Mapping[str, Any]) -> tuple[int, int]:
-        sql = _ADDED.format(rows=_ROWS, of_group=_OF_GROUP, touches=touches, held=_HELD_FOR_REPLAYS)
+        sql = f"""SELECT sum(added), sum(found) FROM (
+                SELECT batch, added_dead_letters AS added {_ROWS}
+                WHERE {_OF_GROUP} AND added_dead_letters > 0 AND {touches} AND {_HELD_FOR_REPLAYS}
+            ) AS entries LEFT JOIN (
+                SELECT batch, count() AS found FROM dead_letters FINAL
+                WHERE batch IN (SELECT batch FROM batches WHERE added_dead_letters > 0) GROUP BY batch
+            ) AS letters USING batch"""
         added, found = self._rows("the ledger", sql, bounds)[0]
         return int(added), int(found)
 
@@ -269,20 +234,33 @@ class ClickHouseBooks:
         return tuple(OffsetRange(int(p), int(s), int(e)) for p, s, e in self._rows("the ledger", sql, parameters))
 
     def _rows(self, table: str, sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        return query_rows(self._client, f"auditing {table}", sql, self._parameters(parameters), _FINAL_SETTINGS)
+        return query_rows(self.client, f"auditing {table}", sql, self._parameters(parameters), _FINAL_SETTINGS)
 
     def _frame(self, table: str, sql: str, parameters: Mapping[str, Any]) -> pl.DataFrame:
-        return query_frame(self._client, f"auditing {table}", sql, self._parameters(parameters), _FINAL_SETTINGS)
+        return query_frame(self.client, f"auditing {table}", sql, self._parameters(parameters), _FINAL_SETTINGS)
 
     def _parameters(self, more: Mapping[str, Any]) -> dict[str, Any]:
-        named = {
-            "topic": self._topic,
-            "topic_id": self._topic_id,
-            "group": self._group,
+        return {
+            "topic": self.topic,
+            "topic_id": self.topic_id,
+            "group": self.group,
             "limit": LONGEST_LIST,
-            "held": self._dead_letters_from,
+            "held": self.dead_letters_from,
+            **more,
         }
-        return named | dict(more)
+
+
+def _totals_sql(touches: str) -> str:
+    """Ranges with start < end tile exactly if every start but the first is an end, and every end but the last a start,
+    as often; sums of 64-bit hashes compare that without sorting. Only where they differ are the ranges put in order:
+    also where something is deferred, which leaves no gap, and overlaps nothing."""
+    return f"""
+        SELECT topic, topic_id, p, min(s), max(e), sumIf(e - s, {touches}), sumIf(c, {touches}), sumIf(i, {touches}),
+            sumIf(d, {touches}), sumIf(dl, {touches}), sumIf(sk, {touches}), sumIf(l, {touches}),
+            sumIf(sipHash64(s), {_COVERS}) - sumIf(sipHash64(e), {_COVERS}) = sipHash64(min(s)) - sipHash64(max(e)),
+            groupArrayIf({_MAX_RANGES})((s, e), source = '{DEFERRED}'),
+            groupArrayIf({_MAX_RANGES})((s, e), source = '{BACKFILL}'), sumIf(dl, {touches} AND NOT {_HELD})
+        {_ROWS} {_PARTS} WHERE {_OF_GROUP} GROUP BY topic, topic_id, p ORDER BY topic, topic_id, p"""
 
 
 def _totals(row: Sequence[Any]) -> PartitionTotals:
@@ -293,13 +271,24 @@ def _totals(row: Sequence[Any]) -> PartitionTotals:
     )
     key = PartitionKey(str(topic), str(topic_id), int(partition))
     deferred = subtracted(skipped, backfilled)
-    return PartitionTotals(key, *map(int, figures[:9]), deferred=deferred, letters_gone=int(figures[12]))
+    start, end, *counts = map(int, figures[:9])
+    return PartitionTotals(key, start, end, Counts(*counts), deferred, letters_gone=int(figures[12]))
 
 
-def _bounds(scope: Scope) -> dict[str, Any]:
-    bounds: dict[str, Any] = {"start": scope.start_seconds, "end": scope.end_seconds}
-    known = {name: value for name, value in bounds.items() if value is not None}
-    return known | ({"minutes": list(scope.minutes)} if scope.minutes else {})
+def _arrays(ranges: Sequence[OffsetRange], prefix: str = "") -> dict[str, Any]:
+    return {
+        f"{prefix}partitions": [r.partition for r in ranges],
+        f"{prefix}starts": [r.start for r in ranges],
+        f"{prefix}ends": [r.end for r in ranges],
+    }
+
+
+def _within(scope: Scope, since: str, until: str, named: str) -> tuple[str, dict[str, Any]]:
+    """Those of the conditions that the scope asks for, with the parameters start, end and minutes."""
+    conditions = {"start": since, "end": until, "minutes": named}
+    bounds = {"start": scope.start_seconds, "end": scope.end_seconds, "minutes": list(scope.minutes) or None}
+    given = {name: value for name, value in bounds.items() if value is not None}
+    return " AND ".join(conditions[name] for name in given) or "1", given
 
 
 def _touches(scope: Scope) -> tuple[str, dict[str, Any]]:
@@ -320,15 +309,12 @@ def _dead_letters_of(scope: Scope) -> tuple[str, dict[str, Any]]:
 
 
 def _raw_where(scope: Scope) -> tuple[str, dict[str, Any]]:
-    bounds = _bounds(scope)
-    conditions = ["1"]
-    if "start" in bounds:
-        conditions.append("timestamp >= toDateTime64({start:UInt32}, 3, 'UTC')")
-    if "end" in bounds:
-        conditions.append("timestamp < toDateTime64({end:UInt32}, 3, 'UTC')")
-    if scope.minutes:
-        conditions.append(f"{_RAW_MINUTE} IN {{minutes:Array(UInt32)}}")
-    return " AND ".join(conditions), bounds
+    return _within(
+        scope,
+        "timestamp >= toDateTime64({start:UInt32}, 3, 'UTC')",
+        "timestamp < toDateTime64({end:UInt32}, 3, 'UTC')",
+        f"{_RAW_MINUTE} IN {{minutes:Array(UInt32)}}",
+    )
 
 
 _HELD = "first_message >= toDateTime64({held:UInt32}, 3, 'UTC')"

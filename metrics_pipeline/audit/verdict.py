@@ -1,14 +1,18 @@
 """The verdict of an audit: figures in, contradictions out."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from metrics_pipeline.kafka.intents import OffsetRange, OpenBatch
 from metrics_pipeline.ledger.entry import PartitionAccount
 from metrics_pipeline.ledger.minutes import MinuteDrift
 from metrics_pipeline.rollups.grains import UNIT
 from metrics_pipeline.runtime.timerange import HOUR_SECONDS, minute_name
+
+LONGEST_LIST = 1_000
+"""Most contradictions of a kind that an audit lists."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -20,9 +24,21 @@ class PartitionKey:
     partition: int
 
 
+class Counts(NamedTuple):
+    """What became of offsets, summed over ledger rows."""
+
+    offsets: int = 0
+    consumed: int = 0
+    inserted: int = 0
+    duplicates: int = 0
+    dead_letters: int = 0
+    skipped: int = 0
+    lost: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class PartitionTotals:
-    """What the ledger says of one partition: [start, end) of all of its rows, the sums of those in scope.
+    """What the ledger says of one partition: [start, end) of all of its rows, `counts` of those in scope.
 
     `deferred` is what it skipped and no row covers, at the same instant; `letters_gone` are dead letters among them
     that retention may have dropped.
@@ -31,19 +47,13 @@ class PartitionTotals:
     key: PartitionKey
     start: int
     end: int
-    offsets: int
-    consumed: int
-    inserted: int
-    duplicates: int
-    dead_letters: int
-    skipped: int
-    lost: int
-    deferred: tuple[OffsetRange, ...] = field(default=(), kw_only=True)
-    letters_gone: int = field(default=0, kw_only=True)
+    counts: Counts
+    deferred: tuple[OffsetRange, ...] = ()
+    letters_gone: int = 0
 
     @property
     def letters_kept(self) -> int:
-        return self.dead_letters - self.letters_gone
+        return self.counts.dead_letters - self.letters_gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,32 +92,10 @@ class Ledger:
     added_dead_letters: tuple[int, int] = (0, 0)
     """Dead letters that replays made of other messages: by the ledger, and rows of dead_letters."""
 
-    def _sum(self, name: str) -> int:
-        return sum(getattr(t, name) for t in self.totals)
-
     @property
-    def offsets(self) -> int:
-        return self._sum("offsets")
-
-    @property
-    def consumed(self) -> int:
-        return self._sum("consumed")
-
-    @property
-    def inserted(self) -> int:
-        return self._sum("inserted")
-
-    @property
-    def duplicates(self) -> int:
-        return self._sum("duplicates")
-
-    @property
-    def dead_letters(self) -> int:
-        return self._sum("dead_letters")
-
-    @property
-    def skipped(self) -> int:
-        return self._sum("skipped")
+    def counts(self) -> Counts:
+        """Of all partitions."""
+        return Counts(*map(sum, zip(*(t.counts for t in self.totals), strict=True)))
 
     def deferred(self, topic_id: str) -> tuple[OffsetRange, ...]:
         """What was skipped of this incarnation of the topic, and no backfill has landed yet."""
@@ -119,15 +107,15 @@ class Books:
     """What the ledger, the topic and the tables say, each by itself.
 
     `drifting_minutes` is a bounded list of the `drifting` minutes that are settled and contradict; `rollup_drift` sums
-    over all of them. Minutes in flight were touched by batches that landed during every look. What is `deferred` was
-    skipped on purpose, and a backfill will land it: no contradiction. Minutes before `compared_from` are not compared:
-    retention dropped events.
+    over all of them the requests that rollup_1m counts too many or too few. Minutes in flight were touched by batches
+    that landed during every look. What is `deferred` was skipped on purpose, and a backfill will land it: no
+    contradiction. Minutes before `compared_from` are not compared: retention dropped events.
     """
 
     ledger: Ledger
     tail: tuple[OffsetRange, ...] = ()
     deferred: tuple[OffsetRange, ...] = ()
-    dead_letter_rows: Mapping[PartitionKey, int] | None = None
+    dead_letter_rows: Mapping[PartitionKey, int] = field(default_factory=dict)
     ledger_events: int = 0
     raw_rows: int = 0
     rollup_requests: int = 0
@@ -154,11 +142,6 @@ class Verdict:
     @property
     def is_ok(self) -> bool:
         return not self.problems
-
-    @property
-    def rollup_drift(self) -> int:
-        """Requests that the rollup counts too many or too few, summed over the settled minutes."""
-        return self.books.rollup_drift
 
     @property
     def deferred_offsets(self) -> int:
@@ -193,11 +176,16 @@ def judge(books: Books) -> Verdict:
     ]
     problems += [_broken_account(b) for b in ledger.broken_accounts]
     problems += [_broken_row(b) for b in ledger.broken_rows]
-    problems += _dead_letter_problems(ledger.totals, books.dead_letter_rows)
-    added, found = ledger.added_dead_letters
-    if added != found:
+    problems += [
+        f"partition {t.key.partition}: {t.letters_kept} dead letters in the ledger, but dead_letters has {found} rows: "
+        "look for deletes in system.mutations; `metrics-pipeline replay` restores them"
+        for t in ledger.totals
+        if (found := books.dead_letter_rows.get(t.key, 0)) != t.letters_kept
+    ]
+    added, rows = ledger.added_dead_letters
+    if added != rows:
         problems.append(
-            f"replays made {added} dead letters by the ledger, but dead_letters has {found} of them: look for deletes "
+            f"replays made {added} dead letters by the ledger, but dead_letters has {rows} of them: look for deletes "
             "in system.mutations"
         )
     rollup_problems = tuple(_drift(m) for m in books.drifting_minutes if m.raw != m.rollup)
@@ -224,17 +212,6 @@ def _broken_row(broken: BrokenRow) -> str:
         f"batch {broken.batch}: {broken.inserted} inserted, but {broken.partition_inserted} by its partitions, "
         f"{broken.minute_inserted} by its minutes: the ledger row was changed"
     )
-
-
-def _dead_letter_problems(totals: Iterable[PartitionTotals], found: Mapping[PartitionKey, int] | None) -> list[str]:
-    if found is None:
-        return []
-    return [
-        f"partition {t.key.partition}: {t.letters_kept} dead letters in the ledger, but dead_letters has "
-        f"{found.get(t.key, 0)} rows: look for deletes in system.mutations; `metrics-pipeline replay` restores them"
-        for t in totals
-        if t.letters_kept != found.get(t.key, 0)
-    ]
 
 
 def _drift(m: MinuteDrift) -> str:

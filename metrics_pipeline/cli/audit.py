@@ -56,13 +56,14 @@ def _as_fields(verdict: Verdict) -> dict[str, object]:
     books, ledger = verdict.books, verdict.books.ledger
     return {
         "ok": verdict.is_ok,
-        **picked(ledger, "consumed", "inserted", "duplicates", "dead_letters", "replayed"),
-        "skipped_offsets": ledger.skipped,
+        **picked(ledger.counts, "consumed", "inserted", "duplicates", "dead_letters"),
+        "replayed": ledger.replayed,
+        "skipped_offsets": ledger.counts.skipped,
         "lost": ledger.lost,
         "gaps": (*ledger.gaps, *books.tail),
         "deferred": {"offsets": verdict.deferred_offsets, "ranges": books.deferred[:_LONGEST_LIST]},
         "overlaps": ledger.overlaps,
-        "dead_letter_rows": sum((books.dead_letter_rows or {}).values()),
+        "dead_letter_rows": sum(books.dead_letter_rows.values()),
         **picked(books, "ledger_events", "raw_rows", "raw_doubles", "rollup_requests", "rollup_drift", "drifting"),
         "drifting_minutes": [asdict(m) | {"minute": minute_name(m.minute)} for m in books.drifting_minutes],
         "minutes_in_flight": [minute_name(m) for m in books.minutes_in_flight],
@@ -85,12 +86,12 @@ def _bounds(scope: Scope) -> dict[str, str] | None:
 def _told(verdict: Verdict) -> Iterator[RenderableType]:
     books, ledger = verdict.books, verdict.books.ledger
     counts = {
-        "consumed": ledger.consumed,
-        "  inserted": ledger.inserted,
-        "  duplicates": ledger.duplicates,
-        "  dead letters": ledger.dead_letters,
+        "consumed": ledger.counts.consumed,
+        "  inserted": ledger.counts.inserted,
+        "  duplicates": ledger.counts.duplicates,
+        "  dead letters": ledger.counts.dead_letters,
         "    landed by replays since": ledger.replayed,
-        "skipped offsets": ledger.skipped,
+        "skipped offsets": ledger.counts.skipped,
         "deferred offsets": verdict.deferred_offsets,
         "events by the ledger's minutes": books.ledger_events,
         "rows in raw_events": books.raw_rows,

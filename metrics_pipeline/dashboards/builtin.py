@@ -62,11 +62,8 @@ def tables(dashboard: Dashboard) -> tuple[Panel, ...]:
 
 def parameters(panels: tuple[Panel, ...], seconds: int, variables: Mapping[str, str]) -> dict[str, str]:
     """The values of the boxes: of the span, and of the variables that the panels use."""
-    used = {v.name for panel in panels for v in panel.variables}
-    return {
-        "seconds": str(seconds),
-        **{v.name: variables.get(v.name, str(v.default)) for v in VARIABLES if v.name in used},
-    }
+    used = (v for v in VARIABLES if any(v in panel.variables for panel in panels))
+    return {"seconds": str(seconds), **{v.name: variables.get(v.name, str(v.default)) for v in used}}
 
 
 def needed_names(dashboard: Dashboard) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from metrics_pipeline.alerting.burn import WINDOWS
 from metrics_pipeline.dashboards.panel import Dashboard, Kind, Panel, Unit
-from metrics_pipeline.dashboards.rollup_sql import FILL, SECONDS, source
+from metrics_pipeline.dashboards.rollup_sql import FILL, POINT, SECONDS, WITHIN, source
 from metrics_pipeline.dashboards.steps import DAY, WEEK, Reach
 from metrics_pipeline.ddl.storage_views import PARTS
 from metrics_pipeline.ledger.tables import IS_BATCH
@@ -20,12 +20,10 @@ SAMPLED_BATCHES = 5_000
 """A panel of ages reads this many batches of a span: each has some hundred classes of ages."""
 
 _LEDGER = (
-    # Bounds are in the column's own precision: against whole seconds, the server's index takes `< x` for `<= x - 1 s`.
-    "visible_at >= toDateTime64(@start, 3) AND visible_at < toDateTime64(@end, 3) "
     # last_message is in the table's key, visible_at is not. A lag beyond a week is not drawn.
-    "AND last_message >= @start - INTERVAL 7 DAY"
+    f"{WITHIN.format('visible_at')} AND last_message >= @start - INTERVAL 7 DAY"
 )
-_T = "toUnixTimestamp(visible_at) - toUnixTimestamp(visible_at) % @bucket AS t"
+_T = POINT.format("visible_at")
 _AGES = f"""FROM batches ARRAY JOIN freshness_ms AS age, freshness_events AS weight
     WHERE {_LEDGER} AND cityHash64(batch) % (
         SELECT greatest(1, intDiv(count(), {SAMPLED_BATCHES})) FROM batches WHERE {_LEDGER}) = 0"""
@@ -38,7 +36,7 @@ def _ledger(name: str, title: str, unit: Unit, lines: str, description: str = ""
     SELECT {_T}, {lines} FROM batches WHERE {_LEDGER} AND {IS_BATCH} GROUP BY t{fill}
 ) ORDER BY t"""
     note = f"{description} Of the last {LEDGER_SPAN_SECONDS // DAY} days of a longer span.".strip()
-    return Panel(name, title, note, Kind.TIMESERIES, unit, Reach.ROWS, query, LEDGER_SPAN_SECONDS)
+    return Panel(name, title, note, query, unit, span_seconds=LEDGER_SPAN_SECONDS)
 
 
 FRESHNESS = Panel(
@@ -46,32 +44,28 @@ FRESHNESS = Panel(
     "Freshness p50, p99, s",
     "Age of events, from produced to visible, in classes of 2%. Of the last 24 hours of a longer span; from some "
     f"{SAMPLED_BATCHES:,} batches where it has more.",
-    Kind.TIMESERIES,
-    Unit.SECONDS,
-    Reach.ROWS,
     f"""SELECT @t, q[1] / 1000 AS p50, q[2] / 1000 AS p99 FROM (
     SELECT {_T}, quantilesExactWeighted(0.5, 0.99)(age, weight) AS q {_AGES} GROUP BY t
 ) ORDER BY t""",
-    FRESHNESS_SPAN_SECONDS,
+    Unit.SECONDS,
+    span_seconds=FRESHNESS_SPAN_SECONDS,
 )
-_PRODUCED_T = "toUnixTimestamp(produced_at) - toUnixTimestamp(produced_at) % @bucket AS t"
+_PRODUCED_T = POINT.format("produced_at")
 _IS_LATE = "if(seconds > 0, seconds, dateDiff('millisecond', produced_at, now64(3)) / 1000) > objective_seconds"
 CANARY = Panel(
     "canary",
     "Canary, s",
     "From produced to visible, of an event per shard that the pipeline sends itself; the slowest of a point. One that "
     "was not seen is drawn at its objective.",
-    Kind.TIMESERIES,
-    Unit.SECONDS,
-    Reach.ROWS,
     f"""SELECT @t, line::String AS shard, value FROM (
     SELECT {_PRODUCED_T}, toString(shard) AS line, max(if(seconds > 0, seconds, objective_seconds)) AS value
     FROM canaries FINAL
-    WHERE produced_at >= toDateTime64(@start, 3) AND produced_at < toDateTime64(@end, 3)
+    WHERE {WITHIN.format("produced_at")}
         AND (seconds > 0 OR {_IS_LATE})
     GROUP BY t, line
 ) ORDER BY t, line""",
-    LEDGER_SPAN_SECONDS,
+    Unit.SECONDS,
+    span_seconds=LEDGER_SPAN_SECONDS,
 )
 
 _LONGEST_WINDOW = max(WINDOWS.values())
@@ -89,9 +83,6 @@ BURN = Panel(
     f"Share of late ones over the share that the objective allows: {OBJECTIVES.freshness_share:.0%} of events, and of "
     f"each shard's canaries (the worst shard), are visible within {OBJECTIVES.freshness_seconds:g} s. 1 uses up just "
     "that. Of the last 24 hours of a longer span.",
-    Kind.TIMESERIES,
-    Unit.NONE,
-    Reach.ROWS,
     f"""SELECT @t, line::String AS window, value FROM (
     SELECT t, concat(source, ' ', name) AS line, max(rate) AS value FROM (
         SELECT t, source, [{_RATES}] AS rates FROM (
@@ -112,7 +103,7 @@ BURN = Panel(
     ) ARRAY JOIN rates AS rate, {list(WINDOWS)} AS name
     WHERE t >= toUnixTimestamp(@start) GROUP BY t, line
 ) ORDER BY t, line""",
-    FRESHNESS_SPAN_SECONDS,
+    span_seconds=FRESHNESS_SPAN_SECONDS,
 )
 
 EVENTS_IN = _ledger("events_in", "Events in/s", Unit.PER_SECOND, f"sum(consumed) / {SECONDS} AS events")
@@ -126,24 +117,21 @@ DURATIONS = _ledger(
     "Of the commit of its offsets, of the look-up of duplicates, of the insert.", is_count=False,
 )  # fmt: skip
 
-_DEAD_T = "toUnixTimestamp({0}) - toUnixTimestamp({0}) % @bucket AS t"
 DEAD_LETTERS = Panel(
     "dead_letters",
     "Dead letters/s by reason",
     "By the time of the message; `all` is what the ledger counts. Of the last 7 days of a longer span.",
-    Kind.TIMESERIES,
-    Unit.PER_SECOND,
-    Reach.ROWS,
     f"""SELECT @t, line::String AS reason, count / {SECONDS} AS value FROM (
-    SELECT {_DEAD_T.format("kafka_timestamp")}, reason AS line, count() AS count FROM dead_letters
-    WHERE kafka_timestamp >= toDateTime64(@start, 3) AND kafka_timestamp < toDateTime64(@end, 3) GROUP BY t, line
+    SELECT {POINT.format("kafka_timestamp")}, reason AS line, count() AS count FROM dead_letters
+    WHERE {WITHIN.format("kafka_timestamp")} GROUP BY t, line
     UNION ALL
     SELECT t, 'all' AS line, count FROM (
-        SELECT {_DEAD_T.format("last_message")}, sum(dead_letters) AS count FROM batches
-        WHERE last_message >= toDateTime64(@start, 3) AND last_message < toDateTime64(@end, 3)
+        SELECT {POINT.format("last_message")}, sum(dead_letters) AS count FROM batches
+        WHERE {WITHIN.format("last_message")}
         GROUP BY t ORDER BY t {FILL})
 ) ORDER BY t, line""",
-    LEDGER_SPAN_SECONDS,
+    Unit.PER_SECOND,
+    span_seconds=LEDGER_SPAN_SECONDS,
 )
 
 _BUILDS_AT = "greatest(toUnixTimestamp(minute), toUnixTimestamp(@start))"
@@ -154,9 +142,6 @@ STALE = Panel(
     "Stale buckets by grain",
     "Closed buckets without a build that counts every event, by the bucket's time. Readers take finer rows meanwhile: "
     "right, but slower.",
-    Kind.TIMESERIES,
-    Unit.COUNT,
-    Reach.ROWS,
     f"""SELECT @t, line::String AS grain, countIf(is_stale) AS value FROM (
     SELECT {_BUILDS_T}, {_GRAIN_NAME} AS line,
         {IS_STALE}
@@ -164,27 +149,23 @@ STALE = Panel(
     FROM {BUCKETS.name}
     WHERE minute > @start - INTERVAL 7 DAY AND minute + grain > @start AND minute < @end AND events > 0
 ) GROUP BY t, line ORDER BY t, line""",
+    Unit.COUNT,
 )
 
 STORAGE = Panel(
     "storage",
     "Storage per table",
     "On disk now: active parts, rows, bytes and what they cost a month at the price of a GB-month.",
-    Kind.TABLE,
-    Unit.NONE,
-    Reach.ROWS,
     f"""SELECT table, count() AS parts, uniqExact(partition_id) AS partitions, sum(rows) AS stored_rows,
     sum(bytes_on_disk) AS bytes, bytes / stored_rows AS bytes_per_row, bytes / 1e9 * @price AS price_per_month
 FROM {PARTS.name} WHERE rows > 0 GROUP BY table ORDER BY bytes DESC""",
+    kind=Kind.TABLE,
 )
 COST = Panel(
     "cost",
     "Storage and cost per service",
     "What is on disk now, shared among services: raw events and the rest by requests, rollups by their states in the "
     "span. The price per million events is that of a month.",
-    Kind.TABLE,
-    Unit.NONE,
-    Reach.WHOLE,
     f"""SELECT service, requests, requests / all_requests * raw_bytes + states / all_states * rollup_bytes AS bytes,
     bytes / 1e9 * @price AS price_per_month,
     1e6 * price_per_month / (requests / all_requests * raw_rows) AS price_per_million_events
@@ -195,18 +176,19 @@ FROM (
     SELECT sumIf(bytes_on_disk, table LIKE 'rollup%') AS rollup_bytes, sum(bytes_on_disk) - rollup_bytes AS raw_bytes,
         sumIf(rows, table = 'raw_events') AS raw_rows FROM {PARTS.name}
 ) AS disk ORDER BY bytes DESC LIMIT 200""",
+    kind=Kind.TABLE,
+    reach=Reach.WHOLE,
 )
 TOTALS_OF_LEDGER = Panel(
     "ledger_figures",
     "Whole span",
     "From the ledger, of the last 7 days of a longer span.",
-    Kind.STAT,
-    Unit.COUNT,
-    Reach.ROWS,
     f"""SELECT countIf({IS_BATCH}) AS batches, sum(consumed) AS events, sum(inserted) AS inserted,
     sum(duplicates) AS duplicates, sum(dead_letters) AS dead_letters, sum(lost) AS lost_offsets
 FROM batches WHERE {_LEDGER} HAVING batches > 0""",
-    LEDGER_SPAN_SECONDS,
+    Unit.COUNT,
+    kind=Kind.STAT,
+    span_seconds=LEDGER_SPAN_SECONDS,
 )
 
 PIPELINE_HEALTH = Dashboard(

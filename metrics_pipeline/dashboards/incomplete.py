@@ -7,7 +7,7 @@
 """
 
 from metrics_pipeline.dashboards.panel import Kind, Panel, Unit
-from metrics_pipeline.dashboards.steps import MONTH, Reach
+from metrics_pipeline.dashboards.steps import DAY, MONTH, Reach
 from metrics_pipeline.ledger.entry import DRAIN
 from metrics_pipeline.questions.completeness import (
     DAMAGED_MINUTES,
@@ -18,7 +18,6 @@ from metrics_pipeline.questions.completeness import (
     LOST,
 )
 
-DEAD_LETTER_PERCENT = round(100 * DEAD_LETTER_SHARE)
 IDLE_SECONDS = 600
 """A shard that made nothing visible for longer, while others did, is idle or gone: it makes no minute incomplete."""
 SPAN_SECONDS = MONTH
@@ -54,16 +53,15 @@ INCOMPLETE_SPANS = Panel(
     "incomplete_spans",
     "Incomplete minutes",
     "Neighbouring minutes as one row, to be drawn over charts.",
-    Kind.TABLE,
-    Unit.NONE,
-    Reach.NARROW,
     f"""SELECT toDateTime(min(minute), 'UTC') AS time, toDateTime(max(minute) + 60, 'UTC') AS timeEnd,
     concat('incomplete: ', reason) AS text, 'incomplete' AS tags
 FROM (
     SELECT minute, reason, minute - 60 * row_number() OVER (PARTITION BY reason ORDER BY minute) AS island
     FROM ({INCOMPLETE_MINUTES})
 ) GROUP BY reason, island ORDER BY time LIMIT 1000""",
-    SPAN_SECONDS,
+    kind=Kind.TABLE,
+    reach=Reach.NARROW,
+    span_seconds=SPAN_SECONDS,
 )
 
 _REASONS = (UNREAD, LOST, DEFERRED, DEAD_LETTERS)
@@ -73,16 +71,14 @@ INCOMPLETE = Panel(
     "incomplete",
     "Incomplete minutes",
     "Not to be trusted: minutes of each point that the ledger knows to be incomplete, since they are not yet read, "
-    f"offsets were lost or are deferred (skipped for now), or more than {DEAD_LETTER_PERCENT}% became dead letters. "
-    f"Of the "
-    f"last {SPAN_SECONDS // 86_400} days of a longer span.",
-    Kind.TIMESERIES,
-    Unit.COUNT,
-    Reach.NARROW,
+    f"offsets were lost or are deferred (skipped for now), or more than {DEAD_LETTER_SHARE:.0%} became dead letters. "
+    f"Of the last {SPAN_SECONDS // DAY} days of a longer span.",
     f"""SELECT @t, {_COUNTS} FROM (
     SELECT minute - minute % @bucket AS t, reason FROM ({INCOMPLETE_MINUTES})
     UNION ALL
     SELECT arrayJoin(range({_START}, {_END}, @bucket)) AS t, '' AS reason
 ) GROUP BY t ORDER BY t""",
-    SPAN_SECONDS,
+    Unit.COUNT,
+    reach=Reach.NARROW,
+    span_seconds=SPAN_SECONDS,
 )

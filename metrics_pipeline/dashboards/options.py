@@ -1,6 +1,6 @@
 """What readers may choose for each variable: the values of the span, those with the most requests first."""
 
-from metrics_pipeline.dashboards.panel import Kind, Panel, Unit
+from metrics_pipeline.dashboards.panel import Kind, Panel
 from metrics_pipeline.dashboards.rollup_sql import source
 from metrics_pipeline.dashboards.steps import Reach
 from metrics_pipeline.rollups.cubes import ENDPOINTS, SERVICES, TOTALS, Cube
@@ -11,7 +11,7 @@ MAX_OPTIONS = 1_000
 def _options(cube: Cube, name: str, where: str = "1") -> Panel:
     query = f"""SELECT {name}::String AS {name} FROM {source(cube)} WHERE {where}
 GROUP BY {name} ORDER BY sum(requests) DESC LIMIT {MAX_OPTIONS}"""
-    return Panel(f"options_{name}", name, "", Kind.TABLE, Unit.NONE, Reach.WHOLE, query)
+    return Panel(f"options_{name}", name, "", query, kind=Kind.TABLE, reach=Reach.WHOLE)
 
 
 OPTIONS = {

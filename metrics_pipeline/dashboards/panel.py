@@ -62,10 +62,10 @@ class Panel:
     name: str
     title: str
     description: str
-    kind: Kind
-    unit: Unit
-    reach: Reach
     query: str
+    unit: Unit = Unit.NONE
+    kind: Kind = Kind.TIMESERIES
+    reach: Reach = Reach.ROWS
     span_seconds: int | None = None
 
     @property
@@ -77,8 +77,7 @@ class Panel:
     @property
     def variables(self) -> tuple[Variable, ...]:
         """The variables that the query uses."""
-        used = set(TOKEN.findall(self.query))
-        return tuple(v for v in VARIABLES if v.name in used)
+        return tuple(v for v in VARIABLES if v.name in TOKEN.findall(self.query))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +91,7 @@ class Dashboard:
 
     @property
     def variables(self) -> tuple[Variable, ...]:
-        used = {v.name for panel in self.panels for v in panel.variables}
-        return tuple(v for v in VARIABLES if v.name in used)
+        return tuple(v for v in VARIABLES if any(v in panel.variables for panel in self.panels))
 
 
 TOKEN = re.compile(r"@([a-z]+)\b")
@@ -115,7 +113,9 @@ def panel_query(panel: Panel, start: datetime, end: datetime, **variables: str |
         raise ConfigurationError(
             f"panels have no variable {', '.join(sorted(unknown))}; known are {', '.join(v.name for v in VARIABLES)}"
         )
-    start_seconds, end_seconds = read_span(panel, int(start.timestamp()), int(end.timestamp()))
+    start_seconds, end_seconds = int(start.timestamp()), int(end.timestamp())
+    if panel.span_seconds is not None:
+        start_seconds = max(start_seconds, end_seconds - panel.span_seconds)
     step = step_of(panel.reach, end_seconds - start_seconds)
     parameters: dict[str, Any] = {
         "start": start_seconds - start_seconds % step.bucket_seconds,
@@ -126,13 +126,6 @@ def panel_query(panel: Panel, start: datetime, end: datetime, **variables: str |
     }
     used = set(TOKEN.findall(panel.query))
     return render(panel.query, PARAMETERS), {name: value for name, value in parameters.items() if name in used}
-
-
-def read_span(panel: Panel, start_seconds: int, end_seconds: int) -> tuple[int, int]:
-    """The part of the span that the panel reads."""
-    if panel.span_seconds is None:
-        return start_seconds, end_seconds
-    return max(start_seconds, end_seconds - panel.span_seconds), end_seconds
 
 
 PARAMETERS = {

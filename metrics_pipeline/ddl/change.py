@@ -1,11 +1,9 @@
 """One step from what a server has to what is wanted. Pure."""
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from metrics_pipeline.ddl.background_work import Work
 from metrics_pipeline.ddl.found_schema import NOTHING, Size
 
 
@@ -25,6 +23,18 @@ class Way(Enum):
     REBUILD = "rebuild"
 
 
+class Work(Enum):
+    """What has to be done for a change beside its statements."""
+
+    NOTHING = "nothing"
+    FILL_COLUMN = "fill column"
+    """Write the default of `column` into the parts that lack it."""
+    COUNT_BUCKETS = "count buckets"
+    """Count in the books the events of buckets of new grains."""
+    REMAKE_ROLLUPS = "remake rollups"
+    """Remake the rollups from raw_events."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """`is_needed`: this version's drains can't run before it is done.
@@ -34,9 +44,9 @@ class Change:
 
     object: str
     what: str
-    phase: Phase
-    way: Way
     statements: tuple[str, ...] = ()
+    phase: Phase = Phase.EXPAND
+    way: Way = Way.METADATA
     size: Size = NOTHING
     destroys: bool = False
     is_needed: bool = False
@@ -95,12 +105,6 @@ class Plan:
 
     def of(self, phase: Phase) -> tuple[Change, ...]:
         return tuple(c for c in self.changes if c.phase is phase)
-
-
-def ordered(changes: Iterable[Change]) -> Plan:
-    """By phase, and as given within one."""
-    given = tuple(changes)
-    return Plan(tuple(c for phase in Phase for c in given if c.phase is phase))
 
 
 def hash_of(texts: tuple[str, ...]) -> str:

@@ -3,8 +3,7 @@
 import re
 from collections.abc import Collection, Iterator
 
-from metrics_pipeline.ddl.background_work import Work
-from metrics_pipeline.ddl.change import Change, Phase, Way
+from metrics_pipeline.ddl.change import Change, Phase, Way, Work
 from metrics_pipeline.ddl.comparison import canonical, is_wider, same_codec
 from metrics_pipeline.ddl.found_schema import FoundColumn, FoundTable, Size
 from metrics_pipeline.ddl.objects import Column, Table, quoted
@@ -16,19 +15,12 @@ def column_changes(table: Table, found: FoundTable, appended: Collection[str]) -
         of_server = found.columns.get(column.name)
         if of_server is not None:
             yield from _type(table, column, of_server, found)
-            yield from _default(table, column, of_server)
-            yield from _codec_and_comment(table, column, of_server)
+            yield from _properties(table, column, of_server)
         elif column.name in appended:
             continue
         elif column.name in table.order_by:
-            yield Change(
-                f"{table.name}.{column.name}",
-                "is missing",
-                Phase.MIGRATE,
-                Way.REBUILD,
-                is_needed=True,
-                refusal="a column of the sorting key can't be put into it afterwards",
-            )
+            name, why = f"{table.name}.{column.name}", "a column of the sorting key can't be put into it afterwards"
+            yield Change(name, "is missing", phase=Phase.MIGRATE, way=Way.REBUILD, is_needed=True, refusal=why)
         else:
             yield _addition(table, column)
         yield from _fill(table, column, found)
@@ -41,8 +33,6 @@ def _addition(table: Table, column: Column) -> Change:
     return Change(
         f"{table.name}.{column.name}",
         f"add the column; rows from before read as {column.default or 'the default of its type'}",
-        Phase.EXPAND,
-        Way.METADATA,
         (f"ALTER TABLE {table.name} {table.addition(column.name)}{note}",),
         is_needed=True,
         work=Work.REMAKE_ROLLUPS if is_made else Work.NOTHING,
@@ -57,9 +47,9 @@ def _fill(table: Table, column: Column, found: FoundTable) -> Iterator[Change]:
         yield Change(
             f"{table.name}.{column.name}",
             f"write {column.default} into rows from before",
+            (f"ALTER TABLE {table.name} MATERIALIZE COLUMN `{column.name}`",),
             Phase.MIGRATE,
             Way.MUTATION,
-            (f"ALTER TABLE {table.name} MATERIALIZE COLUMN `{column.name}`",),
             size,
             work=Work.FILL_COLUMN,
             table=table.name,
@@ -77,43 +67,34 @@ def _type(table: Table, column: Column, found: FoundColumn, of_table: FoundTable
     in_key = _words(of_table.order_by) | _words(of_table.partition_by) | _words(of_table.primary_key)
     if column.name in in_key or "AggregateFunction" in f"{found.type}{column.type}":
         why = "the sorting or partition key holds it" if column.name in in_key else "states of other functions differ"
-        yield Change(name, what, Phase.MIGRATE, Way.REBUILD, is_needed=is_needed, refusal=why)
+        yield Change(name, what, phase=Phase.MIGRATE, way=Way.REBUILD, is_needed=is_needed, refusal=why)
         return
     statements = (f"ALTER TABLE {table.name} MODIFY COLUMN `{column.name}` {column.type}",)
     size = Size(of_table.size.partitions, of_table.size.rows, found.size_bytes)
-    if is_wider(column.type, found.type):
-        yield Change(name, what, Phase.MIGRATE, Way.MUTATION, statements, size, is_needed=is_needed)
-    else:
-        yield Change(name, what, Phase.CONTRACT, Way.MUTATION, statements, size, destroys=True, is_needed=is_needed)
+    destroys = not is_wider(column.type, found.type)
+    phase = Phase.CONTRACT if destroys else Phase.MIGRATE
+    yield Change(name, what, statements, phase, Way.MUTATION, size, destroys=destroys, is_needed=is_needed)
 
 
-def _default(table: Table, column: Column, found: FoundColumn) -> Iterator[Change]:
-    if canonical(found.default) == canonical(column.default):
-        return
-    change = f"DEFAULT {column.default}" if column.default else "REMOVE DEFAULT"
-    yield Change(
-        f"{table.name}.{column.name}",
-        f"default is {found.default or 'none'}, wanted {column.default or 'none'}; values that are written stay",
-        Phase.EXPAND,
-        Way.METADATA,
-        (f"ALTER TABLE {table.name} MODIFY COLUMN `{column.name}` {change}",),
-    )
-
-
-def _codec_and_comment(table: Table, column: Column, found: FoundColumn) -> Iterator[Change]:
+def _properties(table: Table, column: Column, found: FoundColumn) -> Iterator[Change]:
     name = f"{table.name}.{column.name}"
+    modify = f"ALTER TABLE {table.name} MODIFY COLUMN `{column.name}`"
+    if canonical(found.default) != canonical(column.default):
+        yield Change(
+            name,
+            f"default is {found.default or 'none'}, wanted {column.default or 'none'}; values that are written stay",
+            (f"{modify} DEFAULT {column.default}" if column.default else f"{modify} REMOVE DEFAULT",),
+        )
     if not same_codec(found.codec, column.codec):
         yield Change(
             name,
             f"codec is {found.codec or 'the default'}, wanted {column.codec or 'the default'}; parts get it when they "
             "are merged",
-            Phase.EXPAND,
-            Way.METADATA,
-            (f"ALTER TABLE {table.name} MODIFY COLUMN `{column.name}` CODEC({column.codec or 'Default'})",),
+            (f"{modify} CODEC({column.codec or 'Default'})",),
         )
     if found.comment != column.comment:
         statement = f"ALTER TABLE {table.name} COMMENT COLUMN `{column.name}` '{quoted(column.comment)}'"
-        yield Change(name, "another comment", Phase.EXPAND, Way.METADATA, (statement,))
+        yield Change(name, "another comment", (statement,))
 
 
 def _extra(table: Table, found: FoundTable) -> Iterator[Change]:
@@ -123,9 +104,9 @@ def _extra(table: Table, found: FoundTable) -> Iterator[Change]:
             yield Change(
                 f"{table.name}.{name}",
                 "drop the column, which this version doesn't know",
+                (f"ALTER TABLE {table.name} DROP COLUMN IF EXISTS `{name}`",),
                 Phase.CONTRACT,
                 Way.MUTATION,
-                (f"ALTER TABLE {table.name} DROP COLUMN IF EXISTS `{name}`",),
                 Size(found.size.partitions, found.size.rows, column.size_bytes),
                 destroys=True,
             )

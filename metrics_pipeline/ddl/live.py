@@ -29,6 +29,12 @@ _UNFILLED = f"""SELECT partition_id, sum(rows), sum(bytes_on_disk) FROM system.p
     GROUP BY partition_id HAVING sum(rows) > 0 ORDER BY partition_id DESC"""
 _MUTATIONS = """SELECT table, mutation_id, command, parts_to_do, latest_fail_reason FROM system.mutations
     WHERE database = currentDatabase() AND NOT is_done AND NOT is_killed ORDER BY create_time, mutation_id"""
+IS_OWN = f"database IN (currentDatabase(), currentDatabase() || '{SHARD_SUFFIX}') AND engine != 'Distributed'"
+"""A condition on system.tables: those that hold rows, also where the database has tables over all shards."""
+_TIME_TO_LIVE = re.compile(r"\bTTL \S.*?toInterval(Day|Week|Month|Year)\((\d+)\)")
+_OTHER_TTL = re.compile(r" TO (?:DISK|VOLUME) | RECOMPRESS | GROUP BY | WHERE ")
+_UNIT_DAYS = {"Day": 1, "Week": 7, "Month": 28, "Year": 365}
+"""A lower bound: a warning may be early, not late."""
 _TTL = re.compile(r" TTL (.*?)(?: SETTINGS |$)")
 _ENGINE = re.compile(r"^(.*?)(?: PARTITION BY | PRIMARY KEY | ORDER BY | TTL | SETTINGS |$)")
 
@@ -44,11 +50,9 @@ class Mutation:
     problem: str
 
 
+@dataclass(frozen=True, slots=True)
 class LiveSchema:
-    """Reads one database."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    client: Client
 
     def read(self, filled: Mapping[str, Sequence[str]]) -> Found:
         """Everything in the database. `filled`: table -> columns of which it is asked what parts lack them."""
@@ -94,7 +98,7 @@ class LiveSchema:
         ]
 
     def _rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Sequence[Any]]:
-        return query_rows(self._client, "reading the schema", sql, parameters or {})
+        return query_rows(self.client, "reading the schema", sql, parameters or {})
 
 
 def _first(pattern: re.Pattern[str], text: str) -> str:
@@ -109,20 +113,6 @@ def _settings(engine: str) -> dict[str, str]:
 
 def _sum(sizes: Mapping[str, Size]) -> Size:
     return Size(len(sizes), sum(s.rows for s in sizes.values()), sum(s.bytes_on_disk for s in sizes.values()))
-
-
-IS_OWN = f"database IN (currentDatabase(), currentDatabase() || '{SHARD_SUFFIX}') AND engine != 'Distributed'"
-"""A condition on system.tables: those that hold rows, also where the database has tables over all shards."""
-
-
-_TIME_TO_LIVE = re.compile(r"\bTTL \S.*?toInterval(Day|Week|Month|Year)\((\d+)\)")
-
-
-_OTHER_TTL = re.compile(r" TO (?:DISK|VOLUME) | RECOMPRESS | GROUP BY | WHERE ")
-
-
-_UNIT_DAYS = {"Day": 1, "Week": 7, "Month": 28, "Year": 365}
-"""A lower bound: a warning may be early, not late."""
 
 
 def time_to_live_days(engine: str) -> float | None:

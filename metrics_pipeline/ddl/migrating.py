@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.query import run_command
-from metrics_pipeline.ddl.background_work import Work
-from metrics_pipeline.ddl.change import Change, Phase, Plan, Way
+from metrics_pipeline.ddl.change import Change, Phase, Plan, Way, Work
 from metrics_pipeline.ddl.live import LiveSchema, Mutation
 from metrics_pipeline.errors import ConfigurationError, PipelineError, RetryableError
 

@@ -4,9 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from typing import ClassVar
 
 from metrics_pipeline.clickhouse.storage import Storage
-from metrics_pipeline.ddl.background_work import Work
+from metrics_pipeline.ddl.change import Work
 
 NOT_FILLED = " Rows from before lack: "
 """Ends the comment of a table whose new columns are still to be filled from raw events; the names follow."""
@@ -36,6 +37,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
+    kind: ClassVar[str] = "table"
     name: str
     engine: str
     partition_by: str
@@ -55,7 +57,6 @@ class Table:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """The primary key."""
         return self.primary_key or self.order_by
 
     def ddl(self, storage: Storage) -> str:
@@ -106,6 +107,7 @@ class _HoldsNothing(ABC):
 class Union(_HoldsNothing):
     """Reads several tables of the same columns as one (engine Merge); holds nothing itself."""
 
+    kind: ClassVar[str] = "union of tables"
     name: str
     tables: tuple[Table, ...]
     comment: str
@@ -131,6 +133,7 @@ class Distributed(_HoldsNothing):
     without one, nothing can be inserted through it.
     """
 
+    kind: ClassVar[str] = "table over all shards"
     table: Table
     cluster: str
     database: str
@@ -156,6 +159,7 @@ class Distributed(_HoldsNothing):
 class MaterializedView:
     """Writes into `target` what `select` makes of each inserted block."""
 
+    kind: ClassVar[str] = "feed"
     name: str
     target: str
     select: str
@@ -163,7 +167,6 @@ class MaterializedView:
 
     @property
     def stored_comment(self) -> str:
-        """Names the query's version: servers rewrite queries, so that two of them can't be compared."""
         return _versioned(self.comment, self.select)
 
     def ddl(self, storage: Storage) -> str:  # noqa: ARG002 - the same call for all objects
@@ -185,6 +188,7 @@ class MaterializedView:
 class View:
     """A query with a name; where it holds {parameters}, readers give them like arguments of a function."""
 
+    kind: ClassVar[str] = "view"
     name: str
     select: str
     comment: str
@@ -193,7 +197,6 @@ class View:
 
     @property
     def stored_comment(self) -> str:
-        """Names the query's version: servers rewrite queries, so that two of them can't be compared."""
         return _versioned(self.comment, self.template or self.select)
 
     def ddl(self, storage: Storage) -> str:  # noqa: ARG002 - the same call for all objects
@@ -213,4 +216,5 @@ def quoted(text: str) -> str:
 
 
 def _versioned(comment: str, query: str) -> str:
+    """Names the query's version: servers rewrite queries, so that two of them can't be compared."""
     return f"{comment} Version {sha256(query.encode()).hexdigest()[:8]}."

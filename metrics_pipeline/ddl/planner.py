@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from metrics_pipeline.clickhouse.storage import Storage
-from metrics_pipeline.ddl.background_work import Work
-from metrics_pipeline.ddl.change import Change, Phase, Plan, Way, ordered
+from metrics_pipeline.ddl.change import Change, Phase, Plan, Way, Work
 from metrics_pipeline.ddl.columns import column_changes
 from metrics_pipeline.ddl.comparison import canonical, days_of, same_engine, split
 from metrics_pipeline.ddl.found_schema import Found, FoundTable, Size
@@ -24,42 +23,28 @@ EVENTS = "raw_events"
 
 
 def plan(objects: Sequence[SchemaObject], found: Found, storage: Storage) -> Plan:
-    """Compare. Columns come first: views that are made or replaced may read them."""
+    """Compare. Within a phase columns come first: views that are made or replaced may read them."""
     tables = [o for o in objects if isinstance(o, Table) and o.name in found]
     changes = [c for table in tables for c in _table(table, found[table.name], storage)]
     for wanted in objects:
         changes += _object(wanted, found.get(wanted.name), storage)
     changes += _remake(tables, changes, found)
-    return ordered(changes)
+    return Plan(tuple(c for phase in Phase for c in changes if c.phase is phase))
 
 
 def _object(wanted: SchemaObject, found: FoundTable | None, storage: Storage) -> Iterator[Change]:
     """Creating what is missing, and replacing what holds no rows."""
     if found is None:
-        kind = _KINDS[type(wanted)]
-        what, statements = f"create the {kind}", (wanted.ddl(storage),)
-        yield Change(wanted.name, what, Phase.EXPAND, Way.METADATA, statements, is_needed=True)
+        yield Change(wanted.name, f"create the {wanted.kind}", (wanted.ddl(storage),), is_needed=True)
     elif isinstance(wanted, View) and found.comment != wanted.stored_comment:
-        statements = (wanted.ddl(storage),)
-        yield Change(wanted.name, "replace the view by another query", Phase.EXPAND, Way.METADATA, statements)
+        yield Change(wanted.name, "replace the view by another query", (wanted.replacement,))
     elif isinstance(wanted, MaterializedView) and found.comment != wanted.stored_comment:
-        what = f"feed {wanted.target} by another query"
-        yield Change(wanted.name, what, Phase.EXPAND, Way.METADATA, wanted.replacements)
+        yield Change(wanted.name, f"feed {wanted.target} by another query", wanted.replacements)
     elif isinstance(wanted, Union) and not _same_union(wanted, found):
-        what = "replace the union by one of other columns or tables"
-        yield Change(wanted.name, what, Phase.EXPAND, Way.METADATA, (wanted.replacement,))
+        yield Change(wanted.name, "replace the union by one of other columns or tables", (wanted.replacement,))
     elif isinstance(wanted, Distributed) and not _same_distributed(wanted, found):
         what = "replace the table over all shards by one of other columns or places"
-        yield Change(wanted.name, what, Phase.EXPAND, Way.METADATA, (wanted.replacement,), is_needed=True)
-
-
-_KINDS = {
-    Table: "table",
-    Union: "union of tables",
-    Distributed: "table over all shards",
-    MaterializedView: "feed",
-    View: "view",
-}
+        yield Change(wanted.name, what, (wanted.replacement,), is_needed=True)
 
 
 def _table(wanted: Table, found: FoundTable, storage: Storage) -> Iterator[Change]:
@@ -90,8 +75,6 @@ def _appending(wanted: Table, names: tuple[str, ...]) -> Change:
     return Change(
         wanted.name,
         f"add {', '.join(names)} to the columns and the end of the sorting key",
-        Phase.EXPAND,
-        Way.METADATA,
         (f"ALTER TABLE {wanted.name} {', '.join(parts)}",),
         is_needed=True,
     )
@@ -115,7 +98,7 @@ def _shapes(wanted: Table, found: FoundTable, storage: Storage) -> Iterator[Chan
         )
     for what, has, wants in differing:
         told = f"its {what} is {has or 'none'}, wanted {wants}"
-        yield Change(wanted.name, told, Phase.MIGRATE, Way.REBUILD, size=found.size, refusal=refusal)
+        yield Change(wanted.name, told, (), Phase.MIGRATE, Way.REBUILD, found.size, refusal=refusal)
 
 
 def _what_to_do(table: Table) -> str:
@@ -144,9 +127,7 @@ def _indexes(wanted: Table, found: FoundTable) -> Iterator[Change]:
             statement = f"ALTER TABLE {wanted.name} DROP INDEX IF EXISTS {name}, {add}"
         else:
             continue
-        yield Change(
-            wanted.name, f"{what}; parts get it when they are merged", Phase.EXPAND, Way.METADATA, (statement,)
-        )
+        yield Change(wanted.name, f"{what}; parts get it when they are merged", (statement,))
 
 
 def _properties(wanted: Table, found: FoundTable, storage: Storage) -> Iterator[Change]:
@@ -154,36 +135,26 @@ def _properties(wanted: Table, found: FoundTable, storage: Storage) -> Iterator[
     for setting, value in storage.token_settings.items():
         if found.settings.get(setting, "0") != value:
             what = f"remember tokens of inserts: {setting} is {value}, so far {found.settings.get(setting, '0')}"
-            statements = (f"{alter}MODIFY SETTING {setting} = {value}",)
-            yield Change(wanted.name, what, Phase.EXPAND, Way.METADATA, statements)
+            yield Change(wanted.name, what, (f"{alter}MODIFY SETTING {setting} = {value}",))
     # Without one of our own, the TTL is retention's, or of whoever set it.
     if wanted.ttl and canonical(found.ttl) != canonical(wanted.ttl):
         is_longer = 0 < days_of(found.ttl) <= days_of(wanted.ttl)
         yield Change(
             wanted.name,
             f"keep rows until {wanted.ttl}, so far {f'until {found.ttl}' if found.ttl else 'for good'}",
-            Phase.EXPAND if is_longer else Phase.CONTRACT,
-            Way.METADATA,
             (f"{alter}MODIFY TTL {wanted.ttl}",),
-            found.size,
+            Phase.EXPAND if is_longer else Phase.CONTRACT,
+            size=found.size,
             destroys=not is_longer,
         )
     if found.comment.split(NOT_FILLED)[0] != wanted.comment:
         statements = (f"{alter}MODIFY COMMENT '{quoted(wanted.comment)}'",)
-        if wanted.work_before_comment is Work.NOTHING:
-            yield Change(wanted.name, "another comment", Phase.EXPAND, Way.METADATA, statements)
+        work = wanted.work_before_comment
+        if work is Work.NOTHING:
+            yield Change(wanted.name, "another comment", statements)
         else:
             what = "count the events of new buckets"
-            yield Change(
-                wanted.name,
-                what,
-                Phase.MIGRATE,
-                Way.REBUILD,
-                statements,
-                found.size,
-                work=wanted.work_before_comment,
-                table=wanted.name,
-            )
+            yield Change(wanted.name, what, statements, Phase.MIGRATE, Way.REBUILD, found.size, work=work)
 
 
 def _remake(tables: Sequence[Table], changes: Sequence[Change], found: Found) -> Iterator[Change]:
@@ -201,9 +172,9 @@ def _remake(tables: Sequence[Table], changes: Sequence[Change], found: Found) ->
     yield Change(
         "rollups",
         f"remake {len(names)} tables from {EVENTS}, as far back as it goes; what is older keeps the defaults",
+        tuple(f"ALTER TABLE {table.name} MODIFY COMMENT '{quoted(table.comment)}'" for table in names),
         Phase.MIGRATE,
         Way.REBUILD,
-        tuple(f"ALTER TABLE {table.name} MODIFY COMMENT '{quoted(table.comment)}'" for table in names),
         events.size if events else Size(),
         work=Work.REMAKE_ROLLUPS,
     )

@@ -85,7 +85,8 @@ def _result(spec: dg.AssetSpec, verdict: Verdict, problems: Sequence[str]) -> dg
         severity=dg.AssetCheckSeverity.ERROR,
         description=problems[0] if problems else None,
         metadata={
-            **picked(books.ledger, "inserted", "duplicates", "dead_letters", "replayed"),
+            **picked(books.ledger.counts, "inserted", "duplicates", "dead_letters"),
+            "replayed": books.ledger.replayed,
             **picked(books, "ledger_events", "raw_rows", "rollup_requests", "rollup_drift"),
             "drifting_minutes": books.drifting,
             "minutes_in_flight": len(books.minutes_in_flight),

@@ -7,8 +7,6 @@ PREFIX = "metrics_pipeline_"
 
 
 class Type(StrEnum):
-    """Prometheus' types."""
-
     COUNTER = "counter"
     GAUGE = "gauge"
     HISTOGRAM = "histogram"
@@ -29,9 +27,7 @@ class Metric:
         return PREFIX + self.name
 
 
-_FRESHNESS_BOUNDS = (0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300, 1_800, 21_600)
 _MESSAGE_BOUNDS = (1, 10, 100, 1_000, 5_000, 10_000, 25_000, 50_000, 75_000, 100_000, 200_000)
-_STEP_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
 
 UP = Metric("up", Type.GAUGE, "1 if the engine answered, 0 if it did not, or not in time.", ("engine",))
 LAG = Metric("lag_offsets", Type.GAUGE, "Offsets that have not landed for sure.", ("topic", "partition"))
@@ -56,7 +52,7 @@ FRESHNESS = Metric(
     "freshness_seconds",
     Type.HISTOGRAM,
     "Age of events when they could be queried, since they were produced; exact to 2%.",
-    bounds=_FRESHNESS_BOUNDS,
+    bounds=(0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300, 1_800, 21_600),
 )
 RECENT_FRESHNESS = Metric(
     "recent_freshness_seconds", Type.GAUGE, "Quantiles of that age over the last 60 seconds.", ("quantile",)
@@ -82,7 +78,7 @@ BATCH_STEP = Metric(
     Type.HISTOGRAM,
     "How long a micro-batch took in one step: commit, look_up, insert.",
     ("step",),
-    bounds=_STEP_BOUNDS,
+    bounds=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60),
 )
 PARTS = Metric("table_parts", Type.GAUGE, "Active parts.", ("table",))
 PARTITION_PARTS = Metric("table_partition_parts", Type.GAUGE, "Active parts of the fullest partition.", ("table",))

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,32 +19,51 @@ from metrics_pipeline.alerting.notifications import AlertStates
 from metrics_pipeline.alerting.reading import read_burn, read_storage
 from metrics_pipeline.alerting.signals import BurnSignal, DiskSignal
 from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.query import query_rows
+from metrics_pipeline.ddl.storage_views import PARTS
 from metrics_pipeline.errors import RetryableError
 from metrics_pipeline.kafka.lag import PartitionLag, read_lag
 from metrics_pipeline.ledger.reading_deferred import read_deferred
 from metrics_pipeline.ledger.tables import LedgerScope
 from metrics_pipeline.metrics import catalogue as m
-from metrics_pipeline.metrics.counting import Bounds, Distribution, MonthlyCounter, Totals
+from metrics_pipeline.metrics.counting import Distribution, MonthlyCounter, Totals
 from metrics_pipeline.metrics.observe import drain_runs
-from metrics_pipeline.metrics.sizes import TableSize, read_stale_buckets, read_tables
 from metrics_pipeline.metrics.source import Reading, Source
 from metrics_pipeline.metrics.statistics import FRESHNESS_WINDOW_SECONDS, Freshness, read_statistics
+from metrics_pipeline.rollups.grains import BUILT, SETTLE_SECONDS
+from metrics_pipeline.rollups.tables import BUCKETS, IS_STALE
 from metrics_pipeline.settings import Settings, kafka_address
 
 logger = logging.getLogger(__name__)
 
-FRESH_SECONDS = 5
-"""Scrapes within it get the same figures."""
 LIMIT_SECONDS = 8
 """Below Prometheus' default timeout of a scrape, 10 s."""
+_Labels = tuple[str, ...]
 _SUMS = (m.BATCHES, m.CONSUMED, m.READ_BYTES, m.INSERTED, m.DUPLICATES, m.SKIPPED, m.LOST)
-_BOUNDS = Bounds(m.BATCH_MESSAGES.bounds, m.BATCH_STEP.bounds, m.FRESHNESS.bounds)
+_TABLES = f"""
+    SELECT table, sum(parts), max(parts), sum(n), sum(bytes) FROM (
+        SELECT table, partition_id, count() AS parts, sum(rows) AS n, sum(bytes_on_disk) AS bytes FROM {PARTS.name}
+        GROUP BY table, partition_id)
+    GROUP BY table ORDER BY table
+"""
+_STALE = f"""
+    SELECT grain, countIf({IS_STALE}) FROM {BUCKETS.name}
+    WHERE minute < now() - grain - {SETTLE_SECONDS} AND events > 0 GROUP BY grain
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class TableSize:
+    """A table's active parts, `most_parts` of them in its fullest partition."""
+
+    parts: int
+    most_parts: int
+    rows: int
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class ClickHouseFigures:
-    """Everything that one reading of ClickHouse finds."""
-
     totals: Totals
     freshness: Freshness | None
     deferred: int
@@ -57,25 +77,21 @@ class ClickHouseFigures:
 class PipelineCollector(Collector):
     """Reads on scrape. Close it when the last scrape is served."""
 
-    def __init__(
-        self, settings: Settings, *, fresh_seconds: float = FRESH_SECONDS, limit_seconds: float = LIMIT_SECONDS
-    ) -> None:
+    def __init__(self, settings: Settings, *, limit_seconds: float = LIMIT_SECONDS) -> None:
         self._settings = settings
         self._limit_seconds = limit_seconds
         self._client: Client | None = None
         self._scope = LedgerScope(settings.kafka.topic, settings.kafka.group)
-        self._counter = MonthlyCounter(self._scope, _BOUNDS)
-        limits = {"fresh_seconds": fresh_seconds, "limit_seconds": limit_seconds, "say": logger.warning}
-        self._kafka = Source("kafka", self._read_kafka, **limits)  # type: ignore[arg-type]
-        self._clickhouse = Source("clickhouse", self._read_clickhouse, **limits)  # type: ignore[arg-type]
-        self._dagster = Source("dagster", self._read_dagster, **limits)  # type: ignore[arg-type]
+        self._counter = MonthlyCounter(self._scope)
+        self._kafka = Source("kafka", self._read_kafka, logger.warning, limit_seconds)
+        self._clickhouse = Source("clickhouse", self._read_clickhouse, logger.warning, limit_seconds)
+        self._dagster = Source("dagster", self._read_dagster, logger.warning, limit_seconds)
 
     def warm_up(self) -> None:
         """Wait for the first reading, however long it takes: it covers a month of the ledger."""
         self._clickhouse.reading(patient=True)
 
     def close(self) -> None:
-        """Give the connection back."""
         if self._client is not None:
             self._client.close()
 
@@ -91,14 +107,13 @@ class PipelineCollector(Collector):
             source.refresh()
         deadline = time.monotonic() + self._limit_seconds
         kafka, clickhouse = self._kafka.reading(deadline=deadline), self._clickhouse.reading(deadline=deadline)
-        readings: dict[str, Reading[object]] = {"kafka": kafka, "clickhouse": clickhouse}  # type: ignore[dict-item]
+        readings: dict[str, Reading[object]] = {"kafka": kafka, "clickhouse": clickhouse}
         if has_dagster:
-            dagster = self._dagster.reading(deadline=deadline)
-            readings["dagster"] = dagster  # type: ignore[assignment]
+            readings["dagster"] = dagster = self._dagster.reading(deadline=deadline)
             if dagster.figures is not None:
-                yield _gauge(m.RUNS, {(status.lower(),): count for status, count in dagster.figures.items()})
-        yield _gauge(m.UP, {(name,): float(r.problem is None) for name, r in readings.items()})
-        yield _gauge(m.READ, {(name,): r.seconds for name, r in readings.items()})
+                yield _family(m.RUNS, {(status.lower(),): count for status, count in dagster.figures.items()})
+        yield _family(m.UP, {(name,): float(r.problem is None) for name, r in readings.items()})
+        yield _family(m.READ, {(name,): r.seconds for name, r in readings.items()})
         if kafka.figures is not None:
             yield from _of_kafka(self._settings.kafka.topic, kafka.figures)
         if clickhouse.figures is not None:
@@ -136,91 +151,97 @@ class PipelineCollector(Collector):
             freshness=read_statistics(client, since_ms=recent_ms).freshness,
             deferred=sum(entry.offsets for entry in read_deferred(client, self._scope)),
             burn=read_burn(client, self._scope, self._settings.alerts.freshness_seconds),
-            tables=read_tables(client),
+            tables=_read_tables(client),
             disks=read_storage(client).disks,
-            stale=read_stale_buckets(client),
+            stale=_read_stale_buckets(client),
             alert_states=read_alert_states(client),
         )
 
 
+def _read_tables(client: Client) -> Mapping[str, TableSize]:
+    """Table -> size, of the tables of the client's database that hold anything."""
+    rows = query_rows(client, "reading the sizes of tables", _TABLES)
+    return {str(table): TableSize(*map(int, figures)) for table, *figures in rows}
+
+
+def _read_stale_buckets(client: Client) -> Mapping[str, int]:
+    """Grain -> closed buckets that wait for a build."""
+    rows = query_rows(client, "counting stale rollups", _STALE)
+    found = {int(grain): int(count) for grain, count in rows}
+    return {grain.name: found.get(grain.seconds, 0) for grain in BUILT}
+
+
 def _of_kafka(topic: str, lags: Mapping[int, PartitionLag]) -> Iterator[Family]:
-    labelled: dict[tuple[str, ...], PartitionLag] = {(topic, str(p)): lag for p, lag in sorted(lags.items())}
-    yield _gauge(m.LAG, {labels: lag.offsets for labels, lag in labelled.items()})
+    labelled: dict[_Labels, PartitionLag] = {(topic, str(p)): lag for p, lag in sorted(lags.items())}
+    yield _family(m.LAG, {labels: lag.offsets for labels, lag in labelled.items()})
     committed = {labels: lag.commit.offset for labels, lag in labelled.items() if lag.commit is not None}
-    yield _gauge(m.COMMITTED, committed)
-    yield _gauge(m.LOG_START, {labels: lag.low for labels, lag in labelled.items()})
-    yield _gauge(m.LOG_END, {labels: lag.high for labels, lag in labelled.items()})
+    yield _family(m.COMMITTED, committed)
+    yield _family(m.LOG_START, {labels: lag.low for labels, lag in labelled.items()})
+    yield _family(m.LOG_END, {labels: lag.high for labels, lag in labelled.items()})
 
 
 def _of_ledger(topic: str, figures: ClickHouseFigures) -> Iterator[Family]:
     totals = figures.totals
-    yield _gauge(m.DEFERRED, {(topic,): figures.deferred})
+    yield _family(m.DEFERRED, {(topic,): figures.deferred})
     for metric, total in zip(_SUMS, totals.sums, strict=True):
-        yield _counter(metric, {(): total})
-    yield _counter(m.DEAD_LETTERS, {(reason,): count for reason, count in sorted(totals.dead_letters.items())})
+        yield _family(metric, {(): total})
+    yield _family(m.DEAD_LETTERS, {(reason,): count for reason, count in sorted(totals.dead_letters.items())})
     yield _histogram(m.FRESHNESS, {(): totals.freshness})
     yield _histogram(m.BATCH_MESSAGES, {(): totals.messages})
     yield _histogram(m.BATCH_STEP, {(step,): found for step, found in totals.steps.items()})
     recent = figures.freshness
     if recent is not None:
-        yield _gauge(m.RECENT_FRESHNESS, {("0.5",): recent.p50, ("0.99",): recent.p99, ("1",): recent.max})
+        yield _family(m.RECENT_FRESHNESS, {("0.5",): recent.p50, ("0.99",): recent.p99, ("1",): recent.max})
 
 
 def _of_objective(burn: BurnSignal, objective_share: float) -> Iterator[Family]:
-    yield _gauge(m.BURN, {(window,): rate for window, rate in _rates(burn.events, objective_share)})
-    yield _gauge(m.CANARY, {(str(of.shard),): of.seconds for of in burn.canaries if of.seconds is not None})
-    of_shards: dict[tuple[str, ...], float] = {
-        (str(of.shard), window): rate for of in burn.canaries for window, rate in _rates(of.tallies, objective_share)
+    yield _family(m.BURN, {(window,): rate for window, rate in _rates(burn.events, objective_share).items()})
+    yield _family(m.CANARY, {(str(of.shard),): of.seconds for of in burn.canaries if of.seconds is not None})
+    of_shards: dict[_Labels, float] = {
+        (str(of.shard), window): rate
+        for of in burn.canaries
+        for window, rate in _rates(of.tallies, objective_share).items()
     }
-    yield _gauge(m.CANARY_BURN, of_shards)
+    yield _family(m.CANARY_BURN, of_shards)
 
 
-def _rates(tallies: Tallies, objective_share: float) -> Iterator[tuple[str, float]]:
-    for window, tally in tallies.items():
-        rate = burn_rate(tally, objective_share)
-        if rate is not None:
-            yield window, rate
+def _rates(tallies: Tallies, objective_share: float) -> Mapping[str, float]:
+    rates = ((window, burn_rate(tally, objective_share)) for window, tally in tallies.items())
+    return {window: rate for window, rate in rates if rate is not None}
 
 
 def _of_server(figures: ClickHouseFigures) -> Iterator[Family]:
     tables = figures.tables.items()
-    yield _gauge(m.PARTS, {(table,): size.parts for table, size in tables})
-    yield _gauge(m.PARTITION_PARTS, {(table,): size.most_parts for table, size in tables})
-    yield _gauge(m.ROWS, {(table,): size.rows for table, size in tables})
-    yield _gauge(m.BYTES, {(table,): size.size_bytes for table, size in tables})
-    yield _gauge(m.DISK_FREE, {(disk.name,): disk.free_bytes for disk in figures.disks})
-    yield _gauge(m.DISK_SIZE, {(disk.name,): disk.total_bytes for disk in figures.disks})
-    yield _gauge(m.STALE, {(grain,): count for grain, count in figures.stale.items()})
-    yield _gauge(m.FIRING, _firing(figures.alert_states))
+    yield _family(m.PARTS, {(table,): size.parts for table, size in tables})
+    yield _family(m.PARTITION_PARTS, {(table,): size.most_parts for table, size in tables})
+    yield _family(m.ROWS, {(table,): size.rows for table, size in tables})
+    yield _family(m.BYTES, {(table,): size.size_bytes for table, size in tables})
+    yield _family(m.DISK_FREE, {(disk.name,): disk.free_bytes for disk in figures.disks})
+    yield _family(m.DISK_SIZE, {(disk.name,): disk.total_bytes for disk in figures.disks})
+    yield _family(m.STALE, {(grain,): count for grain, count in figures.stale.items()})
+    yield _family(m.FIRING, _firing(figures.alert_states))
     if figures.alert_states.evaluated is not None:
-        yield _gauge(m.EVALUATED, {(): figures.alert_states.evaluated})
+        yield _family(m.EVALUATED, {(): figures.alert_states.evaluated})
 
 
-def _firing(alert_states: AlertStates) -> Mapping[tuple[str, ...], float]:
+def _firing(alert_states: AlertStates) -> Mapping[_Labels, float]:
     """A row for each kind that the sensor judges: 0 says that it looked and found nothing, which no absent row says."""
     judged = [kind for kind in KINDS.values() if kind.parts and alert_states.evaluated is not None]
-    counts: dict[tuple[str, ...], float] = {(kind.name, kind.severity.value): 0 for kind in judged}
-    for state in alert_states.firing:
-        labels = (state.alert.kind, state.alert.severity.value)
-        counts[labels] = counts.get(labels, 0) + 1
+    counts = Counter[_Labels]({(kind.name, kind.severity.value): 0 for kind in judged})
+    counts.update((state.alert.kind, state.alert.severity.value) for state in alert_states.firing)
     return counts
 
 
-def _gauge(metric: m.Metric, values: Mapping[tuple[str, ...], float]) -> Family:
-    family = GaugeMetricFamily(metric.full_name, metric.help, labels=metric.labels)
+def _family(metric: m.Metric, values: Mapping[_Labels, float]) -> Family:
+    """A gauge or a counter."""
+    make = CounterMetricFamily if metric.type is m.Type.COUNTER else GaugeMetricFamily
+    family = make(metric.full_name.removesuffix("_total"), metric.help, labels=metric.labels)
     for labels, value in values.items():
         family.add_metric(labels, value)
     return family
 
 
-def _counter(metric: m.Metric, values: Mapping[tuple[str, ...], float]) -> Family:
-    family = CounterMetricFamily(metric.full_name.removesuffix("_total"), metric.help, labels=metric.labels)
-    for labels, value in values.items():
-        family.add_metric(labels, value)
-    return family
-
-
-def _histogram(metric: m.Metric, values: Mapping[tuple[str, ...], Distribution]) -> Family:
+def _histogram(metric: m.Metric, values: Mapping[_Labels, Distribution]) -> Family:
     family = HistogramMetricFamily(metric.full_name, metric.help, labels=metric.labels)
     for labels, found in values.items():
         # Without any row the sums per bound are empty: all zero.

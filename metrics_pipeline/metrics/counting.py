@@ -5,6 +5,7 @@ would take the fall for a restart and count everything twice. Sums of a month be
 exporter, restarted or not, has the same sums.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.clickhouse.query import query_rows
 from metrics_pipeline.ledger.entry import DEFERRED
 from metrics_pipeline.ledger.tables import IS_BATCH, LedgerScope
+from metrics_pipeline.metrics.catalogue import BATCH_MESSAGES, BATCH_STEP, FRESHNESS
 from metrics_pipeline.runtime.timerange import DAY_SECONDS
 
 STEP_SECONDS = DAY_SECONDS
@@ -60,15 +62,6 @@ class Distribution:
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
-    """Upper bounds of the histograms: messages of a batch, seconds of a step, seconds of age."""
-
-    messages: tuple[float, ...]
-    steps: tuple[float, ...]
-    ages: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Totals:
     """Sums over the table batches; `sums` are batches, consumed, bytes, inserted, duplicates, skipped, lost."""
 
@@ -80,22 +73,20 @@ class Totals:
 
     def __add__(self, other: "Totals") -> "Totals":
         names = {*self.steps, *other.steps}
-        reasons = {*self.dead_letters, *other.dead_letters}
         return Totals(
             _added(self.sums, other.sums),
             self.messages + other.messages,
             {n: self.steps.get(n, Distribution()) + other.steps.get(n, Distribution()) for n in names},
             self.freshness + other.freshness,
-            {r: self.dead_letters.get(r, 0) + other.dead_letters.get(r, 0) for r in reasons},
+            Counter(self.dead_letters) + Counter(other.dead_letters),
         )
 
 
 class MonthlyCounter:
     """Keeps the sums of settled rows, so that a reading counts some minutes of the ledger. For one thread at a time."""
 
-    def __init__(self, scope: LedgerScope, bounds: Bounds) -> None:
+    def __init__(self, scope: LedgerScope) -> None:
         self._scope = scope
-        self._bounds = bounds
         self._month = 0.0
         self._settled_until = 0.0
         self._settled = Totals()
@@ -118,9 +109,9 @@ class MonthlyCounter:
             "group": self._scope.group,
             "start": start,
             "end": end,
-            "messages": list(self._bounds.messages),
-            "steps": list(self._bounds.steps),
-            "ages": list(self._bounds.ages),
+            "messages": list(BATCH_MESSAGES.bounds),
+            "steps": list(BATCH_STEP.bounds),
+            "ages": list(FRESHNESS.bounds),
         }
         (row,) = query_rows(client, "counting the ledger", _LEDGER, parameters)
         reasons = query_rows(client, "counting dead letters", _DEAD_LETTERS, parameters)
@@ -129,17 +120,13 @@ class MonthlyCounter:
 
 def _totals(row: Sequence[Any], dead_letters: Mapping[str, int]) -> Totals:
     sums = tuple(map(float, row[:7]))
-    batches, consumed = sums[0], sums[1]
-    below = [tuple(map(float, found)) for found in row[7:11]]
-    seconds = [float(found) for found in row[11:14]]
-    names = ("commit", "look_up", "insert")
+    batches, consumed, *_ = sums
+    messages, *steps = (tuple(map(float, below)) for below in row[7:11])
+    names, seconds = ("commit", "look_up", "insert"), map(float, row[11:14])
     return Totals(
         sums,
-        Distribution(below[0], batches, consumed),
-        {
-            name: Distribution(found, batches, total)
-            for name, found, total in zip(names, below[1:], seconds, strict=True)
-        },
+        Distribution(messages, batches, consumed),
+        {name: Distribution(below, batches, spent) for name, below, spent in zip(names, steps, seconds, strict=True)},
         Distribution(tuple(map(float, row[14])), float(row[16]), float(row[15])),
         dead_letters,
     )

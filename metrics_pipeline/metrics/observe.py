@@ -2,16 +2,17 @@
 
 import json
 import urllib.request
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.kafka.intents import Owner
-from metrics_pipeline.kafka.lag import PartitionLag, read_lag
+from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.ledger.reading_deferred import read_deferred
 from metrics_pipeline.ledger.tables import LedgerScope
-from metrics_pipeline.metrics.statistics import Statistics, read_statistics
+from metrics_pipeline.metrics.statistics import FRESHNESS_WINDOW_SECONDS, Statistics, read_statistics
 from metrics_pipeline.settings import Settings, kafka_address
 
 _DRAIN_RUNS = """{ runsOrError(filter: {pipelineName: "drain"}, limit: 100) {
@@ -30,16 +31,18 @@ class Overview:
     statistics: Statistics
 
 
-def look(settings: Settings, client: Client, *, since_ms: int = 0, freshness_seconds: int = 60) -> Overview:
+def look(
+    settings: Settings, client: Client, *, since_ms: int = 0, freshness_seconds: int = FRESHNESS_WINDOW_SECONDS
+) -> Overview:
     """Ask brokers and ledger. Raises what their adapters raise."""
     lags = read_lag(kafka_address(settings), settings.kafka)
-    statistics = read_statistics(client, since_ms=since_ms, freshness_seconds=freshness_seconds)
+    owners = [Owner(settings.drain.shards, shard) for shard in range(settings.drain.shards)]
     return Overview(
         produced=sum(lag.high for lag in lags.values()),
         lag=sum(lag.offsets for lag in lags.values()),
-        shards=_per_shard(lags, settings.drain.shards),
+        shards=tuple(sum(lags[p].offsets for p in owner.partitions(lags)) for owner in owners),
         deferred=sum(e.offsets for e in read_deferred(client, LedgerScope(settings.kafka.topic, settings.kafka.group))),
-        statistics=statistics,
+        statistics=read_statistics(client, since_ms=since_ms, freshness_seconds=freshness_seconds),
     )
 
 
@@ -55,11 +58,4 @@ def drain_runs(dagster_url: str) -> Mapping[str, int] | None:
             runs = json.load(answer)["data"]["runsOrError"]["results"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    counts: dict[str, int] = {}
-    for run in runs:
-        counts[run["status"]] = counts.get(run["status"], 0) + 1
-    return counts
-
-
-def _per_shard(lags: Mapping[int, PartitionLag], shards: int) -> tuple[int, ...]:
-    return tuple(sum(lags[p].offsets for p in Owner(shards, shard).partitions(lags)) for shard in range(shards))
+    return Counter(run["status"] for run in runs)

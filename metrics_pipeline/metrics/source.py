@@ -3,53 +3,49 @@
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from metrics_pipeline.errors import PipelineError
 
+FRESH_SECONDS = 5
+"""Scrapes within it get the same figures."""
+
 _T = TypeVar("_T")
+_T_co = TypeVar("_T_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Reading(Generic[_T]):
+class Reading(Generic[_T_co]):
     """What the engine said, or why it said nothing; `seconds` is how long that took."""
 
-    figures: _T | None
+    figures: _T_co | None
     problem: str | None
     seconds: float
     at: float
 
 
+@dataclass(slots=True)
 class Source(Generic[_T]):
     """Reads through `read` in a thread of its own, one reading at a time; safe for several scrapes at once.
 
     `say` is called once with each new problem.
     """
 
-    def __init__(
-        self,
-        name: str,
-        read: Callable[[], _T],
-        *,
-        fresh_seconds: float,
-        limit_seconds: float,
-        say: Callable[[str], None],
-    ) -> None:
-        self.name = name
-        self._read = read
-        self._fresh_seconds = fresh_seconds
-        self._limit_seconds = limit_seconds
-        self._say = say
-        self._lock = threading.Lock()
-        self._latest: Reading[_T] | None = None
-        self._running: threading.Event | None = None
-        self._said: str | None = None
+    name: str
+    read: Callable[[], _T]
+    say: Callable[[str], None]
+    limit_seconds: float
+    fresh_seconds: float = FRESH_SECONDS
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _latest: Reading[_T] | None = field(default=None, init=False)
+    _running: threading.Event | None = field(default=None, init=False)
+    _said: str | None = field(default=None, init=False)
 
     def refresh(self) -> threading.Event | None:
         """Begin a new reading unless the latest is fresh. Returns an event that is set when the reading ends."""
         with self._lock:
-            if self._latest is not None and time.monotonic() - self._latest.at <= self._fresh_seconds:
+            if self._latest is not None and time.monotonic() - self._latest.at <= self.fresh_seconds:
                 return None
             if self._running is None:
                 self._running = threading.Event()
@@ -63,20 +59,19 @@ class Source(Generic[_T]):
         however long it takes.
         """
         done = self.refresh()
-        until = time.monotonic() + self._limit_seconds if deadline is None else deadline
-        if done is None or done.wait(None if patient else max(0.0, until - time.monotonic())):
-            latest = self._latest
-            if latest is not None:
-                return latest
-        problem = f"{self.name} did not answer within {self._limit_seconds:g} s"
+        until = time.monotonic() + self.limit_seconds if deadline is None else deadline
+        is_over = done is None or done.wait(None if patient else max(0.0, until - time.monotonic()))
+        if is_over and (latest := self._latest) is not None:
+            return latest
+        problem = f"{self.name} did not answer within {self.limit_seconds:g} s"
         self._report(problem)
-        return Reading(None, problem, self._limit_seconds, time.monotonic())
+        return Reading(None, problem, self.limit_seconds, time.monotonic())
 
     def _run(self, done: threading.Event) -> None:
         begun = time.monotonic()
         figures, problem = None, None
         try:
-            figures = self._read()
+            figures = self.read()
         except PipelineError as error:
             problem = str(error)
         except Exception as error:  # noqa: BLE001 - a scrape must serve the other engines whatever one does
@@ -90,5 +85,5 @@ class Source(Generic[_T]):
 
     def _report(self, problem: str | None) -> None:
         if problem is not None and problem != self._said:
-            self._say(problem)
+            self.say(problem)
         self._said = problem

@@ -1,6 +1,6 @@
 """Figures of the running pipeline, read from the ledger."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from clickhouse_connect.driver.client import Client
 
@@ -46,32 +46,21 @@ class Statistics:
     duplicates: int
     dead_letters: int
     lost: int
-    events_per_second: float
-    freshness: Freshness | None
+    events_per_second: float = field(kw_only=True)
+    freshness: Freshness | None = field(kw_only=True)
 
 
 def read_statistics(
     client: Client, *, since_ms: int = 0, freshness_seconds: int = FRESHNESS_WINDOW_SECONDS
 ) -> Statistics:
     """Counts of batches that became visible since then; freshness of the last `freshness_seconds`."""
-    parameters = {
-        "rate_seconds": RATE_WINDOW_SECONDS,
-        "seconds": freshness_seconds,
-        "since": since_ms / 1000,
-    }
+    parameters = {"rate_seconds": RATE_WINDOW_SECONDS, "seconds": freshness_seconds, "since": since_ms / 1000}
     doing = "reading the pipeline's figures"
-    (totals,) = query_rows(client, doing, _TOTALS, parameters)
+    ((*counts, events_per_second),) = query_rows(client, doing, _TOTALS, parameters)
     ((freshness,),) = query_rows(client, doing, _FRESHNESS, parameters)
-    *counts, events_per_second = totals
-    batches, consumed, inserted, duplicates, dead_letters, lost = map(int, counts)
     p50, p99, most = (float(age) / 1000 for age in freshness)
     return Statistics(
-        batches,
-        consumed,
-        inserted,
-        duplicates,
-        dead_letters,
-        lost,
-        float(events_per_second),
-        Freshness(p50, p99, most) if most > 0 else None,
+        *map(int, counts),
+        events_per_second=float(events_per_second),
+        freshness=Freshness(p50, p99, most) if most > 0 else None,
     )

@@ -20,16 +20,12 @@ from metrics_pipeline.rollups.cubes import (
 from metrics_pipeline.rollups.views import source_of
 from metrics_pipeline.runtime.timerange import TimeRange
 
-_RAW_SOURCE = f"{RAW} FINAL"
 _RAW_QUANTILES = f"quantilesExact({', '.join(map(str, LATENCY_QUANTILES))})({RAW}.latency_ms)"
-_IN_SPAN = (
-    """timestamp >= toDateTime64({start:DateTime('UTC')}, 3) AND timestamp < toDateTime64({end:DateTime('UTC')}, 3)"""
-)
+_START, _END = "{start:DateTime('UTC')}", "{end:DateTime('UTC')}"
+_IN_SPAN = f"timestamp >= toDateTime64({_START}, 3) AND timestamp < toDateTime64({_END}, 3)"
 """In the column's own precision: against whole seconds, the server's index takes `< x` for `<= x - 1 s`."""
-_RAW_SETTINGS = {
-    # Rows with the same key are in the same partition.
-    "do_not_merge_across_partitions_select_final": 1,
-}
+_RAW_SETTINGS = {"do_not_merge_across_partitions_select_final": 1}
+"""Rows with the same key are in the same partition."""
 _FIGURES = tuple(metric for metric in METRICS if metric.name != "latency_ms")
 
 
@@ -90,7 +86,7 @@ def ask(client: Client, question: Question, *, exact: bool = False) -> Answer:
     """Read the smallest rollup that knows the asked dimensions; raw events with `exact`, or if none knows them all."""
     cube = None if exact else question.names.cube
     sql = f"SELECT {_figures(cube)} {_rows_of(question.names, cube)}"
-    (row,) = _rows(client, "asking for latency", sql, question.parameters)
+    (row,) = query_rows(client, "asking for latency", sql, question.parameters, _RAW_SETTINGS)
     return _answer(question.minutes, cube, row)
 
 
@@ -98,20 +94,20 @@ def history(client: Client, question: Question, columns: Columns, *, exact: bool
     """The same, per column of the question's minutes; all columns are there, also those without requests."""
     cube = None if exact else question.names.cube
     starts = [int(start.timestamp()) for start in columns.starts]
-    figures = "sum(requests), sum(errors), " + LATENCY_MERGE_FUNCTION + "(latency_ms)"
+    time, figures = "minute", f"sum(requests), sum(errors), {LATENCY_MERGE_FUNCTION}(latency_ms)"
     if cube is None:
-        figures = f"count(), countIf(status >= 500), {_RAW_QUANTILES}"
-    time = "timestamp" if cube is None else "minute"
+        time, figures = "timestamp", f"count(), countIf(status >= 500), {_RAW_QUANTILES}"
     sql = f"""SELECT roundDown(toUnixTimestamp({time}), {{columns:Array(UInt32)}}) AS start, {figures}
         {_rows_of(question.names, cube)} GROUP BY start"""
     parameters = {**question.parameters, "step": columns.step_seconds, "columns": starts}
-    found = {int(row[0]): row[1:] for row in _rows(client, "asking for latency over time", sql, parameters)}
+    rows = query_rows(client, "asking for latency over time", sql, parameters, _RAW_SETTINGS)
+    found = {int(row[0]): row[1:] for row in rows}
     return tuple(_point(start, found.get(seconds)) for start, seconds in zip(columns.starts, starts, strict=True))
 
 
 def _rows_of(names: Names, cube: Cube | None) -> str:
     if cube is None:
-        return f"FROM {_RAW_SOURCE} WHERE {_IN_SPAN} AND {names.condition}"
+        return f"FROM {RAW} FINAL WHERE {_IN_SPAN} AND {names.condition}"
     return f"FROM {source_of(cube)} WHERE {names.condition}"
 
 
@@ -130,17 +126,14 @@ def _answer(span: TimeRange, cube: Cube | None, row: Sequence[Any]) -> Answer:
         return float(value) if requests else None
 
     p50, p90, p95, p99, p999 = map(known, row[-1])
+    counts = {name: int(figures[name]) for name in ("errors", "status_1xx", "status_2xx", "status_3xx", "status_4xx")}
     satisfied, tolerating = int(figures["satisfied"]), int(figures["tolerating"])
     return Answer(
         span=span,
         source=RAW if cube is None else cube.name,
         relative_error=0.0 if cube is None else QUANTILE_RELATIVE_ERROR,
         requests=requests,
-        errors=int(figures["errors"]),
-        status_1xx=int(figures["status_1xx"]),
-        status_2xx=int(figures["status_2xx"]),
-        status_3xx=int(figures["status_3xx"]),
-        status_4xx=int(figures["status_4xx"]),
+        **counts,
         p50_ms=p50,
         p90_ms=p90,
         p95_ms=p95,
@@ -158,7 +151,3 @@ def _point(start: datetime, row: Sequence[Any] | None) -> Point:
         return Point(start, 0, 0, None)
     requests, errors, quantiles = row
     return Point(start, int(requests), int(errors), float(quantiles[LATENCY_QUANTILES.index(0.99)]))
-
-
-def _rows(client: Client, doing: str, sql: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
-    return query_rows(client, doing, sql, parameters, _RAW_SETTINGS)

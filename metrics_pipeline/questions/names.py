@@ -81,33 +81,24 @@ def _judged(
     if service:
         others = _found(client, "service", Names(**{dimension: name}), spans)
         elsewhere = tuple(others)[:_MAX_SUGGESTIONS]
-    close = close_names(name, tuple(found))
+    by_lower = {known.lower(): known for known in found}
+    alike = get_close_matches(name.lower(), by_lower, n=_MAX_SUGGESTIONS, cutoff=_CLOSE)
+    close = tuple(by_lower[known] for known in alike)
     suggestions = close or tuple(sorted(found))[:_MAX_SUGGESTIONS]
     return Unknown(dimension, name, service, suggestions, bool(close), elsewhere)
 
 
-def close_names(name: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    """Names that look like it, whatever their case, most alike first."""
-    by_lower = {k.lower(): k for k in known}
-    close = get_close_matches(name.lower(), by_lower, n=_MAX_SUGGESTIONS, cutoff=_CLOSE)
-    return tuple(by_lower[c] for c in close)
-
-
 def _found(client: Client, dimension: str, names: Names, spans: tuple[TimeRange, ...]) -> dict[str, None]:
     """Names of the dimension, those of the first span first, at most MAX_NAMES of each."""
+    sql = f"""SELECT DISTINCT {dimension} FROM {source_of(_cube_with(dimension, names))}
+        WHERE {names.condition} AND {dimension} != '' LIMIT {{limit:UInt32}}"""
+    settings = {"max_execution_time": _MAX_READING_SECONDS, "timeout_overflow_mode": "break"}
     found: dict[str, None] = {}
     for span in spans:
-        found |= dict.fromkeys(_read(client, dimension, Question(span, names)))
+        parameters = {**Question(span, names).parameters, "limit": MAX_NAMES}
+        rows = query_rows(client, f"looking for names of {dimension}", sql, parameters, settings)
+        found |= {str(row[0]): None for row in rows}
     return found
-
-
-def _read(client: Client, dimension: str, question: Question) -> list[str]:
-    sql = f"""SELECT DISTINCT {dimension} FROM {source_of(_cube_with(dimension, question.names))}
-        WHERE {question.names.condition} AND {dimension} != '' LIMIT {{limit:UInt32}}"""
-    parameters = {**question.parameters, "limit": MAX_NAMES}
-    settings = {"max_execution_time": _MAX_READING_SECONDS, "timeout_overflow_mode": "break"}
-    rows = query_rows(client, f"looking for names of {dimension}", sql, parameters, settings)
-    return [str(row[0]) for row in rows]
 
 
 def _cube_with(dimension: str, names: Names) -> Cube:

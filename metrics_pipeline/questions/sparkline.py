@@ -15,8 +15,8 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 def sparkline(values: Sequence[float | None]) -> str:
     """One bar per value, from zero to the greatest one; a blank where there is none (None)."""
-    most = max((v for v in values if v is not None), default=0.0)
-    return "".join(" " if v is None else _bar(v / most if most > 0 else 0.0) for v in values)
+    most = max((v for v in values if v is not None), default=0.0) or 1.0
+    return "".join(" " if v is None else _BARS[min(int(v / most * len(_BARS)), len(_BARS) - 1)] for v in values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +48,13 @@ def columns_of(span: TimeRange, limit: int = MAX_COLUMNS) -> Columns:
     They begin with the clock of the span's zone, also with its days of 23 and 25 hours. Columns of several days begin
     with days of UTC, and all others at multiples of ten minutes of UTC, so that they consist of few long buckets.
     """
-    unit = _unit_seconds(span)
+    unit = UNIT.seconds
+    if span.seconds >= 6 * HOUR_SECONDS:
+        unit = HOUR_SECONDS if span.seconds <= 7 * DAY_SECONDS + HOUR_SECONDS else DAY_SECONDS
     seconds = unit * max(1, -(-int(span.seconds) // (unit * limit)))
     while len(columns := _columns(span, seconds, unit)) > limit:
         seconds += unit
     return Columns(columns, seconds)
-
-
-def _unit_seconds(span: TimeRange) -> int:
-    if span.seconds < 6 * HOUR_SECONDS:
-        return UNIT.seconds
-    return HOUR_SECONDS if span.seconds <= 7 * DAY_SECONDS + HOUR_SECONDS else DAY_SECONDS
 
 
 def _columns(span: TimeRange, seconds: int, unit: int) -> tuple[datetime, ...]:
@@ -73,7 +69,3 @@ def _columns(span: TimeRange, seconds: int, unit: int) -> tuple[datetime, ...]:
         if span.start.timestamp() < start.timestamp() < span.end.timestamp():
             inner.append(start)
     return (span.start, *inner)
-
-
-def _bar(share: float) -> str:
-    return _BARS[min(int(share * len(_BARS)), len(_BARS) - 1)]

@@ -82,9 +82,8 @@ def top(
         return tuple(TopRow(row[0], row[1], row[2], _period(row[3:])) for row in rows)
     if before is None:
         raise ValueError("a regression needs a span before")
-    rows = query_rows(
-        client, "ranking endpoints", _regressed(question), parameters | bounds(whole_minutes(before), "before_")
-    )
+    parameters |= bounds(whole_minutes(before), "before_")
+    rows = query_rows(client, "ranking endpoints", _regressed(question), parameters)
     return tuple(
         TopRow(row[0], row[1], row[2], _period(row[3:7]), _period(row[7:11]), row[11], row[12]) for row in rows
     )
@@ -126,6 +125,5 @@ def _regressed(question: Question) -> str:
 
 
 def _period(figures: Sequence[Any]) -> Period:
-    requests, errors, *latencies = figures
-    p50, p99 = latencies[-2:]
+    requests, errors, *_, p50, p99 = figures
     return Period(int(requests), int(errors), float(p50), float(p99))

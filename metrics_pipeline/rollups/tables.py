@@ -1,6 +1,6 @@
 """The tables of rollups, the views that feed the finest grain, and rollup_builds, which says what was built."""
 
-from metrics_pipeline.ddl.background_work import Work
+from metrics_pipeline.ddl.change import Work
 from metrics_pipeline.ddl.objects import Column, MaterializedView, Table, Union, View
 from metrics_pipeline.rollups.cubes import CUBES, METRICS, Cube
 from metrics_pipeline.rollups.grains import BUILT, GRAINS, LIVE, UNIT, Grain

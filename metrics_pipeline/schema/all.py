@@ -11,8 +11,7 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.alerting.tables import ALERT_LOG, CANARIES
 from metrics_pipeline.clickhouse.storage import Storage
-from metrics_pipeline.ddl.background_work import Work
-from metrics_pipeline.ddl.change import Phase, Plan, hash_of
+from metrics_pipeline.ddl.change import Phase, Plan, Work, hash_of
 from metrics_pipeline.ddl.found_schema import Found
 from metrics_pipeline.ddl.live import LiveSchema
 from metrics_pipeline.ddl.migrating import Migration, Progress, Works
@@ -94,9 +93,8 @@ def apply(
     Harmless when repeated, interrupted or run twice at once.
     """
     wanted = plan(client, storage)
-    again = partial(plan, client, storage)
     known = {Work.COUNT_BUCKETS: lambda _progress: count_buckets(client), **(works or {})}
-    Migration(client, again, known, progress).run(wanted, allow_destructive=allow_destructive)
+    Migration(client, partial(plan, client, storage), known, progress).run(wanted, allow_destructive=allow_destructive)
     if any(change.phase is Phase.EXPAND for change in wanted.safe) and read_retained_from(client).cutoffs:
         # Retention may have moved them meanwhile.
         refresh_views(client)

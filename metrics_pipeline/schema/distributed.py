@@ -34,8 +34,6 @@ _SHARDING_KEYS = {
     **dict.fromkeys((DEAD_LETTERS, BATCHES, REPLAY_PLAN, ALERT_LOG, CANARIES), _FIRST_SHARD),
 }
 _GIVEN = ", ".join(f"{name} = {{{name}:{kind}}}" for name, kind in ARGUMENTS.items())
-_NO_STORAGE = Storage(0)
-"""Nothing here holds rows."""
 
 
 def objects(cluster: str, database: str) -> tuple[SchemaObject, ...]:
@@ -51,8 +49,8 @@ def objects(cluster: str, database: str) -> tuple[SchemaObject, ...]:
 
 
 def plan(client: Client, cluster: str, database: str) -> Plan:
-    """Compare with the client's database."""
-    return compare(objects(cluster, database), LiveSchema(client).read({}), _NO_STORAGE)
+    # Nothing here holds rows.
+    return compare(objects(cluster, database), LiveSchema(client).read({}), Storage(0))
 
 
 def apply(client: Client, cluster: str, database: str, progress: Progress) -> Plan:

@@ -22,7 +22,7 @@ from metrics_pipeline.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One database of one server. `server` is None without a cluster; `is_spread`: of tables over all shards."""
+    """One database of one server. `server` is None without a cluster; `is_distributed`: of tables over all shards."""
 
     settings: Settings
     client: Client
@@ -51,7 +51,6 @@ class Place:
 
 
 def plan_everywhere(settings: Settings) -> Plan:
-    """Compare what is wanted with all servers."""
     with _targets(settings) as targets:
         return _joined(target.named(target.plan()) for target in targets)
 

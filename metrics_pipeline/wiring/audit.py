@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from metrics_pipeline.audit.books import ClickHouseBooks
-from metrics_pipeline.audit.run import Audit
+from metrics_pipeline.audit.run import Audit, not_landed
 from metrics_pipeline.audit.verdict import Verdict
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.dead_letters.judge import GROUP_SUFFIX as LETTERS_SUFFIX
@@ -55,8 +55,7 @@ def batches_under_way(
         *open_batches(committed_offsets(kafka_address(settings), settings.kafka, topic.partitions)),
         *open_beside_drains(settings, topic, replays),
     )
-    landed = books.landed([batch.token for batch in intents]) if intents else frozenset()
-    return tuple(batch for batch in intents if batch.token not in landed)
+    return not_landed(books, intents)
 
 
 def open_beside_drains(

@@ -7,8 +7,7 @@ from functools import partial
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.query import query_rows, run_command
-from metrics_pipeline.ddl.background_work import Work
-from metrics_pipeline.ddl.change import Plan
+from metrics_pipeline.ddl.change import Plan, Work
 from metrics_pipeline.ddl.migrating import Progress
 from metrics_pipeline.ddl.objects import NOT_FILLED, quoted
 from metrics_pipeline.delivery.tables import RAW_EVENTS

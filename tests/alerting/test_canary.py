@@ -117,7 +117,7 @@ def test_a_standstill_burns_is_told_and_ends(settings: Settings, monkeypatch: py
 def test_a_canary_of_which_nothing_more_is_heard_is_late_once_its_objective_passed(settings: Settings) -> None:
     canary = Canary("0192d5a0-0000-4000-8000-000000000001", Owner(1, 0), 0, time.time_ns() // 1_000_000)
     with connect(settings) as client:
-        CanaryNotes(client, scope(settings), 1.0).sent([canary])
+        CanaryNotes(client, scope(settings), 1.0).note([Sighting(canary, None)])
 
         def tally() -> Tally:
             (found,) = read_burn(client, scope(settings), 1.0).canaries
@@ -125,7 +125,7 @@ def test_a_canary_of_which_nothing_more_is_heard_is_late_once_its_objective_pass
 
         assert tally() == Tally(0, 0), "on its way"
         await_("the canary is late", lambda: tally() == Tally(1, 1))
-        CanaryNotes(client, scope(settings), 1.0).seen([Sighting(canary, 0.4)])
+        CanaryNotes(client, scope(settings), 1.0).note([Sighting(canary, 0.4)])
         assert tally() == Tally(0, 1)
 
 
@@ -135,7 +135,7 @@ def test_windows_hold_what_was_produced_in_them(settings: Settings) -> None:
     with connect(settings) as client:
         for number, age in enumerate(ages_seconds):
             canary = Canary(f"0192d5a0-0000-4000-8000-00000000000{number}", Owner(1, 0), 0, now_ms - age * 1_000)
-            CanaryNotes(client, scope(settings), 30).seen([Sighting(canary, 1.0 + 60 * (number % 2))])
+            CanaryNotes(client, scope(settings), 30).note([Sighting(canary, 1.0 + 60 * (number % 2))])
         (found,) = read_burn(client, scope(settings), 30).canaries
         assert read_burn(client, LedgerScope("another", "group"), 30).canaries == ()
     assert found.tallies == {"5m": Tally(0, 1), "30m": Tally(1, 2), "1h": Tally(1, 3), "6h": Tally(2, 4)}

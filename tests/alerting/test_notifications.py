@@ -8,7 +8,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from metrics_pipeline.alerting.kind import Severity
-from metrics_pipeline.alerting.message import BODY_LIMIT_CHARACTERS, TITLE_LIMIT_CHARACTERS, Links, compose
+from metrics_pipeline.alerting.message import BODY_LIMIT_CHARACTERS, TITLE_LIMIT_CHARACTERS, compose
 from metrics_pipeline.alerting.notifications import (
     FORGET_SECONDS,
     MAX_STATES,
@@ -28,7 +28,7 @@ SETTINGS = AlertSettings(pending_seconds=60, repeat_seconds=3_600)
 LAG = Alert("lag", "events", Severity.WARNING, "events: 5,000 offsets behind")
 RUN = Alert("failed_runs", "drain 0-of-1", Severity.CRITICAL, "drain 0-of-1: the last run failed", "run-1")
 KNOWN = frozenset({"lag", "failed_runs"})
-LINKS = Links("http://dagster:3000/", "docs/runbooks")
+LINKS = AlertSettings(dagster_url="http://dagster:3000/", runbook_url="docs/runbooks")
 
 
 @dataclass

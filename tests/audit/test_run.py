@@ -77,8 +77,8 @@ def test_the_ledger_says_its_minutes(three: Settings) -> None:
     verdict = audit(three)
     assert verdict.problems == ()
     books = verdict.books
-    assert books.ledger_events == books.raw_rows == books.rollup_requests == books.ledger.inserted == 30
-    assert books.ledger.dead_letters == 2
+    assert books.ledger_events == books.raw_rows == books.rollup_requests == books.ledger.counts.inserted == 30
+    assert books.ledger.counts.dead_letters == 2
     assert books.minutes_in_flight == ()
 
 
@@ -111,7 +111,7 @@ def test_a_lost_row_is_found_in_its_minute(three: Settings) -> None:
     command(three, "ALTER TABLE raw_events DELETE WHERE kafka_offset = 3")
     problem = problem_of(three)
     assert problem.startswith(f"minute {name(0)}: 10 in the ledger, 9 in raw_events, 10 in rollup_1m: rows are missing")
-    assert audit(three).rollup_drift == 1
+    assert audit(three).books.rollup_drift == 1
 
 
 def test_a_doubled_row_is_found_also_after_a_merge_dropped_it(three: Settings) -> None:
@@ -141,7 +141,7 @@ def test_a_minute_that_drifts_in_the_rollup_alone_is_found(three: Settings) -> N
     command(three, f"ALTER TABLE rollup_1m DELETE WHERE toUnixTimestamp(minute) = {NOON + 2 * MINUTE}")
     assert "10 in the ledger, 10 in raw_events, 0 in rollup_1m: rebuild the minute" in problem_of(three)
     verdict = audit(three)
-    assert verdict.rollup_drift == 10
+    assert verdict.books.rollup_drift == 10
     assert verdict.rollup_problems == verdict.problems
 
 
@@ -190,7 +190,7 @@ def test_a_range_covers_its_minutes_the_ledger_rows_that_touch_it_and_all_offset
     command(three, f"ALTER TABLE rollup_1m DELETE WHERE toUnixTimestamp(minute) = {NOON + 2 * MINUTE}")
     verdict = audit(three, only_1)
     assert verdict.is_ok
-    assert (verdict.books.ledger.consumed, verdict.books.ledger.dead_letters) == (22, 2)
+    assert (verdict.books.ledger.counts.consumed, verdict.books.ledger.counts.dead_letters) == (22, 2)
     assert verdict.books.ledger_events == verdict.books.raw_rows == verdict.books.rollup_requests == 10
     command(three, "ALTER TABLE dead_letters DELETE WHERE kafka_offset = 20")
     assert len(audit(three, only_1).problems) == 1

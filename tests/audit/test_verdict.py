@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from metrics_pipeline.audit.run import LOOKS, Audit
 from metrics_pipeline.audit.verdict import (
     Books,
+    Counts,
     Ledger,
     PartitionKey,
     PartitionTotals,
@@ -125,7 +126,7 @@ class Model:
             end = max((r.range.end for r in rows), default=0)
             offsets = sum(r.range.offsets for r in rows)
             totals += (
-                [PartitionTotals(key(p), 0, end, offsets, inserted + dead, inserted, 0, dead, 0, 0)] if rows else []
+                [PartitionTotals(key(p), 0, end, Counts(offsets, inserted + dead, inserted, 0, dead))] if rows else []
             )
         return Ledger(totals=tuple(totals))
 
@@ -215,7 +216,7 @@ def test_an_idle_pipeline_is_judged_in_full_by_one_look(shards: list[list[Batch]
     assert verdict.books.open_batches == ()
     assert model.sleeps == 0
     books = verdict.books
-    assert books.ledger.inserted == books.ledger_events == books.raw_rows == books.rollup_requests
+    assert books.ledger.counts.inserted == books.ledger_events == books.raw_rows == books.rollup_requests
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
@@ -271,7 +272,7 @@ def test_a_batch_left_open_is_in_flight_and_hides_nothing_elsewhere(shard: list[
     assert verdict.books.minutes_in_flight == (at(0),)
     assert [b.token for b in verdict.books.open_batches] == ["1-0"]
     assert [m.minute for m in verdict.books.drifting_minutes] == [at(2)]
-    assert verdict.rollup_drift == 7
+    assert verdict.books.rollup_drift == 7
     assert model.sleeps == LOOKS - 1
 
 
@@ -298,7 +299,7 @@ def test_a_double_that_covers_for_a_lost_row_is_found_by_a_deep_audit_alone() ->
 
 def test_the_tail_is_what_is_committed_beyond_the_ledger_of_the_present_topic() -> None:
     def totals(topic_id: str, end: int) -> PartitionTotals:
-        return PartitionTotals(PartitionKey("events", topic_id, 0), 0, end, end, end, end, 0, 0, 0, 0)
+        return PartitionTotals(PartitionKey("events", topic_id, 0), 0, end, Counts(end, end, end))
 
     ledger = Ledger(totals=(totals("former", 90), totals("id", 10)))
     assert unaccounted_tail(ledger, "id", {0: 12, 1: 5}) == (OffsetRange(0, 10, 12),)
@@ -306,7 +307,7 @@ def test_the_tail_is_what_is_committed_beyond_the_ledger_of_the_present_topic() 
 
 
 def test_problems_say_what_where_and_what_to_do() -> None:
-    wrong = PartitionTotals(key(4), 0, 10, 10, 10, 8, 0, 2, 0, 0)
+    wrong = PartitionTotals(key(4), 0, 10, Counts(10, 10, 8, 0, 2))
     books = Books(
         ledger=Ledger(totals=(wrong,), gaps=(OffsetRange(1, 5, 9),), overlaps=(OffsetRange(2, 0, 3),)),
         dead_letter_rows={key(4): 1},

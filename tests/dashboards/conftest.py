@@ -43,8 +43,8 @@ def note_canaries(client: Client, name: str) -> None:
     scope, minute_ms = LedgerScope(name, name), (time.time_ns() // 60_000_000_000 - 1) * 60_000
     canaries = [Canary(str(UUID(int=n)), Owner(2, n % 2), n % 2, minute_ms + n * 1_000) for n in range(3)]
     notes = CanaryNotes(client, scope, 30)
-    notes.sent(canaries)
-    notes.seen([Sighting(canaries[0], 0.8), Sighting(canaries[1], 40.0)])
+    notes.note(Sighting(canary, None) for canary in canaries)
+    notes.note([Sighting(canaries[0], 0.8), Sighting(canaries[1], 40.0)])
 
 
 @pytest.fixture(scope="package")

@@ -7,14 +7,13 @@ import pytest
 from metrics_pipeline.alerting.catalogue import KINDS
 from metrics_pipeline.alerting.kind import Question
 from metrics_pipeline.dashboards.builtin import LIVE, builtin_query, charts, parameters
-from metrics_pipeline.dashboards.panel import Dashboard, Kind, Panel, Unit
+from metrics_pipeline.dashboards.panel import Dashboard, Kind, Panel
 from metrics_pipeline.dashboards.panels import DASHBOARDS
-from metrics_pipeline.dashboards.steps import Reach
 from metrics_pipeline.lab.local.clickhouse import ClickHouseServer
 from metrics_pipeline.lab.local.kafka import KafkaServer
 from tests.dashboards.conftest import Drained, drained_load
 
-QUESTIONS = [question for kind in KINDS.values() for question in kind.questions]
+QUESTIONS = [kind.question for kind in KINDS.values() if kind.question]
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +56,6 @@ def test_the_pages_of_the_server_get_rows(just_drained: Drained, dashboard: Dash
 
 def test_the_pages_of_the_server_show_the_present_second(just_drained: Drained) -> None:
     """Else what has just landed would be missing, and a chart of nothing else empty."""
-    panel = Panel("now", "", "", Kind.STAT, Unit.NONE, Reach.ROWS, "SELECT now() >= @start AND now() < @end AS is_in")
+    panel = Panel("now", "", "", "SELECT now() >= @start AND now() < @end AS is_in", kind=Kind.STAT)
     answer = just_drained.client.query(builtin_query(panel), parameters={"seconds": 900})
     assert answer.result_rows == [(1,)]

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metrics_pipeline.clickhouse.storage import Storage
-from metrics_pipeline.ddl.background_work import Work
-from metrics_pipeline.ddl.change import Change, Phase, Way
+from metrics_pipeline.ddl.change import Change, Phase, Way, Work
 from metrics_pipeline.ddl.comparison import canonical, is_wider, same_codec, same_engine
 from metrics_pipeline.ddl.found_schema import Found, FoundColumn, FoundTable, Size
 from metrics_pipeline.ddl.objects import NOT_FILLED, Column, MaterializedView, SchemaObject, Union, View

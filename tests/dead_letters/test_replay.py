@@ -96,7 +96,7 @@ def assert_landed(settings: Settings, events: int, replayed: int, dead: int) -> 
     verdict = audit(settings, deep=True)
     assert verdict.problems == ()
     assert verdict.books.minutes_in_flight == ()
-    assert (verdict.books.ledger.replayed, verdict.books.ledger.dead_letters) == (replayed, dead)
+    assert (verdict.books.ledger.replayed, verdict.books.ledger.counts.dead_letters) == (replayed, dead)
     assert verdict.books.ledger_events == verdict.books.raw_rows == events
 
 

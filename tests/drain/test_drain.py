@@ -152,7 +152,7 @@ def test_aborted_transactions_are_skipped_and_accounted_for(settings: Settings) 
     assert (report.inserted, report.duplicates) == (50, 50)
     verdict = audit(settings)
     assert verdict.is_ok
-    assert verdict.books.ledger.skipped == 53, "50 aborted messages and a marker for each transaction"
+    assert verdict.books.ledger.counts.skipped == 53, "50 aborted messages and a marker for each transaction"
 
 
 def test_offsets_that_retention_ate_are_on_record(settings: Settings) -> None:

@@ -21,7 +21,7 @@ from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.ledger.tables import LedgerScope
 from metrics_pipeline.metrics.catalogue import METRICS, PREFIX
 from metrics_pipeline.metrics.collector import PipelineCollector
-from metrics_pipeline.metrics.counting import Bounds, MonthlyCounter
+from metrics_pipeline.metrics.counting import MonthlyCounter
 from metrics_pipeline.settings import Settings, kafka_address, load_settings
 from tests.worlds.events import events
 from tests.worlds.pipeline import drain_once, send
@@ -207,7 +207,7 @@ def test_it_serves_over_http_and_names_a_port_that_is_taken(drained: Settings) -
 
 @pytest.fixture
 def counter(drained: Settings) -> tuple[MonthlyCounter, Settings]:
-    return MonthlyCounter(LedgerScope(drained.kafka.topic, drained.kafka.group), Bounds((100,), (1,), (1,))), drained
+    return MonthlyCounter(LedgerScope(drained.kafka.topic, drained.kafka.group)), drained
 
 
 def test_sums_only_grow_whatever_is_settled_and_begin_again_with_a_month(

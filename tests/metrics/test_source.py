@@ -29,7 +29,7 @@ class Engine:
 def source_of(
     engine: Engine, said: list[str], *, fresh: float = LONG_SECONDS, limit: float = LONG_SECONDS
 ) -> Source[int]:
-    return Source("kafka", engine.read, fresh_seconds=fresh, limit_seconds=limit, say=said.append)
+    return Source("kafka", engine.read, said.append, limit, fresh)
 
 
 def test_a_fresh_reading_is_served_again() -> None:

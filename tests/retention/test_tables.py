@@ -361,7 +361,7 @@ class TestDeadLetters:
         for deep in (False, True):
             verdict = audit(letters, deep=deep)
             assert verdict.problems == ()
-            assert verdict.books.ledger.dead_letters == 10
+            assert verdict.books.ledger.counts.dead_letters == 10
         send(letters, [b"{"] * 3, partition=0)
         assert drain_once(letters).dead_letters == 3
         assert audit(letters).problems == ()
@@ -378,7 +378,7 @@ class TestDeadLetters:
         assert number(client, "SELECT count() FROM dead_letters FINAL") == 5
         verdict = audit(letters)
         assert verdict.problems == ()
-        assert verdict.books.ledger.dead_letters == 10
+        assert verdict.books.ledger.counts.dead_letters == 10
 
 
 class TestLedger:
@@ -512,8 +512,8 @@ def test_months_of_canaries_go(settings: Settings, client: Client) -> None:
     canaries = [
         Canary(str(uuid.UUID(int=at, version=4)), owner, 0, middle * 1_000) for at, (_, middle) in enumerate(of_months)
     ]
-    notes.sent(canaries)
-    notes.seen(Sighting(canary, 1.0) for canary in canaries[1:])
+    notes.note(Sighting(canary, None) for canary in canaries)
+    notes.note(Sighting(canary, 1.0) for canary in canaries[1:])
     names = [name for name, _ in of_months]
     assert done(retain(settings, client, SHORT, dry_run=True), DROP, CANARIES) == names[:2]
     assert partitions_of(client, CANARIES) == set(names)

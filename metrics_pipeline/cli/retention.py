@@ -12,7 +12,7 @@ from metrics_pipeline.cli.output import BAD, WARNING, YES, answer, first_of, jso
 from metrics_pipeline.cli.working import carefully, in_shares
 from metrics_pipeline.retention.plan import Costs
 from metrics_pipeline.retention.report import MOVE, Report
-from metrics_pipeline.retention.shards import RetentionOfShards
+from metrics_pipeline.retention.run import RetentionOfShards
 from metrics_pipeline.runtime.picked import picked
 from metrics_pipeline.settings import load_settings
 from metrics_pipeline.wiring.retention import load_policy, retention, values_from_file

@@ -11,13 +11,14 @@ from metrics_pipeline.delivery.chunk import SLOT, open_chunk_of
 from metrics_pipeline.kafka.admin import TopicDescription, describe_topic
 from metrics_pipeline.kafka.committed import committed_offsets
 from metrics_pipeline.kafka.intents import OpenBatch, open_batches
+from metrics_pipeline.ledger.deferred import GROUP_SUFFIX as DEFERRED_SUFFIX
 from metrics_pipeline.ledger.minutes import EVERYTHING, Scope
 from metrics_pipeline.replay.plan import GROUP_SUFFIX as HOURS_SUFFIX
 from metrics_pipeline.rollups.retained_from import DEAD_LETTERS
 from metrics_pipeline.rollups.retained_from_store import read_retained_from
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.settings import Settings, kafka_address
-from metrics_pipeline.wiring.engines import deferred_group, side_group
+from metrics_pipeline.wiring.engines import side_group
 
 
 def audit(settings: Settings, scope: Scope = EVERYTHING, *, deep: bool = False) -> Verdict:
@@ -63,7 +64,7 @@ def open_beside_drains(
     settings: Settings, topic: TopicDescription, replays: Sequence[str] = (LETTERS_SUFFIX, HOURS_SUFFIX)
 ) -> tuple[OpenBatch, ...]:
     """What backfills and replays, of dead letters and of hours, are landing or left half done."""
-    commits = committed_offsets(kafka_address(settings), deferred_group(settings), topic.partitions)
+    commits = committed_offsets(kafka_address(settings), side_group(settings, DEFERRED_SUFFIX), topic.partitions)
     backfilling = open_batches({p: c for p, c in commits.items() if c.topic_id == topic.topic_id})
     slots = (committed_offsets(kafka_address(settings), side_group(settings, suffix), (SLOT,)) for suffix in replays)
     return (*backfilling, *(chunk for slot in slots if (chunk := open_chunk_of(slot)) is not None))

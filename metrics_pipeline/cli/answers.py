@@ -36,7 +36,6 @@ def answer_lines(subject: str, answer: Answer) -> Iterator[str]:
 
 
 def figures(answer: Answer) -> Table:
-    """All figures of one span."""
     grid = Table.grid(padding=(0, 3, 0, 0))
     latencies = [_bold_p99(name, ms(getattr(answer, field))) for name, field in _LATENCIES]
     more = [
@@ -85,7 +84,8 @@ def history_lines(points: Sequence[Point], columns: Columns) -> Iterator[Rendera
     yield grid
     peak = max(points, key=lambda point: point.p99_ms or 0)
     busiest = max(points, key=lambda point: point.requests)
-    at = "%a %m-%d" if columns.seconds >= 86_400 else "%H:%M" if _is_one_day(points) else "%a %H:%M"
+    is_one_day = points[0].start.date() == points[-1].start.date()
+    at = "%a %m-%d" if columns.seconds >= 86_400 else "%H:%M" if is_one_day else "%a %H:%M"
     yield (
         f"[dim]per {columns.width}: p99 up to {ms(peak.p99_ms)} ({peak.start:{at}}), "
         f"requests up to {busiest.requests:,} ({busiest.start:{at}})[/]"
@@ -106,10 +106,6 @@ def percent(share: float | None) -> str:
 
 def _bold_p99(name: str, value: str) -> tuple[str, str]:
     return (f"[bold]{name}[/]", f"[bold]{value}[/]") if name == "p99" else (name, value)
-
-
-def _is_one_day(points: Sequence[Point]) -> bool:
-    return points[0].start.date() == points[-1].start.date()
 
 
 def _ratio(value: float | None) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -31,8 +32,6 @@ from metrics_pipeline.wiring.drain import prepare
 
 app = typer.Typer()
 
-_PLAIN_EVERY_SECONDS = 5
-
 
 @app.command(epilog="Example: metrics-pipeline demo --rate 40000 --duration 60")
 def demo(
@@ -54,7 +53,7 @@ def demo(
         links = _links(addresses, settings)
         if not console.is_terminal:
             console.print(links)
-        view = View(console, _PLAIN_EVERY_SECONDS, _one_line, lambda said, frame: _panel(console, said, frame, links))
+        view = View(console, every_seconds=5, line=_one_line, draw=partial(_panel, console, links))
         plan = LoadPlan(rate=rate, duration_seconds=duration, duplicates=0.02, late=0.002, malformed=0.001, seed=seed)
         with view.shown(transient=False), stop_on_signal() as stop:
             outcome = Demo(settings, lambda phase: view.say(f"{phase} …"), view.show).run(plan, sent, stop)
@@ -66,10 +65,9 @@ def demo(
         raise typer.Exit(1)
 
 
-def _panel(console: Console, said: Sequence[str], frame: Frame | None, links: Table) -> Panel:
-    figures = _figures(frame) if frame else Text("")
+def _panel(console: Console, links: Table, said: Sequence[str], frame: Frame | None) -> Panel:
     return Panel(
-        Group(Text(said[-1] if said else "", style="bold"), figures, links),
+        Group(Text(said[-1] if said else "", style="bold"), _figures(frame) if frame else Text(""), links),
         title="metrics-pipeline",
         subtitle="Ctrl-C drains, audits and stops",
         width=min(console.width, 100),
@@ -112,8 +110,7 @@ def _links(addresses: dict[str, str | None], settings: Settings) -> Table:
         ("live dashboard", dashboard.link(url, LIVE)),
         ("SQL", play_url(url)),
     ):
-        shown = link.partition("#")[0]
-        table.add_row(name, Text(shown, style=f"link {link}"))
+        table.add_row(name, Text(link.partition("#")[0], style=f"link {link}"))
     table.add_row("", Text("all dashboards: metrics-pipeline dashboard", style="dim"))
     return table
 

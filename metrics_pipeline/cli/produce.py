@@ -18,7 +18,6 @@ from metrics_pipeline.settings import load_settings
 
 app = typer.Typer()
 
-_PLAIN_EVERY_SECONDS = 10
 _EXAMPLES = """Example: metrics-pipeline produce --events 100000 --rate 0 --sent sent.ndjson
 
 Example: metrics-pipeline produce --duration 60 --rate 40000 --duplicates 0.02 --late 0.002 --malformed 0.001"""
@@ -60,8 +59,9 @@ def produce(
         seed=seed,
     )
     settings = load_settings()
-    console, bar = Console(stderr=True), _Bar(plan)
-    with stop_on_signal() as stop, View(console, _PLAIN_EVERY_SECONDS, _line, bar.draw).shown(transient=True) as view:
+    console = Console(stderr=True)
+    view = View(console, every_seconds=10, line=_line, draw=_Bar(plan).draw)
+    with stop_on_signal() as stop, view.shown(transient=True):
         # Where it is for a script, no lines either.
         show = view.show if console.is_terminal or not as_json else lambda _progress: None
         summary = run_load(plan, settings, sent, stop, show)

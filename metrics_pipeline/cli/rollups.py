@@ -187,8 +187,8 @@ def _drift_fields(drift: Drift) -> dict[str, object]:
 
 
 def _told_checked(checked: Checked, *, repair: bool) -> Iterator[str]:
-    marks = {State.REPAIRED: "[yellow]✓[/]"}
-    yield from first_of([f"{marks.get(drift.state, BAD)} {drift}" for drift in checked.drifts], _LONGEST_PRINT)
+    drifts = [f"{'[yellow]✓[/]' if d.state is State.REPAIRED else BAD} {d}" for d in checked.drifts]
+    yield from first_of(drifts, _LONGEST_PRINT)
     if checked.late and not repair:
         yield f"{LATER} {len(checked.late)} repaired units got events since: `rollups rebuild` repairs them"
     if checked.in_flux:

@@ -46,10 +46,9 @@ def top(
 ) -> None:
     """The slowest endpoints, those with most errors, or those that got worse within a week."""
     now = now_in(timezone)
-    asked = asked_span(when, start, end, now)
-    span = elapsed(asked, now) if by is Ranking.REGRESSIONS else asked
-    before = None
+    span, before = asked_span(when, start, end, now), None
     if by is Ranking.REGRESSIONS:
+        span = elapsed(span, now)
         before = compared_range("the week before", whole_minutes(span), now)
     question = Question(span, Names(service=service, tier=tier))
     with connect(load_settings()) as client:
@@ -94,7 +93,8 @@ def _table(rows: Sequence[TopRow], figures: Sequence[_Figure]) -> Table:
     for name, style, _ in figures:
         table.add_column(name, justify="right", no_wrap=True, style=style)
     for row in rows:
-        table.add_row(_cut(row.service), _endpoint(row), *(said(row) for _, _, said in figures))
+        endpoint = f"{row.method} {row.endpoint}".strip()
+        table.add_row(_cut(row.service), _cut(endpoint), *(said(row) for _, _, said in figures))
     return table
 
 
@@ -117,10 +117,6 @@ def _figures(by: Ranking) -> Sequence[_Figure]:
         ("errors", "" if is_slowest else "bold", lambda row: f"{row.now.errors:,}"),
         ("rate", "", lambda row: percent(row.now.error_rate)),
     )
-
-
-def _endpoint(row: TopRow) -> Text:
-    return _cut(f"{row.method} {row.endpoint}".strip())
 
 
 def _cut(name: str) -> Text:

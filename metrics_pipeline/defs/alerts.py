@@ -1,6 +1,6 @@
 """The alert sensor: signals of runs and checks come from Dagster's instance, all others from `alerting`."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 
@@ -8,6 +8,7 @@ from dagster import (
     AssetCheckEvaluation,
     AssetCheckKey,
     AssetCheckSeverity,
+    DagsterEvent,
     DagsterEventType,
     DagsterInstance,
     DagsterRunStatus,
@@ -22,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from metrics_pipeline.alerting.run import Copy, Evaluation, evaluate
 from metrics_pipeline.alerting.signals import CheckSignal, RunSignal
-from metrics_pipeline.defs.own_runs import OwnRuns
+from metrics_pipeline.defs.own_runs import OwnRuns, failed_since_success
 from metrics_pipeline.defs.relay import SHARD_TAG
 from metrics_pipeline.defs.resources import PipelineResource
 
@@ -71,8 +72,7 @@ def read_checks(own: OwnRuns, keys: Sequence[AssetCheckKey]) -> tuple[CheckSigna
     found = []
     for key, newest in latest.items():
         record = newest if newest.run_id in ours else _newest_of_ours(own, key)
-        evaluation = record.evaluation if record else None
-        if record and isinstance(evaluation, AssetCheckEvaluation):
+        if record and isinstance(evaluation := record.evaluation, AssetCheckEvaluation):
             found.append(
                 CheckSignal(
                     name=f"{key.asset_key.path[-1]} {key.name}",
@@ -104,37 +104,26 @@ def _group(record: RunRecord) -> tuple[str, str]:
 
 
 def _run_signal(instance: DagsterInstance, group: tuple[str, str], records: Sequence[RunRecord]) -> RunSignal:
-    failed = list(_failed_since_success(records))
+    failed = failed_since_success(records)
     if not failed:
         return RunSignal(*group, failures=0)
     newest = failed[0].dagster_run.run_id
     return RunSignal(*group, len(failed), newest, _error(instance, newest))
 
 
-def _failed_since_success(latest_first: Iterable[RunRecord]) -> Iterator[RunRecord]:
-    for record in latest_first:
-        if record.dagster_run.status is not DagsterRunStatus.FAILURE:
-            return
-        yield record
-
-
 def _error(instance: DagsterInstance, run_id: str) -> str:
     """The words of the step that failed, else those of the run."""
-    failures = (DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE)
-    for event_type in failures:
-        for entry in instance.all_logs(run_id, of_type=event_type):
-            event = entry.dagster_event
-            if event is None:
-                continue
-            if event_type is DagsterEventType.STEP_FAILURE:
-                data = event.step_failure_data
-                said = data.user_failure_data.description if data.user_failure_data else None
-                said = said or (data.error.message if data.error else None)
-            else:
-                said = event.message
-            if said:
-                return said
-    return ""
+    kinds = (DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE)
+    events = (entry.dagster_event for kind in kinds for entry in instance.all_logs(run_id, of_type=kind))
+    return next((said for event in events if event and (said := _words(event))), "")
+
+
+def _words(event: DagsterEvent) -> str | None:
+    if event.event_type is not DagsterEventType.STEP_FAILURE:
+        return event.message
+    data = event.step_failure_data
+    described = data.user_failure_data.description if data.user_failure_data else None
+    return described or (data.error.message if data.error else None)
 
 
 def _copy(cursor: str | None) -> Copy:

@@ -10,7 +10,7 @@ from metrics_pipeline.audit.verdict import Verdict
 from metrics_pipeline.defs.assets import RAW_EVENTS_ASSET, ROLLUP_1M_ASSET
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
-from metrics_pipeline.defs.shapes import listed, scheduled
+from metrics_pipeline.defs.shapes import listed, named, scheduled
 from metrics_pipeline.ledger.minutes import EVERYTHING, Scope
 from metrics_pipeline.runtime.picked import picked
 from metrics_pipeline.runtime.timerange import MINUTE_SECONDS, minute_name
@@ -77,7 +77,6 @@ def _scope(last_minutes: int) -> Scope:
 
 def _result(spec: dg.AssetSpec, verdict: Verdict, problems: Sequence[str]) -> dg.AssetCheckResult:
     books = verdict.books
-    in_flight = ", ".join(minute_name(m) for m in books.minutes_in_flight[:_PROBLEMS_SHOWN])
     return dg.AssetCheckResult(
         asset_key=spec.key,
         check_name=CHECK_NAME,
@@ -90,6 +89,6 @@ def _result(spec: dg.AssetSpec, verdict: Verdict, problems: Sequence[str]) -> dg
             "drifting_minutes": books.drifting,
             "minutes_in_flight": len(books.minutes_in_flight),
             **listed("problems", problems, _PROBLEMS_SHOWN, ": `metrics-pipeline audit --json` lists them"),
-            **({"in_flight": in_flight} if in_flight else {}),
+            **named("in_flight", map(minute_name, books.minutes_in_flight[:_PROBLEMS_SHOWN])),
         },
     )

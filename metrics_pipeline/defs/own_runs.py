@@ -7,13 +7,21 @@ Where there is no label - a job that a script executes in its own process - no r
 runs without one are, and retention must not delete by guess.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import takewhile
 
 import dagster as dg
 
 LABEL_TAG = ".dagster/repository"
+ACTIVE = {
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+}
 
 
 @dataclass(frozen=True)
@@ -64,3 +72,9 @@ class OwnRuns:
             return set()
         wanted = dg.RunsFilter(run_ids=list(run_ids), tags={LABEL_TAG: self.label})
         return {run.run_id for run in self.instance.get_runs(wanted)}
+
+
+def failed_since_success(latest_first: Iterable[dg.RunRecord]) -> list[dg.RunRecord]:
+    """The newest first; those under way say nothing."""
+    ended = (record for record in latest_first if record.dagster_run.status not in ACTIVE)
+    return list(takewhile(lambda record: record.dagster_run.status is dg.DagsterRunStatus.FAILURE, ended))

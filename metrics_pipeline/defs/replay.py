@@ -7,11 +7,10 @@ import dagster as dg
 from pydantic import Field
 
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, EVENT_ASSETS, TOPIC
-from metrics_pipeline.defs.own_runs import OwnRuns
-from metrics_pipeline.defs.relay import ACTIVE
+from metrics_pipeline.defs.own_runs import ACTIVE, OwnRuns
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import in_thread, retried
-from metrics_pipeline.defs.shapes import asset_job, record
+from metrics_pipeline.defs.shapes import asset_job, named, record
 from metrics_pipeline.defs.skip_to_head import backfill_deferred_job
 from metrics_pipeline.errors import RetryableError
 from metrics_pipeline.ledger.deferred import deferred_hours as hours_of
@@ -129,10 +128,10 @@ def _record(context: dg.AssetExecutionContext, report: HourReport) -> None:
 
 
 def _metadata(report: HourReport, config: ReplayConfig) -> Mapping[str, int | str | bool]:
-    dropped = ", ".join(f"{r.partition}:{r.start}-{r.end - 1}" for r in report.dropped_ranges[:100])
+    dropped = (f"{r.partition}:{r.start}-{r.end - 1}" for r in report.dropped_ranges[:100])
     return {
         "dry_run": config.dry_run,
         "mode": config.mode.value,
         **report.figures,
-        **({"no_longer_in_the_topic": dropped} if dropped else {}),
+        **named("no_longer_in_the_topic", dropped),
     }

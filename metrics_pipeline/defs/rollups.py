@@ -10,8 +10,7 @@ from pydantic import Field
 
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.defs.assets import LIVE_ASSETS, ROLLUPS_GROUP, built_policy, table_spec
-from metrics_pipeline.defs.own_runs import OwnRuns
-from metrics_pipeline.defs.relay import ACTIVE
+from metrics_pipeline.defs.own_runs import ACTIVE, OwnRuns
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
 from metrics_pipeline.defs.shapes import asset_job

@@ -5,8 +5,9 @@ from itertools import chain, zip_longest
 
 from rich.console import RenderableType
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
+from metrics_pipeline.cli.output import right
 from metrics_pipeline.cli.spans import short_span_text, span_text
 from metrics_pipeline.questions.latency import Answer, Point
 from metrics_pipeline.questions.sparkline import Columns, sparkline
@@ -53,12 +54,9 @@ def figures(answer: Answer) -> Table:
 
 
 def comparison(answer: Answer, other: Answer) -> Table:
-    """The figures of two spans side by side, and what differs."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("")
-    table.add_column(short_span_text(answer.span), justify="right")
-    table.add_column(short_span_text(other.span), justify="right", style="dim")
-    table.add_column("difference", justify="right")
+    this, difference = right(short_span_text(answer.span), "difference")
+    before = Column(short_span_text(other.span), justify="right", style="dim")
+    table = Table("", this, before, difference, box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for name in ("requests", "errors"):
         counts = getattr(answer, name), getattr(other, name)
         table.add_row(name, *(f"{count:,}" for count in counts), _change(*counts))

@@ -57,7 +57,6 @@ def dashboard(
 
 
 def link(url: str, shown: Dashboard, names: Names = Names(), *, seconds: int = DEFAULT_SECONDS) -> str:
-    """A link to the dashboard, over the last `seconds`."""
     panels = charts(shown)
     values = parameters(panels, seconds, _shown(shown, names))
     return dashboard_url(url, [Chart(p.title, builtin_query(p)) for p in panels], values)

@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from metrics_pipeline.cli import dashboard
@@ -76,11 +76,8 @@ def _panel(console: Console, links: Table, said: Sequence[str], frame: Frame | N
 
 def _figures(frame: Frame) -> Table:
     statistics, fresh = frame.overview.statistics, frame.overview.statistics.freshness
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(width=18)
-    table.add_column(width=22, style="cyan")
-    table.add_column(width=18)
-    table.add_column(style="cyan")
+    columns = Column(width=18), Column(width=22, style="cyan"), Column(width=18), Column(style="cyan")
+    table = Table(*columns, show_header=False, box=None, pad_edge=False)
     freshness = f"p50 {fresh.p50:.2f} s   p99 {fresh.p99:.2f} s" if fresh else "…"
     table.add_row("events in", f"{frame.produced_per_second:,.0f} /s", "batches", f"{statistics.batches:,}")
     table.add_row("events landed", f"{frame.landed_per_second:,.0f} /s", "duplicates", f"{statistics.duplicates:,}")
@@ -102,9 +99,7 @@ def _one_line(frame: Frame) -> str:
 
 def _links(addresses: dict[str, str | None], settings: Settings) -> Table:
     url = clickhouse_url(settings)
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(width=18)
-    table.add_column(overflow="fold")
+    table = Table(Column(width=18), Column(overflow="fold"), show_header=False, box=None, pad_edge=False)
     for name, link in (
         ("Dagster", addresses["dagster"] or ""),
         ("live dashboard", dashboard.link(url, LIVE)),

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any
 
 import typer
@@ -44,8 +45,6 @@ _SAID = {
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """All that is said about one question."""
-
     answer: Answer
     points: Sequence[Point]
     columns: Columns
@@ -90,9 +89,9 @@ def latency(
             check_names(client, question, now)
         answer(as_json, _as_fields(findings), _told(question, findings), wraps=True)
         if not as_json:
-            tell(_warnings(findings.incomplete), to_stderr=True, wraps=True)
-            tell(_warnings(findings.incomplete_other, " of the span compared with"), to_stderr=True, wraps=True)
-            tell(_quiet(client, question, now), to_stderr=True, wraps=True)
+            of_other = _warnings(findings.incomplete_other, " of the span compared with")
+            said = chain(_warnings(findings.incomplete), of_other, _quiet(client, question, now))
+            tell(said, to_stderr=True, wraps=True)
 
 
 def check_names(client: Client, question: Question, now: datetime) -> None:

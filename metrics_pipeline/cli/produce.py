@@ -71,8 +71,6 @@ def produce(
 
 
 class _Bar:
-    """How far it is, on a terminal."""
-
     def __init__(self, plan: LoadPlan) -> None:
         self._bar = Progress(
             TextColumn("{task.description}"),

@@ -6,7 +6,7 @@ from typing import Any
 import typer
 from rich.console import RenderableType
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from metrics_pipeline.cli.answers import ms, percent
@@ -87,11 +87,9 @@ def _told(
 
 
 def _table(rows: Sequence[TopRow], figures: Sequence[_Figure]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("service", max_width=15)
-    table.add_column("endpoint")
-    for name, style, _ in figures:
-        table.add_column(name, justify="right", no_wrap=True, style=style)
+    columns = (Column(name, justify="right", no_wrap=True, style=style) for name, style, _ in figures)
+    service = Column("service", max_width=15)
+    table = Table(service, "endpoint", *columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for row in rows:
         endpoint = f"{row.method} {row.endpoint}".strip()
         table.add_row(_cut(row.service), _cut(endpoint), *(said(row) for _, _, said in figures))

@@ -46,7 +46,8 @@ def alerts(context: SensorEvaluationContext, pipeline: PipelineResource) -> Skip
     """The cursor is a copy of the alert states, for while ClickHouse is away."""
     own = OwnRuns.of_sensor(context)
     runs = read_runs(own, datetime.now(UTC))
-    checks = read_checks(own, _check_keys(context))
+    repository = context.repository_def
+    checks = read_checks(own, sorted(repository.asset_graph.asset_check_keys) if repository else ())
     found = evaluate(pipeline.settings(), runs, checks, _copy(context.cursor))
     context.update_cursor(_COPY.dump_json(found.copy).decode())
     for line in _lines(found):
@@ -90,11 +91,6 @@ def _newest_of_ours(own: OwnRuns, key: AssetCheckKey) -> AssetCheckExecutionReco
     records = own.instance.event_log_storage.get_asset_check_execution_history(key, limit=_CHECKS_LOOKED_AT)
     ours = own.among({record.run_id for record in records})
     return next((record for record in records if record.run_id in ours), None)
-
-
-def _check_keys(context: SensorEvaluationContext) -> list[AssetCheckKey]:
-    repository = context.repository_def
-    return sorted(repository.asset_graph.asset_check_keys) if repository else []
 
 
 def _group(record: RunRecord) -> tuple[str, str]:

@@ -26,7 +26,6 @@ from metrics_pipeline.runtime.picked import known
 from metrics_pipeline.settings import AlertSettings, Settings
 
 EVERY_MINUTES = 5
-_NOTHING_WAITS = {"rows": 0, "lag_offsets": 0}
 
 
 def _key(grain: Grain) -> dg.AssetKey:
@@ -108,7 +107,7 @@ def _of_events(context: dg.AssetCheckExecutionContext, settings: Settings) -> dg
         raise dg.Failure(problems or "the signals could not be read: the log says why", allow_retries=False)
     deferred = _deferred(settings)
     if _is_idle(partitions, flow) and not deferred:
-        record(context.op_execution_context, EVENT_ASSETS, _NOTHING_WAITS)
+        record(context.op_execution_context, EVENT_ASSETS, {"rows": 0, "lag_offsets": 0})
     found = [alert for alert in judgement.alerts if alert.kind in FRESHNESS_KINDS]
     figures: dict[str, float | None] = {
         "lag_offsets": sum(partition.lag for partition in partitions),

@@ -15,13 +15,6 @@ from itertools import takewhile
 import dagster as dg
 
 LABEL_TAG = ".dagster/repository"
-ACTIVE = {
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-}
 
 
 @dataclass(frozen=True)
@@ -76,5 +69,5 @@ class OwnRuns:
 
 def failed_since_success(latest_first: Iterable[dg.RunRecord]) -> list[dg.RunRecord]:
     """The newest first; those under way say nothing."""
-    ended = (record for record in latest_first if record.dagster_run.status not in ACTIVE)
-    return list(takewhile(lambda record: record.dagster_run.status is dg.DagsterRunStatus.FAILURE, ended))
+    ended = (record for record in latest_first if record.dagster_run.is_finished)
+    return list(takewhile(lambda record: record.dagster_run.is_failure, ended))

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from metrics_pipeline.defs.drain import DrainConfig, drain
-from metrics_pipeline.defs.own_runs import ACTIVE, OwnRuns, failed_since_success
+from metrics_pipeline.defs.own_runs import OwnRuns, failed_since_success
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.drain.relay import ActiveRun, Launch, RelayPolicy, ShardState, plan_launches
 from metrics_pipeline.drain.shards import shard_owner
@@ -72,7 +72,7 @@ def _state_of(own: OwnRuns, owner: Owner, lags: Sequence[PartitionLag]) -> Shard
         active=tuple(
             ActiveRun(r.dagster_run.run_id, now_seconds - r.create_timestamp.timestamp())
             for r in records
-            if r.dagster_run.status in ACTIVE
+            if not r.dagster_run.is_finished
         ),
         failures=len(failed),
         failed_ago_seconds=now_seconds - (failed[0].end_time or now_seconds) if failed else float("inf"),

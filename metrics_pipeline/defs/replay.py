@@ -7,7 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, EVENT_ASSETS, TOPIC
-from metrics_pipeline.defs.own_runs import ACTIVE, OwnRuns
+from metrics_pipeline.defs.own_runs import OwnRuns
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import in_thread, retried
 from metrics_pipeline.defs.shapes import asset_job, named, record
@@ -102,11 +102,9 @@ def _busy(own: OwnRuns) -> str | None:
     """The job whose run lands deferred ranges right now, as backfills fence each other, or failed a moment ago."""
     for job in (replay_job.name, backfill_deferred_job.name):
         for last in own.records(job_name=job, limit=1):
-            ended_seconds = last.end_time or 0.0
-            has_failed = last.dagster_run.status == dg.DagsterRunStatus.FAILURE
-            if last.dagster_run.status in ACTIVE or (
-                has_failed and datetime.now(UTC).timestamp() - ended_seconds < PAUSE_AFTER_FAILURE_SECONDS
-            ):
+            ended_ago_seconds = datetime.now(UTC).timestamp() - (last.end_time or 0.0)
+            has_just_failed = last.dagster_run.is_failure and ended_ago_seconds < PAUSE_AFTER_FAILURE_SECONDS
+            if has_just_failed or not last.dagster_run.is_finished:
                 return job
     return None
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.defs.assets import LIVE_ASSETS, ROLLUPS_GROUP, built_policy, table_spec
-from metrics_pipeline.defs.own_runs import ACTIVE, OwnRuns
+from metrics_pipeline.defs.own_runs import OwnRuns
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
 from metrics_pipeline.defs.shapes import asset_job
@@ -176,8 +176,8 @@ def _runs_of(own: OwnRuns, rebuild: Rebuild, now_seconds: float) -> list[RecentR
     records = own.records(tags={"dagster/partition": rebuild.partition.key}, limit=_RUNS_LOOKED_AT)
     return [
         RecentRun(
-            is_active=record.dagster_run.status in ACTIVE,
-            has_failed=record.dagster_run.status == dg.DagsterRunStatus.FAILURE,
+            is_active=not record.dagster_run.is_finished,
+            has_failed=record.dagster_run.is_failure,
             created_ago_seconds=now_seconds - record.create_timestamp.timestamp(),
         )
         for record in records

@@ -13,8 +13,6 @@ DROP, DELETE, MOVE = "drop", "delete", "move"
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A partition that was dropped, deleted from or moved, or would be."""
-
     action: str
     table: str
     partition: str
@@ -42,8 +40,6 @@ class Refused:
 
 @dataclass(slots=True)
 class Report:
-    """What a run did, or would do."""
-
     is_dry: bool = False
     done: list[Done] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
@@ -57,7 +53,6 @@ class Report:
 
     @property
     def stuck(self) -> list[Refused]:
-        """What stays until somebody does something."""
         return [refused for refused in self.refused if not refused.is_waiting]
 
     @property
@@ -91,5 +86,4 @@ def not_built(table: str, partition: str, grain: Grain, stale: Iterable[int]) ->
 
 
 def from_to(start_seconds: int, end_seconds: int) -> str:
-    """Options of a command."""
     return f"--from {minute_name(start_seconds)} --to {minute_name(end_seconds)}"

@@ -36,7 +36,7 @@ from metrics_pipeline.retention.store import RetentionStore
 from metrics_pipeline.rollups.cutoffs import refresh_views
 from metrics_pipeline.rollups.grains import LIVE, UNIT, Grain, grain_named
 from metrics_pipeline.rollups.operate import Progress, Rollups, Span, part_of
-from metrics_pipeline.rollups.retained_from import DEAD_LETTERS, LEDGER, RAW, REPLACED_BY, RetainedFrom
+from metrics_pipeline.rollups.retained_from import DEAD_LETTERS, LEDGER, NOTHING_DROPPED, RAW, REPLACED_BY, RetainedFrom
 from metrics_pipeline.rollups.retained_from_store import note_retained_from, read_retained_from
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.timerange import DAY_SECONDS
@@ -72,6 +72,7 @@ class Retention:
     clock: Clock
     observe: Callable[[RetentionStep], None] = lambda _step: None
     _report: Report = field(default_factory=Report, init=False)
+    _retained_from: RetainedFrom = field(default=NOTHING_DROPPED, init=False)
     _is_deleted: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
@@ -83,10 +84,10 @@ class Retention:
         self._report, self._is_deleted = Report(is_dry=dry_run), True
         now = self.clock.now_ms() // 1_000
         found = self._store.partitions(self.policy.cold.volume)
-        retained_from = read_retained_from(self.client)
-        plan = plan_retention(found, self.policy, now, self.reach, retained_from)
+        self._retained_from = read_retained_from(self.client)
+        plan = plan_retention(found, self.policy, now, self.reach, self._retained_from)
         self._say_what_reaches()
-        plan = self._verified(plan, found, retained_from)
+        plan = self._verified(plan, found)
         self._set_times_to_live(found, now)
         progress(0.4)
         self._note(plan)
@@ -127,19 +128,17 @@ class Retention:
                 if not self._report.is_dry:
                     self._store.set_time_to_live(table, days)
 
-    def _verified(self, plan: Plan, found: Sequence[Partition], retained_from: RetainedFrom) -> Plan:
+    def _verified(self, plan: Plan, found: Sequence[Partition]) -> Plan:
         """What of the plan may go. The rest is refused, and with it whatever needs it."""
-        raw_refused, raw = self._verified_raw(plan, retained_from)
-        rollups = tuple(self._verified_rollups(plan, found, retained_from, raw_refused))
-        return replace(plan, raw=raw, rollups=rollups, ledger=self._verified_ledger(plan, retained_from, raw, rollups))
+        raw_refused, raw = self._verified_raw(plan)
+        rollups = tuple(self._verified_rollups(plan, found, raw_refused))
+        return replace(plan, raw=raw, rollups=rollups, ledger=self._verified_ledger(plan, raw, rollups))
 
-    def _verified_raw(
-        self, plan: Plan, retained_from: RetainedFrom
-    ) -> tuple[int | None, tuple[Partition | SelectiveDelete, ...]]:
+    def _verified_raw(self, plan: Plan) -> tuple[int | None, tuple[Partition | SelectiveDelete, ...]]:
         """The start of the first day that is refused, if one is, and all before it."""
         items = [item for item in plan.raw if not isinstance(item, SelectiveDelete) or self._store.ended_rows(item)]
         days = [_partition_of(item) for item in items]
-        new = [day for day in days if day.end_seconds > retained_from.of(RAW)]
+        new = [day for day in days if day.end_seconds > self._retained_from.of(RAW)]
         refused = self._not_built(UNIT, new) or self._not_counted(new)
         if refused is None:
             return None, tuple(items)
@@ -147,17 +146,14 @@ class Retention:
         first = next(day.start_seconds for day in days if day.id == refused.partition)
         return first, tuple(item for item in items if _partition_of(item).start_seconds < first)
 
-    def _verified_rollups(
-        self, plan: Plan, found: Sequence[Partition], retained_from: RetainedFrom, raw_refused: int | None
-    ) -> Iterator[GrainDrop]:
+    def _verified_rollups(self, plan: Plan, found: Sequence[Partition], raw_refused: int | None) -> Iterator[GrainDrop]:
         """Per grain, in order of time, until one is refused."""
         staying = {(p.table, p.id): p for p in found if p.grain}
         stopped: set[Grain] = set()
         for drop in plan.rollups:
             if drop.grain in stopped:
                 continue
-            refused = self._why_not(drop, staying.values(), retained_from, raw_refused)
-            if refused is not None:
+            if refused := self._why_not(drop, staying.values(), raw_refused):
                 self._report.refused.append(refused)
                 stopped.add(drop.grain)
                 continue
@@ -165,11 +161,9 @@ class Retention:
                 del staying[p.table, p.id]
             yield drop
 
-    def _why_not(
-        self, drop: GrainDrop, staying: Iterable[Partition], retained_from: RetainedFrom, raw_refused: int | None
-    ) -> Refused | None:
+    def _why_not(self, drop: GrainDrop, staying: Iterable[Partition], raw_refused: int | None) -> Refused | None:
         first = drop.partitions[0]
-        if drop.end_seconds <= retained_from.of(drop.grain.name):
+        if drop.end_seconds <= self._retained_from.of(drop.grain.name):
             return None
         if drop.grain is LIVE and raw_refused is not None and drop.end_seconds > raw_refused:
             return Refused(first.table, first.id, "raw events of that time stay")
@@ -195,8 +189,7 @@ class Retention:
             self.rollups.rebuild(Span(stale[0], stale[-1] + grain.seconds))
             stale = self._stale(grain, span)
         for p in partitions:
-            within = [s for s in stale if s < p.end_seconds and s + grain.seconds > p.start_seconds]
-            if within:
+            if within := [s for s in stale if s < p.end_seconds and s + grain.seconds > p.start_seconds]:
                 return not_built(p.table, p.id, grain, within)
         return None
 
@@ -219,16 +212,12 @@ class Retention:
         return None
 
     def _verified_ledger(
-        self,
-        plan: Plan,
-        retained_from: RetainedFrom,
-        raw: Sequence[Partition | SelectiveDelete],
-        rollups: Sequence[GrainDrop],
+        self, plan: Plan, raw: Sequence[Partition | SelectiveDelete], rollups: Sequence[GrainDrop]
     ) -> tuple[Partition, ...]:
         """Months up to the newest one where the rest of the ledger still tells everything."""
         ends = [_partition_of(item).end_seconds for item in raw]
         ends += [drop.end_seconds for drop in rollups if drop.grain is LIVE]
-        compared = max((retained_from.compared_from, *ends))
+        compared = max((self._retained_from.compared_from, *ends))
         refused = None
         for last in range(len(plan.ledger), 0, -1):
             month = plan.ledger[last - 1]
@@ -294,8 +283,7 @@ class Retention:
             progress(at / todo)
 
     def _warn_of_letters(self, partition: Partition) -> None:
-        count = self._store.never_replayed(partition.id)
-        if count:
+        if count := self._store.never_replayed(partition.id):
             went = "go" if self._report.is_dry else "went"
             self._report.warnings.append(
                 f"{count} dead letters of partition {partition.id} {went} that were never replayed: look at "

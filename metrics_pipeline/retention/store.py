@@ -85,7 +85,6 @@ class RetentionStore:
         self._do(f"dropping partition {id_} of {table}", f"ALTER TABLE {table} DROP PARTITION ID {{id:String}}", id=id_)
 
     def ended_rows(self, selective_delete: SelectiveDelete) -> int:
-        """Events that a selective delete would delete."""
         sql = f"SELECT count() FROM {RAW_EVENTS.name} WHERE _partition_id = {{id:String}} AND {_ENDED}"
         parameters = _delete_parameters(selective_delete)
         return int(self._rows("counting events that have reached their time", sql, parameters)[0][0])

@@ -90,17 +90,12 @@ def _topic_retention_ms(settings: Settings) -> int | None:
 
 
 def _reading(settings: Settings, client: Client, topic: TopicDescription, retry: Retry) -> Reading:
+    books = ClickHouseBooks(client, settings.kafka.topic, topic.topic_id, settings.kafka.group)
     return Reading(
         ClickHouseDeadLetters(client, settings.kafka.topic),
         ClickHouseEvents(client),
         rules_of(settings),
-        lambda: _open_tokens(settings, client, topic),
+        lambda: frozenset(batch.token for batch in batches_under_way(settings, books, topic)),
         retry,
         read_retained_from(client).compared_from * 1_000,
     )
-
-
-def _open_tokens(settings: Settings, client: Client, topic: TopicDescription) -> frozenset[str]:
-    """Batches of drains and backfills that are on their way."""
-    books = ClickHouseBooks(client, settings.kafka.topic, topic.topic_id, settings.kafka.group)
-    return frozenset(batch.token for batch in batches_under_way(settings, books, topic))

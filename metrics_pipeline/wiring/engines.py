@@ -63,7 +63,6 @@ def open_engines(settings: Settings, run: Run, *, is_gentle: bool = False) -> It
 
 @contextmanager
 def drains_hold(engines: Engines, owner: Owner, run: Run) -> Iterator[Hold]:
-    """A drain's hold on the partitions of its shard."""
     with ownership_of(engines.settings, engines.settings.kafka, owner, engines.log.partitions(), run) as ownership:
         yield Hold(engines.settings.kafka.group, engines.log, ownership, engines.warehouse)
 

@@ -48,8 +48,7 @@ def preview_hours(
     """What a replay would do now; writes nothing."""
     run = new_run("preview", SystemClock(), settings.drain.retry_seconds)
     deferred = _deferred_of(settings, hours)
-    with _reading(settings, run) as (engines, diff):
-        _refuse_dropped(settings, engines.client, hours)
+    with _reading(settings, hours, run) as (_, diff):
         report = preview(diff, hours, mode, rules_of(settings), run.clock, on_progress)
     report.deferred = offsets_in(deferred)
     # Nor does the ledger account for them: they are told apart from a gap.
@@ -74,8 +73,7 @@ def replay_hours(
         backfill_deferred(settings, deferred, run_id, stop=stop, clock=clock)
     run = new_run(run_id, clock, settings.drain.retry_seconds, stop, observe)
     with ExitStack() as stack:
-        engines, diff = stack.enter_context(_reading(settings, run))
-        _refuse_dropped(settings, engines.client, hours)
+        engines, diff = stack.enter_context(_reading(settings, hours, run))
         ownership = stack.enter_context(slot_owner(settings, HOURS_SUFFIX, run))
         hold = Hold(settings.kafka.group, engines.log, ownership, engines.warehouse)
         repair = RollupRepair(diff.tables, stack.enter_context(open_rollups(settings, clock)), run.retry)
@@ -93,14 +91,15 @@ def _deferred_of(settings: Settings, hours: Sequence[int]) -> list[OffsetRange]:
 
 
 @contextmanager
-def _reading(settings: Settings, run: Run) -> Iterator[tuple[Engines, Diff]]:
-    """What a dry run and a replay both need."""
+def _reading(settings: Settings, hours: Sequence[int], run: Run) -> Iterator[tuple[Engines, Diff]]:
+    """What a dry run and a replay both need. Raises ConfigurationError for hours that retention has dropped."""
     kafka = settings.kafka
     fetching = kafka.model_copy(update={"prefetch_bytes": min(kafka.prefetch_bytes, _PREFETCH_BYTES)})
     with ExitStack() as stack:
         reading = settings.model_copy(update={"kafka": fetching})
         engines = stack.enter_context(open_engines(reading, run, is_gentle=True))
         client, log = engines.client, engines.log
+        _refuse_dropped(settings, client, hours)
         topic = TopicDescription(log.topic_id, log.partitions())
         shards = run.retry.call(lambda: stack.enter_context(connect_shards(settings, max_threads=1)))
         books = ClickHouseBooks(client, kafka.topic, log.topic_id, kafka.group)

@@ -4,20 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 
-from dagster import (
-    AssetCheckEvaluation,
-    AssetCheckKey,
-    AssetCheckSeverity,
-    DagsterEvent,
-    DagsterEventType,
-    DagsterInstance,
-    DagsterRunStatus,
-    DefaultSensorStatus,
-    RunRecord,
-    SensorEvaluationContext,
-    SkipReason,
-    sensor,
-)
+import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
 from pydantic import TypeAdapter, ValidationError
 
@@ -33,16 +20,16 @@ RUNS_WINDOW = timedelta(hours=1)
 MAX_RUNS = 500
 _CHECKS_LOOKED_AT = 100
 _PARTITION_TAG = "dagster/partition"
-_ENDED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE]
+_ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 _COPY = TypeAdapter(Copy)
 
 
-@sensor(
+@dg.sensor(
     minimum_interval_seconds=TICK_SECONDS,
-    default_status=DefaultSensorStatus.RUNNING,
+    default_status=dg.DefaultSensorStatus.RUNNING,
     description="Looks for what is wrong and notifies METRICS_ALERTS__DESTINATIONS; launches nothing.",
 )
-def alerts(context: SensorEvaluationContext, pipeline: PipelineResource) -> SkipReason:
+def alerts(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SkipReason:
     """The cursor is a copy of the alert states, for while ClickHouse is away."""
     own = OwnRuns.of_sensor(context)
     runs = read_runs(own, datetime.now(UTC))
@@ -52,7 +39,7 @@ def alerts(context: SensorEvaluationContext, pipeline: PipelineResource) -> Skip
     context.update_cursor(_COPY.dump_json(found.copy).decode())
     for line in _lines(found):
         context.log.warning(line)
-    return SkipReason(_summary(found))
+    return dg.SkipReason(_summary(found))
 
 
 def read_runs(own: OwnRuns, now: datetime) -> tuple[RunSignal, ...]:
@@ -63,7 +50,7 @@ def read_runs(own: OwnRuns, now: datetime) -> tuple[RunSignal, ...]:
     return tuple(_run_signal(own.instance, group, list(records)) for group, records in groupby(ordered, key=_group))
 
 
-def read_checks(own: OwnRuns, keys: Sequence[AssetCheckKey]) -> tuple[CheckSignal, ...]:
+def read_checks(own: OwnRuns, keys: Sequence[dg.AssetCheckKey]) -> tuple[CheckSignal, ...]:
     """The newest result of each check; one that is being evaluated, or never was, says nothing."""
     if not keys:
         return ()
@@ -73,12 +60,12 @@ def read_checks(own: OwnRuns, keys: Sequence[AssetCheckKey]) -> tuple[CheckSigna
     found = []
     for key, newest in latest.items():
         record = newest if newest.run_id in ours else _newest_of_ours(own, key)
-        if record and isinstance(evaluation := record.evaluation, AssetCheckEvaluation):
+        if record and isinstance(evaluation := record.evaluation, dg.AssetCheckEvaluation):
             found.append(
                 CheckSignal(
                     name=f"{key.asset_key.path[-1]} {key.name}",
                     passed=evaluation.passed,
-                    is_error=evaluation.severity is AssetCheckSeverity.ERROR,
+                    is_error=evaluation.severity is dg.AssetCheckSeverity.ERROR,
                     description=evaluation.description or "",
                     run_id=record.run_id,
                 )
@@ -86,20 +73,20 @@ def read_checks(own: OwnRuns, keys: Sequence[AssetCheckKey]) -> tuple[CheckSigna
     return tuple(found)
 
 
-def _newest_of_ours(own: OwnRuns, key: AssetCheckKey) -> AssetCheckExecutionRecord | None:
+def _newest_of_ours(own: OwnRuns, key: dg.AssetCheckKey) -> AssetCheckExecutionRecord | None:
     """Another code location may have a check of the same key."""
     records = own.instance.event_log_storage.get_asset_check_execution_history(key, limit=_CHECKS_LOOKED_AT)
     ours = own.among({record.run_id for record in records})
     return next((record for record in records if record.run_id in ours), None)
 
 
-def _group(record: RunRecord) -> tuple[str, str]:
+def _group(record: dg.RunRecord) -> tuple[str, str]:
     run = record.dagster_run
     shard, partition = run.tags.get(SHARD_TAG), run.tags.get(_PARTITION_TAG)
     return run.job_name, f"shard {shard}" if shard else partition or ""
 
 
-def _run_signal(instance: DagsterInstance, group: tuple[str, str], records: Sequence[RunRecord]) -> RunSignal:
+def _run_signal(instance: dg.DagsterInstance, group: tuple[str, str], records: Sequence[dg.RunRecord]) -> RunSignal:
     failed = failed_since_success(records)
     if not failed:
         return RunSignal(*group, failures=0)
@@ -107,15 +94,15 @@ def _run_signal(instance: DagsterInstance, group: tuple[str, str], records: Sequ
     return RunSignal(*group, len(failed), newest, _error(instance, newest))
 
 
-def _error(instance: DagsterInstance, run_id: str) -> str:
+def _error(instance: dg.DagsterInstance, run_id: str) -> str:
     """The words of the step that failed, else those of the run."""
-    kinds = (DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE)
+    kinds = (dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE)
     events = (entry.dagster_event for kind in kinds for entry in instance.all_logs(run_id, of_type=kind))
     return next((said for event in events if event and (said := _words(event))), "")
 
 
-def _words(event: DagsterEvent) -> str | None:
-    if event.event_type is not DagsterEventType.STEP_FAILURE:
+def _words(event: dg.DagsterEvent) -> str | None:
+    if event.event_type is not dg.DagsterEventType.STEP_FAILURE:
         return event.message
     data = event.step_failure_data
     described = data.user_failure_data.description if data.user_failure_data else None

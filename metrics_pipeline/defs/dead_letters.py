@@ -1,6 +1,5 @@
 """Dead letters in Dagster: a job that replays them, and a check that warns before they are dropped."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -88,20 +87,15 @@ dead_letters_check_schedule = scheduled(
 
 
 def _record(context: dg.OpExecutionContext, report: ReplayReport) -> None:
+    bad = sum(report.kept.values())
     kept = ", ".join(f"{reason} {letters}" for reason, letters in report.kept.items())
     context.log.info(
         f"{'' if report.is_dry else 'replayed '}{report.looked_at} dead letters: {report.landed} good, "
-        f"{report.duplicates} stored already as another message, "
-        f"{sum(report.kept.values())} bad{f' ({kept})' if kept else ''}, {report.waiting} of batches on their way"
+        f"{report.duplicates} stored already as another message, {bad} bad{f' ({kept})' if kept else ''}, "
+        f"{report.waiting} of batches on their way"
     )
-    context.log_event(dg.AssetObservation(DEAD_LETTERS_ASSET.key, metadata=_metadata(report)))
+    by_reason = {f"kept_{reason}": letters for reason, letters in report.kept.items()}
+    figures = {**report.figures, "kept": bad, **by_reason}
+    context.log_event(dg.AssetObservation(DEAD_LETTERS_ASSET.key, metadata=figures))
     if report.landed and not report.is_dry:
         record(context, (RAW_EVENTS_ASSET, ROLLUP_1M_ASSET), {"rows": report.landed, "source": "dead_letters"})
-
-
-def _metadata(report: ReplayReport) -> Mapping[str, int]:
-    return {
-        **report.figures,
-        "kept": sum(report.kept.values()),
-        **{f"kept_{reason}": letters for reason, letters in report.kept.items()},
-    }

@@ -111,13 +111,13 @@ def _busy(own: OwnRuns) -> str | None:
 
 def _record(context: dg.AssetExecutionContext, report: HourReport) -> None:
     """Put what has changed on the pages of the tables."""
-    context.log.info(
-        f"{report.messages} messages of {report.hours} hours: {report.restored} rows restored, {report.added} added, "
-        f"{report.replaced} replaced, {report.removed} removed; {report.dead_letters + report.restored_letters} dead "
-        f"letters; {report.units_repaired} units of rollups repaired"
-    )
     inserted = report.restored + report.added + report.replaced
     letters = report.dead_letters + report.restored_letters
+    context.log.info(
+        f"{report.messages} messages of {report.hours} hours: {report.restored} rows restored, {report.added} added, "
+        f"{report.replaced} replaced, {report.removed} removed; {letters} dead letters; "
+        f"{report.units_repaired} units of rollups repaired"
+    )
     if inserted or report.removed:
         removed = report.removed + report.replaced
         record(context.op_execution_context, EVENT_ASSETS, {"rows": inserted, "removed": removed, "source": "replay"})

@@ -23,7 +23,13 @@ def status(as_json: bool = json_option("everything as one JSON object")) -> None
     """
     settings = load_settings()
     found = standing(settings)
-    answer(as_json, _as_fields(settings, found), _told(settings, found))
+    fields = {
+        "ok": not found.states,
+        "alerts": [_alert(settings, state) for state in found.states],
+        "engines": {engine.name: engine.problem for engine in found.engines},
+        "destinations": len(destination_urls(settings.alerts)),
+    }
+    answer(as_json, fields, _told(settings, found))
 
 
 @app.command("test", epilog="Example: metrics-pipeline alerts test")
@@ -38,15 +44,6 @@ def send_test(as_json: bool = json_option("the results as one JSON object")) -> 
     fields = {"destinations": [picked(d, "destination", "problem") for d in deliveries]}
     lines = [f"{BAD} {d.destination}: {d.problem}" if d.problem else f"{GOOD} {d.destination}" for d in deliveries]
     answer(as_json, fields, lines, is_ok=not any(d.problem for d in deliveries))
-
-
-def _as_fields(settings: Settings, found: Standing) -> dict[str, object]:
-    return {
-        "ok": not found.states,
-        "alerts": [_alert(settings, state) for state in found.states],
-        "engines": {engine.name: engine.problem for engine in found.engines},
-        "destinations": len(destination_urls(settings.alerts)),
-    }
 
 
 def _alert(settings: Settings, state: AlertState) -> dict[str, object]:

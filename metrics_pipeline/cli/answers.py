@@ -12,16 +12,9 @@ from metrics_pipeline.cli.spans import short_span_text, span_text
 from metrics_pipeline.questions.latency import Answer, Point
 from metrics_pipeline.questions.sparkline import Columns, sparkline
 
-_LATENCIES = (
-    ("p50", "p50_ms"),
-    ("p90", "p90_ms"),
-    ("p95", "p95_ms"),
-    ("p99", "p99_ms"),
-    ("p99.9", "p999_ms"),
-    ("min", "min_ms"),
-    ("avg", "avg_ms"),
-    ("max", "max_ms"),
-)
+_LATENCIES = {
+    name: f"{name.replace('.', '')}_ms" for name in ("p50", "p90", "p95", "p99", "p99.9", "min", "avg", "max")
+}
 _MANY_TIMES = 3
 """From here on a factor reads better than percent."""
 
@@ -38,7 +31,7 @@ def answer_lines(subject: str, answer: Answer) -> Iterator[str]:
 
 def figures(answer: Answer) -> Table:
     grid = Table.grid(padding=(0, 3, 0, 0))
-    latencies = [_bold_p99(name, ms(getattr(answer, field))) for name, field in _LATENCIES]
+    latencies = [_bold_p99(name, ms(getattr(answer, field))) for name, field in _LATENCIES.items()]
     more = [
         ("requests", f"{answer.requests:,}"),
         ("errors", f"{answer.errors:,} ({percent(answer.error_rate)})"),
@@ -64,7 +57,7 @@ def comparison(answer: Answer, other: Answer) -> Table:
     table.add_row("error rate", *map(percent, rates), _difference(*rates, lambda by: f"{100 * by:+.2f} points"))
     apdexes = answer.apdex, other.apdex
     table.add_row("apdex", *map(_ratio, apdexes), _difference(*apdexes, lambda by: f"{by:+.3f}"))
-    for name, field in _LATENCIES:
+    for name, field in _LATENCIES.items():
         values = getattr(answer, field), getattr(other, field)
         table.add_row(name, *map(ms, values), _ms_change(*values), style="bold" if name == "p99" else "")
     return table

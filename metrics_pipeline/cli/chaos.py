@@ -43,8 +43,7 @@ def chaos(
 
     Ctrl-C ends the faults early, settles and compares. Exit 1 unless all is exact; the logs stay then.
     """
-    where = folder.absolute() if folder is not None else None
-    options = ChaosOptions(seconds=seconds, seed=seed, rate=rate, folder=where, keep=keep)
+    options = ChaosOptions(seconds=seconds, seed=seed, rate=rate, folder=folder and folder.absolute(), keep=keep)
     view: View[_Progress] = View(Console(stderr=as_json), every_seconds=10, line=lambda now: now.figures, draw=_drawn)
     with stop_on_signal() as stop, view.shown(transient=True):
         outcome = run_chaos(options, stop, view.say, lambda *progress: view.show(_Progress(*progress)))

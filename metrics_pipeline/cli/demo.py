@@ -100,11 +100,8 @@ def _one_line(frame: Frame) -> str:
 def _links(addresses: dict[str, str | None], settings: Settings) -> Table:
     url = clickhouse_url(settings)
     table = Table(Column(width=18), Column(overflow="fold"), show_header=False, box=None, pad_edge=False)
-    for name, link in (
-        ("Dagster", addresses["dagster"] or ""),
-        ("live dashboard", dashboard.link(url, LIVE)),
-        ("SQL", play_url(url)),
-    ):
+    links = {"Dagster": addresses["dagster"] or "", "live dashboard": dashboard.link(url, LIVE), "SQL": play_url(url)}
+    for name, link in links.items():
         table.add_row(name, Text(link.partition("#")[0], style=f"link {link}"))
     table.add_row("", Text("all dashboards: metrics-pipeline dashboard", style="dim"))
     return table

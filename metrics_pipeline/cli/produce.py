@@ -79,7 +79,8 @@ class _Bar:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        self._task = self._bar.add_task("producing", total=_total(plan), rate=0.0)
+        total = round((plan.duration_seconds or 0) * plan.rate) or None if plan.events is None else plan.events
+        self._task = self._bar.add_task("producing", total=total, rate=0.0)
 
     def draw(self, _lines: Sequence[str], progress: LoadProgress | None) -> Progress:
         if progress is not None:
@@ -97,12 +98,6 @@ def _line(progress: LoadProgress) -> str:
 
 def _rate(progress: LoadProgress) -> float:
     return progress.sent / progress.elapsed_seconds if progress.elapsed_seconds else 0.0
-
-
-def _total(plan: LoadPlan) -> int | None:
-    if plan.events is not None:
-        return plan.events
-    return round(plan.duration_seconds * plan.rate) or None if plan.duration_seconds else None
 
 
 def _said(summary: LoadSummary) -> str:

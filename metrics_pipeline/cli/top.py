@@ -1,7 +1,6 @@
 """`top`: which endpoints stand out."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import typer
 from rich.console import RenderableType
@@ -55,16 +54,8 @@ def top(
         rows = find_top(client, question, by, before=before, limit=limit, min_requests=min_requests)
         if not rows:
             check_names(client, question, now)
-    answer(as_json, _as_fields(question, by, before, rows), _told(question, by, before, rows, min_requests), wraps=True)
-
-
-def _as_fields(question: Question, by: Ranking, before: TimeRange | None, rows: Sequence[TopRow]) -> dict[str, Any]:
-    return {
-        "by": by,
-        **bounds(question.minutes),
-        "before": None if before is None else bounds(before),
-        "endpoints": rows,
-    }
+    fields = {"by": by, **bounds(question.minutes), "before": before and bounds(before), "endpoints": rows}
+    answer(as_json, fields, _told(question, by, before, rows, min_requests), wraps=True)
 
 
 def _told(

@@ -1,6 +1,6 @@
 """The alert sensor: signals of runs and checks come from Dagster's instance, all others from `alerting`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 
@@ -8,7 +8,7 @@ import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
 from pydantic import TypeAdapter, ValidationError
 
-from metrics_pipeline.alerting.run import Copy, Evaluation, evaluate
+from metrics_pipeline.alerting.run import Copy, evaluate
 from metrics_pipeline.alerting.signals import CheckSignal, RunSignal
 from metrics_pipeline.defs.own_runs import OwnRuns, failed_since_success
 from metrics_pipeline.defs.relay import SHARD_TAG
@@ -37,9 +37,14 @@ def alerts(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> d
     checks = read_checks(own, sorted(repository.asset_graph.asset_check_keys) if repository else ())
     found = evaluate(pipeline.settings(), runs, checks, _copy(context.cursor))
     context.update_cursor(_COPY.dump_json(found.copy).decode())
-    for line in _lines(found):
-        context.log.warning(line)
-    return dg.SkipReason(_summary(found))
+    for notification in found.notifications:
+        context.log.warning(f"{notification.unsent}: {notification.alert.summary}")
+    for delivery in found.deliveries:
+        if delivery.problem is not None:
+            context.log.warning(f"the alert did not reach {delivery.destination}: {delivery.problem}")
+    firing = found.copy.alert_states.firing
+    problems = "; ".join(state.alert.key for state in firing[:5])
+    return dg.SkipReason(f"{len(firing)} firing: {problems}" if firing else "nothing is wrong")
 
 
 def read_runs(own: OwnRuns, now: datetime) -> tuple[RunSignal, ...]:
@@ -115,18 +120,3 @@ def _copy(cursor: str | None) -> Copy:
     except ValidationError:
         # Another version wrote it. The table alert_log has all states but those of an outage of ClickHouse.
         return Copy()
-
-
-def _lines(found: Evaluation) -> Iterator[str]:
-    for notification in found.notifications:
-        yield f"{notification.unsent}: {notification.alert.summary}"
-    for delivery in found.deliveries:
-        if delivery.problem is not None:
-            yield f"the alert did not reach {delivery.destination}: {delivery.problem}"
-
-
-def _summary(found: Evaluation) -> str:
-    firing = found.copy.alert_states.firing
-    if not firing:
-        return "nothing is wrong"
-    return f"{len(firing)} firing: " + "; ".join(state.alert.key for state in firing[:5])

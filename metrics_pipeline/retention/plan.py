@@ -259,7 +259,8 @@ def costs(partitions: Sequence[Partition], policy: Policy, now_seconds: int, raw
             continue
         of_table = _of(partitions, table)
         # Rows wait for the last one of their partition: half of it on average.
-        kept = (raw_days if table == RAW and raw_days is not None else days) + _partition_days(of_table) / 2
+        waiting_days = max(p.end_seconds - p.start_seconds for p in of_table) / DAY_SECONDS / 2
+        kept = (raw_days if table == RAW and raw_days is not None else days) + waiting_days
         per_day = bytes_per_day(of_table, now_seconds)
         steady = per_day * kept
         price = steady / 1e9 * policy.cost.price_per_gb_month
@@ -298,7 +299,3 @@ def _filling_rate(newest_first: Sequence[Partition], today: int, now_seconds: in
     filling = [p for p in newest_first if p.end_seconds > today]
     elapsed = now_seconds - min((p.start_seconds for p in filling), default=now_seconds)
     return sum(p.bytes for p in filling) * DAY_SECONDS / elapsed if elapsed >= _TELLING_SECONDS else 0.0
-
-
-def _partition_days(partitions: Sequence[Partition]) -> float:
-    return max((p.end_seconds - p.start_seconds for p in partitions), default=0) / DAY_SECONDS

@@ -22,7 +22,7 @@ from metrics_pipeline.runtime.run import new_run
 from metrics_pipeline.runtime.worker import ThreadWorker
 from metrics_pipeline.schema.targets import apply_everywhere
 from metrics_pipeline.settings import Settings, kafka_address
-from metrics_pipeline.wiring.engines import drains_hold, open_engines, ownership_of, warehouse_of
+from metrics_pipeline.wiring.engines import hold_of, open_engines, ownership_of, warehouse_of
 
 EndingOf = Callable[[Log, Sequence[int]], Ending]
 """Makes the ending of a run from the log and the shard's partitions."""
@@ -93,7 +93,7 @@ def run_drain(
         engines = stack.enter_context(open_engines(settings, by))
         log = engines.log
         owner = shard_owner(settings, run.shard, log.partitions())
-        hold = stack.enter_context(drains_hold(engines, owner, by))
+        hold = stack.enter_context(hold_of(engines, settings.kafka, owner, by))
         handover = by.retry.call(
             lambda: stack.enter_context(KafkaHandover(kafka_address(settings), settings.kafka, run.shard, run.run_id))
         )

@@ -62,17 +62,15 @@ def open_engines(settings: Settings, run: Run, *, is_gentle: bool = False) -> It
 
 
 @contextmanager
-def drains_hold(engines: Engines, owner: Owner, run: Run) -> Iterator[Hold]:
-    with ownership_of(engines.settings, engines.settings.kafka, owner, engines.log.partitions(), run) as ownership:
-        yield Hold(engines.settings.kafka.group, engines.log, ownership, engines.warehouse)
+def hold_of(engines: Engines, group: KafkaSettings, owner: Owner, run: Run) -> Iterator[Hold]:
+    """A drain's hold on the partitions of its shard, or a backfill's on all."""
+    with ownership_of(engines.settings, group, owner, engines.log.partitions(), run) as ownership:
+        yield Hold(group.group, engines.log, ownership, engines.warehouse)
 
 
-@contextmanager
-def backfills_hold(engines: Engines, run: Run) -> Iterator[Hold]:
-    """A backfill's hold on all partitions, in a side group."""
-    side = side_group(engines.settings, DEFERRED_SUFFIX)
-    with ownership_of(engines.settings, side, ONE_OWNER, engines.log.partitions(), run) as ownership:
-        yield Hold(side.group, engines.log, ownership, engines.warehouse)
+def backfills_hold(engines: Engines, run: Run) -> AbstractContextManager[Hold]:
+    """In a side group."""
+    return hold_of(engines, side_group(engines.settings, DEFERRED_SUFFIX), ONE_OWNER, run)
 
 
 def slot_owner(settings: Settings, suffix: str, run: Run) -> AbstractContextManager[Ownership]:

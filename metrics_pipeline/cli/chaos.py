@@ -77,6 +77,5 @@ def _told(outcome: Outcome) -> Iterator[RenderableType]:
     if outcome.is_exact:
         yield f"{GOOD} exact: every event that was sent is there once, with its values, and counted once"
     else:
-        topic = outcome.world.settings.kafka.topic
-        yield f"logs: {outcome.world.folder}; topic and database {topic} stay"
+        yield f"logs: {outcome.world.folder}; topic and database {outcome.world.settings.kafka.topic} stay"
         yield f"the same plan again: {command_of(outcome)}"

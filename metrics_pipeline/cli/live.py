@@ -14,8 +14,6 @@ _LAST_LINES = 12
 
 
 class Timed(Protocol):
-    """Figures of a moment."""
-
     @property
     def elapsed_seconds(self) -> float: ...
 

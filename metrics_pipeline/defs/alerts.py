@@ -19,7 +19,6 @@ RUNS_WINDOW = timedelta(hours=1)
 """Runs that ended within this time are looked at; what failed before has an alert state already."""
 MAX_RUNS = 500
 _CHECKS_LOOKED_AT = 100
-_PARTITION_TAG = "dagster/partition"
 _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 _COPY = TypeAdapter(Copy)
 
@@ -87,7 +86,7 @@ def _newest_of_ours(own: OwnRuns, key: dg.AssetCheckKey) -> AssetCheckExecutionR
 
 def _group(record: dg.RunRecord) -> tuple[str, str]:
     run = record.dagster_run
-    shard, partition = run.tags.get(SHARD_TAG), run.tags.get(_PARTITION_TAG)
+    shard, partition = run.tags.get(SHARD_TAG), run.tags.get("dagster/partition")
     return run.job_name, f"shard {shard}" if shard else partition or ""
 
 

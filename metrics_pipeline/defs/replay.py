@@ -1,6 +1,5 @@
 """The replay of hours in Dagster: an asset with an hour per partition, so that a backfill of the UI replays hours."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -66,7 +65,15 @@ def replay(context: dg.AssetExecutionContext, config: ReplayConfig, pipeline: Pi
                 lambda stop: replay_hours(settings, hours, config.mode, context.run.run_id, stop=stop),
                 lambda done: _record(context, done),
             )
-    return dg.MaterializeResult(metadata=_metadata(report, config))
+    dropped = (f"{r.partition}:{r.start}-{r.end - 1}" for r in report.dropped_ranges[:100])
+    return dg.MaterializeResult(
+        metadata={
+            "dry_run": config.dry_run,
+            "mode": config.mode.value,
+            **report.figures,
+            **named("no_longer_in_the_topic", dropped),
+        }
+    )
 
 
 replay_job = asset_job(
@@ -94,8 +101,7 @@ def deferred_hours(context: dg.SensorEvaluationContext, pipeline: PipelineResour
         return dg.SkipReason("nothing is deferred")
     if job := _busy(OwnRuns.of_sensor(context)):
         return dg.SkipReason(f"{len(hours)} hours are deferred; a run of {job} is at it, or failed just now")
-    key = f"{datetime.fromtimestamp(hours[-1], UTC):%Y-%m-%d-%H:%M}"
-    return dg.RunRequest(partition_key=key, tags=TAGS)
+    return dg.RunRequest(partition_key=f"{datetime.fromtimestamp(hours[-1], UTC):%Y-%m-%d-%H:%M}", tags=TAGS)
 
 
 def _busy(own: OwnRuns) -> str | None:
@@ -123,13 +129,3 @@ def _record(context: dg.AssetExecutionContext, report: HourReport) -> None:
         record(context.op_execution_context, EVENT_ASSETS, {"rows": inserted, "removed": removed, "source": "replay"})
     if letters:
         record(context.op_execution_context, [DEAD_LETTERS_ASSET], {"rows": letters, "source": "replay"})
-
-
-def _metadata(report: HourReport, config: ReplayConfig) -> Mapping[str, int | str | bool]:
-    dropped = (f"{r.partition}:{r.start}-{r.end - 1}" for r in report.dropped_ranges[:100])
-    return {
-        "dry_run": config.dry_run,
-        "mode": config.mode.value,
-        **report.figures,
-        **named("no_longer_in_the_topic", dropped),
-    }

@@ -155,11 +155,10 @@ def stale_rollups(context: dg.SensorEvaluationContext, pipeline: PipelineResourc
 
 
 def _request(rebuild: Rebuild) -> dg.RunRequest:
-    keys = [key for grain in rebuild.grains for key in BUILT_ASSETS[grain].keys]
     return dg.RunRequest(
         job_name=REBUILD_JOBS[rebuild.partition.seconds].name,
         partition_key=rebuild.partition.key,
-        asset_selection=keys,
+        asset_selection=[key for grain in rebuild.grains for key in BUILT_ASSETS[grain].keys],
         run_config=dg.RunConfig(ops={_op_name(grain): BuildConfig(only_stale=True) for grain in rebuild.grains}),
         tags=TAGS,
     )

@@ -48,8 +48,6 @@ class RawPolicy(_Part):
 
 
 class KeptPolicy(_Part):
-    """A table of one age."""
-
     days: Days
 
 
@@ -106,8 +104,7 @@ class Policy(_Part):
 
     @model_validator(mode="after")
     def _holds_together(self) -> Self:
-        problems = list(self._problems())
-        if problems:
+        if problems := list(self._problems()):
             raise ValueError("\n  ".join(problems))
         return self
 

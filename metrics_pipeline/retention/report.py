@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from metrics_pipeline.retention.plan import Costs, Partition, sum_of_costs
+from metrics_pipeline.retention.plan import Costs, sum_of_costs
 from metrics_pipeline.rollups.grains import Grain
 from metrics_pipeline.runtime.timerange import minute_name
 
@@ -47,9 +47,6 @@ class Report:
     times_to_live: dict[str, int] = field(default_factory=dict)
     alerts_forgotten: int = 0
     costs: Costs = field(default_factory=Costs)
-
-    def add(self, action: str, partition: Partition) -> None:
-        self.done.append(Done(action, partition.table, partition.id, partition.rows, partition.bytes))
 
     @property
     def stuck(self) -> list[Refused]:

@@ -31,7 +31,7 @@ from metrics_pipeline.retention.plan import (
     plan_retention,
 )
 from metrics_pipeline.retention.policy import LEDGER_MARGIN_DAYS, Policy
-from metrics_pipeline.retention.report import DELETE, DROP, MOVE, Refused, Report, from_to, joined, not_built
+from metrics_pipeline.retention.report import DELETE, DROP, MOVE, Done, Refused, Report, from_to, joined, not_built
 from metrics_pipeline.retention.store import RetentionStore
 from metrics_pipeline.rollups.cutoffs import refresh_views
 from metrics_pipeline.rollups.grains import LIVE, UNIT, Grain, grain_named
@@ -278,8 +278,7 @@ class Retention:
         if selective_deletes and not self._report.is_dry:
             self._await_deletes()
         for at, partition in enumerate(plan.moves, start=len(drops) + len(selective_deletes)):
-            move = partial(self._store.move, partition, self.policy.cold.volume)
-            self._begin(RetentionStep.MOVE, partition, move)
+            self._begin(RetentionStep.MOVE, partition, partial(self._store.move, partition, self.policy.cold.volume))
             progress(at / todo)
 
     def _warn_of_letters(self, partition: Partition) -> None:
@@ -291,7 +290,7 @@ class Retention:
             )
 
     def _begin(self, step: RetentionStep, partition: Partition, work: Callable[[], None]) -> None:
-        self._report.add(step.value, partition)
+        self._report.done.append(Done(step.value, partition.table, partition.id, partition.rows, partition.bytes))
         if not self._report.is_dry:
             self.observe(step)
             work()

@@ -2,9 +2,8 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from clickhouse_connect.driver.client import Client
 
@@ -33,8 +32,7 @@ NO_TIME = "197001"
 """The partition of ledger rows without messages: of lost offsets alone."""
 
 
-@dataclass(frozen=True, slots=True)
-class TableState:
+class TableState(NamedTuple):
     """`time_to_live_days`: None without a TTL, or with one that does other things as well (`has_other_ttl`)."""
 
     time_to_live_days: float | None

@@ -94,8 +94,7 @@ def _record(context: dg.OpExecutionContext, report: ReplayReport) -> None:
         f"{report.duplicates} stored already as another message, {bad} bad{f' ({kept})' if kept else ''}, "
         f"{report.waiting} of batches on their way"
     )
-    by_reason = {f"kept_{reason}": letters for reason, letters in report.kept.items()}
-    figures = {**report.figures, "kept": bad, **by_reason}
+    figures = {**report.figures, "kept": bad, **{f"kept_{reason}": n for reason, n in report.kept.items()}}
     context.log_event(dg.AssetObservation(DEAD_LETTERS_ASSET.key, metadata=figures))
     if report.landed and not report.is_dry:
         record(context, (RAW_EVENTS_ASSET, ROLLUP_1M_ASSET), {"rows": report.landed, "source": "dead_letters"})

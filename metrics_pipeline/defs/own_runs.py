@@ -60,7 +60,6 @@ class OwnRuns:
         return self.instance.get_run_records(wanted, limit=limit, ascending=ascending, cursor=cursor)
 
     def among(self, run_ids: Collection[str]) -> set[str]:
-        """Those of the runs that are ours."""
         if self.label is None or not run_ids:
             return set()
         wanted = dg.RunsFilter(run_ids=list(run_ids), tags={LABEL_TAG: self.label})

@@ -23,20 +23,16 @@ from metrics_pipeline.wiring.engines import side_group
 
 def audit(settings: Settings, scope: Scope = EVERYTHING, *, deep: bool = False) -> Verdict:
     """Read the books of the topic and judge them; `deep` also compares the identities of all events in scope."""
-    address = kafka_address(settings)
-    description = describe_topic(address, settings.kafka)
+    address, kafka = kafka_address(settings), settings.kafka
+    description = describe_topic(address, kafka)
     with connect(settings) as client:
         retained_from = read_retained_from(client)
         books = ClickHouseBooks(
-            client,
-            settings.kafka.topic,
-            description.topic_id,
-            settings.kafka.group,
-            dead_letters_from=retained_from.of(DEAD_LETTERS),
+            client, kafka.topic, description.topic_id, kafka.group, dead_letters_from=retained_from.of(DEAD_LETTERS)
         )
         return Audit(
             books,
-            lambda: committed_offsets(address, settings.kafka, description.partitions),
+            lambda: committed_offsets(address, kafka, description.partitions),
             description.topic_id,
             SystemClock(),
             deep=deep,

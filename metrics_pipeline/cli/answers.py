@@ -5,22 +5,16 @@ from itertools import chain, zip_longest
 
 from rich.console import RenderableType
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
+from metrics_pipeline.cli.output import right
 from metrics_pipeline.cli.spans import short_span_text, span_text
 from metrics_pipeline.questions.latency import Answer, Point
 from metrics_pipeline.questions.sparkline import Columns, sparkline
 
-_LATENCIES = (
-    ("p50", "p50_ms"),
-    ("p90", "p90_ms"),
-    ("p95", "p95_ms"),
-    ("p99", "p99_ms"),
-    ("p99.9", "p999_ms"),
-    ("min", "min_ms"),
-    ("avg", "avg_ms"),
-    ("max", "max_ms"),
-)
+_LATENCIES = {
+    name: f"{name.replace('.', '')}_ms" for name in ("p50", "p90", "p95", "p99", "p99.9", "min", "avg", "max")
+}
 _MANY_TIMES = 3
 """From here on a factor reads better than percent."""
 
@@ -36,9 +30,8 @@ def answer_lines(subject: str, answer: Answer) -> Iterator[str]:
 
 
 def figures(answer: Answer) -> Table:
-    """All figures of one span."""
     grid = Table.grid(padding=(0, 3, 0, 0))
-    latencies = [_bold_p99(name, ms(getattr(answer, field))) for name, field in _LATENCIES]
+    latencies = [_bold_p99(name, ms(getattr(answer, field))) for name, field in _LATENCIES.items()]
     more = [
         ("requests", f"{answer.requests:,}"),
         ("errors", f"{answer.errors:,} ({percent(answer.error_rate)})"),
@@ -54,12 +47,9 @@ def figures(answer: Answer) -> Table:
 
 
 def comparison(answer: Answer, other: Answer) -> Table:
-    """The figures of two spans side by side, and what differs."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("")
-    table.add_column(short_span_text(answer.span), justify="right")
-    table.add_column(short_span_text(other.span), justify="right", style="dim")
-    table.add_column("difference", justify="right")
+    this, difference = right(short_span_text(answer.span), "difference")
+    before = Column(short_span_text(other.span), justify="right", style="dim")
+    table = Table("", this, before, difference, box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for name in ("requests", "errors"):
         counts = getattr(answer, name), getattr(other, name)
         table.add_row(name, *(f"{count:,}" for count in counts), _change(*counts))
@@ -67,7 +57,7 @@ def comparison(answer: Answer, other: Answer) -> Table:
     table.add_row("error rate", *map(percent, rates), _difference(*rates, lambda by: f"{100 * by:+.2f} points"))
     apdexes = answer.apdex, other.apdex
     table.add_row("apdex", *map(_ratio, apdexes), _difference(*apdexes, lambda by: f"{by:+.3f}"))
-    for name, field in _LATENCIES:
+    for name, field in _LATENCIES.items():
         values = getattr(answer, field), getattr(other, field)
         table.add_row(name, *map(ms, values), _ms_change(*values), style="bold" if name == "p99" else "")
     return table
@@ -85,7 +75,8 @@ def history_lines(points: Sequence[Point], columns: Columns) -> Iterator[Rendera
     yield grid
     peak = max(points, key=lambda point: point.p99_ms or 0)
     busiest = max(points, key=lambda point: point.requests)
-    at = "%a %m-%d" if columns.seconds >= 86_400 else "%H:%M" if _is_one_day(points) else "%a %H:%M"
+    is_one_day = points[0].start.date() == points[-1].start.date()
+    at = "%a %m-%d" if columns.seconds >= 86_400 else "%H:%M" if is_one_day else "%a %H:%M"
     yield (
         f"[dim]per {columns.width}: p99 up to {ms(peak.p99_ms)} ({peak.start:{at}}), "
         f"requests up to {busiest.requests:,} ({busiest.start:{at}})[/]"
@@ -106,10 +97,6 @@ def percent(share: float | None) -> str:
 
 def _bold_p99(name: str, value: str) -> tuple[str, str]:
     return (f"[bold]{name}[/]", f"[bold]{value}[/]") if name == "p99" else (name, value)
-
-
-def _is_one_day(points: Sequence[Point]) -> bool:
-    return points[0].start.date() == points[-1].start.date()
 
 
 def _ratio(value: float | None) -> str:

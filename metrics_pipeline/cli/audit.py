@@ -47,7 +47,7 @@ def audit(
     meanwhile are looked at again; if that never ends, they are listed as in flight, neither right nor wrong. Offsets
     are checked in full, also with --range.
     """
-    scope = EVERYTHING if span is None else _scope(span)
+    scope = EVERYTHING if span is None else Scope(*whole_seconds(whole_minutes(spelled_range(span, datetime.now(UTC)))))
     verdict = run_audit(load_settings(), scope, deep=deep)
     answer(as_json, _as_fields(verdict) | {"range": _bounds(scope)}, _told(verdict), is_ok=verdict.is_ok)
 
@@ -71,10 +71,6 @@ def _as_fields(verdict: Verdict) -> dict[str, object]:
         "compared_from": minute_name(books.compared_from) if books.compared_from else None,
         "problems": verdict.problems,
     }
-
-
-def _scope(span: str) -> Scope:
-    return Scope(*whole_seconds(whole_minutes(spelled_range(span, datetime.now(UTC)))))
 
 
 def _bounds(scope: Scope) -> dict[str, str] | None:

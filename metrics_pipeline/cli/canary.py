@@ -8,6 +8,7 @@ from metrics_pipeline.alerting.burn import Tallies, burn_rate
 from metrics_pipeline.alerting.canary import Round, send_canaries
 from metrics_pipeline.cli.output import BAD, GOOD, answer, json_option
 from metrics_pipeline.cli.working import stoppable
+from metrics_pipeline.runtime.picked import picked
 from metrics_pipeline.settings import load_settings
 
 app = typer.Typer()
@@ -28,8 +29,7 @@ def canary(
     settings = load_settings()
     with stoppable("canaries", settings.drain.shards) as (stop, show):
         found = send_canaries(settings, limit_seconds=limit_seconds, stop=stop, on_seen=lambda _: show(advance=1))
-    is_ok = all(sighting.seconds is not None for sighting in found.sightings)
-    answer(as_json, _as_fields(found), _told(found), is_ok=is_ok)
+    answer(as_json, _as_fields(found), _told(found), is_ok=all(s.seconds is not None for s in found.sightings))
 
 
 def _as_fields(found: Round) -> dict[str, object]:
@@ -40,8 +40,7 @@ def _as_fields(found: Round) -> dict[str, object]:
         "canaries": [
             {
                 "shard": sighting.canary.owner.shard,
-                "partition": sighting.canary.partition,
-                "event_id": sighting.canary.event_id,
+                **picked(sighting.canary, "partition", "event_id"),
                 "seconds": sighting.seconds,
                 "is_late": sighting.is_late(found.objective_seconds),
             }

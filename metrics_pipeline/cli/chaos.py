@@ -2,8 +2,8 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import typer
 from rich.console import Console, RenderableType
@@ -18,7 +18,6 @@ from metrics_pipeline.lab.chaos.run import ChaosOptions, Outcome, run_chaos
 
 app = typer.Typer()
 
-_PLAIN_EVERY_SECONDS = 10
 _EXAMPLES = """Example: metrics-pipeline chaos --seconds 600 --seed 1
 
 Example: METRICS_KAFKA__BOOTSTRAP_SERVERS=kafka:9092 METRICS_CLICKHOUSE__URL=http://user:password@clickhouse:8123/
@@ -44,9 +43,8 @@ def chaos(
 
     Ctrl-C ends the faults early, settles and compares. Exit 1 unless all is exact; the logs stay then.
     """
-    where = folder.absolute() if folder is not None else None
-    options = ChaosOptions(seconds=seconds, seed=seed, rate=rate, folder=where, keep=keep)
-    view: View[_Progress] = View(Console(stderr=as_json), _PLAIN_EVERY_SECONDS, lambda now: now.figures, _drawn)
+    options = ChaosOptions(seconds=seconds, seed=seed, rate=rate, folder=folder and folder.absolute(), keep=keep)
+    view: View[_Progress] = View(Console(stderr=as_json), every_seconds=10, line=lambda now: now.figures, draw=_drawn)
     with stop_on_signal() as stop, view.shown(transient=True):
         outcome = run_chaos(options, stop, view.say, lambda *progress: view.show(_Progress(*progress)))
     if report is not None:
@@ -56,8 +54,7 @@ def chaos(
         shutil.rmtree(outcome.world.folder, ignore_errors=True)
 
 
-@dataclass(frozen=True, slots=True)
-class _Progress:
+class _Progress(NamedTuple):
     elapsed_seconds: float
     figures: str
 
@@ -80,6 +77,5 @@ def _told(outcome: Outcome) -> Iterator[RenderableType]:
     if outcome.is_exact:
         yield f"{GOOD} exact: every event that was sent is there once, with its values, and counted once"
     else:
-        topic = outcome.world.settings.kafka.topic
-        yield f"logs: {outcome.world.folder}; topic and database {topic} stay"
+        yield f"logs: {outcome.world.folder}; topic and database {outcome.world.settings.kafka.topic} stay"
         yield f"the same plan again: {command_of(outcome)}"

@@ -22,6 +22,7 @@ from metrics_pipeline.dashboards.panels import DASHBOARDS
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.questions.names import busiest
 from metrics_pipeline.questions.question import Names, Question
+from metrics_pipeline.runtime.picked import picked
 from metrics_pipeline.runtime.timerange import DAY_SECONDS, TimeRange
 from metrics_pipeline.settings import Settings, clickhouse_url, load_settings
 
@@ -45,26 +46,20 @@ def dashboard(
         raise ConfigurationError(f"no dashboard is named {name!r}; there are {', '.join(d.name for d in _ALL)}")
     settings = load_settings()
     url = clickhouse_url(settings)
-    needed = {name for one in wanted for name in needed_names(one)}
-    names = _with_busiest(settings, Names(service, endpoint), needed, seconds)
+    names = _with_busiest(settings, Names(service, endpoint), {n for one in wanted for n in needed_names(one)}, seconds)
     for one in wanted:
         typer.echo(f"{one.title}: {link(url, one, names, seconds=seconds)}")
         for panel in tables(one) if with_tables else ():
-            values = parameters((panel,), seconds, _shown(one, names))
+            values = parameters((panel,), seconds, picked(names, *needed_names(one)))
             typer.echo(f"{one.title}, {panel.title}: {play_url(url, builtin_query(panel), values)}")
     if open_it:
         typer.launch(link(url, wanted[0], names, seconds=seconds))
 
 
 def link(url: str, shown: Dashboard, names: Names = Names(), *, seconds: int = DEFAULT_SECONDS) -> str:
-    """A link to the dashboard, over the last `seconds`."""
     panels = charts(shown)
-    values = parameters(panels, seconds, _shown(shown, names))
+    values = parameters(panels, seconds, picked(names, *needed_names(shown)))
     return dashboard_url(url, [Chart(p.title, builtin_query(p)) for p in panels], values)
-
-
-def _shown(dashboard: Dashboard, names: Names) -> dict[str, str]:
-    return {name: getattr(names, name) for name in needed_names(dashboard)}
 
 
 def _with_busiest(settings: Settings, names: Names, needed: Set[str], seconds: int) -> Names:

@@ -129,8 +129,8 @@ def replay(
 def _filter(
     reasons: list[str], services: list[str], when: str | None, start: str | None, end: str | None
 ) -> LetterFilter:
-    is_asked = when is not None or start is not None or end is not None
-    return letter_filter(reasons, services, asked_span(when, start, end, now_in("UTC")) if is_asked else None)
+    is_anytime = (when, start, end) == (None, None, None)
+    return letter_filter(reasons, services, None if is_anytime else asked_span(when, start, end, now_in("UTC")))
 
 
 def _warnings(settings: Settings, client: Client) -> tuple[str, ...]:
@@ -184,15 +184,10 @@ def _pretty(payload: bytes) -> str:
 
 
 def _told(report: ReplayReport) -> Iterator[str]:
-    lands, proves, stays = (
-        ("would land", "are stored already", "would stay")
-        if report.is_dry
-        else ("landed", "were stored already", "stay")
-    )
     yield f"{report.looked_at:,} dead letters"
-    yield f"  {report.landed:,} {lands}"
-    yield f"  {report.duplicates:,} {proves}, as another message"
-    yield f"  {sum(report.kept.values()):,} {stays}"
+    yield f"  {report.landed:,} {'would land' if report.is_dry else 'landed'}"
+    yield f"  {report.duplicates:,} {'are' if report.is_dry else 'were'} stored already, as another message"
+    yield f"  {sum(report.kept.values()):,} {'would stay' if report.is_dry else 'stay'}"
     for reason, letters in sorted(report.kept.items(), key=lambda item: -item[1]):
         yield f"    {letters:,} {reason}"
     if report.waiting:

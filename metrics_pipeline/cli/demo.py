@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from metrics_pipeline.cli import dashboard
@@ -29,8 +30,6 @@ from metrics_pipeline.runtime.timerange import TimeRange
 from metrics_pipeline.settings import Settings, clickhouse_url, load_settings
 
 app = typer.Typer()
-
-_PLAIN_EVERY_SECONDS = 5
 
 
 @app.command(epilog="Example: metrics-pipeline demo --rate 40000 --duration 60")
@@ -53,7 +52,7 @@ def demo(
         links = _links(addresses, settings)
         if not console.is_terminal:
             console.print(links)
-        view = View(console, _PLAIN_EVERY_SECONDS, _one_line, lambda said, frame: _panel(console, said, frame, links))
+        view = View(console, every_seconds=5, line=_one_line, draw=partial(_panel, console, links))
         plan = LoadPlan(rate=rate, duration_seconds=duration, duplicates=0.02, late=0.002, malformed=0.001, seed=seed)
         with view.shown(transient=False), stop_on_signal() as stop:
             outcome = Demo(settings, lambda phase: view.say(f"{phase} …"), view.show).run(plan, sent, stop)
@@ -65,10 +64,9 @@ def demo(
         raise typer.Exit(1)
 
 
-def _panel(console: Console, said: Sequence[str], frame: Frame | None, links: Table) -> Panel:
-    figures = _figures(frame) if frame else Text("")
+def _panel(console: Console, links: Table, said: Sequence[str], frame: Frame | None) -> Panel:
     return Panel(
-        Group(Text(said[-1] if said else "", style="bold"), figures, links),
+        Group(Text(said[-1] if said else "", style="bold"), _figures(frame) if frame else Text(""), links),
         title="metrics-pipeline",
         subtitle="Ctrl-C drains, audits and stops",
         width=min(console.width, 100),
@@ -77,11 +75,8 @@ def _panel(console: Console, said: Sequence[str], frame: Frame | None, links: Ta
 
 def _figures(frame: Frame) -> Table:
     statistics, fresh = frame.overview.statistics, frame.overview.statistics.freshness
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(width=18)
-    table.add_column(width=22, style="cyan")
-    table.add_column(width=18)
-    table.add_column(style="cyan")
+    columns = Column(width=18), Column(width=22, style="cyan"), Column(width=18), Column(style="cyan")
+    table = Table(*columns, show_header=False, box=None, pad_edge=False)
     freshness = f"p50 {fresh.p50:.2f} s   p99 {fresh.p99:.2f} s" if fresh else "…"
     table.add_row("events in", f"{frame.produced_per_second:,.0f} /s", "batches", f"{statistics.batches:,}")
     table.add_row("events landed", f"{frame.landed_per_second:,.0f} /s", "duplicates", f"{statistics.duplicates:,}")
@@ -103,16 +98,10 @@ def _one_line(frame: Frame) -> str:
 
 def _links(addresses: dict[str, str | None], settings: Settings) -> Table:
     url = clickhouse_url(settings)
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(width=18)
-    table.add_column(overflow="fold")
-    for name, link in (
-        ("Dagster", addresses["dagster"] or ""),
-        ("live dashboard", dashboard.link(url, LIVE)),
-        ("SQL", play_url(url)),
-    ):
-        shown = link.partition("#")[0]
-        table.add_row(name, Text(shown, style=f"link {link}"))
+    table = Table(Column(width=18), Column(overflow="fold"), show_header=False, box=None, pad_edge=False)
+    links = {"Dagster": addresses["dagster"] or "", "live dashboard": dashboard.link(url, LIVE), "SQL": play_url(url)}
+    for name, link in links.items():
+        table.add_row(name, Text(link.partition("#")[0], style=f"link {link}"))
     table.add_row("", Text("all dashboards: metrics-pipeline dashboard", style="dim"))
     return table
 

@@ -14,8 +14,6 @@ app = typer.Typer()
 
 
 class Edge(StrEnum):
-    """An end of the topic."""
-
     EARLIEST = "earliest"
     LATEST = "latest"
 

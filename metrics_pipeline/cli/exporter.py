@@ -13,7 +13,6 @@ from metrics_pipeline.metrics.catalogue import markdown_table
 from metrics_pipeline.metrics.collector import PipelineCollector
 from metrics_pipeline.settings import Settings, load_settings
 
-PREFERRED_PORT = 9464
 _CHECK_SECONDS = 1.0
 
 app = typer.Typer()
@@ -21,7 +20,7 @@ app = typer.Typer()
 
 @app.command(epilog="Example: metrics-pipeline exporter --port 9464")
 def exporter(
-    port: int = typer.Option(PREFERRED_PORT, min=0, max=65_535, help="Port to listen on; 0: any that is free."),
+    port: int = typer.Option(9_464, min=0, max=65_535, help="Port to listen on; 0: any that is free."),
     host: str = typer.Option("127.0.0.1", help="Address to listen on; 0.0.0.0 for all."),
     names: bool = typer.Option(False, "--names", help="Print what is served, as Markdown, and end."),
 ) -> None:

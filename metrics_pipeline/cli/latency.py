@@ -1,8 +1,10 @@
 """`latency`: p99 of this endpoint, for this tier, last Tuesday."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import typer
@@ -44,13 +46,11 @@ _SAID = {
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """All that is said about one question."""
-
     answer: Answer
     points: Sequence[Point]
     columns: Columns
     incomplete: Sequence[Incomplete]
-    incomplete_other: Sequence[Incomplete]
+    incomplete_other: Sequence[Incomplete] = ()
     answer_compared: Answer | None = None
     """Answer about the elapsed part of the span, if that is what the other span is compared with."""
     other: Answer | None = None
@@ -90,9 +90,9 @@ def latency(
             check_names(client, question, now)
         answer(as_json, _as_fields(findings), _told(question, findings), wraps=True)
         if not as_json:
-            tell(_warnings(findings.incomplete), to_stderr=True, wraps=True)
-            tell(_warnings(findings.incomplete_other, " of the span compared with"), to_stderr=True, wraps=True)
-            tell(_quiet(client, question, now), to_stderr=True, wraps=True)
+            of_other = _warnings(findings.incomplete_other, " of the span compared with")
+            said = chain(_warnings(findings.incomplete), of_other, _quiet(client, question, now))
+            tell(said, to_stderr=True, wraps=True)
 
 
 def check_names(client: Client, question: Question, now: datetime) -> None:
@@ -104,20 +104,18 @@ def check_names(client: Client, question: Question, now: datetime) -> None:
 
 def _find(client: Client, question: Question, other: TimeRange | None, now: datetime, *, exact: bool) -> Findings:
     columns = columns_of(question.minutes)
-    part = elapsed(question.span, now)
     found = ask(client, question, exact=exact)
-    is_raw = found.source == RAW
-    compared = None
-    if other is not None:
-        compared = found if part == question.span else ask(client, Question(part, question.names), exact=exact)
-    return Findings(
-        answer=found,
-        points=history(client, question, columns, exact=exact) if found.requests else (),
-        columns=columns,
-        incomplete=incomplete_minutes(client, question.minutes, of_raw=is_raw),
-        incomplete_other=() if other is None else incomplete_minutes(client, whole_minutes(other), of_raw=is_raw),
-        answer_compared=compared,
-        other=None if other is None else ask(client, Question(other, question.names), exact=exact),
+    points = history(client, question, columns, exact=exact) if found.requests else ()
+    incomplete = partial(incomplete_minutes, client, of_raw=found.source == RAW)
+    findings = Findings(found, points, columns, incomplete(question.minutes))
+    if other is None:
+        return findings
+    part = elapsed(question.span, now)
+    return replace(
+        findings,
+        incomplete_other=incomplete(whole_minutes(other)),
+        answer_compared=found if part == question.span else ask(client, Question(part, question.names), exact=exact),
+        other=ask(client, Question(other, question.names), exact=exact),
     )
 
 

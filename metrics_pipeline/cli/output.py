@@ -19,7 +19,6 @@ YES: bool = typer.Option(False, "--yes", help="Don't ask.")
 
 
 def json_option(what: str) -> Any:
-    """The option `--json` of a command that prints `what`."""
     return typer.Option(False, "--json", help=f"Print {what}.")
 
 
@@ -56,7 +55,6 @@ def first_of(lines: Sequence[str], most: int) -> Iterator[str]:
 
 
 def table(columns: Iterable[str | Column], rows: Iterable[Iterable[str]]) -> Table:
-    """Rows under the names of their columns."""
     made = Table(*columns, box=None)
     for row in rows:
         made.add_row(*row)
@@ -64,12 +62,10 @@ def table(columns: Iterable[str | Column], rows: Iterable[Iterable[str]]) -> Tab
 
 
 def right(*names: str) -> list[Column]:
-    """Columns of figures."""
     return [Column(name, justify="right") for name in names]
 
 
 def pairs(values: Mapping[str, str]) -> Table:
-    """Names and what is said of them, side by side."""
     made = table(("", ""), values.items())
     made.show_header = False
     return made

@@ -18,7 +18,6 @@ from metrics_pipeline.settings import load_settings
 
 app = typer.Typer()
 
-_PLAIN_EVERY_SECONDS = 10
 _EXAMPLES = """Example: metrics-pipeline produce --events 100000 --rate 0 --sent sent.ndjson
 
 Example: metrics-pipeline produce --duration 60 --rate 40000 --duplicates 0.02 --late 0.002 --malformed 0.001"""
@@ -60,8 +59,9 @@ def produce(
         seed=seed,
     )
     settings = load_settings()
-    console, bar = Console(stderr=True), _Bar(plan)
-    with stop_on_signal() as stop, View(console, _PLAIN_EVERY_SECONDS, _line, bar.draw).shown(transient=True) as view:
+    console = Console(stderr=True)
+    view = View(console, every_seconds=10, line=_line, draw=_Bar(plan).draw)
+    with stop_on_signal() as stop, view.shown(transient=True):
         # Where it is for a script, no lines either.
         show = view.show if console.is_terminal or not as_json else lambda _progress: None
         summary = run_load(plan, settings, sent, stop, show)
@@ -71,8 +71,6 @@ def produce(
 
 
 class _Bar:
-    """How far it is, on a terminal."""
-
     def __init__(self, plan: LoadPlan) -> None:
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -81,7 +79,8 @@ class _Bar:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        self._task = self._bar.add_task("producing", total=_total(plan), rate=0.0)
+        total = round((plan.duration_seconds or 0) * plan.rate) or None if plan.events is None else plan.events
+        self._task = self._bar.add_task("producing", total=total, rate=0.0)
 
     def draw(self, _lines: Sequence[str], progress: LoadProgress | None) -> Progress:
         if progress is not None:
@@ -99,12 +98,6 @@ def _line(progress: LoadProgress) -> str:
 
 def _rate(progress: LoadProgress) -> float:
     return progress.sent / progress.elapsed_seconds if progress.elapsed_seconds else 0.0
-
-
-def _total(plan: LoadPlan) -> int | None:
-    if plan.events is not None:
-        return plan.events
-    return round(plan.duration_seconds * plan.rate) or None if plan.duration_seconds else None
 
 
 def _said(summary: LoadSummary) -> str:

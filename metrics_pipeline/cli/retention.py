@@ -1,8 +1,9 @@
 """`retention`: drop what the policy keeps no longer, and what keeping the rest costs."""
 
 import json
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 import typer
@@ -12,7 +13,7 @@ from metrics_pipeline.cli.output import BAD, WARNING, YES, answer, first_of, jso
 from metrics_pipeline.cli.working import carefully, in_shares
 from metrics_pipeline.retention.plan import Costs
 from metrics_pipeline.retention.report import MOVE, Report
-from metrics_pipeline.retention.shards import RetentionOfShards
+from metrics_pipeline.retention.run import RetentionOfShards
 from metrics_pipeline.runtime.picked import picked
 from metrics_pipeline.settings import load_settings
 from metrics_pipeline.wiring.retention import load_policy, retention, values_from_file
@@ -113,14 +114,10 @@ def _told(report: Report) -> Iterator[RenderableType]:
 
 
 def _per_table(report: Report) -> Iterator[tuple[str, ...]]:
-    partitions, rows, sizes = Counter[tuple[str, str]](), Counter[tuple[str, str]](), Counter[tuple[str, str]]()
-    for done in report.done:
-        where = done.table, done.action
-        partitions[where] += 1
-        rows[where] += done.rows
-        sizes[where] += done.bytes
-    for where in sorted(partitions):
-        yield *where, f"{partitions[where]:,}", f"{rows[where]:,}", f"{sizes[where] / 1e6:,.1f}"
+    where = attrgetter("table", "action")
+    for place, of_place in groupby(sorted(report.done, key=where), key=where):
+        done = list(of_place)
+        yield *place, f"{len(done):,}", f"{sum(d.rows for d in done):,}", f"{sum(d.bytes for d in done) / 1e6:,.1f}"
 
 
 def _told_costs(costs: Costs) -> Iterator[RenderableType]:

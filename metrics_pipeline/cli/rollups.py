@@ -9,7 +9,7 @@ from metrics_pipeline.cli.output import BAD, GOOD, LATER, answer, first_of, json
 from metrics_pipeline.cli.spans import END, START, TIMEZONE, WHEN, asked_span, now_in, whole_seconds
 from metrics_pipeline.cli.working import in_shares
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.rollups.drift import Drift, State
+from metrics_pipeline.rollups.drift import State
 from metrics_pipeline.rollups.grains import BUILT, LIVE, grain_named
 from metrics_pipeline.rollups.operate import Checked, Rebuilt, Span
 from metrics_pipeline.rollups.state import GrainState, read_state
@@ -175,20 +175,19 @@ def _checked_fields(checked: Checked) -> dict[str, object]:
     return {
         "ok": checked.is_exact,
         "units": checked.units,
-        "drifts": [_drift_fields(drift) for drift in checked.drifts],
+        "drifts": [
+            {"grain": d.grain, "start": minute_name(d.start_seconds), **picked(d, "tables", "said", "state")}
+            for d in checked.drifts
+        ],
         "late": [minute_name(start) for start in checked.late],
         "in_flux": [minute_name(start) for start in checked.in_flux],
         "gone": checked.gone,
     }
 
 
-def _drift_fields(drift: Drift) -> dict[str, object]:
-    return {"grain": drift.grain, "start": minute_name(drift.start_seconds), **picked(drift, "tables", "said", "state")}
-
-
 def _told_checked(checked: Checked, *, repair: bool) -> Iterator[str]:
-    marks = {State.REPAIRED: "[yellow]✓[/]"}
-    yield from first_of([f"{marks.get(drift.state, BAD)} {drift}" for drift in checked.drifts], _LONGEST_PRINT)
+    drifts = [f"{'[yellow]✓[/]' if d.state is State.REPAIRED else BAD} {d}" for d in checked.drifts]
+    yield from first_of(drifts, _LONGEST_PRINT)
     if checked.late and not repair:
         yield f"{LATER} {len(checked.late)} repaired units got events since: `rollups rebuild` repairs them"
     if checked.in_flux:

@@ -53,8 +53,7 @@ def skip(
         return
     if not yes:
         typer.confirm("Skip them for now?", abort=True, err=True)
-    offsets = sum(entry.offsets for entry in entries)
-    with stoppable("skipping", offsets) as (stop, show):
+    with stoppable("skipping", sum(entry.offsets for entry in entries)) as (stop, show):
         deferred = skip_to_head(
             settings, shards, run_id(), stop=stop, on_entry=lambda entry: show(advance=entry.deferred)
         )

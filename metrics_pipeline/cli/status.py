@@ -41,8 +41,7 @@ def _said(value: object) -> str:
 
 
 def _figures(overview: Overview, runs: object, never_replayed: int) -> dict[str, object]:
-    statistics = overview.statistics
-    fresh = statistics.freshness
+    statistics, fresh = overview.statistics, overview.statistics.freshness
     return {
         "lag": overview.lag,
         "events_per_second": round(statistics.events_per_second, 1),

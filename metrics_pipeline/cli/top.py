@@ -1,12 +1,11 @@
 """`top`: which endpoints stand out."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import typer
 from rich.console import RenderableType
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from metrics_pipeline.cli.answers import ms, percent
@@ -46,26 +45,17 @@ def top(
 ) -> None:
     """The slowest endpoints, those with most errors, or those that got worse within a week."""
     now = now_in(timezone)
-    asked = asked_span(when, start, end, now)
-    span = elapsed(asked, now) if by is Ranking.REGRESSIONS else asked
-    before = None
+    span, before = asked_span(when, start, end, now), None
     if by is Ranking.REGRESSIONS:
+        span = elapsed(span, now)
         before = compared_range("the week before", whole_minutes(span), now)
     question = Question(span, Names(service=service, tier=tier))
     with connect(load_settings()) as client:
         rows = find_top(client, question, by, before=before, limit=limit, min_requests=min_requests)
         if not rows:
             check_names(client, question, now)
-    answer(as_json, _as_fields(question, by, before, rows), _told(question, by, before, rows, min_requests), wraps=True)
-
-
-def _as_fields(question: Question, by: Ranking, before: TimeRange | None, rows: Sequence[TopRow]) -> dict[str, Any]:
-    return {
-        "by": by,
-        **bounds(question.minutes),
-        "before": None if before is None else bounds(before),
-        "endpoints": rows,
-    }
+    fields = {"by": by, **bounds(question.minutes), "before": before and bounds(before), "endpoints": rows}
+    answer(as_json, fields, _told(question, by, before, rows, min_requests), wraps=True)
 
 
 def _told(
@@ -88,13 +78,12 @@ def _told(
 
 
 def _table(rows: Sequence[TopRow], figures: Sequence[_Figure]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("service", max_width=15)
-    table.add_column("endpoint")
-    for name, style, _ in figures:
-        table.add_column(name, justify="right", no_wrap=True, style=style)
+    columns = (Column(name, justify="right", no_wrap=True, style=style) for name, style, _ in figures)
+    service = Column("service", max_width=15)
+    table = Table(service, "endpoint", *columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for row in rows:
-        table.add_row(_cut(row.service), _endpoint(row), *(said(row) for _, _, said in figures))
+        endpoint = f"{row.method} {row.endpoint}".strip()
+        table.add_row(_cut(row.service), _cut(endpoint), *(said(row) for _, _, said in figures))
     return table
 
 
@@ -117,10 +106,6 @@ def _figures(by: Ranking) -> Sequence[_Figure]:
         ("errors", "" if is_slowest else "bold", lambda row: f"{row.now.errors:,}"),
         ("rate", "", lambda row: percent(row.now.error_rate)),
     )
-
-
-def _endpoint(row: TopRow) -> Text:
-    return _cut(f"{row.method} {row.endpoint}".strip())
 
 
 def _cut(name: str) -> Text:

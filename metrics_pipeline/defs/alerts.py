@@ -1,28 +1,16 @@
 """The alert sensor: signals of runs and checks come from Dagster's instance, all others from `alerting`."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 
-from dagster import (
-    AssetCheckEvaluation,
-    AssetCheckKey,
-    AssetCheckSeverity,
-    DagsterEventType,
-    DagsterInstance,
-    DagsterRunStatus,
-    DefaultSensorStatus,
-    RunRecord,
-    SensorEvaluationContext,
-    SkipReason,
-    sensor,
-)
+import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
 from pydantic import TypeAdapter, ValidationError
 
-from metrics_pipeline.alerting.run import Copy, Evaluation, evaluate
+from metrics_pipeline.alerting.run import Copy, evaluate
 from metrics_pipeline.alerting.signals import CheckSignal, RunSignal
-from metrics_pipeline.defs.own_runs import OwnRuns
+from metrics_pipeline.defs.own_runs import OwnRuns, failed_since_success
 from metrics_pipeline.defs.relay import SHARD_TAG
 from metrics_pipeline.defs.resources import PipelineResource
 
@@ -31,26 +19,31 @@ RUNS_WINDOW = timedelta(hours=1)
 """Runs that ended within this time are looked at; what failed before has an alert state already."""
 MAX_RUNS = 500
 _CHECKS_LOOKED_AT = 100
-_PARTITION_TAG = "dagster/partition"
-_ENDED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE]
+_ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 _COPY = TypeAdapter(Copy)
 
 
-@sensor(
+@dg.sensor(
     minimum_interval_seconds=TICK_SECONDS,
-    default_status=DefaultSensorStatus.RUNNING,
+    default_status=dg.DefaultSensorStatus.RUNNING,
     description="Looks for what is wrong and notifies METRICS_ALERTS__DESTINATIONS; launches nothing.",
 )
-def alerts(context: SensorEvaluationContext, pipeline: PipelineResource) -> SkipReason:
+def alerts(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SkipReason:
     """The cursor is a copy of the alert states, for while ClickHouse is away."""
     own = OwnRuns.of_sensor(context)
     runs = read_runs(own, datetime.now(UTC))
-    checks = read_checks(own, _check_keys(context))
+    repository = context.repository_def
+    checks = read_checks(own, sorted(repository.asset_graph.asset_check_keys) if repository else ())
     found = evaluate(pipeline.settings(), runs, checks, _copy(context.cursor))
     context.update_cursor(_COPY.dump_json(found.copy).decode())
-    for line in _lines(found):
-        context.log.warning(line)
-    return SkipReason(_summary(found))
+    for notification in found.notifications:
+        context.log.warning(f"{notification.unsent}: {notification.alert.summary}")
+    for delivery in found.deliveries:
+        if delivery.problem is not None:
+            context.log.warning(f"the alert did not reach {delivery.destination}: {delivery.problem}")
+    firing = found.copy.alert_states.firing
+    problems = "; ".join(state.alert.key for state in firing[:5])
+    return dg.SkipReason(f"{len(firing)} firing: {problems}" if firing else "nothing is wrong")
 
 
 def read_runs(own: OwnRuns, now: datetime) -> tuple[RunSignal, ...]:
@@ -61,7 +54,7 @@ def read_runs(own: OwnRuns, now: datetime) -> tuple[RunSignal, ...]:
     return tuple(_run_signal(own.instance, group, list(records)) for group, records in groupby(ordered, key=_group))
 
 
-def read_checks(own: OwnRuns, keys: Sequence[AssetCheckKey]) -> tuple[CheckSignal, ...]:
+def read_checks(own: OwnRuns, keys: Sequence[dg.AssetCheckKey]) -> tuple[CheckSignal, ...]:
     """The newest result of each check; one that is being evaluated, or never was, says nothing."""
     if not keys:
         return ()
@@ -71,13 +64,12 @@ def read_checks(own: OwnRuns, keys: Sequence[AssetCheckKey]) -> tuple[CheckSigna
     found = []
     for key, newest in latest.items():
         record = newest if newest.run_id in ours else _newest_of_ours(own, key)
-        evaluation = record.evaluation if record else None
-        if record and isinstance(evaluation, AssetCheckEvaluation):
+        if record and isinstance(evaluation := record.evaluation, dg.AssetCheckEvaluation):
             found.append(
                 CheckSignal(
                     name=f"{key.asset_key.path[-1]} {key.name}",
                     passed=evaluation.passed,
-                    is_error=evaluation.severity is AssetCheckSeverity.ERROR,
+                    is_error=evaluation.severity is dg.AssetCheckSeverity.ERROR,
                     description=evaluation.description or "",
                     run_id=record.run_id,
                 )
@@ -85,56 +77,40 @@ def read_checks(own: OwnRuns, keys: Sequence[AssetCheckKey]) -> tuple[CheckSigna
     return tuple(found)
 
 
-def _newest_of_ours(own: OwnRuns, key: AssetCheckKey) -> AssetCheckExecutionRecord | None:
+def _newest_of_ours(own: OwnRuns, key: dg.AssetCheckKey) -> AssetCheckExecutionRecord | None:
     """Another code location may have a check of the same key."""
     records = own.instance.event_log_storage.get_asset_check_execution_history(key, limit=_CHECKS_LOOKED_AT)
     ours = own.among({record.run_id for record in records})
     return next((record for record in records if record.run_id in ours), None)
 
 
-def _check_keys(context: SensorEvaluationContext) -> list[AssetCheckKey]:
-    repository = context.repository_def
-    return sorted(repository.asset_graph.asset_check_keys) if repository else []
-
-
-def _group(record: RunRecord) -> tuple[str, str]:
+def _group(record: dg.RunRecord) -> tuple[str, str]:
     run = record.dagster_run
-    shard, partition = run.tags.get(SHARD_TAG), run.tags.get(_PARTITION_TAG)
+    shard, partition = run.tags.get(SHARD_TAG), run.tags.get("dagster/partition")
     return run.job_name, f"shard {shard}" if shard else partition or ""
 
 
-def _run_signal(instance: DagsterInstance, group: tuple[str, str], records: Sequence[RunRecord]) -> RunSignal:
-    failed = list(_failed_since_success(records))
+def _run_signal(instance: dg.DagsterInstance, group: tuple[str, str], records: Sequence[dg.RunRecord]) -> RunSignal:
+    failed = failed_since_success(records)
     if not failed:
         return RunSignal(*group, failures=0)
     newest = failed[0].dagster_run.run_id
     return RunSignal(*group, len(failed), newest, _error(instance, newest))
 
 
-def _failed_since_success(latest_first: Iterable[RunRecord]) -> Iterator[RunRecord]:
-    for record in latest_first:
-        if record.dagster_run.status is not DagsterRunStatus.FAILURE:
-            return
-        yield record
-
-
-def _error(instance: DagsterInstance, run_id: str) -> str:
+def _error(instance: dg.DagsterInstance, run_id: str) -> str:
     """The words of the step that failed, else those of the run."""
-    failures = (DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE)
-    for event_type in failures:
-        for entry in instance.all_logs(run_id, of_type=event_type):
-            event = entry.dagster_event
-            if event is None:
-                continue
-            if event_type is DagsterEventType.STEP_FAILURE:
-                data = event.step_failure_data
-                said = data.user_failure_data.description if data.user_failure_data else None
-                said = said or (data.error.message if data.error else None)
-            else:
-                said = event.message
-            if said:
-                return said
-    return ""
+    kinds = (dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE)
+    events = (entry.dagster_event for kind in kinds for entry in instance.all_logs(run_id, of_type=kind))
+    return next((said for event in events if event and (said := _words(event))), "")
+
+
+def _words(event: dg.DagsterEvent) -> str | None:
+    if event.event_type is not dg.DagsterEventType.STEP_FAILURE:
+        return event.message
+    data = event.step_failure_data
+    described = data.user_failure_data.description if data.user_failure_data else None
+    return described or (data.error.message if data.error else None)
 
 
 def _copy(cursor: str | None) -> Copy:
@@ -143,18 +119,3 @@ def _copy(cursor: str | None) -> Copy:
     except ValidationError:
         # Another version wrote it. The table alert_log has all states but those of an outage of ClickHouse.
         return Copy()
-
-
-def _lines(found: Evaluation) -> Iterator[str]:
-    for notification in found.notifications:
-        yield f"{notification.unsent}: {notification.alert.summary}"
-    for delivery in found.deliveries:
-        if delivery.problem is not None:
-            yield f"the alert did not reach {delivery.destination}: {delivery.problem}"
-
-
-def _summary(found: Evaluation) -> str:
-    firing = found.copy.alert_states.firing
-    if not firing:
-        return "nothing is wrong"
-    return f"{len(firing)} firing: " + "; ".join(state.alert.key for state in firing[:5])

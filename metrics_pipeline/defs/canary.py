@@ -1,11 +1,9 @@
 """Canaries in Dagster: a check of raw_events that sends them, on a schedule of a minute."""
 
-from collections.abc import Mapping
-
 import dagster as dg
 
 from metrics_pipeline.alerting.burn import Tallies, burn_rate
-from metrics_pipeline.alerting.canary import Round, send_canaries
+from metrics_pipeline.alerting.canary import send_canaries
 from metrics_pipeline.alerting.rules import CANARY
 from metrics_pipeline.defs.assets import RAW_EVENTS_ASSET
 from metrics_pipeline.defs.resources import PipelineResource
@@ -27,12 +25,17 @@ def canary_seen(pipeline: PipelineResource) -> dg.AssetCheckResult:
     with told():
         found = send_canaries(pipeline.settings())
     late = ", ".join(str(sighting.canary.owner.shard) for sighting in found.late)
+    # Of a canary that was not seen there is no figure.
+    seconds = known({f"seconds_shard_{sighting.canary.owner.shard}": sighting.seconds for sighting in found.sightings})
+    rates = rates_metadata("events", found.burn.events, found.objective_share)
+    for of in found.burn.canaries:
+        rates |= rates_metadata(f"canaries_shard_{of.shard}", of.tallies, found.objective_share)
     return dg.AssetCheckResult(
         passed=not late,
         # One late canary is a blip. It is an error once the alert of the burn rate fires.
         severity=dg.AssetCheckSeverity.ERROR if found.burning else dg.AssetCheckSeverity.WARN,
         description=f"not visible within {found.objective_seconds:g} s: shard {late}" if late else None,
-        metadata=_metadata(found),
+        metadata={"objective_seconds": found.objective_seconds, **seconds, **rates},
     )
 
 
@@ -54,15 +57,6 @@ canary_schedule = scheduled(
     "Every minute. It keeps an idle topic draining. Turn it on here, or with METRICS_CANARY__ENABLED.",
     status=_default_status(),
 )
-
-
-def _metadata(found: Round) -> Mapping[str, float]:
-    """Figures that Dagster plots over time; of a canary that was not seen there is none."""
-    seconds = known({f"seconds_shard_{sighting.canary.owner.shard}": sighting.seconds for sighting in found.sightings})
-    rates = rates_metadata("events", found.burn.events, found.objective_share)
-    for of in found.burn.canaries:
-        rates |= rates_metadata(f"canaries_shard_{of.shard}", of.tallies, found.objective_share)
-    return {"objective_seconds": found.objective_seconds, **seconds, **rates}
 
 
 def rates_metadata(source: str, tallies: Tallies, objective_share: float) -> dict[str, float]:

@@ -10,7 +10,7 @@ from metrics_pipeline.audit.verdict import Verdict
 from metrics_pipeline.defs.assets import RAW_EVENTS_ASSET, ROLLUP_1M_ASSET
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
-from metrics_pipeline.defs.shapes import listed, scheduled
+from metrics_pipeline.defs.shapes import listed, named, scheduled
 from metrics_pipeline.ledger.minutes import EVERYTHING, Scope
 from metrics_pipeline.runtime.picked import picked
 from metrics_pipeline.runtime.timerange import MINUTE_SECONDS, minute_name
@@ -20,6 +20,10 @@ CHECK_NAME = "exact"
 EVERY_MINUTES = 10
 LAST_MINUTES = 60
 """Longer than the interval, so that minutes that were in flight are judged by a later check."""
+_PROVEN = {
+    RAW_EVENTS_ASSET.key: "Every offset is accounted for, and every event is there once: as `metrics-pipeline audit`.",
+    ROLLUP_1M_ASSET.key: "Every minute counts the events that raw_events holds.",
+}
 _PROBLEMS_SHOWN = 20
 _RETRIES = dg.RetryPolicy(max_retries=2, delay=20, backoff=dg.Backoff.EXPONENTIAL)
 
@@ -37,18 +41,7 @@ class AuditConfig(dg.Config):
 
 @dg.multi_asset_check(
     name="audit_books",
-    specs=[
-        dg.AssetCheckSpec(
-            CHECK_NAME,
-            asset=RAW_EVENTS_ASSET.key,
-            description="Every offset is accounted for, and every event is there once: as `metrics-pipeline audit`.",
-        ),
-        dg.AssetCheckSpec(
-            CHECK_NAME,
-            asset=ROLLUP_1M_ASSET.key,
-            description="Every minute counts the events that raw_events holds.",
-        ),
-    ],
+    specs=[dg.AssetCheckSpec(CHECK_NAME, asset=key, description=proven) for key, proven in _PROVEN.items()],
 )
 def audit_books(config: AuditConfig, pipeline: PipelineResource) -> Iterator[dg.AssetCheckResult]:
     """One audit answers both checks; it may run while events flow."""
@@ -77,7 +70,6 @@ def _scope(last_minutes: int) -> Scope:
 
 def _result(spec: dg.AssetSpec, verdict: Verdict, problems: Sequence[str]) -> dg.AssetCheckResult:
     books = verdict.books
-    in_flight = ", ".join(minute_name(m) for m in books.minutes_in_flight[:_PROBLEMS_SHOWN])
     return dg.AssetCheckResult(
         asset_key=spec.key,
         check_name=CHECK_NAME,
@@ -91,6 +83,6 @@ def _result(spec: dg.AssetSpec, verdict: Verdict, problems: Sequence[str]) -> dg
             "drifting_minutes": books.drifting,
             "minutes_in_flight": len(books.minutes_in_flight),
             **listed("problems", problems, _PROBLEMS_SHOWN, ": `metrics-pipeline audit --json` lists them"),
-            **({"in_flight": in_flight} if in_flight else {}),
+            **named("in_flight", map(minute_name, books.minutes_in_flight[:_PROBLEMS_SHOWN])),
         },
     )

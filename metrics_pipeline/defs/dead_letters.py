@@ -1,6 +1,5 @@
 """Dead letters in Dagster: a job that replays them, and a check that warns before they are dropped."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -18,8 +17,6 @@ from metrics_pipeline.defs.shapes import record, scheduled, step_job
 from metrics_pipeline.runtime.picked import known
 from metrics_pipeline.runtime.timerange import minute_name, spelled_range
 from metrics_pipeline.wiring.dead_letters import dead_letter_warnings, preview_dead_letters, replay_dead_letters
-
-CHECK_NAME = REPLAYED_IN_TIME
 
 
 class ReplayConfig(dg.Config):
@@ -43,9 +40,7 @@ def replay_letters(context: dg.OpExecutionContext, config: ReplayConfig, pipelin
         span = spelled_range(config.when, datetime.now(UTC)) if config.when else None
         wanted = letter_filter(config.reasons, config.services, span)
         if config.dry_run:
-            shown = preview_dead_letters(settings, wanted)
-            context.log.info(f"{shown.looked_at} dead letters: {_told(shown)}")
-            context.log_event(dg.AssetObservation(DEAD_LETTERS_ASSET.key, metadata=_metadata(shown)))
+            _record(context, preview_dead_letters(settings, wanted))
         else:
             in_thread(
                 lambda stop: replay_dead_letters(settings, wanted, context.run_id, stop=stop),
@@ -64,7 +59,7 @@ replay_dead_letters_job = step_job(
 
 @dg.asset_check(
     asset=DEAD_LETTERS_ASSET.key,
-    name=CHECK_NAME,
+    name=REPLAYED_IN_TIME,
     description="Warns before Kafka or the table drops dead letters that were never replayed.",
 )
 def dead_letters_replayed_in_time(pipeline: PipelineResource) -> dg.AssetCheckResult:
@@ -92,23 +87,14 @@ dead_letters_check_schedule = scheduled(
 
 
 def _record(context: dg.OpExecutionContext, report: ReplayReport) -> None:
-    context.log.info(f"replayed {report.looked_at} dead letters: {_told(report)}")
-    context.log_event(dg.AssetObservation(DEAD_LETTERS_ASSET.key, metadata=_metadata(report)))
-    if report.landed:
-        record(context, (RAW_EVENTS_ASSET, ROLLUP_1M_ASSET), {"rows": report.landed, "source": "dead_letters"})
-
-
-def _told(report: ReplayReport) -> str:
+    bad = sum(report.kept.values())
     kept = ", ".join(f"{reason} {letters}" for reason, letters in report.kept.items())
-    return (
-        f"{report.landed} good, {report.duplicates} stored already as another message, "
-        f"{sum(report.kept.values())} bad{f' ({kept})' if kept else ''}, {report.waiting} of batches on their way"
+    context.log.info(
+        f"{'' if report.is_dry else 'replayed '}{report.looked_at} dead letters: {report.landed} good, "
+        f"{report.duplicates} stored already as another message, {bad} bad{f' ({kept})' if kept else ''}, "
+        f"{report.waiting} of batches on their way"
     )
-
-
-def _metadata(report: ReplayReport) -> Mapping[str, int]:
-    return {
-        **report.figures,
-        "kept": sum(report.kept.values()),
-        **{f"kept_{reason}": letters for reason, letters in report.kept.items()},
-    }
+    figures = {**report.figures, "kept": bad, **{f"kept_{reason}": n for reason, n in report.kept.items()}}
+    context.log_event(dg.AssetObservation(DEAD_LETTERS_ASSET.key, metadata=figures))
+    if report.landed and not report.is_dry:
+        record(context, (RAW_EVENTS_ASSET, ROLLUP_1M_ASSET), {"rows": report.landed, "source": "dead_letters"})

@@ -66,6 +66,5 @@ def _record(context: dg.OpExecutionContext, shard: int, report: DrainReport) -> 
             "freshness_p99_seconds": report.freshness_seconds(0.99),
             "freshness_max_seconds": report.freshness_seconds(1.0),
         }
-    dead = {"rows": report.dead_letters, "lost_offsets": report.lost, **shared}
     record(context, EVENT_ASSETS, landed)
-    record(context, [DEAD_LETTERS_ASSET], dead)
+    record(context, [DEAD_LETTERS_ASSET], {"rows": report.dead_letters, "lost_offsets": report.lost, **shared})

@@ -9,7 +9,7 @@ from metrics_pipeline.defs.assets import LIVE_ASSETS
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
 from metrics_pipeline.defs.rollups import TAGS
-from metrics_pipeline.defs.shapes import listed, scheduled
+from metrics_pipeline.defs.shapes import listed, named, scheduled
 from metrics_pipeline.rollups.cubes import CUBES, ENDPOINTS, Cube
 from metrics_pipeline.rollups.drift import Drift, State
 from metrics_pipeline.rollups.grains import GRAINS
@@ -65,7 +65,6 @@ drift_schedule = scheduled(
 def _result(cube: Cube, checked: Checked) -> dg.AssetCheckResult:
     drifts = [drift for drift in checked.drifts if _concerns(drift, cube)]
     is_repaired = all(drift.state is State.REPAIRED for drift in drifts)
-    in_flux = ", ".join(minute_name(start) for start in checked.in_flux[:_SHOWN])
     return dg.AssetCheckResult(
         asset_key=LIVE_ASSETS[cube].key,
         check_name=CHECK_NAME,
@@ -78,7 +77,7 @@ def _result(cube: Cube, checked: Checked) -> dg.AssetCheckResult:
             "late_units": len(checked.late),
             "units_in_flux": len(checked.in_flux),
             **listed("drifted", drifts, _SHOWN),
-            **({"in_flux": in_flux} if in_flux else {}),
+            **named("in_flux", map(minute_name, checked.in_flux[:_SHOWN])),
         },
     )
 

@@ -9,7 +9,6 @@ from metrics_pipeline.alerting.catalogue import FRESHNESS_KINDS
 from metrics_pipeline.alerting.kind import Severity
 from metrics_pipeline.alerting.rules import FRESH
 from metrics_pipeline.alerting.run import look
-from metrics_pipeline.alerting.signals import FlowSignal, PartitionSignal
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.defs.assets import EVENT_ASSETS, RAW_EVENTS_ASSET
 from metrics_pipeline.defs.canary import rates_metadata
@@ -26,7 +25,6 @@ from metrics_pipeline.runtime.picked import known
 from metrics_pipeline.settings import AlertSettings, Settings
 
 EVERY_MINUTES = 5
-_NOTHING_WAITS = {"rows": 0, "lag_offsets": 0}
 
 
 def _key(grain: Grain) -> dg.AssetKey:
@@ -86,19 +84,6 @@ def _states(settings: Settings) -> tuple[GrainState, ...]:
         return read_state(client, int(time.time()) - SETTLE_SECONDS - settings.alerts.rollups_seconds)[1:]
 
 
-def _deferred(settings: Settings) -> int:
-    """Offsets that drains skipped: they count as no lag, and their events are not visible."""
-    with connect(settings) as client:
-        entries = read_deferred(client, LedgerScope(settings.kafka.topic, settings.kafka.group))
-    return sum(entry.offsets for entry in entries)
-
-
-def _is_idle(partitions: tuple[PartitionSignal, ...], flow: FlowSignal) -> bool:
-    """Nothing waits and no drain run reports: the tables are complete, and nothing else would say so."""
-    is_quiet = flow.landed_ago_seconds is None or flow.landed_ago_seconds > EVERY_MINUTES * 60
-    return is_quiet and not any(partition.lag for partition in partitions)
-
-
 def _of_events(context: dg.AssetCheckExecutionContext, settings: Settings) -> dg.AssetCheckResult:
     objectives = settings.alerts
     signals, judgement = look(settings)
@@ -106,12 +91,18 @@ def _of_events(context: dg.AssetCheckExecutionContext, settings: Settings) -> dg
     if partitions is None or flow is None:
         problems = "; ".join(engine.problem for engine in signals.engines if engine.problem)
         raise dg.Failure(problems or "the signals could not be read: the log says why", allow_retries=False)
-    deferred = _deferred(settings)
-    if _is_idle(partitions, flow) and not deferred:
-        record(context.op_execution_context, EVENT_ASSETS, _NOTHING_WAITS)
+    lag = sum(partition.lag for partition in partitions)
+    # What drains skipped counts as no lag, and its events are not visible.
+    with connect(settings) as client:
+        skipped = read_deferred(client, LedgerScope(settings.kafka.topic, settings.kafka.group))
+    deferred = sum(entry.offsets for entry in skipped)
+    is_quiet = flow.landed_ago_seconds is None or flow.landed_ago_seconds > EVERY_MINUTES * 60
+    # Nothing waits and no drain run reports: the tables are complete, and nothing else would say so.
+    if is_quiet and not lag and not deferred:
+        record(context.op_execution_context, EVENT_ASSETS, {"rows": 0, "lag_offsets": 0})
     found = [alert for alert in judgement.alerts if alert.kind in FRESHNESS_KINDS]
     figures: dict[str, float | None] = {
-        "lag_offsets": sum(partition.lag for partition in partitions),
+        "lag_offsets": lag,
         "deferred_offsets": deferred,
         "objective_seconds": objectives.freshness_seconds,
         "freshness_p99_seconds": flow.freshness_p99_seconds,

@@ -7,9 +7,10 @@ Where there is no label - a job that a script executes in its own process - no r
 runs without one are, and retention must not delete by guess.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import takewhile
 
 import dagster as dg
 
@@ -59,8 +60,13 @@ class OwnRuns:
         return self.instance.get_run_records(wanted, limit=limit, ascending=ascending, cursor=cursor)
 
     def among(self, run_ids: Collection[str]) -> set[str]:
-        """Those of the runs that are ours."""
         if self.label is None or not run_ids:
             return set()
         wanted = dg.RunsFilter(run_ids=list(run_ids), tags={LABEL_TAG: self.label})
         return {run.run_id for run in self.instance.get_runs(wanted)}
+
+
+def failed_since_success(latest_first: Iterable[dg.RunRecord]) -> list[dg.RunRecord]:
+    """The newest first; those under way say nothing."""
+    ended = (record for record in latest_first if record.dagster_run.is_finished)
+    return list(takewhile(lambda record: record.dagster_run.is_failure, ended))

@@ -1,19 +1,19 @@
 """The relay sensor: starts drain runs so that draining never stops while events arrive."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import dagster as dg
 
 from metrics_pipeline.defs.drain import DrainConfig, drain
-from metrics_pipeline.defs.own_runs import OwnRuns
+from metrics_pipeline.defs.own_runs import OwnRuns, failed_since_success
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.drain.relay import ActiveRun, Launch, RelayPolicy, ShardState, plan_launches
 from metrics_pipeline.drain.shards import shard_owner
 from metrics_pipeline.errors import RetryableError
 from metrics_pipeline.kafka.intents import Owner
 from metrics_pipeline.kafka.lag import PartitionLag, read_lag
-from metrics_pipeline.settings import DrainSettings, kafka_address
+from metrics_pipeline.settings import kafka_address
 
 TICK_SECONDS = 5
 SHARD_TAG = "metrics/shard"
@@ -21,13 +21,6 @@ SHARD_TAG = "metrics/shard"
 LEAD_SECONDS = 10
 """A tick may come 5 s late, and a run takes some 5 s to warm up."""
 _RUNS_LOOKED_AT = 20
-ACTIVE = {
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-}
 
 
 @dg.sensor(
@@ -46,28 +39,22 @@ def relay(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg
     owners = [shard_owner(settings, shard, tuple(lags)) for shard in range(settings.drain.shards)]
     own = OwnRuns.of_sensor(context)
     states = [_state_of(own, owner, [lags[p] for p in owner.partitions(lags)]) for owner in owners]
-    launches = plan_launches(states, _policy(settings.drain))
+    window_seconds = settings.drain.window_seconds
+    policy = RelayPolicy(window_seconds, settings.drain.handover_seconds, min(LEAD_SECONDS, window_seconds / 2))
+    launches = plan_launches(states, policy)
     if not launches:
-        return dg.SkipReason(_summary(states))
+        behind = (f"shard {s.shard}: {s.lag} offsets behind, {len(s.active)} active runs" for s in states)
+        return dg.SkipReason("; ".join(behind))
     return dg.SensorResult(run_requests=[_request(launch, settings.drain.shards) for launch in launches])
-
-
-def _policy(drain_settings: DrainSettings) -> RelayPolicy:
-    return RelayPolicy(
-        window_seconds=drain_settings.window_seconds,
-        handover_seconds=drain_settings.handover_seconds,
-        lead_seconds=min(LEAD_SECONDS, drain_settings.window_seconds / 2),
-    )
 
 
 def _request(launch: Launch, shards: int) -> dg.RunRequest:
     config = DrainConfig(shard=launch.shard, shards=shards, has_predecessor=launch.has_predecessor)
-    owner = Owner(shards, launch.shard)
     return dg.RunRequest(
         run_config=dg.RunConfig(ops={"drain_shard": config}),
         # Live drains go before everything else in the queue.
         tags={
-            SHARD_TAG: str(owner),
+            SHARD_TAG: str(Owner(shards, launch.shard)),
             "metrics/launched": launch.reason,
             "dagster/priority": "100",
         },
@@ -77,7 +64,7 @@ def _request(launch: Launch, shards: int) -> dg.RunRequest:
 def _state_of(own: OwnRuns, owner: Owner, lags: Sequence[PartitionLag]) -> ShardState:
     now_seconds = datetime.now(UTC).timestamp()
     records = own.records(job_name=drain.name, tags={SHARD_TAG: str(owner)}, limit=_RUNS_LOOKED_AT)
-    failed = list(_last_failures(records))
+    failed = failed_since_success(records)
     return ShardState(
         shard=owner.shard,
         lag=sum(lag.offsets for lag in lags),
@@ -85,21 +72,8 @@ def _state_of(own: OwnRuns, owner: Owner, lags: Sequence[PartitionLag]) -> Shard
         active=tuple(
             ActiveRun(r.dagster_run.run_id, now_seconds - r.create_timestamp.timestamp())
             for r in records
-            if r.dagster_run.status in ACTIVE
+            if not r.dagster_run.is_finished
         ),
         failures=len(failed),
         failed_ago_seconds=now_seconds - (failed[0].end_time or now_seconds) if failed else float("inf"),
     )
-
-
-def _last_failures(records: Sequence[dg.RunRecord]) -> Iterator[dg.RunRecord]:
-    """The failed runs since the last one that went well, newest first."""
-    for record in records:
-        if record.dagster_run.status == dg.DagsterRunStatus.FAILURE:
-            yield record
-        elif record.dagster_run.status not in ACTIVE:
-            return
-
-
-def _summary(states: Sequence[ShardState]) -> str:
-    return "; ".join(f"shard {s.shard}: {s.lag} offsets behind, {len(s.active)} active runs" for s in states)

@@ -1,6 +1,5 @@
 """The replay of hours in Dagster: an asset with an hour per partition, so that a backfill of the UI replays hours."""
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -8,10 +7,9 @@ from pydantic import Field
 
 from metrics_pipeline.defs.assets import DEAD_LETTERS_ASSET, EVENT_ASSETS, TOPIC
 from metrics_pipeline.defs.own_runs import OwnRuns
-from metrics_pipeline.defs.relay import ACTIVE
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import in_thread, retried
-from metrics_pipeline.defs.shapes import asset_job, record
+from metrics_pipeline.defs.shapes import asset_job, named, record
 from metrics_pipeline.defs.skip_to_head import backfill_deferred_job
 from metrics_pipeline.errors import RetryableError
 from metrics_pipeline.ledger.deferred import deferred_hours as hours_of
@@ -67,7 +65,15 @@ def replay(context: dg.AssetExecutionContext, config: ReplayConfig, pipeline: Pi
                 lambda stop: replay_hours(settings, hours, config.mode, context.run.run_id, stop=stop),
                 lambda done: _record(context, done),
             )
-    return dg.MaterializeResult(metadata=_metadata(report, config))
+    dropped = (f"{r.partition}:{r.start}-{r.end - 1}" for r in report.dropped_ranges[:100])
+    return dg.MaterializeResult(
+        metadata={
+            "dry_run": config.dry_run,
+            "mode": config.mode.value,
+            **report.figures,
+            **named("no_longer_in_the_topic", dropped),
+        }
+    )
 
 
 replay_job = asset_job(
@@ -95,44 +101,31 @@ def deferred_hours(context: dg.SensorEvaluationContext, pipeline: PipelineResour
         return dg.SkipReason("nothing is deferred")
     if job := _busy(OwnRuns.of_sensor(context)):
         return dg.SkipReason(f"{len(hours)} hours are deferred; a run of {job} is at it, or failed just now")
-    key = f"{datetime.fromtimestamp(hours[-1], UTC):%Y-%m-%d-%H:%M}"
-    return dg.RunRequest(partition_key=key, tags=TAGS)
+    return dg.RunRequest(partition_key=f"{datetime.fromtimestamp(hours[-1], UTC):%Y-%m-%d-%H:%M}", tags=TAGS)
 
 
 def _busy(own: OwnRuns) -> str | None:
     """The job whose run lands deferred ranges right now, as backfills fence each other, or failed a moment ago."""
     for job in (replay_job.name, backfill_deferred_job.name):
         for last in own.records(job_name=job, limit=1):
-            ended_seconds = last.end_time or 0.0
-            has_failed = last.dagster_run.status == dg.DagsterRunStatus.FAILURE
-            if last.dagster_run.status in ACTIVE or (
-                has_failed and datetime.now(UTC).timestamp() - ended_seconds < PAUSE_AFTER_FAILURE_SECONDS
-            ):
+            ended_ago_seconds = datetime.now(UTC).timestamp() - (last.end_time or 0.0)
+            has_just_failed = last.dagster_run.is_failure and ended_ago_seconds < PAUSE_AFTER_FAILURE_SECONDS
+            if has_just_failed or not last.dagster_run.is_finished:
                 return job
     return None
 
 
 def _record(context: dg.AssetExecutionContext, report: HourReport) -> None:
     """Put what has changed on the pages of the tables."""
-    context.log.info(
-        f"{report.messages} messages of {report.hours} hours: {report.restored} rows restored, {report.added} added, "
-        f"{report.replaced} replaced, {report.removed} removed; {report.dead_letters + report.restored_letters} dead "
-        f"letters; {report.units_repaired} units of rollups repaired"
-    )
     inserted = report.restored + report.added + report.replaced
     letters = report.dead_letters + report.restored_letters
+    context.log.info(
+        f"{report.messages} messages of {report.hours} hours: {report.restored} rows restored, {report.added} added, "
+        f"{report.replaced} replaced, {report.removed} removed; {letters} dead letters; "
+        f"{report.units_repaired} units of rollups repaired"
+    )
     if inserted or report.removed:
         removed = report.removed + report.replaced
         record(context.op_execution_context, EVENT_ASSETS, {"rows": inserted, "removed": removed, "source": "replay"})
     if letters:
         record(context.op_execution_context, [DEAD_LETTERS_ASSET], {"rows": letters, "source": "replay"})
-
-
-def _metadata(report: HourReport, config: ReplayConfig) -> Mapping[str, int | str | bool]:
-    dropped = ", ".join(f"{r.partition}:{r.start}-{r.end - 1}" for r in report.dropped_ranges[:100])
-    return {
-        "dry_run": config.dry_run,
-        "mode": config.mode.value,
-        **report.figures,
-        **({"no_longer_in_the_topic": dropped} if dropped else {}),
-    }

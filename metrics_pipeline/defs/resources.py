@@ -22,6 +22,5 @@ class PipelineResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     def settings(self, *, shards: int | None = None) -> Settings:
         """Read the environment; `shards` is what a run was launched for. Raises ConfigurationError."""
         settings = load_settings()
-        changes = {"window_seconds": self.window_seconds, "shards": shards}
-        drain = settings.drain.model_copy(update=known(changes))
-        return settings.model_copy(update={"drain": drain})
+        changes = known({"window_seconds": self.window_seconds, "shards": shards})
+        return settings.model_copy(update={"drain": settings.drain.model_copy(update=changes)})

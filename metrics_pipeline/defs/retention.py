@@ -67,7 +67,13 @@ def retain(
         context.log.warning(warning)
     for refused in report.refused:
         (context.log.info if refused.is_waiting else context.log.warning)(str(refused))
-    return dg.MaterializeResult(metadata=_metadata(report, pruned), check_results=[_check(report)])
+    stuck = dg.AssetCheckResult(
+        check_name=NOTHING_STUCK,
+        passed=not report.stuck,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"stuck": len(report.stuck), **listed("stays", report.stuck, _SHOWN)},
+    )
+    return dg.MaterializeResult(metadata=_metadata(report, pruned), check_results=[stuck])
 
 
 retention_schedule = scheduled(
@@ -82,16 +88,6 @@ retention_schedule = scheduled(
 )
 
 
-def _check(report: Report) -> dg.AssetCheckResult:
-    stuck = report.stuck
-    return dg.AssetCheckResult(
-        check_name=NOTHING_STUCK,
-        passed=not stuck,
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata={"stuck": len(stuck), **listed("stays", stuck, _SHOWN)},
-    )
-
-
 def prune_runs(own: OwnRuns, policy: RunsPolicy, this_run_id: str, *, dry_run: bool = False) -> Counter[str]:
     """Delete runs of ours that ended and are older than the policy keeps those of their job; job -> how many."""
     # First all of them: a page begins behind a run that must still be there.
@@ -103,8 +99,7 @@ def prune_runs(own: OwnRuns, policy: RunsPolicy, this_run_id: str, *, dry_run: b
 
 def _old_runs(own: OwnRuns, policy: RunsPolicy, this_run_id: str) -> Iterator[dg.RunRecord]:
     now = datetime.now(UTC)
-    shortest = min((policy.days, *policy.jobs.values()))
-    before = now - timedelta(days=shortest)
+    before = now - timedelta(days=min((policy.days, *policy.jobs.values())))
     cursor = None
     for _ in range(_MAX_PAGES):
         page = own.records(statuses=_ENDED, created_before=before, limit=_PAGE, ascending=True, cursor=cursor)

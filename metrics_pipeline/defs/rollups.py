@@ -11,7 +11,6 @@ from pydantic import Field
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.defs.assets import LIVE_ASSETS, ROLLUPS_GROUP, built_policy, table_spec
 from metrics_pipeline.defs.own_runs import OwnRuns
-from metrics_pipeline.defs.relay import ACTIVE
 from metrics_pipeline.defs.resources import PipelineResource
 from metrics_pipeline.defs.retries import retried
 from metrics_pipeline.defs.shapes import asset_job
@@ -156,11 +155,10 @@ def stale_rollups(context: dg.SensorEvaluationContext, pipeline: PipelineResourc
 
 
 def _request(rebuild: Rebuild) -> dg.RunRequest:
-    keys = [key for grain in rebuild.grains for key in BUILT_ASSETS[grain].keys]
     return dg.RunRequest(
         job_name=REBUILD_JOBS[rebuild.partition.seconds].name,
         partition_key=rebuild.partition.key,
-        asset_selection=keys,
+        asset_selection=[key for grain in rebuild.grains for key in BUILT_ASSETS[grain].keys],
         run_config=dg.RunConfig(ops={_op_name(grain): BuildConfig(only_stale=True) for grain in rebuild.grains}),
         tags=TAGS,
     )
@@ -177,8 +175,8 @@ def _runs_of(own: OwnRuns, rebuild: Rebuild, now_seconds: float) -> list[RecentR
     records = own.records(tags={"dagster/partition": rebuild.partition.key}, limit=_RUNS_LOOKED_AT)
     return [
         RecentRun(
-            is_active=record.dagster_run.status in ACTIVE,
-            has_failed=record.dagster_run.status == dg.DagsterRunStatus.FAILURE,
+            is_active=not record.dagster_run.is_finished,
+            has_failed=record.dagster_run.is_failure,
             created_ago_seconds=now_seconds - record.create_timestamp.timestamp(),
         )
         for record in records

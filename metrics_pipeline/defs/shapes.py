@@ -54,6 +54,12 @@ def record(
         context.log_event(dg.AssetMaterialization(table.key, metadata=metadata))
 
 
+def named(name: str, words: Iterable[str]) -> dict[str, str]:
+    """Metadata of that name: these in one line; none where there are none."""
+    line = ", ".join(words)
+    return {name: line} if line else {}
+
+
 def listed(name: str, lines: Sequence[object], most: int, where: str = "") -> dict[str, dg.MetadataValue]:
     """Metadata of that name: the first lines, and where the others are; none where there are no lines."""
     if not lines:

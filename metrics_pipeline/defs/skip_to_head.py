@@ -82,5 +82,4 @@ def _record(context: dg.OpExecutionContext, report: BackfillReport) -> None:
     if report.inserted:
         record(context, EVENT_ASSETS, {"rows": report.inserted, "duplicates": report.duplicates, **shared})
     if report.dead_letters or report.lost:
-        dead = {"rows": report.dead_letters, "lost_offsets": report.lost, **shared}
-        record(context, [DEAD_LETTERS_ASSET], dead)
+        record(context, [DEAD_LETTERS_ASSET], {"rows": report.dead_letters, "lost_offsets": report.lost, **shared})

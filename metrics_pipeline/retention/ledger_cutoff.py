@@ -1,8 +1,8 @@
 """Where the ledger can be cut: what is left must still tell where each partition's reading stands, without a gap."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
+from typing import NamedTuple
 
 from clickhouse_connect.driver.client import Client
 
@@ -22,8 +22,7 @@ _STANDS = f"""
 """Whether ranges that tile still do without those before the cut-off; see audit/books.py for the hashes."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Stand:
+class _Stand(NamedTuple):
     topic: str
     group: str
     topic_id: str
@@ -37,22 +36,18 @@ class _Stand:
 def objection(client: Client, cutoff_seconds: int) -> str | None:
     """Why the rows of messages before this may not be dropped; None if they may."""
     rows = query_rows(client, "looking at the ledger", _STANDS, {"cutoff": cutoff_seconds})
-    stands = [
-        _Stand(str(r[0]), str(r[1]), str(r[2]), int(r[3]), int(r[4]), int(r[5]), bool(r[6]), bool(r[7])) for r in rows
-    ]
-    for _, found in groupby(stands, key=lambda s: (s.topic, s.group)):
+    for _, found in groupby((_Stand(*row) for row in rows), key=lambda s: (s.topic, s.group)):
         of_topic = list(found)
         latest = max(of_topic, key=lambda s: s.newest_ms).topic_id
         for topic_id, of_incarnation in groupby(of_topic, key=lambda s: s.topic_id):
-            problem = _problem(list(of_incarnation), is_latest=topic_id == latest)
-            if problem is not None:
+            if problem := _problem(list(of_incarnation), is_latest=topic_id == latest):
                 return problem
     return None
 
 
 def forget_losses(client: Client, cutoff_seconds: int) -> None:
     """Delete the rows of lost offsets alone, which have no messages and so no month."""
-    where = """last_message = toDateTime64(0, 3, 'UTC') AND started_at < toDateTime64({cutoff:UInt32}, 3, 'UTC')"""
+    where = "last_message = toDateTime64(0, 3, 'UTC') AND started_at < toDateTime64({cutoff:UInt32}, 3, 'UTC')"
     delete_rows(client, BATCHES.name, where, {"cutoff": cutoff_seconds})
 
 

@@ -16,6 +16,7 @@ from metrics_pipeline.rollups.retained_from import DEAD_LETTERS, LEDGER, NOTHING
 from metrics_pipeline.runtime.timerange import DAY_SECONDS, HOUR_SECONDS
 
 CANARIES = "canaries"
+_MONTHS = 13
 FULL_DAYS = 7
 """The present rate is the average of this many whole days."""
 _TELLING_SECONDS = 6 * HOUR_SECONDS
@@ -110,13 +111,12 @@ def plan_retention(
     """Whatever the policy keeps no longer, and what is to move. `reach` is in days, see `reach_days`."""
     raw = tuple(_raw(_of(partitions, RAW), policy.raw, now_seconds, reach, retained_from))
     rollups = tuple(_rollups(partitions, policy, now_seconds, reach))
-    dead_letters = _ended(_of(partitions, DEAD_LETTERS), cutoff(now_seconds, policy.dead_letters.days))
     going = {(p.table, p.id) for p in raw if isinstance(p, Partition)}
     going |= {(p.table, p.id) for drop in rollups for p in drop.partitions}
     return Plan(
         raw,
         rollups,
-        dead_letters,
+        _ended(_of(partitions, DEAD_LETTERS), cutoff(now_seconds, policy.dead_letters.days)),
         _ended(_of(partitions, CANARIES), cutoff(now_seconds, policy.canaries.days)),
         _ended(_of(partitions, LEDGER), cutoff(now_seconds, policy.ledger.days)),
         tuple(_moves(partitions, going, policy, now_seconds)),
@@ -152,10 +152,8 @@ def _raw(
             continue
         if partition.end_seconds <= cutoff(now_seconds, policy.longest_days):
             yield partition
-        elif policy.has_overrides:
-            selective_delete = _selective_delete(partition, policy, now_seconds, retained_from)
-            if selective_delete is not None:
-                yield selective_delete
+        elif found := _selective_delete(partition, policy, now_seconds, retained_from):
+            yield found
 
 
 def enforced_until(policy: RawPolicy, now_seconds: int, reach: int) -> dict[str, int]:
@@ -186,13 +184,12 @@ def _selective_delete(
 
     if not any(over(days) and retained_from.of(_name(policy, days)) < partition.end_seconds for days in _times(policy)):
         return None
-    ended_services, ended_tiers = names(policy.services, ended=True), names(policy.tiers, ended=True)
     return SelectiveDelete(
         partition,
         names(policy.services, ended=False),
         names(policy.tiers, ended=False),
-        ended_services,
-        ended_tiers,
+        names(policy.services, ended=True),
+        names(policy.tiers, ended=True),
         over(policy.days),
     )
 
@@ -248,30 +245,28 @@ class Costs:
     """`months` of the steady state cost `price`."""
 
     tables: tuple[TableCost, ...] = ()
-    months: int = 13
+    months: int = _MONTHS
     price: float = 0.0
     price_per_gb_month: float = 0.0
 
 
-def costs(
-    partitions: Sequence[Partition], policy: Policy, now_seconds: int, raw_days: float | None = None, months: int = 13
-) -> Costs:
+def costs(partitions: Sequence[Partition], policy: Policy, now_seconds: int, raw_days: float | None = None) -> Costs:
     """`raw_days` is how long an event is kept on average, where overrides say otherwise than for most."""
-    tables = sorted({(p.table, p.grain) for p in partitions})
     found = []
-    for table, grain in tables:
+    for table, grain in sorted({(p.table, p.grain) for p in partitions}):
         days = days_of(policy, table, grain)
         if days is None:
             continue
         of_table = _of(partitions, table)
         # Rows wait for the last one of their partition: half of it on average.
-        kept = (raw_days if table == RAW and raw_days is not None else days) + _partition_days(of_table) / 2
+        waiting_days = max(p.end_seconds - p.start_seconds for p in of_table) / DAY_SECONDS / 2
+        kept = (raw_days if table == RAW and raw_days is not None else days) + waiting_days
         per_day = bytes_per_day(of_table, now_seconds)
         steady = per_day * kept
         price = steady / 1e9 * policy.cost.price_per_gb_month
         found.append(TableCost(table, sum(p.bytes for p in of_table), per_day, kept, steady, price))
-    total = fsum(table.price_per_month for table in found) * months
-    return Costs(tuple(found), months, total, policy.cost.price_per_gb_month)
+    price = fsum(table.price_per_month for table in found) * _MONTHS
+    return Costs(tuple(found), price=price, price_per_gb_month=policy.cost.price_per_gb_month)
 
 
 def sum_of_costs(of_shards: Sequence[Costs]) -> Costs:
@@ -304,7 +299,3 @@ def _filling_rate(newest_first: Sequence[Partition], today: int, now_seconds: in
     filling = [p for p in newest_first if p.end_seconds > today]
     elapsed = now_seconds - min((p.start_seconds for p in filling), default=now_seconds)
     return sum(p.bytes for p in filling) * DAY_SECONDS / elapsed if elapsed >= _TELLING_SECONDS else 0.0
-
-
-def _partition_days(partitions: Sequence[Partition]) -> float:
-    return max((p.end_seconds - p.start_seconds for p in partitions), default=0) / DAY_SECONDS

@@ -48,8 +48,6 @@ class RawPolicy(_Part):
 
 
 class KeptPolicy(_Part):
-    """A table of one age."""
-
     days: Days
 
 
@@ -106,8 +104,7 @@ class Policy(_Part):
 
     @model_validator(mode="after")
     def _holds_together(self) -> Self:
-        problems = list(self._problems())
-        if problems:
+        if problems := list(self._problems()):
             raise ValueError("\n  ".join(problems))
         return self
 
@@ -115,8 +112,7 @@ class Policy(_Part):
         for name in self.rollups.keys() - _GRAIN_DAYS.keys():
             yield f"rollups: there is no grain {name}: {', '.join(_GRAIN_DAYS)}"
             return
-        names = [grain.name for grain in GRAINS]
-        for fine, coarse in pairwise(names):
+        for fine, coarse in pairwise(grain.name for grain in GRAINS):
             if self.rollups[coarse] < self.rollups[fine]:
                 yield (
                     f"rollups.{coarse}: at least as long as {fine} ({self.rollups[fine]} days), whose rows it "
@@ -142,16 +138,13 @@ def parse_policy(text: str, name: str) -> Policy:
 
 def given_values(text: str) -> frozenset[str]:
     """The dotted names of the values that a TOML file gives."""
-    return frozenset(name for name, _ in flattened(tomllib.loads(text)))
+    return frozenset(_leaves(tomllib.loads(text)))
 
 
-def flattened(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted name and value of each leaf."""
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flattened(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+        name = f"{prefix}{key}"
+        yield from _leaves(value, f"{name}.") if isinstance(value, Mapping) else (name,)
 
 
 def _lines(error: ValidationError) -> Iterator[str]:

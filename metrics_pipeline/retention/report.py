@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from metrics_pipeline.retention.plan import Costs, Partition, sum_of_costs
+from metrics_pipeline.retention.plan import Costs, sum_of_costs
 from metrics_pipeline.rollups.grains import Grain
 from metrics_pipeline.runtime.timerange import minute_name
 
@@ -13,8 +13,6 @@ DROP, DELETE, MOVE = "drop", "delete", "move"
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A partition that was dropped, deleted from or moved, or would be."""
-
     action: str
     table: str
     partition: str
@@ -42,8 +40,6 @@ class Refused:
 
 @dataclass(slots=True)
 class Report:
-    """What a run did, or would do."""
-
     is_dry: bool = False
     done: list[Done] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
@@ -52,12 +48,8 @@ class Report:
     alerts_forgotten: int = 0
     costs: Costs = field(default_factory=Costs)
 
-    def add(self, action: str, partition: Partition) -> None:
-        self.done.append(Done(action, partition.table, partition.id, partition.rows, partition.bytes))
-
     @property
     def stuck(self) -> list[Refused]:
-        """What stays until somebody does something."""
         return [refused for refused in self.refused if not refused.is_waiting]
 
     @property
@@ -91,5 +83,4 @@ def not_built(table: str, partition: str, grain: Grain, stale: Iterable[int]) ->
 
 
 def from_to(start_seconds: int, end_seconds: int) -> str:
-    """Options of a command."""
     return f"--from {minute_name(start_seconds)} --to {minute_name(end_seconds)}"

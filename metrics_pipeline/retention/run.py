@@ -10,8 +10,10 @@ verified stays right. A run that ends anywhere is resumed by the next one, which
 Any number may run at once.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import partial
 
 from clickhouse_connect.driver.client import Client
 
@@ -29,13 +31,12 @@ from metrics_pipeline.retention.plan import (
     plan_retention,
 )
 from metrics_pipeline.retention.policy import LEDGER_MARGIN_DAYS, Policy
-from metrics_pipeline.retention.report import DELETE, DROP, MOVE, Refused, Report, from_to, not_built
-from metrics_pipeline.retention.steps import RetentionStep
+from metrics_pipeline.retention.report import DELETE, DROP, MOVE, Done, Refused, Report, from_to, joined, not_built
 from metrics_pipeline.retention.store import RetentionStore
 from metrics_pipeline.rollups.cutoffs import refresh_views
 from metrics_pipeline.rollups.grains import LIVE, UNIT, Grain, grain_named
-from metrics_pipeline.rollups.operate import Progress, Rollups, Span
-from metrics_pipeline.rollups.retained_from import DEAD_LETTERS, LEDGER, RAW, REPLACED_BY, RetainedFrom
+from metrics_pipeline.rollups.operate import Progress, Rollups, Span, part_of
+from metrics_pipeline.rollups.retained_from import DEAD_LETTERS, LEDGER, NOTHING_DROPPED, RAW, REPLACED_BY, RetainedFrom
 from metrics_pipeline.rollups.retained_from_store import note_retained_from, read_retained_from
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.timerange import DAY_SECONDS
@@ -45,64 +46,65 @@ MUTATION_SECONDS = 3_600
 GRACE_SECONDS = 2.0
 """Between noting and dropping: a query that began before has opened its parts by then."""
 _PAUSE_SECONDS = 1.0
-LONGEST_DAYS: Mapping[str, Callable[[Policy], int]] = {
-    RAW: lambda policy: policy.raw.longest_days,
-    DEAD_LETTERS: lambda policy: policy.dead_letters.days,
-}
 
 
+class RetentionStep(StrEnum):
+    """In this order, the last three as often as there are partitions; tests end a run there."""
+
+    RETAINED_FROM = "retained from"
+    VIEWS = "views"
+    DROP = DROP
+    DELETE = DELETE
+    MOVE = MOVE
+
+
+@dataclass
 class Retention:
     """One run of a policy on one database. Not thread-safe.
 
     `reach` is how many days back events may still land; `observe` hears of each step before it begins.
     """
 
-    def __init__(
-        self,
-        client: Client,
-        rollups: Rollups,
-        policy: Policy,
-        reach: int,
-        clock: Clock,
-        observe: Callable[[RetentionStep], None] = lambda _step: None,
-    ) -> None:
-        self._client = client
-        self._store = RetentionStore(client)
-        self._rollups = rollups
-        self._policy = policy
-        self._reach = reach
-        self._clock = clock
-        self._observe = observe
-        self._report = Report()
-        self._is_deleted = True
+    client: Client
+    rollups: Rollups
+    policy: Policy
+    reach: int
+    clock: Clock
+    observe: Callable[[RetentionStep], None] = lambda _step: None
+    _report: Report = field(default_factory=Report, init=False)
+    _retained_from: RetainedFrom = field(default=NOTHING_DROPPED, init=False)
+    _is_deleted: bool = field(default=True, init=False)
+
+    def __post_init__(self) -> None:
+        self._store = RetentionStore(self.client)
 
     def run(self, *, dry_run: bool = False, progress: Progress = lambda _share: None) -> Report:
         """Raises ConfigurationError if the policy names an unknown volume, RetryableError if the server is
         away."""
         self._report, self._is_deleted = Report(is_dry=dry_run), True
-        now = self._clock.now_ms() // 1_000
-        found = self._store.partitions(self._policy.cold.volume)
-        retained_from = read_retained_from(self._client)
-        plan = plan_retention(found, self._policy, now, self._reach, retained_from)
+        now = self.clock.now_ms() // 1_000
+        found = self._store.partitions(self.policy.cold.volume)
+        self._retained_from = read_retained_from(self.client)
+        plan = plan_retention(found, self.policy, now, self.reach, self._retained_from)
         self._say_what_reaches()
-        plan = self._verified(plan, found, retained_from)
+        plan = self._verified(plan, found)
         self._set_times_to_live(found, now)
         progress(0.4)
         self._note(plan)
         self._do(plan, lambda share: progress(0.4 + 0.6 * share))
         if not dry_run:
             self._note_enforced(now)
-            self._report.alerts_forgotten = self._store.forget_alerts(cutoff(now, self._policy.alerts.days))
+            self._report.alerts_forgotten = self._store.forget_alerts(cutoff(now, self.policy.alerts.days))
         gone = set() if dry_run else {(d.table, d.partition) for d in self._report.done if d.action == DROP}
         self._report.costs = self._costs([p for p in found if (p.table, p.id) not in gone], now)
         progress(1.0)
         return self._report
 
     def _say_what_reaches(self) -> None:
-        for name, days in ((RAW, self._policy.raw.days), (LIVE.name, self._policy.rollups[LIVE.name])):
-            if days < self._reach:
+        for name, days in ((RAW, self.policy.raw.days), (LIVE.name, self.policy.rollups[LIVE.name])):
+            if days < self.reach:
                 self._report.warnings.append(
-                    f"the policy keeps {name} for {days} days, but events may come that are {self._reach} days old "
+                    f"the policy keeps {name} for {days} days, but events may come that are {self.reach} days old "
                     "(METRICS_EVENTS__MAX_AGE_DAYS and the retention of the topic): it is kept for that long"
                 )
 
@@ -111,13 +113,14 @@ class Retention:
 
         What is refused must not go by it: a table gets one once all before it is verified, and one that it has recedes.
         """
-        if not self._policy.net.days:
+        if not self.policy.net.days:
             return
         refused = {(refused.table, refused.partition) for refused in self._report.refused}
+        longest_days = {RAW: self.policy.raw.longest_days, DEAD_LETTERS: self.policy.dead_letters.days}
         for table, state in self._store.table_states().items():
             starts = [p.start_seconds for p in found if (p.table, p.id) in refused and p.table == table]
             oldest_days = max(((now_seconds - start) // DAY_SECONDS + 1 for start in starts), default=0)
-            days = max(LONGEST_DAYS[table](self._policy), self._reach, oldest_days) + self._policy.net.days
+            days = max(longest_days[table], self.reach, oldest_days) + self.policy.net.days
             if state.has_other_ttl:
                 self._report.warnings.append(f"{table} has a TTL that does other things as well: it is left alone")
             elif state.time_to_live_days != days and not (starts and state.time_to_live_days is None):
@@ -125,19 +128,17 @@ class Retention:
                 if not self._report.is_dry:
                     self._store.set_time_to_live(table, days)
 
-    def _verified(self, plan: Plan, found: Sequence[Partition], retained_from: RetainedFrom) -> Plan:
+    def _verified(self, plan: Plan, found: Sequence[Partition]) -> Plan:
         """What of the plan may go. The rest is refused, and with it whatever needs it."""
-        raw_refused, raw = self._verified_raw(plan, retained_from)
-        rollups = tuple(self._verified_rollups(plan, found, retained_from, raw_refused))
-        return replace(plan, raw=raw, rollups=rollups, ledger=self._verified_ledger(plan, retained_from, raw, rollups))
+        raw_refused, raw = self._verified_raw(plan)
+        rollups = tuple(self._verified_rollups(plan, found, raw_refused))
+        return replace(plan, raw=raw, rollups=rollups, ledger=self._verified_ledger(plan, raw, rollups))
 
-    def _verified_raw(
-        self, plan: Plan, retained_from: RetainedFrom
-    ) -> tuple[int | None, tuple[Partition | SelectiveDelete, ...]]:
+    def _verified_raw(self, plan: Plan) -> tuple[int | None, tuple[Partition | SelectiveDelete, ...]]:
         """The start of the first day that is refused, if one is, and all before it."""
         items = [item for item in plan.raw if not isinstance(item, SelectiveDelete) or self._store.ended_rows(item)]
         days = [_partition_of(item) for item in items]
-        new = [day for day in days if day.end_seconds > retained_from.of(RAW)]
+        new = [day for day in days if day.end_seconds > self._retained_from.of(RAW)]
         refused = self._not_built(UNIT, new) or self._not_counted(new)
         if refused is None:
             return None, tuple(items)
@@ -145,17 +146,14 @@ class Retention:
         first = next(day.start_seconds for day in days if day.id == refused.partition)
         return first, tuple(item for item in items if _partition_of(item).start_seconds < first)
 
-    def _verified_rollups(
-        self, plan: Plan, found: Sequence[Partition], retained_from: RetainedFrom, raw_refused: int | None
-    ) -> Iterator[GrainDrop]:
+    def _verified_rollups(self, plan: Plan, found: Sequence[Partition], raw_refused: int | None) -> Iterator[GrainDrop]:
         """Per grain, in order of time, until one is refused."""
         staying = {(p.table, p.id): p for p in found if p.grain}
         stopped: set[Grain] = set()
         for drop in plan.rollups:
             if drop.grain in stopped:
                 continue
-            refused = self._why_not(drop, staying.values(), retained_from, raw_refused)
-            if refused is not None:
+            if refused := self._why_not(drop, staying.values(), raw_refused):
                 self._report.refused.append(refused)
                 stopped.add(drop.grain)
                 continue
@@ -163,11 +161,9 @@ class Retention:
                 del staying[p.table, p.id]
             yield drop
 
-    def _why_not(
-        self, drop: GrainDrop, staying: Iterable[Partition], retained_from: RetainedFrom, raw_refused: int | None
-    ) -> Refused | None:
+    def _why_not(self, drop: GrainDrop, staying: Iterable[Partition], raw_refused: int | None) -> Refused | None:
         first = drop.partitions[0]
-        if drop.end_seconds <= retained_from.of(drop.grain.name):
+        if drop.end_seconds <= self._retained_from.of(drop.grain.name):
             return None
         if drop.grain is LIVE and raw_refused is not None and drop.end_seconds > raw_refused:
             return Refused(first.table, first.id, "raw events of that time stay")
@@ -179,8 +175,7 @@ class Retention:
             and p.end_seconds > drop.start_seconds
         ]
         if finer:
-            reason = f"{len(finer)} partitions of finer rows are still there"
-            return Refused(first.table, first.id, reason)
+            return Refused(first.table, first.id, f"{len(finer)} partitions of finer rows are still there")
         stands = REPLACED_BY.get(drop.grain.name)
         return None if stands is None else self._not_built(stands, drop.partitions[:1])
 
@@ -191,16 +186,15 @@ class Retention:
         span = Span(partitions[0].start_seconds, partitions[-1].end_seconds)
         stale = self._stale(grain, span)
         if stale and not self._report.is_dry:
-            self._rollups.rebuild(Span(stale[0], stale[-1] + grain.seconds))
+            self.rollups.rebuild(Span(stale[0], stale[-1] + grain.seconds))
             stale = self._stale(grain, span)
         for p in partitions:
-            within = [s for s in stale if s < p.end_seconds and s + grain.seconds > p.start_seconds]
-            if within:
+            if within := [s for s in stale if s < p.end_seconds and s + grain.seconds > p.start_seconds]:
                 return not_built(p.table, p.id, grain, within)
         return None
 
     def _stale(self, grain: Grain, span: Span) -> list[int]:
-        return [bucket.start_seconds for bucket in self._rollups.planned(span, (grain,), only_stale=True)[grain]]
+        return [bucket.start_seconds for bucket in self.rollups.planned(span, (grain,), only_stale=True)[grain]]
 
     def _not_counted(self, days: Sequence[Partition]) -> Refused | None:
         """The first of these days of which raw_events holds other events than rollup_builds counts."""
@@ -213,28 +207,24 @@ class Retention:
                 advice = f"metrics-pipeline rollups check --repair {from_to(day.start_seconds, day.end_seconds)}"
                 reason = f"raw_events has {rows} events of that day, but rollup_builds counts {events}"
                 # Another run may have noted and dropped that day since the partitions were read.
-                if day.end_seconds > read_retained_from(self._client).of(RAW):
+                if day.end_seconds > read_retained_from(self.client).of(RAW):
                     return Refused(day.table, day.id, reason, advice)
         return None
 
     def _verified_ledger(
-        self,
-        plan: Plan,
-        retained_from: RetainedFrom,
-        raw: Sequence[Partition | SelectiveDelete],
-        rollups: Sequence[GrainDrop],
+        self, plan: Plan, raw: Sequence[Partition | SelectiveDelete], rollups: Sequence[GrainDrop]
     ) -> tuple[Partition, ...]:
         """Months up to the newest one where the rest of the ledger still tells everything."""
         ends = [_partition_of(item).end_seconds for item in raw]
         ends += [drop.end_seconds for drop in rollups if drop.grain is LIVE]
-        compared = max((retained_from.compared_from, *ends))
+        compared = max((self._retained_from.compared_from, *ends))
         refused = None
         for last in range(len(plan.ledger), 0, -1):
             month = plan.ledger[last - 1]
             if month.end_seconds > compared - LEDGER_MARGIN_DAYS * DAY_SECONDS:
                 reason: str | None = "raw events and rollups of that time are still compared with it"
             else:
-                reason = objection(self._client, month.end_seconds)
+                reason = objection(self.client, month.end_seconds)
             if reason is None:
                 break
             refused = refused or Refused(LEDGER, month.id, reason)
@@ -246,29 +236,26 @@ class Retention:
 
     def _note(self, plan: Plan) -> None:
         """Write all of the plan to retained_from at once, before anything goes."""
-        until: dict[str, int] = {}
-        for item in plan.raw:
-            until[RAW] = max(until.get(RAW, 0), _partition_of(item).end_seconds)
-        for drop in plan.rollups:
-            until[drop.grain.name] = max(until.get(drop.grain.name, 0), drop.end_seconds)
-        for p in (*plan.dead_letters, *plan.ledger):
-            until[p.table] = max(until.get(p.table, 0), p.end_seconds)
+        # Each list is oldest first: the newest stands.
+        until = {RAW: _partition_of(plan.raw[-1]).end_seconds} if plan.raw else {}
+        until |= {drop.grain.name: drop.end_seconds for drop in plan.rollups}
+        until |= {p.table: p.end_seconds for p in (*plan.dead_letters, *plan.ledger)}
         if self._report.is_dry:
             return
         if until:
-            self._observe(RetentionStep.RETAINED_FROM)
-            note_retained_from(self._client, until)
+            self.observe(RetentionStep.RETAINED_FROM)
+            note_retained_from(self.client, until)
         # Also where nothing is to go: an earlier run may have ended here.
-        self._observe(RetentionStep.VIEWS)
-        refresh_views(self._client)
+        self.observe(RetentionStep.VIEWS)
+        refresh_views(self.client)
         if until:
-            self._clock.sleep(GRACE_SECONDS)
+            self.clock.sleep(GRACE_SECONDS)
 
     def _note_enforced(self, now_seconds: int) -> None:
         """Only after a run that did all of it."""
         is_refused = any(refused.table == RAW for refused in self._report.refused)
-        if self._policy.raw.has_overrides and self._is_deleted and not is_refused:
-            note_retained_from(self._client, enforced_until(self._policy.raw, now_seconds, self._reach))
+        if self.policy.raw.has_overrides and self._is_deleted and not is_refused:
+            note_retained_from(self.client, enforced_until(self.policy.raw, now_seconds, self.reach))
 
     def _do(self, plan: Plan, progress: Progress) -> None:
         selective_deletes = [item for item in plan.raw if isinstance(item, SelectiveDelete)]
@@ -279,67 +266,71 @@ class Retention:
         drops += plan.ledger
         todo = len(drops) + len(selective_deletes) + len(plan.moves) or 1
         for at, partition in enumerate(drops):
-            self._drop(partition)
+            self._begin(RetentionStep.DROP, partition, partial(self._store.drop, partition.table, partition.id))
             progress(at / todo)
         if plan.ledger and not self._report.is_dry:
-            forget_losses(self._client, plan.ledger[-1].end_seconds)
-        for selective_delete in selective_deletes:
-            self._delete_selectively(selective_delete)
+            forget_losses(self.client, plan.ledger[-1].end_seconds)
+        for delete in selective_deletes:
+            whole_day, ended = delete.partition, self._store.ended_rows(delete)
+            size = round(whole_day.bytes * ended / max(1, whole_day.rows))
+            going = replace(whole_day, rows=ended, bytes=size)
+            self._begin(RetentionStep.DELETE, going, partial(self._store.delete_selectively, delete))
         if selective_deletes and not self._report.is_dry:
             self._await_deletes()
         for at, partition in enumerate(plan.moves, start=len(drops) + len(selective_deletes)):
-            self._move(partition)
+            self._begin(RetentionStep.MOVE, partition, partial(self._store.move, partition, self.policy.cold.volume))
             progress(at / todo)
 
     def _warn_of_letters(self, partition: Partition) -> None:
-        count = self._store.never_replayed(partition.id)
-        if count:
+        if count := self._store.never_replayed(partition.id):
             went = "go" if self._report.is_dry else "went"
             self._report.warnings.append(
                 f"{count} dead letters of partition {partition.id} {went} that were never replayed: look at "
                 "`metrics-pipeline dead-letters list` before dead_letters.days are over"
             )
 
-    def _drop(self, partition: Partition) -> None:
-        self._report.add(DROP, partition)
+    def _begin(self, step: RetentionStep, partition: Partition, work: Callable[[], None]) -> None:
+        self._report.done.append(Done(step.value, partition.table, partition.id, partition.rows, partition.bytes))
         if not self._report.is_dry:
-            self._observe(RetentionStep.DROP)
-            self._store.drop(partition.table, partition.id)
-
-    def _delete_selectively(self, selective_delete: SelectiveDelete) -> None:
-        partition, ended = selective_delete.partition, self._store.ended_rows(selective_delete)
-        size = round(partition.bytes * ended / max(1, partition.rows))
-        self._report.add(DELETE, replace(partition, rows=ended, bytes=size))
-        if not self._report.is_dry:
-            self._observe(RetentionStep.DELETE)
-            self._store.delete_selectively(selective_delete)
+            self.observe(step)
+            work()
 
     def _await_deletes(self) -> None:
         """Await all deletes together: the server takes seconds to begin with each."""
-        end = self._clock.monotonic_seconds() + MUTATION_SECONDS
+        end = self.clock.monotonic_seconds() + MUTATION_SECONDS
         while True:
             under_way, problem = self._store.mutations()
             if not under_way:
                 return
-            if problem or self._clock.monotonic_seconds() >= end:
+            if problem or self.clock.monotonic_seconds() >= end:
                 self._report.warnings.append(
                     f"{under_way} deletes in {RAW} are still under way in the server"
                     f"{f', one fails: {problem}' if problem else ''}: look at system.mutations"
                 )
                 self._is_deleted = False
                 return
-            self._clock.sleep(_PAUSE_SECONDS)
-
-    def _move(self, partition: Partition) -> None:
-        self._report.add(MOVE, partition)
-        if not self._report.is_dry:
-            self._observe(RetentionStep.MOVE)
-            self._store.move(partition, self._policy.cold.volume)
+            self.clock.sleep(_PAUSE_SECONDS)
 
     def _costs(self, partitions: Sequence[Partition], now_seconds: int) -> Costs:
-        today, raw = cutoff(now_seconds, 0), self._policy.raw
+        today, raw = cutoff(now_seconds, 0), self.policy.raw
         raw_days = self._store.raw_days(raw, today, FULL_DAYS) if raw.has_overrides else None
-        return costs(partitions, self._policy, now_seconds, raw_days)
+        return costs(partitions, self.policy, now_seconds, raw_days)
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionOfShards:
+    """One shard after the other drops its own rows by the one policy, and notes how far back it is whole itself. A
+    single server is one shard.
+
+    Views of rollups go by their own shard's retained_from, and audits compare from where all shards are whole.
+    """
+
+    shards: Sequence[Retention]
+
+    def run(self, *, dry_run: bool = False, progress: Progress = lambda _share: None) -> Report:
+        """Raises what `Retention.run` raises; shards before have done their part then."""
+        of = len(self.shards)
+        return joined([s.run(dry_run=dry_run, progress=part_of(progress, n, of)) for n, s in enumerate(self.shards)])
 
 
 def _partition_of(item: Partition | SelectiveDelete) -> Partition:

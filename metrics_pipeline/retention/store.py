@@ -2,9 +2,8 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from clickhouse_connect.driver.client import Client
 
@@ -20,6 +19,7 @@ from metrics_pipeline.rollups.cubes import CUBES, SERVICES
 from metrics_pipeline.rollups.grains import GRAINS, UNIT
 from metrics_pipeline.rollups.tables import BUILDS, ROLLUP_TABLES
 from metrics_pipeline.rollups.views import source_of
+from metrics_pipeline.runtime.picked import picked
 from metrics_pipeline.runtime.timerange import DAY_SECONDS
 
 MAX_PARTITIONS = 100_000
@@ -32,8 +32,7 @@ NO_TIME = "197001"
 """The partition of ledger rows without messages: of lost offsets alone."""
 
 
-@dataclass(frozen=True, slots=True)
-class TableState:
+class TableState(NamedTuple):
     """`time_to_live_days`: None without a TTL, or with one that does other things as well (`has_other_ttl`)."""
 
     time_to_live_days: float | None
@@ -52,8 +51,7 @@ class RetentionStore:
             WHERE active AND database = currentDatabase() AND table IN {tables:Array(String)}
             GROUP BY table, partition_id LIMIT {limit:UInt32}"""
         cold = self.disks(cold_volume) if cold_volume else {}
-        parameters = {"tables": list(_NAMES), "limit": MAX_PARTITIONS}
-        rows = self._rows("reading partitions", sql, parameters)
+        rows = self._rows("reading partitions", sql, {"tables": list(_NAMES), "limit": MAX_PARTITIONS})
         return [
             Partition(
                 str(table),
@@ -85,22 +83,15 @@ class RetentionStore:
         self._do(f"dropping partition {id_} of {table}", f"ALTER TABLE {table} DROP PARTITION ID {{id:String}}", id=id_)
 
     def ended_rows(self, selective_delete: SelectiveDelete) -> int:
-        """Events that a selective delete would delete."""
         sql = f"SELECT count() FROM {RAW_EVENTS.name} WHERE _partition_id = {{id:String}} AND {_ENDED}"
-        return int(
-            self._rows("counting events that have reached their time", sql, _delete_parameters(selective_delete))[0][0]
-        )
+        parameters = _delete_parameters(selective_delete)
+        return int(self._rows("counting events that have reached their time", sql, parameters)[0][0])
 
     def delete_selectively(self, selective_delete: SelectiveDelete) -> None:
         """Begin to delete; the server goes on by itself, and after a restart."""
         sql = f"ALTER TABLE {RAW_EVENTS.name} DELETE IN PARTITION ID {{id:String}} WHERE {_ENDED}"
-        run_command(
-            self._client,
-            f"deleting from partition {selective_delete.partition.id} of {RAW_EVENTS.name}",
-            sql,
-            _delete_parameters(selective_delete),
-            {"mutations_sync": 0},
-        )
+        doing = f"deleting from partition {selective_delete.partition.id} of {RAW_EVENTS.name}"
+        run_command(self._client, doing, sql, _delete_parameters(selective_delete), {"mutations_sync": 0})
 
     def mutations(self) -> tuple[int, str]:
         """Deletes of raw events that are under way, and why one of them fails, if it does."""
@@ -165,13 +156,8 @@ class RetentionStore:
     def raw_days(self, policy: RawPolicy, end_seconds: int, days: int) -> float | None:
         """How long an event is kept on average, weighed by the requests of the last days; None without any."""
         sql = f"""SELECT sum(requests * {_KEPT_DAYS}), sum(requests) AS n FROM {source_of(SERVICES)} HAVING n > 0"""
-        parameters = {
-            **_overrides(policy),
-            "start": end_seconds - days * DAY_SECONDS,
-            "end": end_seconds,
-            "step": GRAINS[-1].seconds,
-        }
-        rows = self._rows("weighing overrides", sql, parameters)
+        span = {"start": end_seconds - days * DAY_SECONDS, "end": end_seconds, "step": GRAINS[-1].seconds}
+        rows = self._rows("weighing overrides", sql, _overrides(policy) | span)
         return float(rows[0][0]) / float(rows[0][1]) if rows else None
 
     def _rows(self, doing: str, sql: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
@@ -190,12 +176,10 @@ _KEPT_DAYS = """if((greatest(
 
 
 def _delete_parameters(selective_delete: SelectiveDelete) -> dict[str, Any]:
+    lists = picked(selective_delete, "kept_services", "kept_tiers", "ended_services", "ended_tiers")
     return {
         "id": selective_delete.partition.id,
-        "kept_services": list(selective_delete.kept_services),
-        "kept_tiers": list(selective_delete.kept_tiers),
-        "ended_services": list(selective_delete.ended_services),
-        "ended_tiers": list(selective_delete.ended_tiers),
+        **{name: list(names) for name, names in lists.items()},
         "is_default_over": int(selective_delete.is_default_over),
     }
 

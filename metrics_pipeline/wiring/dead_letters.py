@@ -3,13 +3,14 @@
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.dead_letters.expiry import expiry_warning, warning_end_ms
-from metrics_pipeline.dead_letters.judge import LetterFilter
+from metrics_pipeline.dead_letters.judge import GROUP_SUFFIX, LetterFilter
 from metrics_pipeline.dead_letters.replay import Reading, Replay, ReplayReport, preview
 from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters
 from metrics_pipeline.delivery.stored import ClickHouseEvents
@@ -19,13 +20,12 @@ from metrics_pipeline.kafka.admin import TopicDescription, describe_topic, topic
 from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.rollups.retained_from_store import read_retained_from
 from metrics_pipeline.runtime.clock import SystemClock
-from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.retry import Retry
 from metrics_pipeline.runtime.run import new_run
 from metrics_pipeline.runtime.timerange import DAY_SECONDS
 from metrics_pipeline.settings import Settings, kafka_address
 from metrics_pipeline.wiring.audit import batches_under_way
-from metrics_pipeline.wiring.engines import check_schema, letters_group, slot_owner, warehouse_of
+from metrics_pipeline.wiring.engines import check_schema, slot_owner, warehouse_of
 from metrics_pipeline.wiring.retention import load_policy
 
 logger = logging.getLogger(__name__)
@@ -50,20 +50,17 @@ def replay_dead_letters(
     stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[ReplayReport], None] = lambda _report: None,
     observe: Callable[[str], None] = lambda _step: None,
-    clock: Clock | None = None,
 ) -> ReplayReport:
     """Replay dead letters in the foreground; see `Replay.run` for what is raised."""
-    run = new_run(run_id, clock or SystemClock(), settings.drain.retry_seconds, stop, observe)
+    run = new_run(run_id, SystemClock(), settings.drain.retry_seconds, stop, observe)
     with ExitStack() as stack:
         client = run.retry.call(lambda: stack.enter_context(connect(settings)))
         run.retry.call(lambda: check_schema(client, settings))
         topic = run.retry.call(lambda: describe_topic(kafka_address(settings), settings.kafka))
         reading = _reading(settings, client, topic, run.retry)
-        ownership = stack.enter_context(slot_owner(settings, letters_group(settings), run))
-        replay = Replay(
-            settings.kafka.group, reading, ownership, lambda topic_id: warehouse_of(settings, client, topic_id), run
-        )
-        return replay.run(wanted, on_progress)
+        ownership = stack.enter_context(slot_owner(settings, GROUP_SUFFIX, run))
+        warehouses = partial(warehouse_of, settings, client)
+        return Replay(settings.kafka.group, reading, ownership, warehouses, run).run(wanted, on_progress)
 
 
 def dead_letter_warnings(settings: Settings, client: Client) -> tuple[str, ...]:
@@ -93,17 +90,12 @@ def _topic_retention_ms(settings: Settings) -> int | None:
 
 
 def _reading(settings: Settings, client: Client, topic: TopicDescription, retry: Retry) -> Reading:
+    books = ClickHouseBooks(client, settings.kafka.topic, topic.topic_id, settings.kafka.group)
     return Reading(
         ClickHouseDeadLetters(client, settings.kafka.topic),
         ClickHouseEvents(client),
         rules_of(settings),
-        lambda: _open_tokens(settings, client, topic),
+        lambda: frozenset(batch.token for batch in batches_under_way(settings, books, topic)),
         retry,
         read_retained_from(client).compared_from * 1_000,
     )
-
-
-def _open_tokens(settings: Settings, client: Client, topic: TopicDescription) -> frozenset[str]:
-    """Batches of drains and backfills that are on their way."""
-    books = ClickHouseBooks(client, settings.kafka.topic, topic.topic_id, settings.kafka.group)
-    return frozenset(batch.token for batch in batches_under_way(settings, books, topic))

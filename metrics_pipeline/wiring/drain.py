@@ -21,8 +21,8 @@ from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.run import new_run
 from metrics_pipeline.runtime.worker import ThreadWorker
 from metrics_pipeline.schema.targets import apply_everywhere
-from metrics_pipeline.settings import DrainSettings, Settings, kafka_address
-from metrics_pipeline.wiring.engines import drains_hold, open_engines, ownership_of, warehouse_of
+from metrics_pipeline.settings import Settings, kafka_address
+from metrics_pipeline.wiring.engines import hold_of, open_engines, ownership_of, warehouse_of
 
 EndingOf = Callable[[Log, Sequence[int]], Ending]
 """Makes the ending of a run from the log and the shard's partitions."""
@@ -81,31 +81,28 @@ def run_drain(
         report.add(entry)
         on_entry(entry)
 
-    by = new_run(run.run_id, clock or SystemClock(), settings.drain.retry_seconds, stop, observe)
+    limits = settings.drain
+    by = new_run(run.run_id, clock or SystemClock(), limits.retry_seconds, stop, observe)
+    policy = DrainPolicy(
+        BatchLimits(limits.flush_events, limits.flush_bytes, limits.flush_seconds),
+        stall_seconds=limits.retry_seconds,
+        skip_lag_offsets=0 if run.is_skipping_to_head else limits.skip_to_head_lag_offsets,
+    )
     _calm_garbage_collector()
     with ExitStack() as stack:
         engines = stack.enter_context(open_engines(settings, by))
         log = engines.log
         owner = shard_owner(settings, run.shard, log.partitions())
-        hold = stack.enter_context(drains_hold(engines, owner, by))
+        hold = stack.enter_context(hold_of(engines, settings.kafka, owner, by))
         handover = by.retry.call(
             lambda: stack.enter_context(KafkaHandover(kafka_address(settings), settings.kafka, run.shard, run.run_id))
         )
         worker = stack.enter_context(ThreadWorker("delivery"))
-        policy = _policy(settings.drain, is_skipping_to_head=run.is_skipping_to_head)
         drain = Drain(hold, by, rules_of(settings), policy, handover, worker, land)
         partitions = owner.partitions(log.partitions())
         ending = by.retry.call(lambda: ending_of(log, partitions))
         report.reason = drain.run(partitions, ending, has_predecessor=run.has_predecessor)
     return report
-
-
-def _policy(drain: DrainSettings, *, is_skipping_to_head: bool) -> DrainPolicy:
-    return DrainPolicy(
-        BatchLimits(drain.flush_events, drain.flush_bytes, drain.flush_seconds),
-        stall_seconds=drain.retry_seconds,
-        skip_lag_offsets=0 if is_skipping_to_head else drain.skip_to_head_lag_offsets,
-    )
 
 
 def _calm_garbage_collector() -> None:

@@ -1,7 +1,7 @@
 """Connects to Kafka and ClickHouse, checks that they fit, and takes hold of partitions, for all that land events."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +19,6 @@ from metrics_pipeline.kafka.committed import FencedOffsets
 from metrics_pipeline.kafka.intents import Owner
 from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.ledger.deferred import GROUP_SUFFIX as DEFERRED_SUFFIX
-from metrics_pipeline.replay.plan import GROUP_SUFFIX as HOURS_SUFFIX
 from metrics_pipeline.rollups.retained_from_store import read_retained_from
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.run import Run
@@ -53,36 +52,30 @@ def open_engines(settings: Settings, run: Run, *, is_gentle: bool = False) -> It
 
     Raises SchemaMismatchError, ConfigurationError.
     """
-    address, retry = kafka_address(settings), run.retry
+    retry, threads = run.retry, {"max_threads": 1} if is_gentle else {}
     with ExitStack() as stack:
-        threads = {"max_threads": 1} if is_gentle else {}
         client = retry.call(lambda: stack.enter_context(connect(settings, **threads)))
         retry.call(lambda: check_schema(client, settings))
         retry.call(lambda: check_age(client, settings, run.clock))
-        log = retry.call(lambda: stack.enter_context(KafkaLog(address, settings.kafka)))
+        log = retry.call(lambda: stack.enter_context(KafkaLog(kafka_address(settings), settings.kafka)))
         yield Engines(settings, client, log)
 
 
 @contextmanager
-def drains_hold(engines: Engines, owner: Owner, run: Run) -> Iterator[Hold]:
-    """A drain's hold on the partitions of its shard."""
-    with ownership_of(engines.settings, engines.settings.kafka, owner, engines.log.partitions(), run) as ownership:
-        yield Hold(engines.settings.kafka.group, engines.log, ownership, engines.warehouse)
+def hold_of(engines: Engines, group: KafkaSettings, owner: Owner, run: Run) -> Iterator[Hold]:
+    """A drain's hold on the partitions of its shard, or a backfill's on all."""
+    with ownership_of(engines.settings, group, owner, engines.log.partitions(), run) as ownership:
+        yield Hold(group.group, engines.log, ownership, engines.warehouse)
 
 
-@contextmanager
-def backfills_hold(engines: Engines, run: Run) -> Iterator[Hold]:
-    """A backfill's hold on all partitions, in a side group."""
-    side = deferred_group(engines.settings)
-    with ownership_of(engines.settings, side, ONE_OWNER, engines.log.partitions(), run) as ownership:
-        yield Hold(side.group, engines.log, ownership, engines.warehouse)
+def backfills_hold(engines: Engines, run: Run) -> AbstractContextManager[Hold]:
+    """In a side group."""
+    return hold_of(engines, side_group(engines.settings, DEFERRED_SUFFIX), ONE_OWNER, run)
 
 
-@contextmanager
-def slot_owner(settings: Settings, side: KafkaSettings, run: Run) -> Iterator[Ownership]:
+def slot_owner(settings: Settings, suffix: str, run: Run) -> AbstractContextManager[Ownership]:
     """A replay's right to the one slot of its side group."""
-    with ownership_of(settings, side, ONE_OWNER, (SLOT,), run) as ownership:
-        yield ownership
+    return ownership_of(settings, side_group(settings, suffix), ONE_OWNER, (SLOT,), run)
 
 
 @contextmanager
@@ -100,22 +93,13 @@ def warehouse_of(settings: Settings, client: Client, topic_id: str) -> ClickHous
     return ClickHouseWarehouse(client, shards, kafka.topic, topic_id, kafka.group, storage_of(settings))
 
 
-def deferred_group(settings: Settings) -> KafkaSettings:
-    """The side group of backfills: who may backfill, and the batch that is open."""
-    return side_group(settings, DEFERRED_SUFFIX)
-
-
 def letters_group(settings: Settings) -> KafkaSettings:
-    """The side group of replays of dead letters: who may replay, and the chunk that is open."""
+    """The side group of replays of dead letters."""
     return side_group(settings, LETTERS_SUFFIX)
 
 
-def hours_group(settings: Settings) -> KafkaSettings:
-    """The side group of replays of hours: who may replay, and the chunk that is open."""
-    return side_group(settings, HOURS_SUFFIX)
-
-
 def side_group(settings: Settings, suffix: str) -> KafkaSettings:
+    """Of backfills, or of replays of a kind: who may do that, and the batch or chunk that is open."""
     return settings.kafka.model_copy(update={"group": settings.kafka.group + suffix})
 
 

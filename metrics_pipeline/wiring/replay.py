@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from clickhouse_connect.driver.client import Client
 
@@ -20,6 +21,7 @@ from metrics_pipeline.kafka.intents import OffsetRange, offsets_in
 from metrics_pipeline.replay.books import ClickHouseReplayBooks
 from metrics_pipeline.replay.diff import Diff
 from metrics_pipeline.replay.hours import MAX_HOURS
+from metrics_pipeline.replay.plan import GROUP_SUFFIX as HOURS_SUFFIX
 from metrics_pipeline.replay.plan import Mode
 from metrics_pipeline.replay.ports import Tables
 from metrics_pipeline.replay.report import HourReport, Progress
@@ -33,7 +35,7 @@ from metrics_pipeline.runtime.timerange import DAY_SECONDS, minute_name
 from metrics_pipeline.settings import Settings, kafka_address
 from metrics_pipeline.wiring.audit import batches_under_way
 from metrics_pipeline.wiring.backfill import backfill_deferred, deferred_ranges
-from metrics_pipeline.wiring.engines import Engines, hours_group, open_engines, slot_owner
+from metrics_pipeline.wiring.engines import Engines, open_engines, slot_owner
 from metrics_pipeline.wiring.rollups import rollups as open_rollups
 
 _PREFETCH_BYTES = 4 << 20
@@ -45,9 +47,8 @@ def preview_hours(
 ) -> HourReport:
     """What a replay would do now; writes nothing."""
     run = new_run("preview", SystemClock(), settings.drain.retry_seconds)
-    deferred = deferred_of(settings, _bounded(hours))
-    with _reading(settings, run) as (engines, diff):
-        _refuse_dropped(settings, engines.client, hours)
+    deferred = _deferred_of(settings, hours)
+    with _reading(settings, hours, run) as (_, diff):
         report = preview(diff, hours, mode, rules_of(settings), run.clock, on_progress)
     report.deferred = offsets_in(deferred)
     # Nor does the ledger account for them: they are told apart from a gap.
@@ -68,14 +69,12 @@ def replay_hours(
 ) -> HourReport:
     """Replay hours (starts, epoch seconds) in the foreground; see `HourReplay.run` for what is raised."""
     clock = clock or SystemClock()
-    deferred = deferred_of(settings, _bounded(hours))
-    if deferred:
+    if deferred := _deferred_of(settings, hours):
         backfill_deferred(settings, deferred, run_id, stop=stop, clock=clock)
     run = new_run(run_id, clock, settings.drain.retry_seconds, stop, observe)
     with ExitStack() as stack:
-        engines, diff = stack.enter_context(_reading(settings, run))
-        _refuse_dropped(settings, engines.client, hours)
-        ownership = stack.enter_context(slot_owner(settings, hours_group(settings), run))
+        engines, diff = stack.enter_context(_reading(settings, hours, run))
+        ownership = stack.enter_context(slot_owner(settings, HOURS_SUFFIX, run))
         hold = Hold(settings.kafka.group, engines.log, ownership, engines.warehouse)
         repair = RollupRepair(diff.tables, stack.enter_context(open_rollups(settings, clock)), run.retry)
         report = HourReplay(hold, run, rules_of(settings), diff, repair).run(hours, mode, on_progress)
@@ -83,21 +82,24 @@ def replay_hours(
     return report
 
 
-def deferred_of(settings: Settings, hours: Sequence[int]) -> list[OffsetRange]:
+def _deferred_of(settings: Settings, hours: Sequence[int]) -> list[OffsetRange]:
     """What drains have skipped of these hours, and no backfill has landed yet."""
+    if len(hours) > MAX_HOURS:
+        raise ConfigurationError(f"{len(hours)} hours are more than {MAX_HOURS}: replay a part of them at a time")
     wanted = set(hours)
     return [r for entry in deferred_ranges(settings) if entry.hour_seconds in wanted for r in entry.ranges]
 
 
 @contextmanager
-def _reading(settings: Settings, run: Run) -> Iterator[tuple[Engines, Diff]]:
-    """What a dry run and a replay both need."""
-    kafka, address = settings.kafka, kafka_address(settings)
+def _reading(settings: Settings, hours: Sequence[int], run: Run) -> Iterator[tuple[Engines, Diff]]:
+    """What a dry run and a replay both need. Raises ConfigurationError for hours that retention has dropped."""
+    kafka = settings.kafka
     fetching = kafka.model_copy(update={"prefetch_bytes": min(kafka.prefetch_bytes, _PREFETCH_BYTES)})
     with ExitStack() as stack:
         reading = settings.model_copy(update={"kafka": fetching})
         engines = stack.enter_context(open_engines(reading, run, is_gentle=True))
         client, log = engines.client, engines.log
+        _refuse_dropped(settings, client, hours)
         topic = TopicDescription(log.topic_id, log.partitions())
         shards = run.retry.call(lambda: stack.enter_context(connect_shards(settings, max_threads=1)))
         books = ClickHouseBooks(client, kafka.topic, log.topic_id, kafka.group)
@@ -107,15 +109,10 @@ def _reading(settings: Settings, run: Run) -> Iterator[tuple[Engines, Diff]]:
             ClickHouseReplayBooks(client, kafka.topic, log.topic_id, kafka.group),
             books,
         )
-        diff = Diff(
-            log,
-            tables,
-            run,
-            lambda: committed_offsets(address, kafka, log.partitions()),
-            # Not its own chunk: that is what is asked about.
-            lambda: batches_under_way(settings, books, topic, (LETTERS_SUFFIX,)),
-        )
-        yield engines, diff
+        committed = partial(committed_offsets, kafka_address(settings), kafka, log.partitions())
+        # Not its own chunk: that is what is asked about.
+        under_way = partial(batches_under_way, settings, books, topic, (LETTERS_SUFFIX,))
+        yield engines, Diff(log, tables, run, committed, under_way)
 
 
 def _refuse_dropped(settings: Settings, client: Client, hours: Sequence[int]) -> None:
@@ -128,9 +125,3 @@ def _refuse_dropped(settings: Settings, client: Client, hours: Sequence[int]) ->
             f"{minute_name(retained_from)} (METRICS_EVENTS__MAX_AGE_DAYS), which retention dropped: give --from "
             f"{minute_name(first)}"
         )
-
-
-def _bounded(hours: Sequence[int]) -> Sequence[int]:
-    if len(hours) > MAX_HOURS:
-        raise ConfigurationError(f"{len(hours)} hours are more than {MAX_HOURS}: replay a part of them at a time")
-    return hours

@@ -1,6 +1,6 @@
 """Puts retention together from settings. Command line and Dagster both start here."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,9 +10,7 @@ from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.kafka.admin import topic_retention_ms
 from metrics_pipeline.retention.plan import reach_days
 from metrics_pipeline.retention.policy import Policy, given_values, parse_policy
-from metrics_pipeline.retention.run import Retention
-from metrics_pipeline.retention.shards import RetentionOfShards
-from metrics_pipeline.retention.steps import RetentionStep
+from metrics_pipeline.retention.run import Retention, RetentionOfShards
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.settings import Settings, kafka_address
@@ -23,12 +21,7 @@ MAX_POLICY_BYTES = 1 << 20
 
 
 @contextmanager
-def retention(
-    settings: Settings,
-    *,
-    observe: Callable[[RetentionStep], None] = lambda _step: None,
-    clock: Clock | None = None,
-) -> Iterator[RetentionOfShards]:
+def retention(settings: Settings, *, clock: Clock | None = None) -> Iterator[RetentionOfShards]:
     """Raises ConfigurationError for a wrong policy, SchemaMismatchError where tables are missing."""
     policy, clock = load_policy(settings), clock or SystemClock()
     reach = reach_days(settings.events.max_age_days, topic_retention_ms(kafka_address(settings), settings.kafka))
@@ -36,10 +29,7 @@ def retention(
         check_schema(client, settings)
     with connect_shards(settings) as shards:
         yield RetentionOfShards(
-            [
-                Retention(shard, rollups_of_shard(settings, shard, clock), policy, reach, clock, observe)
-                for shard in shards
-            ]
+            [Retention(shard, rollups_of_shard(settings, shard, clock), policy, reach, clock) for shard in shards]
         )
 
 

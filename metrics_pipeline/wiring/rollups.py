@@ -27,7 +27,6 @@ from metrics_pipeline.wiring.audit import batches_under_way
 
 @contextmanager
 def rollups(settings: Settings, clock: Clock | None = None) -> Iterator[RollupsOfShards]:
-    """The rollups of all shards."""
     with connect_shards(settings) as shards:
         yield RollupsOfShards([rollups_of_shard(settings, shard, clock) for shard in shards])
 

@@ -78,8 +78,7 @@ def _begun_ns(client: Client) -> int:
     now_ns = time.time_ns()
     for table, comment in rows:
         note = f"{_SINCE.sub('', comment)} Remade since {now_ns}."
-        statement = f"ALTER TABLE {table} MODIFY COMMENT '{quoted(note)}'"
-        run_command(client, f"noting that {table} is remade", statement)
+        run_command(client, f"noting that {table} is remade", f"ALTER TABLE {table} MODIFY COMMENT '{quoted(note)}'")
     return now_ns
 
 

@@ -313,9 +313,9 @@ def test_costs_are_those_of_tables_full_of_the_days_that_the_policy_keeps() -> N
     ]
     assert [t.price_per_month for t in report.tables] == [pytest.approx(30.5 * 0.5), pytest.approx(12.35 * 0.5)]
     assert report.price == pytest.approx(13 * (30.5 + 12.35) * 0.5)
-    weighed = costs(found, policy, NOW, raw_days=60.0, months=1)
+    weighed = costs(found, policy, NOW, raw_days=60.0)
     assert [t.days for t in weighed.tables] == [60.5, 123.5]
-    assert weighed.price == pytest.approx((60.5 + 12.35) * 0.5)
+    assert weighed.price == pytest.approx(13 * (60.5 + 12.35) * 0.5)
     assert costs([], policy, NOW).price == 0
 
 

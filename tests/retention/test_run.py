@@ -19,7 +19,7 @@ from metrics_pipeline.questions.question import Question
 from metrics_pipeline.replay.plan import Mode
 from metrics_pipeline.retention.policy import Policy
 from metrics_pipeline.retention.report import Report
-from metrics_pipeline.retention.steps import RetentionStep
+from metrics_pipeline.retention.run import RetentionStep
 from metrics_pipeline.rollups.grains import GRAINS
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.rollups.retained_from_store import read_retained_from

@@ -14,8 +14,7 @@ from metrics_pipeline.questions.latency import ask
 from metrics_pipeline.questions.question import Names, Question
 from metrics_pipeline.retention.policy import Policy
 from metrics_pipeline.retention.report import Report
-from metrics_pipeline.retention.run import Retention
-from metrics_pipeline.retention.steps import RetentionStep
+from metrics_pipeline.retention.run import Retention, RetentionStep
 from metrics_pipeline.rollups import building
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.runtime.clock import SystemClock

@@ -135,7 +135,7 @@ class Delivery:
 
     def _land(self, attempt: Attempt) -> LedgerEntry:
         batch, opened = attempt.batch, attempt.opened
-        unique = deduplicate(pl.concat([NO_EVENTS, *batch.events])).events.with_row_index(PLACE)
+        unique = deduplicate(pl.concat([NO_EVENTS, *batch.events])).with_row_index(PLACE)
         look_up = self._timed(lambda: self._drop_stored(unique, attempt))
         insert = self._timed(lambda: self._insert_events(attempt, len(unique), look_up.result))
         suspects = unique.drop(PLACE) if attempt.is_repeat else insert.result.events

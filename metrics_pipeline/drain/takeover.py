@@ -63,7 +63,7 @@ class Takeover:
         """
         self.retry.call(lambda: self.log.watermarks(partitions))
         self.hold.ownership.committed(partitions)
-        unique = deduplicate(self.rules.decode(_REHEARSAL).events).events
+        unique = deduplicate(self.rules.decode(_REHEARSAL).events)
         self.retry.call(lambda: self.hold.warehouse.existing(unique, ()))
 
     def start(self, partitions: Sequence[int]) -> dict[int, int]:

@@ -52,10 +52,9 @@ from metrics_pipeline.delivery.chunk import (
     slot_commits,
     stored_elsewhere,
 )
-from metrics_pipeline.delivery.landing import Landing, Refused, Rows, refused_before
+from metrics_pipeline.delivery.landing import UNKNOWN_ERROR, Landing, Refused, Rows, refused_before
 from metrics_pipeline.delivery.ownership import Ownership
 from metrics_pipeline.delivery.ports import StoredEvents, Warehouse
-from metrics_pipeline.delivery.refused_rows import UNKNOWN_ERROR
 from metrics_pipeline.delivery.steps import ReplayStep
 from metrics_pipeline.event.contract import Reason
 from metrics_pipeline.event.rules import Rules

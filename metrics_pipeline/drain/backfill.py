@@ -18,7 +18,7 @@ import polars as pl
 
 from metrics_pipeline.delivery.batch import BatchLimits, MicroBatch, lost_batch
 from metrics_pipeline.delivery.delivery import Delivery
-from metrics_pipeline.delivery.hold import Hold
+from metrics_pipeline.delivery.ownership import Hold
 from metrics_pipeline.delivery.yielding import Yielding
 from metrics_pipeline.drain.ranges import RangeReader, already_lost
 from metrics_pipeline.drain.takeover import Takeover

@@ -14,7 +14,7 @@ from functools import partial
 
 from metrics_pipeline.delivery.batch import BatchBuilder, BatchLimits
 from metrics_pipeline.delivery.delivery import Delivery
-from metrics_pipeline.delivery.hold import Hold
+from metrics_pipeline.delivery.ownership import Hold
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.drain.ending import Ending, Reason, Situation
 from metrics_pipeline.drain.skip_to_head import SkipToHead

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from metrics_pipeline.delivery.batch import MicroBatch, deferred_batch, lost_batch, noted_entry
 from metrics_pipeline.delivery.delivery import Delivery
-from metrics_pipeline.delivery.hold import Hold
+from metrics_pipeline.delivery.ownership import Hold
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.drain.ranges import UNLIMITED, RangeReader, already_lost
 from metrics_pipeline.errors import StopError, TopicMismatchError
@@ -181,11 +181,6 @@ class Takeover:
         lost = already_lost(opened.ranges, marks)
         rules = Rules.parse(opened.rules)
         return RangeReader(self.log, self.run, rules, opened.ranges, lost).next(UNLIMITED)
-
-
-def closing_commits(positions: Mapping[int, int], topic_id: str) -> dict[int, Commit]:
-    """Commits that set every partition to a position with no intent open."""
-    return {p: Commit(offset, None, topic_id) for p, offset in positions.items()}
 
 
 def reset_positions(

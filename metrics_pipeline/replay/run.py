@@ -27,7 +27,6 @@ import polars as pl
 from metrics_pipeline.delivery.accounts import entry_of_chunk
 from metrics_pipeline.delivery.chunk import (
     ORIGIN,
-    PLACE,
     POSITION,
     SLOT,
     closed_slot,
@@ -39,11 +38,10 @@ from metrics_pipeline.delivery.chunk import (
     slot_commits,
     stored_elsewhere,
 )
-from metrics_pipeline.delivery.hold import Hold
 from metrics_pipeline.delivery.landing import Landing, Refused, Rows
-from metrics_pipeline.delivery.refused_rows import refused_dead_letters
+from metrics_pipeline.delivery.ownership import Hold
+from metrics_pipeline.delivery.steps import HourStep
 from metrics_pipeline.event.decode.frame import lineage_frame
-from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.event.rules import Rules
 from metrics_pipeline.kafka.intents import Commit, OffsetRange, OpenBatch, offsets_in
 from metrics_pipeline.ledger.entry import LedgerEntry
@@ -53,7 +51,6 @@ from metrics_pipeline.replay.hours import HourPlan, windows
 from metrics_pipeline.replay.plan import SOURCE, Found, Mode, inserts, minutes_of_plan, of_step, planned_letters
 from metrics_pipeline.replay.report import HourReport, Progress
 from metrics_pipeline.replay.rollup_repair import RollupRepair
-from metrics_pipeline.replay.steps import HourStep
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.run import Run
 
@@ -225,7 +222,8 @@ class HourReplay:
                     len(gone),
                 )
             refused = self._insert(chunk, events, is_repeat=is_repeat)
-            refusals = _refusals(chunk, read.messages, events, refused)
+            refusals = refused.dead_letters([read.messages], placed(chunk, events))
+            refusals = refusals.with_columns(batch=pl.lit(chunk.token))
             letters = pl.concat([planned_letters(plan, read.decoded.dead_letters, chunk.token), refusals])
             if len(letters):
                 self._observe(HourStep.DEAD)
@@ -315,9 +313,3 @@ class HourReplay:
 
     def _stored(self, events: pl.DataFrame) -> pl.DataFrame:
         return self._retry.call(lambda: self._tables.events.of(events))
-
-
-def _refusals(chunk: OpenBatch, messages: Messages, events: pl.DataFrame, refused: Refused) -> pl.DataFrame:
-    """Dead letters of the events that the server refused."""
-    rows = refused.among(placed(chunk, events))
-    return refused_dead_letters([messages], rows, refused.errors, PLACE).with_columns(batch=pl.lit(chunk.token))

@@ -10,7 +10,7 @@ from metrics_pipeline.clickhouse.client import database_name
 from metrics_pipeline.clickhouse.cluster import connect_shards
 from metrics_pipeline.dead_letters.judge import GROUP_SUFFIX as LETTERS_SUFFIX
 from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters
-from metrics_pipeline.delivery.hold import Hold
+from metrics_pipeline.delivery.ownership import Hold
 from metrics_pipeline.delivery.stored import ClickHouseEvents
 from metrics_pipeline.drain.shards import rules_of
 from metrics_pipeline.errors import ConfigurationError

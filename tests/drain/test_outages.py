@@ -15,14 +15,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.delivery.steps import Step
+from metrics_pipeline.delivery.steps import HourStep, Step
 from metrics_pipeline.drain.drain import DrainReport
 from metrics_pipeline.errors import ClickHouseUnavailableError, KafkaUnavailableError, StuckClientError
 from metrics_pipeline.lab.local.clickhouse import ClickHouseServer, start_clickhouse
 from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program, kafka_program
 from metrics_pipeline.lab.local.kafka import KafkaServer, start_kafka
 from metrics_pipeline.lab.local.process import choose_port
-from metrics_pipeline.replay.steps import HourStep
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.settings import LocalSettings, Settings, load_settings

@@ -13,8 +13,8 @@ from metrics_pipeline.audit.books import UNREPAIRED
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.insert import insert_once
 from metrics_pipeline.clickhouse.query import query_frame, query_rows
-from metrics_pipeline.delivery.stored import IN_RANGES, ranges_parameters
 from metrics_pipeline.delivery.tables import DEAD_LETTERS
+from metrics_pipeline.delivery.warehouse import IN_RANGES, ranges_parameters
 from metrics_pipeline.kafka.intents import OffsetRange, OpenBatch
 from metrics_pipeline.ledger.entry import DEFERRED
 from metrics_pipeline.ledger.reading_deferred import merged

@@ -4,7 +4,7 @@ Every read takes the last version of each letter. A mark copies the row on the s
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -185,7 +185,7 @@ class ClickHouseDeadLetters:
             FROM {DEAD_LETTERS.name} FINAL WHERE {where}
             ORDER BY kafka_timestamp DESC, kafka_partition, kafka_offset LIMIT {{limit:UInt32}}"""
         rows = self._rows("reading dead letters", sql, parameters | {"limit": limit})
-        return [Letter(**dict(zip(_LETTER_FIELDS, (*r[:7], bytes.fromhex(r[7]), *r[8:]), strict=True))) for r in rows]
+        return [Letter(*(*r[:7], bytes.fromhex(r[7]), *r[8:])) for r in rows]
 
     def never_replayed(
         self, end_ms: int | None = None, *, topic_id: str | None = None, lows: Mapping[int, int] | None = None
@@ -228,9 +228,6 @@ class ClickHouseDeadLetters:
     def _rows(self, doing: str, sql: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         named = {"topic": self._topic, **parameters}
         return query_rows(self._client, doing, sql, named, _SETTINGS)
-
-
-_LETTER_FIELDS = tuple(f.name for f in fields(Letter))
 
 
 def _where(wanted: LetterFilter) -> tuple[str, dict[str, Any]]:

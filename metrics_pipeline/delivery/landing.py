@@ -12,7 +12,7 @@ from functools import partial
 import polars as pl
 
 from metrics_pipeline.delivery.bisection import Bisection, Slice
-from metrics_pipeline.delivery.chunk import ORIGIN, PLACE, POSITION
+from metrics_pipeline.delivery.chunk import ORIGIN, PLACE, POSITION, own_rows, placed, stored_elsewhere
 from metrics_pipeline.delivery.inserting import Inserting
 from metrics_pipeline.delivery.ownership import Ownership
 from metrics_pipeline.delivery.ports import Warehouse
@@ -98,6 +98,26 @@ class Landing:
             else:
                 search.note(is_refused=False)
         return Refused(search.refused, errors)
+
+    def insert_chunk(
+        self,
+        warehouse: Warehouse,
+        chunk: OpenBatch,
+        events: pl.DataFrame,
+        stored: pl.DataFrame,
+        *,
+        only_missing: bool,
+        is_repeat: bool,
+    ) -> Refused:
+        """Insert the events of a replay's chunk that no other message brought; `stored` is what raw_events has of them.
+
+        With `only_missing` without those that an earlier try landed: the server may have forgotten their token.
+        """
+        unwanted = stored_elsewhere(events, stored)
+        if only_missing:
+            unwanted = pl.concat([unwanted, own_rows(events, stored)])
+        wanted = events.join(unwanted, on=ORIGIN, how="anti")
+        return self.insert(warehouse, chunk, Rows(placed(chunk, wanted), chunk.offsets, is_repeat))
 
     def _insert_part(self, warehouse: Warehouse, opened: OpenBatch, part: Slice, rows: Rows) -> None:
         events = rows.of(part).drop(PLACE)

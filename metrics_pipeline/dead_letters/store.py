@@ -17,8 +17,8 @@ from metrics_pipeline.clickhouse.query import query_frame, query_rows
 from metrics_pipeline.ddl.live import IS_OWN, time_to_live_days
 from metrics_pipeline.dead_letters.judge import LETTER_SCHEMA, LETTERS_SCHEMA, LetterFilter
 from metrics_pipeline.delivery.tables import DEAD_LETTERS
-from metrics_pipeline.delivery.warehouse import IN_RANGES, ranges_parameters
 from metrics_pipeline.kafka.intents import OffsetRange
+from metrics_pipeline.ledger.tables import IN_RANGES, ranges_parameters
 
 Place = tuple[str, int, int]
 """Topic id, partition and offset: the order of pages."""

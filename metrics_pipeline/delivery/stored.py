@@ -11,19 +11,17 @@ from metrics_pipeline.clickhouse.query import query_frame, query_rows, run_comma
 from metrics_pipeline.delivery.chunk import ORIGIN, POSITION
 from metrics_pipeline.delivery.tables import RAW_EVENTS
 from metrics_pipeline.delivery.warehouse import (
-    IN_RANGES,
     ROW,
     among_candidates,
     candidates_of,
     fresh_and_late,
     query_beside,
-    ranges_parameters,
     selected,
 )
 from metrics_pipeline.errors import StopError
 from metrics_pipeline.event.contract import EVENT_SCHEMA, FIELDS, IDENTITY, RAW_COLUMNS
 from metrics_pipeline.kafka.intents import OffsetRange, OpenBatch
-from metrics_pipeline.ledger.tables import REPLAY_PLAN, PlanStep
+from metrics_pipeline.ledger.tables import IN_RANGES, REPLAY_PLAN, PlanStep, ranges_parameters
 
 CONTENT = "content"
 

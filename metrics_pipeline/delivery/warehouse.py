@@ -19,17 +19,13 @@ from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
 from metrics_pipeline.event.contract import IDENTITY, LINEAGE
 from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.ledger.entry import LedgerEntry
-from metrics_pipeline.ledger.tables import BATCHES
+from metrics_pipeline.ledger.tables import BATCHES, IN_RANGES, PROCESSED, ranges_parameters
 from metrics_pipeline.runtime.picked import picked
 
 FRESH_SPAN_MS = 5_000
 """Events so near to the batch's median are looked up apart from stragglers: the parts that end before them are skipped
 whole, which one late event among them would prevent."""
 
-
-IN_RANGES = """arrayExists((p, s, e) -> kafka_partition = p AND kafka_offset >= s AND kafka_offset < e,
-    {partitions:Array(UInt32)}, {starts:Array(UInt64)}, {ends:Array(UInt64)})"""
-"""A condition on rows with the columns of a position; see `ranges_parameters`."""
 
 ROW = (*IDENTITY, *ORIGIN)
 """Names a row: an event, and the message that brought it."""
@@ -56,15 +52,6 @@ PREWHERE timestamp IN (SELECT timestamp FROM candidates)
 WHERE ({", ".join(known)}) IN (SELECT {", ".join(known)} FROM candidates)
   AND timestamp BETWEEN {{first:DateTime64(3, 'UTC')}} AND {{last:DateTime64(3, 'UTC')}}
 """
-
-
-def ranges_parameters(ranges: Sequence[OffsetRange]) -> dict[str, Any]:
-    """What `IN_RANGES` asks for."""
-    return {
-        "partitions": [r.partition for r in ranges],
-        "starts": [r.start for r in ranges],
-        "ends": [r.end for r in ranges],
-    }
 
 
 def candidates_of(rows: pl.DataFrame) -> ExternalData:
@@ -208,8 +195,6 @@ _LEDGER_TYPES = {
     "Array(UInt64)": pl.List(pl.UInt64),
 }
 _LEDGER_OVERRIDES = {c.name: _LEDGER_TYPES[c.type] for c in BATCHES.columns if c.type in _LEDGER_TYPES}
-_OFFSETS = ("consumed", "inserted", "duplicates", "dead_letters", "skipped", "lost")
-_NUMBERS = ("shard", "consumed", "inserted", "duplicates", "dead_letters", "lost", "size_bytes")
 _DURATIONS = ("commit_duration_ms", "look_up_duration_ms", "insert_duration_ms")
 
 
@@ -217,11 +202,12 @@ def _ledger_row(entry: LedgerEntry) -> dict[str, Any]:
     accounts = entry.accounts
     return {
         "batch": entry.token,
-        **picked(entry, "source", "run_id", *_NUMBERS, *_DURATIONS, "restored", "added_dead_letters"),
+        **picked(entry, "source", "shard", "run_id", *PROCESSED, "lost", "size_bytes", *_DURATIONS),
+        **picked(entry, "restored", "added_dead_letters"),
         "partitions": [a.range.partition for a in accounts],
         "partition_start": [a.range.start for a in accounts],
         "partition_end": [a.range.end for a in accounts],
-        **{f"partition_{name}": [getattr(a, name) for a in accounts] for name in _OFFSETS},
+        **{f"partition_{name}": [getattr(a, name) for a in accounts] for name in (*PROCESSED, "skipped", "lost")},
         "skipped": sum(a.skipped for a in accounts),
         "first_event": entry.first_event_ms,
         "last_event": entry.last_event_ms,

@@ -230,13 +230,9 @@ def _drift(unit: UnitFigures) -> Drift:
         f"{BUILDS} counts {difference:+} too many or too few for the {grain} from {minute_name(start)}"
         for grain, start, difference in unit.mismatched
     ]
-    return Drift(
-        unit.start_seconds, UNIT.name, tables, ", ".join(parts), has_raw=unit.raw.requests > 0 or not _any_rows(unit)
-    )
-
-
-def _any_rows(unit: UnitFigures) -> bool:
-    return unit.events != 0 or any(count.requests for count in unit.current.values())
+    has_rows = unit.events != 0 or any(count.requests for count in unit.current.values())
+    has_raw = unit.raw.requests > 0 or not has_rows
+    return Drift(unit.start_seconds, UNIT.name, tables, ", ".join(parts), has_raw=has_raw)
 
 
 def _built_drift(figures: BuiltFigures) -> Drift:

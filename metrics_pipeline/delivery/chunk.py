@@ -111,15 +111,9 @@ def placed(chunk: OpenBatch, rows: pl.DataFrame) -> pl.DataFrame:
     """`rows` that lie within the chunk, with their places in a column PLACE, in the order that they have."""
     partition, offset = POSITION
     types = {partition: rows.schema[partition], "start": rows.schema[offset], "end": rows.schema[offset]}
-    ranges = pl.DataFrame(
-        {
-            partition: [r.partition for r in chunk.ranges],
-            "start": [r.start for r in chunk.ranges],
-            "end": [r.end for r in chunk.ranges],
-            "first": [0, *accumulate(r.offsets for r in chunk.ranges)][:-1],
-        },
-        schema={**types, "first": pl.Int64},
-    ).sort("start")
+    firsts = accumulate((r.offsets for r in chunk.ranges), initial=0)
+    placed_ranges = [(r.partition, r.start, r.end, first) for r, first in zip(chunk.ranges, firsts, strict=False)]
+    ranges = pl.DataFrame(placed_ranges, {**types, "first": pl.Int64}, orient="row").sort("start")
     found = (
         rows.with_row_index("order")
         .sort(offset)

@@ -284,7 +284,7 @@ class Rollups:
 
     def _sweep(self, units: Iterable[UnitFigures]) -> None:
         """Delete rows that no reader takes: a repair may have ended before it did."""
-        before = self._now_ns() - ABANDONED_SECONDS * 1_000_000_000
+        before = (self.clock.now_ms() - ABANDONED_SECONDS * 1_000) * 1_000_000
         left = {unit.start_seconds: unit.repair for unit in units if unit.left_over(before)}
         if left:
             self.repairer.forget(left, before)
@@ -350,6 +350,3 @@ class Rollups:
         for bucket in self.builder.buckets(grain, buckets[0].start_seconds, end, only_stale=True):
             if bucket in planned:
                 yield grain.name, bucket.start_seconds
-
-    def _now_ns(self) -> int:
-        return self.clock.now_ms() * 1_000_000

@@ -34,7 +34,6 @@ LETTER_SCHEMA = pl.Schema(
     | dict.fromkeys(("batch", "outcome", "replay_reason", "replay_detail"), pl.String())
 )
 MARK_SCHEMA = pl.Schema({n: LETTER_SCHEMA[n] for n in (*POSITION, "outcome", "replay_reason", "replay_detail")})
-NO_MARKS = pl.DataFrame(schema=MARK_SCHEMA)
 
 
 class Outcome(StrEnum):

@@ -18,13 +18,13 @@ one repeats.
 """
 
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import polars as pl
 
 from metrics_pipeline.dead_letters.judge import (
-    NO_MARKS,
     SOURCE,
     Judged,
     LetterFilter,
@@ -91,18 +91,14 @@ class ReplayReport:
             "recovered": self.recovered,
         }
 
-    def keep(self, reasons: pl.Series) -> None:
+    def count(self, noted: pl.DataFrame) -> None:
+        """Add letters by their marks (MARK_SCHEMA)."""
+        outcomes = Counter(noted["outcome"])
+        self.landed += outcomes[Outcome.LANDED]
+        self.duplicates += outcomes[Outcome.DUPLICATE]
+        reasons = noted.filter(pl.col("outcome") == Outcome.KEPT.value)["replay_reason"]
         for reason, count in reasons.value_counts(name="n").sort("n", descending=True).iter_rows():
             self.kept[reason] = self.kept.get(reason, 0) + count
-
-
-@dataclass(frozen=True, slots=True)
-class _Result:
-    """What became of a chunk, as marks."""
-
-    landed: pl.DataFrame
-    duplicates: pl.DataFrame
-    refused: pl.DataFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +153,7 @@ def preview(reading: Reading, wanted: LetterFilter, on_progress: Callable[[Repla
         found = sort_out(judged.events, reading.stored(judged.events))
         report.landed += len(found.missing) + len(found.landed)
         report.duplicates += len(found.duplicates) + len(found.copies)
-        report.keep(judged.kept["replay_reason"])
+        report.count(judged.kept)
         report.waiting += waiting
         report.looked_at += len(page) + waiting
         on_progress(report)
@@ -219,7 +215,7 @@ class Replay:
     def _replay(self, page: pl.DataFrame, report: ReplayReport) -> None:
         topic_id = page["topic_id"][0]
         judged = self._reading.judge(page)
-        report.keep(judged.kept["replay_reason"])
+        report.count(judged.kept)
         self._mark(topic_id, changed(judged.kept, page), ReplayStep.KEEP)
         events = judged.events
         while len(events):
@@ -230,22 +226,21 @@ class Replay:
         found = sort_out(events, self._reading.stored(events))
         known = pl.concat([marks(found.landed, Outcome.LANDED), marks(found.duplicates, Outcome.DUPLICATE)])
         self._mark(topic_id, known, ReplayStep.KEEP)
-        report.landed += len(found.landed)
-        report.duplicates += len(found.duplicates)
+        report.count(known)
         now_ms = self._run.clock.now_ms()
         for chunk, of_chunk in chunks_of(topic_id, self._group, found.missing, self._reading.rules, now_ms):
             self._run.observe(ReplayStep.INTENT)
             self._ownership.commit(slot_commits(chunk))
-            result = self._finish(chunk, of_chunk, page=page)
-            report.landed += len(result.landed)
-            report.duplicates += len(result.duplicates)
-            report.keep(result.refused["replay_reason"])
+            report.count(self._finish(chunk, of_chunk, page=page))
         return found.copies
 
     def _finish(
         self, chunk: OpenBatch, events: pl.DataFrame, *, only_missing: bool = False, page: pl.DataFrame | None = None
-    ) -> _Result:
-        """Bring an open chunk to its end, wherever an earlier try left it; without a page an earlier run opened it."""
+    ) -> pl.DataFrame:
+        """Bring an open chunk to its end, wherever an earlier try left it; returns the marks of its letters.
+
+        Without a page an earlier run opened it.
+        """
         is_repeat = page is None
         warehouse = self._warehouse_of(chunk.topic_id)
         refused = refused_before(chunk, chunk.offsets)
@@ -261,12 +256,12 @@ class Replay:
             entry = entry_of_chunk(chunk, SOURCE, self._run.id, now_ms, minutes)
             self._run.observe(ReplayStep.LEDGER)
             self._landing.inserting.insert_entry(warehouse, entry, is_repeat=is_repeat)
-        result = _result(chunk, events, landed, duplicates, refused)
-        noted = pl.concat([result.landed, result.duplicates, result.refused])
+        refusals = _refusals(placed(chunk, events), refused)
+        noted = pl.concat([marks(landed, Outcome.LANDED), marks(duplicates, Outcome.DUPLICATE), *refusals])
         self._mark(chunk.topic_id, noted if page is None else changed(noted, page), ReplayStep.MARK)
         self._run.observe(ReplayStep.CLOSE)
         self._ownership.commit(closing_commits({SLOT: 0}, chunk.topic_id))
-        return result
+        return noted
 
     def _mark(self, topic_id: str, noted: pl.DataFrame, step: ReplayStep) -> None:
         if len(noted):
@@ -274,17 +269,8 @@ class Replay:
             self._landing.inserting.as_owner(lambda: self._letters.mark(topic_id, noted, self._run.clock.now_ms()))
 
 
-def _result(
-    chunk: OpenBatch, events: pl.DataFrame, landed: pl.DataFrame, duplicates: pl.DataFrame, refused: Refused
-) -> _Result:
-    numbered = placed(chunk, events)
-    kept = [
-        marks(
-            numbered.filter(pl.col(PLACE) == place),
-            Outcome.KEPT,
-            Reason.REFUSED,
-            refused.errors.get(place, UNKNOWN_ERROR),
-        )
-        for place in refused.places
-    ]
-    return _Result(marks(landed, Outcome.LANDED), marks(duplicates, Outcome.DUPLICATE), pl.concat([NO_MARKS, *kept]))
+def _refusals(rows: pl.DataFrame, refused: Refused) -> Iterator[pl.DataFrame]:
+    """Marks of the letters whose rows (with PLACE) the server refused."""
+    for place in refused.places:
+        error = refused.errors.get(place, UNKNOWN_ERROR)
+        yield marks(rows.filter(pl.col(PLACE) == place), Outcome.KEPT, Reason.REFUSED, error)

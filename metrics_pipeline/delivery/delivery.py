@@ -64,14 +64,6 @@ class Attempt:
     is_forgotten: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Landed:
-    """What became of a batch's fresh events."""
-
-    events: pl.DataFrame
-    refused: pl.DataFrame
-
-
 class Delivery:
     """Delivers batches of one owner, one after the other. Not thread-safe: one thread calls it at a time.
 
@@ -130,20 +122,22 @@ class Delivery:
         batch, opened = attempt.batch, attempt.opened
         unique = deduplicate(pl.concat([NO_EVENTS, *batch.events])).with_row_index(PLACE)
         fresh, look_up_duration_ms = self._timed(lambda: self._drop_stored(unique, attempt))
-        inserted, insert_duration_ms = self._timed(lambda: self._insert_events(attempt, len(unique), fresh))
-        suspects = unique.drop(PLACE) if attempt.is_repeat else inserted.events
-        landed = self._after_yielding(batch, suspects, inserted)
+        (landed, refused), insert_duration_ms = self._timed(lambda: self._insert_events(attempt, len(unique), fresh))
+        suspects = unique.drop(PLACE) if attempt.is_repeat else landed
+        if self._yielding is not None and len(suspects):
+            self._run.observe(Step.YIELD)
+            landed = self._yielding.give_way(suspects, landed, batch.ranges)
         visible_ms = self._run.clock.now_ms()
-        dead_letters = pl.concat([NO_DEAD_LETTERS, *batch.dead_letters, landed.refused])
+        dead_letters = pl.concat([NO_DEAD_LETTERS, *batch.dead_letters, refused])
         self._insert_dead_letters(attempt, dead_letters)
-        event_times_ms = landed.events["timestamp"].cast(pl.Int64).to_list()
+        event_times_ms = landed["timestamp"].cast(pl.Int64).to_list()
         is_live = self._yielding is None and not batch.is_deferred
         entry = LedgerEntry(
             token=opened.token,
             topic_id=self._topic_id,
             shard=self._ownership.owner.shard if is_live else NO_SHARD,
             run_id=self._run.id,
-            accounts=accounts_of(batch, landed.events, dead_letters),
+            accounts=accounts_of(batch, landed, dead_letters),
             size_bytes=batch.size_bytes,
             first_event_ms=min(event_times_ms, default=0),
             last_event_ms=max(event_times_ms, default=0),
@@ -154,8 +148,8 @@ class Delivery:
             commit_duration_ms=attempt.commit_duration_ms,
             look_up_duration_ms=look_up_duration_ms,
             insert_duration_ms=insert_duration_ms,
-            freshness=freshness_of(landed.events["kafka_timestamp"], visible_ms) if is_live else Freshness(),
-            minutes=minutes_of(landed.events["timestamp"]),
+            freshness=freshness_of(landed["kafka_timestamp"], visible_ms) if is_live else Freshness(),
+            minutes=minutes_of(landed["timestamp"]),
             source=DEFERRED if batch.is_deferred else DRAIN if self._yielding is None else BACKFILL,
         )
         self._run.observe(Step.LEDGER)
@@ -177,15 +171,16 @@ class Delivery:
             stored = stored.join(self._run.retry.call(lambda: self._warehouse.own(found)), on=IDENTITY, how="anti")
         return events.join(stored, on=IDENTITY, how="anti", maintain_order="left")
 
-    def _insert_events(self, attempt: Attempt, places: int, fresh: pl.DataFrame) -> _Landed:
+    def _insert_events(self, attempt: Attempt, places: int, fresh: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Returns the events that the server took, and dead letters of the others."""
         missing = fresh
         if attempt.is_forgotten:
             missing = self._run.retry.call(lambda: not_stored(self._warehouse, fresh))
         refused = self._landing.insert(self._warehouse, attempt.opened, Rows(missing, places, attempt.is_repeat))
         if not refused.places:
-            return _Landed(fresh.drop(PLACE), NO_DEAD_LETTERS)
+            return fresh.drop(PLACE), NO_DEAD_LETTERS
         dead = refused.dead_letters(attempt.batch.messages, fresh)
-        return _Landed(fresh.join(dead, on=ORIGIN, how="anti", maintain_order="left").drop(PLACE), dead)
+        return fresh.join(dead, on=ORIGIN, how="anti", maintain_order="left").drop(PLACE), dead
 
     def _is_forgotten(self, opened: OpenBatch) -> bool:
         """May the server have forgotten the batch's token?"""
@@ -208,12 +203,6 @@ class Delivery:
                 self._warehouse.missing_dead_letters,
                 is_repeat=attempt.is_repeat,
             )
-
-    def _after_yielding(self, batch: MicroBatch, suspects: pl.DataFrame, landed: _Landed) -> _Landed:
-        if self._yielding is None or not len(suspects):
-            return landed
-        self._run.observe(Step.YIELD)
-        return _Landed(self._yielding.give_way(suspects, landed.events, batch.ranges), landed.refused)
 
     def _timed(self, action: Callable[[], _T]) -> tuple[_T, int]:
         """What it returns, and how long it took, milliseconds."""

@@ -88,12 +88,10 @@ class Inserting:
 
     def insert_entry(self, warehouse: Warehouse, entry: LedgerEntry, *, is_repeat: bool) -> None:
         """Insert a row of the ledger, likewise."""
-
-        def write(entries: Sequence[LedgerEntry], token: str) -> None:
-            for one in entries:
-                warehouse.insert_ledger_entry(one, token)
-
-        def missing(entries: Sequence[LedgerEntry]) -> Sequence[LedgerEntry]:
-            return [one for one in entries if not warehouse.has_ledger_entry(one.token)]
-
-        self.insert((entry,), entry.token, write, missing, is_repeat=is_repeat)
+        self.insert(
+            (entry,),
+            entry.token,
+            lambda _entries, token: warehouse.insert_ledger_entry(entry, token),
+            lambda entries: () if warehouse.has_ledger_entry(entry.token) else entries,
+            is_repeat=is_repeat,
+        )

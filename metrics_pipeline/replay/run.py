@@ -48,7 +48,6 @@ from metrics_pipeline.replay.hours import HourPlan, windows
 from metrics_pipeline.replay.plan import SOURCE, Found, Mode, inserts, minutes_of_plan, of_step, planned_letters
 from metrics_pipeline.replay.report import HourReport, Progress
 from metrics_pipeline.replay.rollup_repair import RollupRepair
-from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.run import Run
 
 logger = logging.getLogger(__name__)
@@ -59,9 +58,7 @@ PAUSE_SHARE = 1.5
 LONGEST_PAUSE_SECONDS = 5.0
 
 
-def preview(
-    diff: Diff, hours: Iterable[int], mode: Mode, rules: Rules, clock: Clock, on_progress: Progress
-) -> HourReport:
+def preview(diff: Diff, hours: Iterable[int], mode: Mode, rules: Rules, on_progress: Progress) -> HourReport:
     """What a replay would do now; writes nothing. Copies of one event count as missing once per window."""
     report = HourReport()
     plans = [diff.hour(hour) for hour in hours]
@@ -69,7 +66,7 @@ def preview(
     for plan in plans:
         for ranges in windows(plan.ranges):
             held = diff.held(ranges)
-            found, good_letters = diff.examine(diff.read(held, rules), held, mode, clock.now_ms())
+            found, good_letters = diff.examine(diff.read(held, rules), held, mode, diff.run.clock.now_ms())
             report.find(found, good_letters)
             if found.has_changes:
                 report.change(found, diff.plan(found, held, mode))
@@ -234,18 +231,14 @@ class HourReplay:
         return len(refused.places)
 
     def _remove(self, chunk: OpenBatch, plan: pl.DataFrame) -> None:
-        if not len(of_step(plan, PlanStep.REMOVE)):
-            return
-        self._run.observe(HourStep.REMOVE)
-        while self._is_removing(chunk):
-            self._run.clock.sleep(REMOVAL_CHECK_SECONDS)
-
-    def _is_removing(self, chunk: OpenBatch) -> bool:
-        def attempt() -> bool:
+        def is_removing() -> bool:
             self._ownership.prove()
             return self._tables.events.remove(chunk)
 
-        return self._run.retry.call(attempt)
+        if len(of_step(plan, PlanStep.REMOVE)):
+            self._run.observe(HourStep.REMOVE)
+            while self._run.retry.call(is_removing):
+                self._run.clock.sleep(REMOVAL_CHECK_SECONDS)
 
     def _entry(
         self,

@@ -48,7 +48,7 @@ def preview_hours(
     deferred = deferred_of(settings, _bounded(hours))
     with _reading(settings, run) as (engines, diff):
         _refuse_dropped(settings, engines.client, hours)
-        report = preview(diff, hours, mode, rules_of(settings), run.clock, on_progress)
+        report = preview(diff, hours, mode, rules_of(settings), on_progress)
     report.deferred = offsets_in(deferred)
     # Nor does the ledger account for them: they are told apart from a gap.
     report.unaccounted -= min(report.deferred, report.unaccounted)

@@ -56,6 +56,7 @@ from metrics_pipeline.event.contract import Reason
 from metrics_pipeline.event.rules import Rules
 from metrics_pipeline.kafka.intents import OpenBatch
 from metrics_pipeline.ledger.entry import minutes_of
+from metrics_pipeline.runtime.picked import picked
 from metrics_pipeline.runtime.retry import Retry
 from metrics_pipeline.runtime.run import Run
 
@@ -85,10 +86,7 @@ class ReplayReport:
         return {
             "dry_run": self.is_dry,
             "letters": self.looked_at,
-            "landed": self.landed,
-            "duplicates": self.duplicates,
-            "waiting": self.waiting,
-            "recovered": self.recovered,
+            **picked(self, "landed", "duplicates", "waiting", "recovered"),
         }
 
     def count(self, noted: pl.DataFrame) -> None:

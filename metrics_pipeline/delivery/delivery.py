@@ -71,10 +71,8 @@ class Delivery:
     """
 
     def __init__(self, hold: Hold, run: Run, yielding: Yielding | None = None) -> None:
-        self._group = hold.group
+        self._hold = hold
         self._topic_id = hold.log.topic_id
-        self._ownership = hold.ownership
-        self._warehouse = hold.warehouse
         self._run = run
         self._yielding = yielding
         self._landing = Landing(hold.ownership, run, OpenBatch.commits)
@@ -85,12 +83,12 @@ class Delivery:
         return bool(self._unclosed)
 
     def token(self, batch: MicroBatch) -> str:
-        return batch_token(self._group, self._topic_id, batch.ranges, batch.note)
+        return batch_token(self._hold.group, self._topic_id, batch.ranges, batch.note)
 
     def claim(self, positions: Mapping[int, int]) -> None:
         """Put on record where reading begins, of partitions that nothing was committed of."""
         self._run.observe(Step.CLAIM)
-        self._ownership.commit(closing_commits(positions, self._topic_id))
+        self._hold.ownership.commit(closing_commits(positions, self._topic_id))
 
     def deliver(self, batch: MicroBatch, rules: Rules) -> LedgerEntry:
         """Land a new batch, which `rules` have judged."""
@@ -98,7 +96,7 @@ class Delivery:
         opened = OpenBatch(self._topic_id, self.token(batch), batch.ranges, started_ms, rules.encode(), note=batch.note)
         self._run.observe(Step.INTENT)
         commits = closing_commits(self._unclosed, self._topic_id) | opened.commits()
-        _, commit_duration_ms = self._timed(lambda: self._ownership.commit(commits))
+        _, commit_duration_ms = self._timed(lambda: self._hold.ownership.commit(commits))
         self._unclosed = {}
         return self._land(Attempt(batch, opened, started_ms, commit_duration_ms))
 
@@ -109,13 +107,13 @@ class Delivery:
 
     def note_landed(self, ends: Mapping[int, int]) -> None:
         """An earlier run landed everything up to `ends`; only the close is missing."""
-        self._unclosed |= {p: end for p, end in ends.items() if self._ownership.owns(p)}
+        self._unclosed |= {p: end for p, end in ends.items() if self._hold.ownership.owns(p)}
 
     def close(self) -> None:
         """Commit the end of the last batch, so that no intent stays open."""
         if self._unclosed:
             self._run.observe(Step.CLOSE)
-            self._ownership.commit(closing_commits(self._unclosed, self._topic_id))
+            self._hold.ownership.commit(closing_commits(self._unclosed, self._topic_id))
             self._unclosed = {}
 
     def _land(self, attempt: Attempt) -> LedgerEntry:
@@ -135,7 +133,7 @@ class Delivery:
         entry = LedgerEntry(
             token=opened.token,
             topic_id=self._topic_id,
-            shard=self._ownership.owner.shard if is_live else NO_SHARD,
+            shard=self._hold.ownership.owner.shard if is_live else NO_SHARD,
             run_id=self._run.id,
             accounts=accounts_of(batch, landed, dead_letters),
             size_bytes=batch.size_bytes,
@@ -153,7 +151,7 @@ class Delivery:
             source=DEFERRED if batch.is_deferred else DRAIN if self._yielding is None else BACKFILL,
         )
         self._run.observe(Step.LEDGER)
-        self._landing.inserting.insert_entry(self._warehouse, entry, is_repeat=attempt.is_repeat)
+        self._landing.inserting.insert_entry(self._hold.warehouse, entry, is_repeat=attempt.is_repeat)
         self.note_landed(batch.ends)
         return entry
 
@@ -161,22 +159,22 @@ class Delivery:
         if not len(events):
             return events
         self._run.observe(Step.LOOK_UP)
-        stored = self._run.retry.call(lambda: self._warehouse.existing(events, attempt.batch.ranges))
+        stored = self._run.retry.call(lambda: self._hold.warehouse.existing(events, attempt.batch.ranges))
         if not len(stored):
             return events
         if attempt.is_repeat:
             # Rows from an earlier attempt at this batch count as ours. If a backfill stored the same event, the
             # backfill deletes its copy.
             found = events.join(stored, on=IDENTITY, how="semi")
-            stored = stored.join(self._run.retry.call(lambda: self._warehouse.own(found)), on=IDENTITY, how="anti")
+            stored = stored.join(self._run.retry.call(lambda: self._hold.warehouse.own(found)), on=IDENTITY, how="anti")
         return events.join(stored, on=IDENTITY, how="anti", maintain_order="left")
 
     def _insert_events(self, attempt: Attempt, places: int, fresh: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Returns the events that the server took, and dead letters of the others."""
         missing = fresh
         if attempt.is_forgotten:
-            missing = self._run.retry.call(lambda: not_stored(self._warehouse, fresh))
-        refused = self._landing.insert(self._warehouse, attempt.opened, Rows(missing, places, attempt.is_repeat))
+            missing = self._run.retry.call(lambda: not_stored(self._hold.warehouse, fresh))
+        refused = self._landing.insert(self._hold.warehouse, attempt.opened, Rows(missing, places, attempt.is_repeat))
         if not refused.places:
             return fresh.drop(PLACE), NO_DEAD_LETTERS
         dead = refused.dead_letters(attempt.batch.messages, fresh)
@@ -184,7 +182,7 @@ class Delivery:
 
     def _is_forgotten(self, opened: OpenBatch) -> bool:
         """May the server have forgotten the batch's token?"""
-        if self._run.retry.call(lambda: self._warehouse.remembers(opened.opened_ms)):
+        if self._run.retry.call(lambda: self._hold.warehouse.remembers(opened.opened_ms)):
             return False
         logger.error(
             "batch %s was left open for so long that the server may have forgotten its token: inserting only what "
@@ -199,8 +197,8 @@ class Delivery:
             self._landing.inserting.insert(
                 dead_letters,
                 attempt.opened.token,
-                self._warehouse.insert_dead_letters,
-                self._warehouse.missing_dead_letters,
+                self._hold.warehouse.insert_dead_letters,
+                self._hold.warehouse.missing_dead_letters,
                 is_repeat=attempt.is_repeat,
             )
 

@@ -97,9 +97,7 @@ class Drain:
         self._on_entry = on_entry
         self._delivery = Delivery(hold, run)
         self._takeover = Takeover(hold, run, rules, self._delivery, on_entry)
-        self._skip_to_head: SkipToHead | None = None
-        if policy.skip_lag_offsets is not None:
-            self._skip_to_head = SkipToHead(hold.log, run, rules, self._delivery, policy.skip_lag_offsets, on_entry)
+        self._skip_to_head = SkipToHead(hold.log, run, rules, self._delivery, policy.skip_lag_offsets, on_entry)
         self._builder = BatchBuilder({}, policy.batches)
         self._delivering: Job[LedgerEntry | None] | None = None
         self._last_message_seconds = 0.0
@@ -118,8 +116,7 @@ class Drain:
             self._takeover.rehearse(partitions)
             self._await_release()
         try:
-            positions = self._takeover.start(partitions)
-            self._read_from(self._skip_to_head.ahead(positions) if self._skip_to_head else positions)
+            self._read_from(self._skip_to_head.ahead(self._takeover.start(partitions)))
             reason = self._pump(ending)
             self._flush()
         except FencedError as error:

@@ -79,10 +79,7 @@ class HourReplay:
     """One replay. Not thread-safe: one thread calls it."""
 
     def __init__(self, hold: Hold, run: Run, rules: Rules, diff: Diff, rollups: RollupRepair) -> None:
-        self._group = hold.group
-        self._topic_id = hold.log.topic_id
-        self._ownership = hold.ownership
-        self._warehouse = hold.warehouse
+        self._hold = hold
         self._run = run
         self._rules = rules
         self._diff = diff
@@ -115,7 +112,7 @@ class HourReplay:
         return report
 
     def _recover(self, report: HourReport) -> None:
-        chunk = open_chunk_of(self._ownership.take_over((SLOT,)))
+        chunk = open_chunk_of(self._hold.ownership.take_over((SLOT,)))
         self._newest_ms = self._run.retry.call(self._tables.plans.newest_ms)
         if chunk is None:
             return
@@ -171,10 +168,10 @@ class HourReplay:
         report.change(found, wanted)
         if not len(wanted):
             return
-        chunk = open_chunk(SOURCE, self._group, self._topic_id, ranges, self._rules, now_ms, kind=mode.value)
+        chunk = open_chunk(SOURCE, self._hold.group, self._hold.log.topic_id, ranges, self._rules, now_ms, mode.value)
         self._newest_ms = now_ms
         self._run.observe(HourStep.INTENT)
-        self._ownership.commit(slot_commits(chunk))
+        self._hold.ownership.commit(slot_commits(chunk))
         plan = self._noted(chunk, wanted)
         report.refused += self._finish(chunk, plan, read, is_repeat=False)
 
@@ -194,7 +191,7 @@ class HourReplay:
     def _finish(self, chunk: OpenBatch, plan: pl.DataFrame, read: Read, *, is_repeat: bool) -> int:
         """Do what is planned, wherever an earlier try left it; returns how many rows the server refused."""
         refused = Refused()
-        if len(plan) and not self._run.retry.call(lambda: self._warehouse.has_ledger_entry(chunk.token)):
+        if len(plan) and not self._run.retry.call(lambda: self._hold.warehouse.has_ledger_entry(chunk.token)):
             self._remove(chunk, plan)
             events = read.decoded.events.join(inserts(plan), on=ORIGIN, how="semi", maintain_order="left")
             gone = of_step(plan, PlanStep.INSERT, PlanStep.RESTORE, PlanStep.LETTER).join(
@@ -206,9 +203,9 @@ class HourReplay:
                     len(gone),
                 )
             stored = self._diff.stored(events)
-            only_missing = not self._run.retry.call(lambda: self._warehouse.remembers(chunk.opened_ms))
+            only_missing = not self._run.retry.call(lambda: self._hold.warehouse.remembers(chunk.opened_ms))
             refused = self._landing.insert_chunk(
-                self._warehouse, chunk, events, stored, only_missing=only_missing, is_repeat=is_repeat
+                self._hold.warehouse, chunk, events, stored, only_missing=only_missing, is_repeat=is_repeat
             )
             refusals = refused.dead_letters([read.messages], placed(chunk, events))
             refusals = refusals.with_columns(batch=pl.lit(chunk.token))
@@ -219,20 +216,20 @@ class HourReplay:
                     letters,
                     chunk.token,
                     lambda rows, token: self._tables.letters.add(chunk.topic_id, rows, token),
-                    self._warehouse.missing_dead_letters,
+                    self._hold.warehouse.missing_dead_letters,
                     is_repeat=is_repeat,
                 )
             made = len(letters.filter(pl.col("batch") == chunk.token))
             entry = self._entry(chunk, plan, events, refusals, gone, made)
             self._run.observe(HourStep.LEDGER)
-            self._landing.inserting.insert_entry(self._warehouse, entry, is_repeat=is_repeat)
+            self._landing.inserting.insert_entry(self._hold.warehouse, entry, is_repeat=is_repeat)
         self._run.observe(HourStep.CLOSE)
-        self._ownership.commit(closing_commits({SLOT: 0}, chunk.topic_id))
+        self._hold.ownership.commit(closing_commits({SLOT: 0}, chunk.topic_id))
         return len(refused.places)
 
     def _remove(self, chunk: OpenBatch, plan: pl.DataFrame) -> None:
         def is_removing() -> bool:
-            self._ownership.prove()
+            self._hold.ownership.prove()
             return self._tables.events.remove(chunk)
 
         if len(of_step(plan, PlanStep.REMOVE)):
@@ -259,7 +256,7 @@ class HourReplay:
         if len(gone):
             first, last = times_of(gone)
             rows = self._run.retry.call(lambda: self._tables.events.at(chunk.ranges, first, last, with_content=False))
-            missing = self._run.retry.call(lambda: self._warehouse.missing_dead_letters(gone))
+            missing = self._run.retry.call(lambda: self._hold.warehouse.missing_dead_letters(gone))
             dead = gone.join(missing, on=ORIGIN, how="anti")
             made += len(dead)
             spent = pl.concat([spent, dead.select(POSITION)])
@@ -281,4 +278,4 @@ class HourReplay:
 
     def _assure_owner(self) -> None:
         """Raise FencedError if another replay took over. No chunk is open: that is committed, if only once more."""
-        self._ownership.commit(closing_commits({SLOT: 0}, self._topic_id))
+        self._hold.ownership.commit(closing_commits({SLOT: 0}, self._hold.log.topic_id))

@@ -5,7 +5,7 @@ drifted only if both say exactly the same, and nothing is known to be on its way
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
 
@@ -167,9 +167,6 @@ class Drift:
             State.FAILED: "; the repair did not hold: run it again",
         }
         return f"{self.grain} from {minute_name(self.start_seconds)}: {self.said}{done[self.state]}"
-
-    def become(self, state: State) -> "Drift":
-        return replace(self, state=state)
 
 
 @dataclass(frozen=True, slots=True)

@@ -296,14 +296,14 @@ class Rollups:
         if repaired:
             self.rebuild(Span(repaired[0], repaired[-1] + UNIT.seconds))
         states = dict.fromkeys(refused, State.REFUSED) | dict.fromkeys(repaired, State.REPAIRED)
-        return [drift.become(states.get(drift.start_seconds, State.FAILED)) for drift in judged.drifts]
+        return [replace(drift, state=states.get(drift.start_seconds, State.FAILED)) for drift in judged.drifts]
 
     def _mend_build(self, figures: BuiltFigures, drift: Drift) -> Drift:
         grain = grain_named(figures.grain)
         end = figures.start_seconds + grain.seconds
         buckets = self.builder.buckets(grain, figures.start_seconds, end, only_stale=False)
         built = sum(self.builder.build(grain, buckets), Built())
-        return drift.become(State.FAILED if built.in_flux else State.REPAIRED)
+        return replace(drift, state=State.FAILED if built.in_flux else State.REPAIRED)
 
     def _repair_starts(self, starts: Sequence[int]) -> tuple[list[int], list[int]]:
         repaired: list[int] = []

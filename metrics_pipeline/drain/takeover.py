@@ -170,10 +170,8 @@ class Takeover:
             logger.info("skipping %s, as an earlier run began to", opened.ranges)
             return deferred_batch(skipped)
         logger.info("rebuilding batch %s: %s", opened.token, opened.ranges)
-        marks = self._watermarks(opened.ends)
-        lost = already_lost(opened.ranges, marks)
-        rules = Rules.parse(opened.rules)
-        return RangeReader(self.hold.log, self.run, rules, opened.ranges, lost).next(UNLIMITED)
+        lost = already_lost(opened.ranges, self._watermarks(opened.ends))
+        return RangeReader(self.hold.log, self.run, Rules.parse(opened.rules), opened.ranges, lost).next(UNLIMITED)
 
 
 def reset_positions(

@@ -274,7 +274,9 @@ class HourReplay:
 
     def _repair_rollups(self, report: HourReport) -> None:
         self._run.observe(HourStep.REPAIR_ROLLUPS)
-        report.note_repaired(self._rollups.repair(self._assure_owner))
+        repaired = self._rollups.repair(self._assure_owner)
+        report.units_repaired += repaired.units
+        report.units_left = repaired.left
 
     def _assure_owner(self) -> None:
         """Raise FencedError if another replay took over. No chunk is open: that is committed, if only once more."""

@@ -72,8 +72,7 @@ class RollupBuilder:
                 AND minute <= {{last:DateTime('UTC')}} AND events > 0 {stale}
             ORDER BY minute LIMIT {MAX_LISTED}"""
         parameters = {"grain": grain.seconds, "start": start_seconds, "last": end_seconds - grain.seconds}
-        rows = query_rows(self._client, "looking for buckets", sql, parameters)
-        return [Bucket(int(start), int(events)) for start, events in rows]
+        return [Bucket(*map(int, row)) for row in query_rows(self._client, "looking for buckets", sql, parameters)]
 
     def build(self, grain: Grain, buckets: Sequence[Bucket]) -> Iterator[Built]:
         """Build these buckets, ordered by start; yields after each chunk of them, for progress.

@@ -166,10 +166,9 @@ class Rollups:
 
     def units_in_raw(self, span: Span) -> int:
         """Closed units of the span of which raw_events holds events."""
-        around = self._units_around(span)
         return sum(
             unit.raw.requests > 0
-            for day in around.days()
+            for day in self._units_around(span).days()
             for unit in self.observer.observe(day.start_seconds, day.end_seconds).units
         )
 

@@ -59,8 +59,7 @@ class RollupRepairer:
                 AND {REPAIR_IS_STALE}
             ORDER BY minute LIMIT {MAX_STALE}"""
         parameters = {"start": start_seconds, "last": end_seconds - UNIT.seconds}
-        rows = query_rows(self._client, "looking for stale repairs", sql, parameters)
-        return [int(row[0]) for row in rows]
+        return [int(row[0]) for row in query_rows(self._client, "looking for stale repairs", sql, parameters)]
 
     def make(self, units: Sequence[int]) -> dict[int, int]:
         """Make these units (ordered, of one day) again, and publish them; returns unit -> the build's number.

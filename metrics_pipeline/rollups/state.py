@@ -56,8 +56,7 @@ def read_stale(client: Client, closed_until: int, limit: int) -> list[Stale]:
     sql = f"""SELECT start, length, is_right, is_stale_repair FROM ({_BUCKETS})
         WHERE is_closed AND (NOT is_right OR is_stale_repair) AND start >= {CUTOFFS}[length]
         ORDER BY start, length LIMIT {{limit:UInt32}}"""
-    parameters = {"closed": closed_until, "limit": limit}
-    rows = query_rows(client, "looking for stale rollups", sql, parameters)
+    rows = query_rows(client, "looking for stale rollups", sql, {"closed": closed_until, "limit": limit})
     names = {grain.seconds: grain.name for grain in BUILT}
     found = []
     for start, length, is_right, is_stale_repair in rows:

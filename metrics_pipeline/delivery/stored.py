@@ -7,7 +7,7 @@ import polars as pl
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.insert import external
-from metrics_pipeline.clickhouse.query import query_frame, query_rows, run_command
+from metrics_pipeline.clickhouse.query import query_frame, run_command
 from metrics_pipeline.delivery.chunk import ORIGIN, POSITION
 from metrics_pipeline.delivery.tables import RAW_EVENTS
 from metrics_pipeline.delivery.warehouse import (
@@ -16,6 +16,7 @@ from metrics_pipeline.delivery.warehouse import (
     candidates_of,
     fresh_and_late,
     query_beside,
+    rows_of,
     selected,
 )
 from metrics_pipeline.errors import StopError
@@ -106,7 +107,7 @@ class ClickHouseEvents:
     def _remove(self, shard: Client, chunk: OpenBatch) -> bool:
         to_be_removed = _IS_TO_BE_REMOVED.format(plan=self._plan)
         parameters = {"batch": chunk.token, "opened": chunk.opened_ms / 1_000}
-        under_way = query_rows(shard, "looking for deletes", _UNDER_WAY_SQL, parameters)
+        under_way = rows_of(shard, "looking for deletes", _UNDER_WAY_SQL, parameters)
         for partition, problem in under_way:
             if problem:
                 raise StopError(
@@ -116,7 +117,7 @@ class ClickHouseEvents:
         if under_way:
             return True
         sql = _LEFT_SQL.format(plan=self._plan)
-        left = [str(row[0]) for row in query_rows(shard, "looking for rows to delete", sql, parameters)]
+        left = [str(row[0]) for row in rows_of(shard, "looking for rows to delete", sql, parameters)]
         for partition in left:
             sql = f"DELETE FROM {RAW_EVENTS.name} IN PARTITION ID {{id:String}} WHERE {to_be_removed}"
             # Not to wait for it on the connection: it may take longer than an answer.

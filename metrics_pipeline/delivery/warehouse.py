@@ -12,7 +12,7 @@ from clickhouse_connect.driver.external import ExternalData
 
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.insert import external, insert_once
-from metrics_pipeline.clickhouse.query import query_rows, run_command
+from metrics_pipeline.clickhouse.query import run_command
 from metrics_pipeline.clickhouse.storage import Storage
 from metrics_pipeline.delivery.chunk import ORIGIN, POSITION
 from metrics_pipeline.delivery.tables import DEAD_LETTERS, RAW_EVENTS
@@ -57,6 +57,11 @@ WHERE ({", ".join(known)}) IN (SELECT {", ".join(known)} FROM candidates)
 def candidates_of(rows: pl.DataFrame) -> ExternalData:
     """Rows with columns of ROW, for a query to look for."""
     return external("candidates", [f"{name} {_ROW_TYPES[name]}" for name in rows.columns], rows)
+
+
+def rows_of(client: Client, doing: str, sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """The rows of an answer; a connection that breaks while they are read is an error of ours, too."""
+    return calling(doing, lambda: [tuple(r) for r in client.query(sql, parameters=dict(parameters)).result_rows])
 
 
 def query_beside(
@@ -147,7 +152,7 @@ class ClickHouseWarehouse:
 
     def has_ledger_entry(self, token: str) -> bool:
         sql = f"SELECT 1 FROM {BATCHES.name} WHERE batch = {{batch:String}} LIMIT 1"
-        return bool(query_rows(self._client, f"looking for batch {token} in the ledger", sql, {"batch": token}))
+        return bool(rows_of(self._client, f"looking for batch {token} in the ledger", sql, {"batch": token}))
 
     def remembers(self, since_ms: int) -> bool:
         # A batch leaves a token per day of its events. Half of the window is left for the parts of refused batches.
@@ -155,7 +160,7 @@ class ClickHouseWarehouse:
                 dateDiff('second', {{since:DateTime64(3, 'UTC')}}, now64(3)) FROM {BATCHES.name}
             WHERE inserted + restored > 0 AND visible_at >= {{since:DateTime64(3, 'UTC')}}"""
         doing = "counting the blocks since a batch was opened"
-        blocks, seconds = map(int, query_rows(self._client, doing, sql, {"since": since_ms / 1000})[0])
+        blocks, seconds = map(int, rows_of(self._client, doing, sql, {"since": since_ms / 1000})[0])
         return blocks < self._storage.window_blocks / 2 and seconds < self._storage.window_seconds / 2
 
     def ledger_ends(self, partitions: Sequence[int]) -> Mapping[str, Mapping[int, int]]:
@@ -164,7 +169,7 @@ class ClickHouseWarehouse:
             GROUP BY topic_id, p"""
         parameters = {"topic": self._topic, "group": self._group, "partitions": list(partitions)}
         ends: dict[str, dict[int, int]] = {}
-        for topic_id, partition, end in query_rows(self._client, "reading the ends of the ledger", sql, parameters):
+        for topic_id, partition, end in rows_of(self._client, "reading the ends of the ledger", sql, parameters):
             ends.setdefault(topic_id, {})[int(partition)] = int(end)
         return ends
 

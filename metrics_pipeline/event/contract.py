@@ -182,8 +182,7 @@ def promoted(key: str, name: str = "", comment: str = "") -> Column:
     older version inserts.
     """
     text = key.replace("\\", "\\\\").replace("'", "\\'")
-    made = _low_cardinality(name or key, comment or f"Attribute {key}")
-    return replace(made, default=f"attributes['{text}']")
+    return replace(_low_cardinality(name or key, comment or f"Attribute {key}"), default=f"attributes['{text}']")
 
 
 PROMOTED: tuple[Column, ...] = ()

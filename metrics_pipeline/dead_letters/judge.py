@@ -8,14 +8,7 @@ import polars as pl
 
 from metrics_pipeline.delivery.chunk import ORIGIN, POSITION, cuts, open_chunk, own_rows, ranges_of
 from metrics_pipeline.errors import ConfigurationError
-from metrics_pipeline.event.contract import (
-    DEAD_LETTER_SCHEMA,
-    EVENT_SCHEMA,
-    IDENTITY,
-    LINEAGE,
-    MAX_PAYLOAD_BYTES,
-    Reason,
-)
+from metrics_pipeline.event.contract import DEAD_LETTER_SCHEMA, EVENT_SCHEMA, IDENTITY, MAX_PAYLOAD_BYTES, Reason
 from metrics_pipeline.event.decode.exact import DeadLetter, decode_exact
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.event.rules import Rules
@@ -37,24 +30,10 @@ DROPPED_DETAIL = "retention dropped events of that time, so a second copy would 
 CUT_DETAIL = f"the payload was cut to its first {MAX_PAYLOAD_BYTES} bytes when it was stored: the table can't replay it"
 
 LETTER_SCHEMA = pl.Schema(
-    {
-        "topic_id": pl.String(),
-        **DEAD_LETTER_SCHEMA,
-        "batch": pl.String(),
-        "outcome": pl.String(),
-        "replay_reason": pl.String(),
-        "replay_detail": pl.String(),
-    }
+    {"topic_id": pl.String(), **DEAD_LETTER_SCHEMA}
+    | dict.fromkeys(("batch", "outcome", "replay_reason", "replay_detail"), pl.String())
 )
-MARK_SCHEMA = pl.Schema(
-    {
-        **{column.name: column.polars_type for column in LINEAGE[:2]},
-        "outcome": pl.String(),
-        "replay_reason": pl.String(),
-        "replay_detail": pl.String(),
-    }
-)
-NO_MARKS = pl.DataFrame(schema=MARK_SCHEMA)
+MARK_SCHEMA = pl.Schema({n: LETTER_SCHEMA[n] for n in (*POSITION, "outcome", "replay_reason", "replay_detail")})
 
 
 class Outcome(StrEnum):
@@ -82,10 +61,8 @@ def letter_filter(reasons: Sequence[str], services: Sequence[str], span: TimeRan
     """As people ask for it. Raises ConfigurationError for an unknown reason."""
     if unknown := [reason for reason in reasons if reason not in set(Reason)]:
         raise ConfigurationError(f"there is no reason {unknown[0]!r}; the reasons are {', '.join(Reason)}")
-    if span is None:
-        return LetterFilter(tuple(reasons), tuple(services))
-    start_ms, end_ms = (round(moment.timestamp() * 1_000) for moment in (span.start, span.end))
-    return LetterFilter(tuple(reasons), tuple(services), start_ms, end_ms)
+    bounds_ms = () if span is None else (round(moment.timestamp() * 1_000) for moment in (span.start, span.end))
+    return LetterFilter(tuple(reasons), tuple(services), *bounds_ms)
 
 
 def position_of(words: str) -> tuple[int, int]:
@@ -175,11 +152,6 @@ def sort_out(events: pl.DataFrame, stored: pl.DataFrame) -> Sorted:
     absent = others.join(is_stored, on=ORIGIN, how="anti", maintain_order="left")
     missing = absent.unique(IDENTITY, keep="first", maintain_order=True)
     return Sorted(own, is_stored, missing, absent.join(missing, on=ORIGIN, how="anti", maintain_order="left"))
-
-
-def landed_of(events: pl.DataFrame, stored: pl.DataFrame) -> pl.DataFrame:
-    """Those of `events` that raw_events holds from their own messages."""
-    return own_rows(events.sort(*POSITION), stored)
 
 
 def marks(letters: pl.DataFrame, outcome: Outcome, reason: str = "", detail: str = "") -> pl.DataFrame:

@@ -18,13 +18,13 @@ one repeats.
 """
 
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import polars as pl
 
 from metrics_pipeline.dead_letters.judge import (
-    NO_MARKS,
     SOURCE,
     Judged,
     LetterFilter,
@@ -32,7 +32,6 @@ from metrics_pipeline.dead_letters.judge import (
     changed,
     chunks_of,
     judge,
-    landed_of,
     marks,
     sort_out,
     without_dropped,
@@ -40,27 +39,24 @@ from metrics_pipeline.dead_letters.judge import (
 from metrics_pipeline.dead_letters.ports import LetterStore
 from metrics_pipeline.delivery.accounts import entry_of_chunk
 from metrics_pipeline.delivery.chunk import (
-    ORIGIN,
     PLACE,
     POSITION,
     SLOT,
-    closed_slot,
     each_position,
+    landed_and_duplicates,
     open_chunk_of,
     placed,
-    say_doubled,
     slot_commits,
-    stored_elsewhere,
 )
-from metrics_pipeline.delivery.landing import Landing, Refused, Rows, refused_before
-from metrics_pipeline.delivery.ownership import Ownership
+from metrics_pipeline.delivery.landing import UNKNOWN_ERROR, Landing, Refused, refused_before
+from metrics_pipeline.delivery.ownership import Ownership, closing_commits
 from metrics_pipeline.delivery.ports import StoredEvents, Warehouse
-from metrics_pipeline.delivery.refused_rows import UNKNOWN_ERROR
 from metrics_pipeline.delivery.steps import ReplayStep
 from metrics_pipeline.event.contract import Reason
 from metrics_pipeline.event.rules import Rules
 from metrics_pipeline.kafka.intents import OpenBatch
 from metrics_pipeline.ledger.entry import minutes_of
+from metrics_pipeline.runtime.picked import picked
 from metrics_pipeline.runtime.retry import Retry
 from metrics_pipeline.runtime.run import Run
 
@@ -90,57 +86,42 @@ class ReplayReport:
         return {
             "dry_run": self.is_dry,
             "letters": self.looked_at,
-            "landed": self.landed,
-            "duplicates": self.duplicates,
-            "waiting": self.waiting,
-            "recovered": self.recovered,
+            **picked(self, "landed", "duplicates", "waiting", "recovered"),
         }
 
-    def keep(self, reasons: pl.Series) -> None:
+    def count(self, noted: pl.DataFrame) -> None:
+        """Add letters by their marks (MARK_SCHEMA)."""
+        outcomes = Counter(noted["outcome"])
+        self.landed += outcomes[Outcome.LANDED]
+        self.duplicates += outcomes[Outcome.DUPLICATE]
+        reasons = noted.filter(pl.col("outcome") == Outcome.KEPT.value)["replay_reason"]
         for reason, count in reasons.value_counts(name="n").sort("n", descending=True).iter_rows():
             self.kept[reason] = self.kept.get(reason, 0) + count
 
 
 @dataclass(frozen=True, slots=True)
-class _Result:
-    """What became of a chunk, as marks."""
-
-    landed: pl.DataFrame
-    duplicates: pl.DataFrame
-    refused: pl.DataFrame
-
-
 class Reading:
     """Which letters a replay looks at, and by which rules: common to a dry run and a replay. Retries what passes.
 
     Events of times before `landable_from_ms` (epoch milliseconds) may not land any more.
     """
 
-    def __init__(
-        self,
-        letters: LetterStore,
-        events: StoredEvents,
-        rules: Rules,
-        open_tokens: Callable[[], frozenset[str]],
-        retry: Retry,
-        landable_from_ms: int = 0,
-    ) -> None:
-        self.letters = letters
-        self.events = events
-        self.rules = rules
-        self._open_tokens = open_tokens
-        self._retry = retry
-        self._landable_from_ms = landable_from_ms
+    letters: LetterStore
+    events: StoredEvents
+    rules: Rules
+    open_tokens: Callable[[], frozenset[str]]
+    retry: Retry
+    landable_from_ms: int = 0
 
     def count(self, wanted: LetterFilter) -> int:
-        return self._retry.call(lambda: self.letters.count(wanted))
+        return self.retry.call(lambda: self.letters.count(wanted))
 
     def judge(self, page: pl.DataFrame) -> Judged:
         """By today's rules, and by what retention has left."""
-        return without_dropped(judge(page, self.rules), self._landable_from_ms)
+        return without_dropped(judge(page, self.rules), self.landable_from_ms)
 
     def stored(self, events: pl.DataFrame) -> pl.DataFrame:
-        return self._retry.call(lambda: self.events.of(events))
+        return self.retry.call(lambda: self.events.of(events))
 
     def next_page(
         self, wanted: LetterFilter, after: tuple[str, int, int] | None
@@ -149,11 +130,11 @@ class Reading:
 
         A batch is known to be done if its intent is closed after its letters were read.
         """
-        page = self._retry.call(lambda: self.letters.page(wanted, after))
+        page = self.retry.call(lambda: self.letters.page(wanted, after))
         if not len(page):
             return page, None, 0
         last = page.select("topic_id", *POSITION).row(-1)
-        open_tokens = self._retry.call(self._open_tokens)
+        open_tokens = self.retry.call(self.open_tokens)
         done = page.filter(~pl.col("batch").is_in(list(open_tokens)))
         return done, last, len(page) - len(done)
 
@@ -170,7 +151,7 @@ def preview(reading: Reading, wanted: LetterFilter, on_progress: Callable[[Repla
         found = sort_out(judged.events, reading.stored(judged.events))
         report.landed += len(found.missing) + len(found.landed)
         report.duplicates += len(found.duplicates) + len(found.copies)
-        report.keep(judged.kept["replay_reason"])
+        report.count(judged.kept)
         report.waiting += waiting
         report.looked_at += len(page) + waiting
         on_progress(report)
@@ -180,23 +161,14 @@ class Replay:
     """One replay. `warehouse_of` has the tables for one incarnation of the topic. Not thread-safe."""
 
     def __init__(
-        self,
-        group: str,
-        reading: Reading,
-        ownership: Ownership,
-        warehouse_of: Callable[[str], Warehouse],
-        run: Run,
+        self, group: str, reading: Reading, ownership: Ownership, warehouse_of: Callable[[str], Warehouse], run: Run
     ) -> None:
         self._group = group
         self._reading = reading
         self._letters = reading.letters
         self._ownership = ownership
         self._warehouse_of = warehouse_of
-        self._run_id = run.id
-        self._clock = run.clock
-        self._retry = run.retry
-        self._stop = run.stop
-        self._observe = run.observe
+        self._run = run
         self._landing = Landing(ownership, run, slot_commits)
 
     def run(self, wanted: LetterFilter, on_progress: Callable[[ReplayReport], None]) -> ReplayReport:
@@ -208,8 +180,8 @@ class Replay:
         self._recover(report)
         report.total = self._reading.count(wanted)
         after = None
-        while not self._stop():
-            self._observe(ReplayStep.READ)
+        while not self._run.stop():
+            self._run.observe(ReplayStep.READ)
             page, after, waiting = self._reading.next_page(wanted, after)
             if after is None:
                 break
@@ -224,8 +196,8 @@ class Replay:
         chunk = open_chunk_of(self._ownership.take_over((SLOT,)))
         if chunk is None:
             return
-        self._observe(ReplayStep.RECOVER)
-        letters = self._retry.call(lambda: self._letters.at(chunk.topic_id, each_position(chunk.ranges)))
+        self._run.observe(ReplayStep.RECOVER)
+        letters = self._run.retry.call(lambda: self._letters.at(chunk.topic_id, each_position(chunk.ranges)))
         if len(letters) < chunk.offsets:
             logger.error(
                 "%d dead letters of a replay that broke off are gone from the table: what of them had landed shows as "
@@ -233,7 +205,7 @@ class Replay:
                 chunk.offsets - len(letters),
             )
         warehouse = self._warehouse_of(chunk.topic_id)
-        is_whole = self._retry.call(lambda: warehouse.remembers(chunk.opened_ms))
+        is_whole = self._run.retry.call(lambda: warehouse.remembers(chunk.opened_ms))
         events = judge(letters, Rules.parse(chunk.rules)).events
         report.recovered = len(letters)
         self._finish(chunk, events, only_missing=not is_whole)
@@ -241,7 +213,7 @@ class Replay:
     def _replay(self, page: pl.DataFrame, report: ReplayReport) -> None:
         topic_id = page["topic_id"][0]
         judged = self._reading.judge(page)
-        report.keep(judged.kept["replay_reason"])
+        report.count(judged.kept)
         self._mark(topic_id, changed(judged.kept, page), ReplayStep.KEEP)
         events = judged.events
         while len(events):
@@ -252,76 +224,51 @@ class Replay:
         found = sort_out(events, self._reading.stored(events))
         known = pl.concat([marks(found.landed, Outcome.LANDED), marks(found.duplicates, Outcome.DUPLICATE)])
         self._mark(topic_id, known, ReplayStep.KEEP)
-        report.landed += len(found.landed)
-        report.duplicates += len(found.duplicates)
-        now_ms = self._clock.now_ms()
+        report.count(known)
+        now_ms = self._run.clock.now_ms()
         for chunk, of_chunk in chunks_of(topic_id, self._group, found.missing, self._reading.rules, now_ms):
-            self._observe(ReplayStep.INTENT)
+            self._run.observe(ReplayStep.INTENT)
             self._ownership.commit(slot_commits(chunk))
-            result = self._finish(chunk, of_chunk, page=page)
-            report.landed += len(result.landed)
-            report.duplicates += len(result.duplicates)
-            report.keep(result.refused["replay_reason"])
+            report.count(self._finish(chunk, of_chunk, page=page))
         return found.copies
 
     def _finish(
         self, chunk: OpenBatch, events: pl.DataFrame, *, only_missing: bool = False, page: pl.DataFrame | None = None
-    ) -> _Result:
-        """Bring an open chunk to its end, wherever an earlier try left it; without a page an earlier run opened it."""
+    ) -> pl.DataFrame:
+        """Bring an open chunk to its end, wherever an earlier try left it; returns the marks of its letters.
+
+        Without a page an earlier run opened it.
+        """
         is_repeat = page is None
         warehouse = self._warehouse_of(chunk.topic_id)
         refused = refused_before(chunk, chunk.offsets)
-        is_booked = self._retry.call(lambda: warehouse.has_ledger_entry(chunk.token))
+        is_booked = self._run.retry.call(lambda: warehouse.has_ledger_entry(chunk.token))
         if not is_booked:
-            refused = self._insert(warehouse, chunk, events, only_missing=only_missing, is_repeat=is_repeat)
-        stored = self._reading.stored(events)
-        landed = landed_of(events, stored)
+            stored = self._reading.stored(events)
+            refused = self._landing.insert_chunk(
+                warehouse, chunk, events, stored, only_missing=only_missing, is_repeat=is_repeat
+            )
+        landed, duplicates = landed_and_duplicates(events, self._reading.stored(events))
         if len(landed) and not is_booked:
-            now_ms, minutes = self._clock.now_ms(), minutes_of(landed["timestamp"])
-            entry = entry_of_chunk(chunk, SOURCE, self._run_id, now_ms, minutes)
-            self._observe(ReplayStep.LEDGER)
+            now_ms, minutes = self._run.clock.now_ms(), minutes_of(landed["timestamp"])
+            entry = entry_of_chunk(chunk, SOURCE, self._run.id, now_ms, minutes)
+            self._run.observe(ReplayStep.LEDGER)
             self._landing.inserting.insert_entry(warehouse, entry, is_repeat=is_repeat)
-        elsewhere = stored_elsewhere(events, stored)
-        say_doubled(landed, elsewhere)
-        result = _result(chunk, events, landed, elsewhere, refused)
-        noted = pl.concat([result.landed, result.duplicates, result.refused])
+        refusals = _refusals(placed(chunk, events), refused)
+        noted = pl.concat([marks(landed, Outcome.LANDED), marks(duplicates, Outcome.DUPLICATE), *refusals])
         self._mark(chunk.topic_id, noted if page is None else changed(noted, page), ReplayStep.MARK)
-        self._observe(ReplayStep.CLOSE)
-        self._ownership.commit(closed_slot(chunk))
-        return result
-
-    def _insert(
-        self, warehouse: Warehouse, chunk: OpenBatch, events: pl.DataFrame, *, only_missing: bool, is_repeat: bool
-    ) -> Refused:
-        """Insert the chunk's events that no other message brought.
-
-        With `only_missing` without those that an earlier try landed: the server may have forgotten their token.
-        """
-        stored = self._reading.stored(events)
-        unwanted = stored_elsewhere(events, stored)
-        if only_missing:
-            unwanted = pl.concat([unwanted, landed_of(events, stored)])
-        wanted = events.join(unwanted, on=ORIGIN, how="anti")
-        return self._landing.insert(warehouse, chunk, Rows(placed(chunk, wanted), chunk.offsets, is_repeat))
+        self._run.observe(ReplayStep.CLOSE)
+        self._ownership.commit(closing_commits({SLOT: 0}, chunk.topic_id))
+        return noted
 
     def _mark(self, topic_id: str, noted: pl.DataFrame, step: ReplayStep) -> None:
         if len(noted):
-            self._observe(step)
-            self._landing.inserting.as_owner(lambda: self._letters.mark(topic_id, noted, self._clock.now_ms()))
+            self._run.observe(step)
+            self._landing.inserting.as_owner(lambda: self._letters.mark(topic_id, noted, self._run.clock.now_ms()))
 
 
-def _result(
-    chunk: OpenBatch, events: pl.DataFrame, landed: pl.DataFrame, elsewhere: pl.DataFrame, refused: Refused
-) -> _Result:
-    others = elsewhere.join(landed, on=ORIGIN, how="anti")
-    numbered = placed(chunk, events)
-    kept = [
-        marks(
-            numbered.filter(pl.col(PLACE) == place),
-            Outcome.KEPT,
-            Reason.REFUSED,
-            refused.errors.get(place, UNKNOWN_ERROR),
-        )
-        for place in refused.places
-    ]
-    return _Result(marks(landed, Outcome.LANDED), marks(others, Outcome.DUPLICATE), pl.concat([NO_MARKS, *kept]))
+def _refusals(rows: pl.DataFrame, refused: Refused) -> Iterator[pl.DataFrame]:
+    """Marks of the letters whose rows (with PLACE) the server refused."""
+    for place in refused.places:
+        error = refused.errors.get(place, UNKNOWN_ERROR)
+        yield marks(rows.filter(pl.col(PLACE) == place), Outcome.KEPT, Reason.REFUSED, error)

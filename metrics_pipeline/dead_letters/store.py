@@ -4,7 +4,7 @@ Every read takes the last version of each letter. A mark copies the row on the s
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -16,9 +16,9 @@ from metrics_pipeline.clickhouse.insert import external, insert_once
 from metrics_pipeline.clickhouse.query import query_frame, query_rows
 from metrics_pipeline.ddl.live import IS_OWN, time_to_live_days
 from metrics_pipeline.dead_letters.judge import LETTER_SCHEMA, LETTERS_SCHEMA, LetterFilter
-from metrics_pipeline.delivery.stored import IN_RANGES, ranges_parameters
 from metrics_pipeline.delivery.tables import DEAD_LETTERS
 from metrics_pipeline.kafka.intents import OffsetRange
+from metrics_pipeline.ledger.tables import IN_RANGES, ranges_parameters
 
 Place = tuple[str, int, int]
 """Topic id, partition and offset: the order of pages."""
@@ -185,7 +185,7 @@ class ClickHouseDeadLetters:
             FROM {DEAD_LETTERS.name} FINAL WHERE {where}
             ORDER BY kafka_timestamp DESC, kafka_partition, kafka_offset LIMIT {{limit:UInt32}}"""
         rows = self._rows("reading dead letters", sql, parameters | {"limit": limit})
-        return [Letter(**dict(zip(_LETTER_FIELDS, (*r[:7], bytes.fromhex(r[7]), *r[8:]), strict=True))) for r in rows]
+        return [Letter(*(*r[:7], bytes.fromhex(r[7]), *r[8:])) for r in rows]
 
     def never_replayed(
         self, end_ms: int | None = None, *, topic_id: str | None = None, lows: Mapping[int, int] | None = None
@@ -228,9 +228,6 @@ class ClickHouseDeadLetters:
     def _rows(self, doing: str, sql: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         named = {"topic": self._topic, **parameters}
         return query_rows(self._client, doing, sql, named, _SETTINGS)
-
-
-_LETTER_FIELDS = tuple(f.name for f in fields(Letter))
 
 
 def _where(wanted: LetterFilter) -> tuple[str, dict[str, Any]]:

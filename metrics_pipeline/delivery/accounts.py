@@ -1,17 +1,12 @@
 """What a batch says of itself in the ledger. Pure."""
 
+from collections import Counter
+
 import polars as pl
 
 from metrics_pipeline.delivery.batch import MicroBatch
 from metrics_pipeline.kafka.intents import OpenBatch
-from metrics_pipeline.ledger.entry import (
-    NO_SHARD,
-    EventMinutes,
-    Freshness,
-    LedgerEntry,
-    PartitionAccount,
-    rows_per_partition,
-)
+from metrics_pipeline.ledger.entry import NO_SHARD, EventMinutes, LedgerEntry, PartitionAccount
 
 
 def entry_of_chunk(
@@ -31,8 +26,6 @@ def entry_of_chunk(
         topic_id=chunk.topic_id,
         shard=NO_SHARD,
         run_id=run_id,
-        accounts=(),
-        size_bytes=0,
         first_event_ms=starts[0] * 1_000 if starts else 0,
         last_event_ms=starts[-1] * 1_000 + 59_999 if starts else 0,
         # Not the time of the messages, which their drain has accounted for: old ones would look like a lag.
@@ -40,10 +33,6 @@ def entry_of_chunk(
         last_message_ms=chunk.opened_ms,
         started_ms=chunk.opened_ms,
         visible_ms=visible_ms,
-        commit_duration_ms=0,
-        look_up_duration_ms=0,
-        insert_duration_ms=0,
-        freshness=Freshness((), ()),
         minutes=minutes,
         source=source,
         restored=restored,
@@ -53,15 +42,15 @@ def entry_of_chunk(
 
 def accounts_of(batch: MicroBatch, inserted: pl.DataFrame, dead_letters: pl.DataFrame) -> tuple[PartitionAccount, ...]:
     """Balance the batch: what was consumed and neither inserted nor dead-lettered was a duplicate."""
-    landed = rows_per_partition(inserted)
-    dead = rows_per_partition(dead_letters)
+    frames = (inserted, dead_letters)
+    landed, dead = (Counter(dict(f["kafka_partition"].value_counts().iter_rows())) for f in frames)
     return tuple(
         PartitionAccount(
             range=r,
-            consumed=batch.consumed.get(r.partition, 0),
-            inserted=landed.get(r.partition, 0),
-            dead_letters=dead.get(r.partition, 0),
-            duplicates=batch.consumed.get(r.partition, 0) - landed.get(r.partition, 0) - dead.get(r.partition, 0),
+            consumed=(consumed := batch.consumed.get(r.partition, 0)),
+            inserted=landed[r.partition],
+            dead_letters=dead[r.partition],
+            duplicates=consumed - landed[r.partition] - dead[r.partition],
             lost=batch.lost.get(r.partition, 0),
             is_deferred=batch.is_deferred,
         )

@@ -10,7 +10,6 @@ up to 35.
 Source: the Fibonacci search (Kiefer 1953), for a bad outcome that costs one try more than a good one.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 SMALLER_SHARE = 0.381966
@@ -53,7 +52,7 @@ class Bisection:
         self._search_bits = ""
         self._refused: list[int] = []
         self._waiting = [_Part(Slice(0, rows))] if rows else []
-        for bit in _unpacked(search_bits):
+        for bit in f"{int(search_bits, 16):b}"[1:] if search_bits else "":
             if self.next is None:
                 raise ValueError(f"there are more search bits than {rows} rows can have")
             self.note(is_refused=bit == "1")
@@ -95,7 +94,3 @@ class Bisection:
     def _cut(self, whole: Slice) -> None:
         middle = whole.start + max(1, round(whole.rows * SMALLER_SHARE))
         self._waiting += [_Part(Slice(middle, whole.end)), _Part(Slice(whole.start, middle), is_first=True)]
-
-
-def _unpacked(search_bits: str) -> Iterator[str]:
-    return iter(f"{int(search_bits, 16):b}"[1:] if search_bits else "")

@@ -66,11 +66,6 @@ def open_chunk_of(commits: Mapping[int, Commit]) -> OpenBatch | None:
     return OpenBatch(commit.topic_id, intent.token, ranges, intent.opened_ms, intent.rules, intent.search_bits, kind)
 
 
-def closed_slot(chunk: OpenBatch) -> dict[int, Commit]:
-    """The commit that takes a chunk off record."""
-    return {SLOT: Commit(0, topic_id=chunk.topic_id)}
-
-
 def each_position(ranges: Iterable[OffsetRange]) -> list[tuple[int, int]]:
     """(partition, offset) of every message that they may hold."""
     return [(r.partition, offset) for r in ranges for offset in range(r.start, r.end)]
@@ -116,15 +111,9 @@ def placed(chunk: OpenBatch, rows: pl.DataFrame) -> pl.DataFrame:
     """`rows` that lie within the chunk, with their places in a column PLACE, in the order that they have."""
     partition, offset = POSITION
     types = {partition: rows.schema[partition], "start": rows.schema[offset], "end": rows.schema[offset]}
-    ranges = pl.DataFrame(
-        {
-            partition: [r.partition for r in chunk.ranges],
-            "start": [r.start for r in chunk.ranges],
-            "end": [r.end for r in chunk.ranges],
-            "first": [0, *accumulate(r.offsets for r in chunk.ranges)][:-1],
-        },
-        schema={**types, "first": pl.Int64},
-    ).sort("start")
+    firsts = accumulate((r.offsets for r in chunk.ranges), initial=0)
+    placed_ranges = [(r.partition, r.start, r.end, first) for r, first in zip(chunk.ranges, firsts, strict=False)]
+    ranges = pl.DataFrame(placed_ranges, {**types, "first": pl.Int64}, orient="row").sort("start")
     found = (
         rows.with_row_index("order")
         .sort(offset)
@@ -150,14 +139,19 @@ def stored_elsewhere(events: pl.DataFrame, stored: pl.DataFrame) -> pl.DataFrame
     return events.join(foreign, on=IDENTITY, how="semi", maintain_order="left")
 
 
-def say_doubled(landed: pl.DataFrame, elsewhere: pl.DataFrame) -> None:
-    """Log events of a chunk that landed although another message brought them in the same moment."""
+def landed_and_duplicates(events: pl.DataFrame, stored: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Those of `events` (a chunk's) that landed, and others that raw_events holds from messages outside of the chunk.
+
+    Logs those that landed although another message brought them in the same moment.
+    """
+    landed, elsewhere = own_rows(events, stored), stored_elsewhere(events, stored)
     if doubled := len(landed.join(elsewhere, on=ORIGIN, how="semi")):
         logger.error(
             "%d events landed from other messages in the same moment and are stored twice: a sender repeated what is "
             "being replayed; `metrics-pipeline audit --deep` names the minutes",
             doubled,
         )
+    return landed, elsewhere.join(landed, on=ORIGIN, how="anti")
 
 
 def _packed(ranges: Sequence[OffsetRange]) -> bytes:

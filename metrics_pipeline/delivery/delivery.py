@@ -16,22 +16,21 @@ repeats the steps; what had landed is recognised by the token. See docs/architec
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import polars as pl
 
 from metrics_pipeline.delivery.accounts import accounts_of
 from metrics_pipeline.delivery.batch import MicroBatch
-from metrics_pipeline.delivery.chunk import PLACE
-from metrics_pipeline.delivery.hold import Hold
-from metrics_pipeline.delivery.landing import Landing, Rows
-from metrics_pipeline.delivery.refused_rows import refused_dead_letters
+from metrics_pipeline.delivery.chunk import ORIGIN, PLACE
+from metrics_pipeline.delivery.landing import Landing, Rows, not_stored
+from metrics_pipeline.delivery.ownership import Hold, closing_commits
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.delivery.yielding import Yielding
 from metrics_pipeline.event.contract import IDENTITY, NO_DEAD_LETTERS, NO_EVENTS
 from metrics_pipeline.event.deduplicate import deduplicate
 from metrics_pipeline.event.rules import Rules
-from metrics_pipeline.kafka.intents import Commit, OpenBatch, batch_token
+from metrics_pipeline.kafka.intents import OpenBatch, batch_token
 from metrics_pipeline.ledger.entry import (
     BACKFILL,
     DEFERRED,
@@ -65,20 +64,6 @@ class Attempt:
     is_forgotten: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Landed:
-    """What became of a batch's fresh events."""
-
-    events: pl.DataFrame
-    refused: pl.DataFrame
-
-
-@dataclass(frozen=True, slots=True)
-class _Timed(Generic[_T]):
-    result: _T
-    duration_ms: int
-
-
 class Delivery:
     """Delivers batches of one owner, one after the other. Not thread-safe: one thread calls it at a time.
 
@@ -86,13 +71,10 @@ class Delivery:
     """
 
     def __init__(self, hold: Hold, run: Run, yielding: Yielding | None = None) -> None:
-        self._group = hold.group
+        self._hold = hold
         self._topic_id = hold.log.topic_id
-        self._ownership = hold.ownership
-        self._warehouse = hold.warehouse
         self._run = run
         self._yielding = yielding
-        self._entries = DRAIN if yielding is None else BACKFILL
         self._landing = Landing(hold.ownership, run, OpenBatch.commits)
         self._unclosed: dict[int, int] = {}
 
@@ -101,21 +83,22 @@ class Delivery:
         return bool(self._unclosed)
 
     def token(self, batch: MicroBatch) -> str:
-        return batch_token(self._group, self._topic_id, batch.ranges, batch.note)
+        return batch_token(self._hold.group, self._topic_id, batch.ranges, batch.note)
 
     def claim(self, positions: Mapping[int, int]) -> None:
         """Put on record where reading begins, of partitions that nothing was committed of."""
         self._run.observe(Step.CLAIM)
-        self._ownership.commit(self._closing(positions))
+        self._hold.ownership.commit(closing_commits(positions, self._topic_id))
 
     def deliver(self, batch: MicroBatch, rules: Rules) -> LedgerEntry:
         """Land a new batch, which `rules` have judged."""
         started_ms = self._run.clock.now_ms()
         opened = OpenBatch(self._topic_id, self.token(batch), batch.ranges, started_ms, rules.encode(), note=batch.note)
         self._run.observe(Step.INTENT)
-        commit = self._timed(lambda: self._ownership.commit(self._closing(self._unclosed) | opened.commits()))
+        commits = closing_commits(self._unclosed, self._topic_id) | opened.commits()
+        _, commit_duration_ms = self._timed(lambda: self._hold.ownership.commit(commits))
         self._unclosed = {}
-        return self._land(Attempt(batch, opened, started_ms, commit.duration_ms))
+        return self._land(Attempt(batch, opened, started_ms, commit_duration_ms))
 
     def redeliver(self, batch: MicroBatch, opened: OpenBatch) -> LedgerEntry:
         """Land a batch whose intent an earlier run left open."""
@@ -124,33 +107,35 @@ class Delivery:
 
     def note_landed(self, ends: Mapping[int, int]) -> None:
         """An earlier run landed everything up to `ends`; only the close is missing."""
-        self._unclosed |= {p: end for p, end in ends.items() if self._ownership.owns(p)}
+        self._unclosed |= {p: end for p, end in ends.items() if self._hold.ownership.owns(p)}
 
     def close(self) -> None:
         """Commit the end of the last batch, so that no intent stays open."""
         if self._unclosed:
             self._run.observe(Step.CLOSE)
-            self._ownership.commit(self._closing(self._unclosed))
+            self._hold.ownership.commit(closing_commits(self._unclosed, self._topic_id))
             self._unclosed = {}
 
     def _land(self, attempt: Attempt) -> LedgerEntry:
         batch, opened = attempt.batch, attempt.opened
-        unique = deduplicate(pl.concat([NO_EVENTS, *batch.events])).events.with_row_index(PLACE)
-        look_up = self._timed(lambda: self._drop_stored(unique, attempt))
-        insert = self._timed(lambda: self._insert_events(attempt, len(unique), look_up.result))
-        suspects = unique.drop(PLACE) if attempt.is_repeat else insert.result.events
-        landed = self._after_yielding(batch, suspects, insert.result)
+        unique = deduplicate(pl.concat([NO_EVENTS, *batch.events])).with_row_index(PLACE)
+        fresh, look_up_duration_ms = self._timed(lambda: self._drop_stored(unique, attempt))
+        (landed, refused), insert_duration_ms = self._timed(lambda: self._insert_events(attempt, len(unique), fresh))
+        suspects = unique.drop(PLACE) if attempt.is_repeat else landed
+        if self._yielding is not None and len(suspects):
+            self._run.observe(Step.YIELD)
+            landed = self._yielding.give_way(suspects, landed, batch.ranges)
         visible_ms = self._run.clock.now_ms()
-        dead_letters = pl.concat([NO_DEAD_LETTERS, *batch.dead_letters, landed.refused])
+        dead_letters = pl.concat([NO_DEAD_LETTERS, *batch.dead_letters, refused])
         self._insert_dead_letters(attempt, dead_letters)
-        event_times_ms = landed.events["timestamp"].cast(pl.Int64).to_list()
-        is_live = self._entries == DRAIN and not batch.is_deferred
+        event_times_ms = landed["timestamp"].cast(pl.Int64).to_list()
+        is_live = self._yielding is None and not batch.is_deferred
         entry = LedgerEntry(
             token=opened.token,
             topic_id=self._topic_id,
-            shard=self._ownership.owner.shard if is_live else NO_SHARD,
+            shard=self._hold.ownership.owner.shard if is_live else NO_SHARD,
             run_id=self._run.id,
-            accounts=accounts_of(batch, landed.events, dead_letters),
+            accounts=accounts_of(batch, landed, dead_letters),
             size_bytes=batch.size_bytes,
             first_event_ms=min(event_times_ms, default=0),
             last_event_ms=max(event_times_ms, default=0),
@@ -159,14 +144,14 @@ class Delivery:
             started_ms=attempt.started_ms,
             visible_ms=visible_ms,
             commit_duration_ms=attempt.commit_duration_ms,
-            look_up_duration_ms=look_up.duration_ms,
-            insert_duration_ms=insert.duration_ms,
-            freshness=freshness_of(landed.events["kafka_timestamp"], visible_ms) if is_live else Freshness((), ()),
-            minutes=minutes_of(landed.events["timestamp"]),
-            source=DEFERRED if batch.is_deferred else self._entries,
+            look_up_duration_ms=look_up_duration_ms,
+            insert_duration_ms=insert_duration_ms,
+            freshness=freshness_of(landed["kafka_timestamp"], visible_ms) if is_live else Freshness(),
+            minutes=minutes_of(landed["timestamp"]),
+            source=DEFERRED if batch.is_deferred else DRAIN if self._yielding is None else BACKFILL,
         )
         self._run.observe(Step.LEDGER)
-        self._landing.inserting.insert_entry(self._warehouse, entry, is_repeat=attempt.is_repeat)
+        self._landing.inserting.insert_entry(self._hold.warehouse, entry, is_repeat=attempt.is_repeat)
         self.note_landed(batch.ends)
         return entry
 
@@ -174,31 +159,30 @@ class Delivery:
         if not len(events):
             return events
         self._run.observe(Step.LOOK_UP)
-        stored = self._run.retry.call(lambda: self._warehouse.existing(events, attempt.batch.ranges))
+        stored = self._run.retry.call(lambda: self._hold.warehouse.existing(events, attempt.batch.ranges))
         if not len(stored):
             return events
         if attempt.is_repeat:
             # Rows from an earlier attempt at this batch count as ours. If a backfill stored the same event, the
             # backfill deletes its copy.
             found = events.join(stored, on=IDENTITY, how="semi")
-            stored = stored.join(self._run.retry.call(lambda: self._warehouse.own(found)), on=IDENTITY, how="anti")
+            stored = stored.join(self._run.retry.call(lambda: self._hold.warehouse.own(found)), on=IDENTITY, how="anti")
         return events.join(stored, on=IDENTITY, how="anti", maintain_order="left")
 
-    def _insert_events(self, attempt: Attempt, places: int, fresh: pl.DataFrame) -> _Landed:
-        missing = self._not_stored(fresh) if attempt.is_forgotten else fresh
-        rows = Rows(missing, places, attempt.is_repeat)
-        refused = self._landing.insert(self._warehouse, attempt.opened, rows)
+    def _insert_events(self, attempt: Attempt, places: int, fresh: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Returns the events that the server took, and dead letters of the others."""
+        missing = fresh
+        if attempt.is_forgotten:
+            missing = self._run.retry.call(lambda: not_stored(self._hold.warehouse, fresh))
+        refused = self._landing.insert(self._hold.warehouse, attempt.opened, Rows(missing, places, attempt.is_repeat))
         if not refused.places:
-            return _Landed(fresh.drop(PLACE), NO_DEAD_LETTERS)
-        dead = refused.among(fresh)
-        return _Landed(
-            fresh.join(dead, on=PLACE, how="anti", maintain_order="left").drop(PLACE),
-            refused_dead_letters(attempt.batch.messages, dead, refused.errors, PLACE),
-        )
+            return fresh.drop(PLACE), NO_DEAD_LETTERS
+        dead = refused.dead_letters(attempt.batch.messages, fresh)
+        return fresh.join(dead, on=ORIGIN, how="anti", maintain_order="left").drop(PLACE), dead
 
     def _is_forgotten(self, opened: OpenBatch) -> bool:
         """May the server have forgotten the batch's token?"""
-        if self._run.retry.call(lambda: self._warehouse.remembers(opened.opened_ms)):
+        if self._run.retry.call(lambda: self._hold.warehouse.remembers(opened.opened_ms)):
             return False
         logger.error(
             "batch %s was left open for so long that the server may have forgotten its token: inserting only what "
@@ -207,32 +191,19 @@ class Delivery:
         )
         return True
 
-    def _not_stored(self, events: pl.DataFrame) -> pl.DataFrame:
-        """Those that no batch has stored, neither this one in an earlier attempt nor another message."""
-        stored = self._run.retry.call(lambda: self._warehouse.existing(events, ()))
-        return events.join(stored, on=IDENTITY, how="anti", maintain_order="left")
-
     def _insert_dead_letters(self, attempt: Attempt, dead_letters: pl.DataFrame) -> None:
         if len(dead_letters):
             self._run.observe(Step.DEAD)
             self._landing.inserting.insert(
                 dead_letters,
                 attempt.opened.token,
-                self._warehouse.insert_dead_letters,
-                self._warehouse.missing_dead_letters,
+                self._hold.warehouse.insert_dead_letters,
+                self._hold.warehouse.missing_dead_letters,
                 is_repeat=attempt.is_repeat,
             )
 
-    def _after_yielding(self, batch: MicroBatch, suspects: pl.DataFrame, landed: _Landed) -> _Landed:
-        if self._yielding is None or not len(suspects):
-            return landed
-        self._run.observe(Step.YIELD)
-        return _Landed(self._yielding.give_way(suspects, landed.events, batch.ranges), landed.refused)
-
-    def _closing(self, positions: Mapping[int, int]) -> dict[int, Commit]:
-        return {p: Commit(position, None, self._topic_id) for p, position in positions.items()}
-
-    def _timed(self, action: Callable[[], _T]) -> _Timed[_T]:
+    def _timed(self, action: Callable[[], _T]) -> tuple[_T, int]:
+        """What it returns, and how long it took, milliseconds."""
         before_seconds = self._run.clock.monotonic_seconds()
         result = action()
-        return _Timed(result, round(1000 * (self._run.clock.monotonic_seconds() - before_seconds)))
+        return result, round(1000 * (self._run.clock.monotonic_seconds() - before_seconds))

@@ -12,6 +12,7 @@ a view's part that got lost, not at all. The check of drift finds and repairs th
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -31,12 +32,12 @@ _Rows = TypeVar("_Rows", pl.DataFrame, Sequence[LedgerEntry])
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
 class Inserting:
     """Of one owner. Not thread-safe: one thread calls it at a time."""
 
-    def __init__(self, ownership: Ownership, retry: Retry) -> None:
-        self._ownership = ownership
-        self._retry = retry
+    ownership: Ownership
+    retry: Retry
 
     def as_owner(self, write: Callable[[], None]) -> int:
         """Write, retrying, and only while we are the owner; returns how often it was tried."""
@@ -44,11 +45,11 @@ class Inserting:
 
         def attempt() -> None:
             nonlocal tries
-            self._ownership.prove()
+            self.ownership.prove()
             tries += 1
             write()
 
-        self._retry.call(attempt)
+        self.retry.call(attempt)
         return tries
 
     def insert(
@@ -70,7 +71,7 @@ class Inserting:
             tries = self.as_owner(partial(write, rows, under))
             if tries == 1 and not is_repeat:
                 return
-            rows = self._retry.call(partial(missing, rows))
+            rows = self.retry.call(partial(missing, rows))
             if not len(rows):
                 return
             under, is_repeat = f"{token}+{number}", True
@@ -87,12 +88,10 @@ class Inserting:
 
     def insert_entry(self, warehouse: Warehouse, entry: LedgerEntry, *, is_repeat: bool) -> None:
         """Insert a row of the ledger, likewise."""
-
-        def write(entries: Sequence[LedgerEntry], token: str) -> None:
-            for one in entries:
-                warehouse.insert_ledger_entry(one, token)
-
-        def missing(entries: Sequence[LedgerEntry]) -> Sequence[LedgerEntry]:
-            return [one for one in entries if not warehouse.has_ledger_entry(one.token)]
-
-        self.insert((entry,), entry.token, write, missing, is_repeat=is_repeat)
+        self.insert(
+            (entry,),
+            entry.token,
+            lambda _entries, token: warehouse.insert_ledger_entry(entry, token),
+            lambda entries: () if warehouse.has_ledger_entry(entry.token) else entries,
+            is_repeat=is_repeat,
+        )

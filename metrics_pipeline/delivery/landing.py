@@ -5,24 +5,28 @@ by part, each part under a token of its own, and what the server said is committ
 finds the batch open repeats all of that; what had landed is recognised by the tokens.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
+from functools import partial
 
 import polars as pl
 
 from metrics_pipeline.delivery.bisection import Bisection, Slice
-from metrics_pipeline.delivery.chunk import PLACE
+from metrics_pipeline.delivery.chunk import ORIGIN, PLACE, POSITION, own_rows, placed, stored_elsewhere
 from metrics_pipeline.delivery.inserting import Inserting
 from metrics_pipeline.delivery.ownership import Ownership
 from metrics_pipeline.delivery.ports import Warehouse
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.errors import RejectedError, StopError
-from metrics_pipeline.event.contract import IDENTITY
+from metrics_pipeline.event.contract import DEAD_LETTER_SCHEMA, IDENTITY, MAX_PAYLOAD_BYTES, Reason
+from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.kafka.intents import Commit, OpenBatch
 from metrics_pipeline.runtime.run import Run
 
 Record = Callable[[OpenBatch], Mapping[int, Commit]]
 """The commits that put a batch on record."""
+
+UNKNOWN_ERROR = "the server refused the row before the run was interrupted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +53,18 @@ class Refused:
     places: tuple[int, ...] = ()
     errors: dict[int, str] = field(default_factory=dict)
 
-    def among(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Those of `rows` (with PLACE) that were refused."""
-        return rows.filter(pl.col(PLACE).is_in(list(self.places)))
+    def dead_letters(self, messages: Iterable[Messages], rows: pl.DataFrame) -> pl.DataFrame:
+        """A dead letter for each of `rows` (with PLACE) that was refused, with its message as it was."""
+        refused = rows.filter(pl.col(PLACE).is_in(list(self.places)))
+        positions = list(refused.select(POSITION).iter_rows())
+        payloads = _payloads(messages, set(positions))
+        return refused.select(
+            *ORIGIN,
+            pl.lit(Reason.REFUSED.value).alias("reason"),
+            pl.Series("detail", [self.errors.get(place, UNKNOWN_ERROR) for place in refused[PLACE]], pl.String),
+            "service",
+            pl.Series("payload", [payloads[position][:MAX_PAYLOAD_BYTES] for position in positions], pl.Binary),
+        ).cast(DEAD_LETTER_SCHEMA)
 
 
 def refused_before(opened: OpenBatch, places: int) -> Refused:
@@ -59,14 +72,17 @@ def refused_before(opened: OpenBatch, places: int) -> Refused:
     return Refused(Bisection(places, opened.search_bits).refused)
 
 
+@dataclass(frozen=True, slots=True)
 class Landing:
     """Inserts the rows of open batches of one owner, one batch after the other. Not thread-safe."""
 
-    def __init__(self, ownership: Ownership, run: Run, record: Record) -> None:
-        self._ownership = ownership
-        self._run = run
-        self._record = record
-        self.inserting = Inserting(ownership, run.retry)
+    ownership: Ownership
+    run: Run
+    record: Record
+
+    @property
+    def inserting(self) -> Inserting:
+        return Inserting(self.ownership, self.run.retry)
 
     def insert(self, warehouse: Warehouse, opened: OpenBatch, rows: Rows) -> Refused:
         """Insert all rows that the server takes."""
@@ -83,25 +99,41 @@ class Landing:
                 search.note(is_refused=False)
         return Refused(search.refused, errors)
 
+    def insert_chunk(
+        self,
+        warehouse: Warehouse,
+        chunk: OpenBatch,
+        events: pl.DataFrame,
+        stored: pl.DataFrame,
+        *,
+        only_missing: bool,
+        is_repeat: bool,
+    ) -> Refused:
+        """Insert the events of a replay's chunk that no other message brought; `stored` is what raw_events has of them.
+
+        With `only_missing` without those that an earlier try landed: the server may have forgotten their token.
+        """
+        unwanted = stored_elsewhere(events, stored)
+        if only_missing:
+            unwanted = pl.concat([unwanted, own_rows(events, stored)])
+        wanted = events.join(unwanted, on=ORIGIN, how="anti")
+        return self.insert(warehouse, chunk, Rows(placed(chunk, wanted), chunk.offsets, is_repeat))
+
     def _insert_part(self, warehouse: Warehouse, opened: OpenBatch, part: Slice, rows: Rows) -> None:
         events = rows.of(part).drop(PLACE)
         if not len(events):
             return
         token = opened.token if part.rows == rows.places else part.token(opened.token)
-
-        def missing(events: pl.DataFrame) -> pl.DataFrame:
-            """Those that no batch has stored, neither this one in an earlier attempt nor another message."""
-            return events.join(warehouse.existing(events, ()), on=IDENTITY, how="anti", maintain_order="left")
-
-        self._run.observe(Step.EVENTS)
+        missing = partial(not_stored, warehouse)
+        self.run.observe(Step.EVENTS)
         self.inserting.insert(events, token, warehouse.insert_events, missing, is_repeat=rows.is_repeat)
 
     def _assure_nothing_landed(self, warehouse: Warehouse, rows: pl.DataFrame, error: RejectedError) -> None:
         """A part that has landed must not be cut, though the server refuses it now: a rule may have come since."""
-        stored = self._run.retry.call(lambda: warehouse.own(rows))
+        stored = self.run.retry.call(lambda: warehouse.own(rows))
         if len(stored):
             # If a newer run inserted these rows, we were fenced: end quietly instead of reporting an error.
-            self._ownership.prove_now()
+            self.ownership.prove_now()
             raise StopError(
                 f"the server refuses rows that are in raw_events already ({len(stored)} of {len(rows)}): {error}; "
                 "a constraint came after them: drop it, the next run goes on"
@@ -113,5 +145,20 @@ class Landing:
                 f"the server refuses too many rows of one batch, {len(search.refused)} so far, the last one {error}: "
                 "mend the constraint that refuses them, the next run goes on"
             ) from error
-        self._run.observe(Step.SEARCH)
-        self._ownership.commit(self._record(opened.found_until(search.search_bits)))
+        self.run.observe(Step.SEARCH)
+        self.ownership.commit(self.record(opened.found_until(search.search_bits)))
+
+
+def not_stored(warehouse: Warehouse, events: pl.DataFrame) -> pl.DataFrame:
+    """Those that no batch has stored, neither this one in an earlier attempt nor another message."""
+    return events.join(warehouse.existing(events, ()), on=IDENTITY, how="anti", maintain_order="left")
+
+
+def _payloads(messages: Iterable[Messages], positions: Set[tuple[int, int]]) -> dict[tuple[int, int], bytes]:
+    """(partition, offset) -> value of the message there."""
+    return {
+        (partition, offset): value or b""
+        for chunk in messages
+        for partition, offset, value in zip(chunk.partitions, chunk.offsets, chunk.values, strict=True)
+        if (partition, offset) in positions
+    }

@@ -36,3 +36,20 @@ class ReplayStep(StrEnum):
     LEDGER = "ledger"
     MARK = "mark"
     CLOSE = "close"
+
+
+class HourStep(StrEnum):
+    """In the order of a replay of hours that finishes a chunk, settles, and goes on with the next ones."""
+
+    FENCE = "fence"
+    RECOVER = "recover"
+    REPAIR_ROLLUPS = "repair rollups"
+    READ = "read"
+    INTENT = "intent"
+    PLAN = "plan"
+    REMOVE = "remove"
+    EVENTS = "events"
+    SEARCH = "search"
+    DEAD = "dead letters"
+    LEDGER = "ledger"
+    CLOSE = "close"

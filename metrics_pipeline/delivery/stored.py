@@ -1,23 +1,28 @@
 """Rows of raw_events by what they are and where they come from, and their removal."""
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from functools import partial
-from typing import Any
 
 import polars as pl
 from clickhouse_connect.driver.client import Client
 
-from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.insert import external
+from metrics_pipeline.clickhouse.query import query_frame, run_command
 from metrics_pipeline.delivery.chunk import ORIGIN, POSITION
 from metrics_pipeline.delivery.tables import RAW_EVENTS
-from metrics_pipeline.delivery.warehouse import CANDIDATES, fresh_and_late
+from metrics_pipeline.delivery.warehouse import (
+    ROW,
+    among_candidates,
+    candidates_of,
+    fresh_and_late,
+    query_beside,
+    rows_of,
+    selected,
+)
 from metrics_pipeline.errors import StopError
 from metrics_pipeline.event.contract import EVENT_SCHEMA, FIELDS, IDENTITY, RAW_COLUMNS
 from metrics_pipeline.kafka.intents import OffsetRange, OpenBatch
-from metrics_pipeline.ledger.tables import REPLAY_PLAN, PlanStep
+from metrics_pipeline.ledger.tables import IN_RANGES, REPLAY_PLAN, PlanStep, ranges_parameters
 
 CONTENT = "content"
 
@@ -26,23 +31,12 @@ ROW_SCHEMA = pl.Schema({name: EVENT_SCHEMA[name] for name in (*IDENTITY, *ORIGIN
 """Rows of raw_events, each with a hash of its content."""
 
 
-IN_RANGES = """arrayExists((p, s, e) -> kafka_partition = p AND kafka_offset >= s AND kafka_offset < e,
-    {partitions:Array(UInt32)}, {starts:Array(UInt64)}, {ends:Array(UInt64)})"""
-"""A condition on rows with the columns of a position; see `ranges_parameters`."""
-
-_SELECTED = f"service, endpoint, timestamp, toString(event_id) AS event_id, {', '.join(ORIGIN)}"
-_OF_SQL = f"""
-SELECT {_SELECTED}
-FROM {RAW_EVENTS.name}
-PREWHERE timestamp IN (SELECT timestamp FROM candidates)
-WHERE (service, endpoint, timestamp, event_id) IN (SELECT service, endpoint, timestamp, event_id FROM candidates)
-  AND timestamp BETWEEN {{first:DateTime64(3, 'UTC')}} AND {{last:DateTime64(3, 'UTC')}}
-"""
+_OF_SQL = among_candidates(ROW, IDENTITY)
 
 _CONTENT = f"sipHash64({', '.join(f.column.name for f in FIELDS)})"
 """The event without its lineage. The server hashes both what it has and what it should have."""
 _AT_SQL = f"""
-SELECT {_SELECTED}, content
+SELECT {selected(ROW)}, content
 FROM (
     SELECT *, {{content}} AS content FROM {RAW_EVENTS.name}
     PREWHERE kafka_timestamp BETWEEN {{{{first:DateTime64(3, 'UTC')}}}} AND {{{{last:DateTime64(3, 'UTC')}}}}
@@ -81,24 +75,19 @@ class ClickHouseEvents:
         self._plan = f"{database}.{REPLAY_PLAN.name}" if database else REPLAY_PLAN.name
 
     def of(self, events: pl.DataFrame) -> pl.DataFrame:
-        columns = [*IDENTITY, *ORIGIN]
-        schema = pl.Schema({name: EVENT_SCHEMA[name] for name in columns})
-        parts = [part for part in fresh_and_late(events.select(columns)) if len(part)]
+        schema = pl.Schema({name: EVENT_SCHEMA[name] for name in ROW})
+        parts = [part for part in fresh_and_late(events.select(ROW)) if len(part)]
         return pl.concat([pl.DataFrame(schema=schema), *(self._of(part).cast(schema) for part in parts)])
 
     def _of(self, events: pl.DataFrame) -> pl.DataFrame:
-        found = self._frame(
-            f"looking up {len(events)} events of a replay",
-            _OF_SQL,
-            {"first": events["timestamp"].min(), "last": events["timestamp"].max()},
-            external_data=external("candidates", CANDIDATES, events.select(IDENTITY)),
-        )
-        return found.select(events.columns)
+        doing, candidates = f"looking up {len(events)} events of a replay", candidates_of(events.select(IDENTITY))
+        span = {"first": events["timestamp"].min(), "last": events["timestamp"].max()}
+        return query_beside(self._client, doing, _OF_SQL, span, candidates).select(ROW)
 
     def at(self, ranges: Sequence[OffsetRange], first: datetime, last: datetime, *, with_content: bool) -> pl.DataFrame:
         sql = _AT_SQL.format(content=_CONTENT if with_content else "0")
         parameters = {"first": first, "last": last, **ranges_parameters(ranges)}
-        found = self._frame("looking for the rows of messages", sql, parameters)
+        found = query_frame(self._client, "looking for the rows of messages", sql, parameters)
         return found.select(ROW_SCHEMA.names()).cast(ROW_SCHEMA)
 
     def contents(self, events: pl.DataFrame) -> pl.DataFrame:
@@ -107,7 +96,7 @@ class ClickHouseEvents:
         if not len(events):
             return pl.DataFrame(schema=schema)
         sql = f"SELECT {', '.join(POSITION)}, {_CONTENT} AS content FROM events"
-        found = self._frame("hashing events", sql, {}, external_data=external("events", _EVENTS, events))
+        found = query_beside(self._client, "hashing events", sql, {}, external("events", _EVENTS, events))
         return found.select(columns).cast(schema)
 
     def remove(self, chunk: OpenBatch) -> bool:
@@ -118,7 +107,7 @@ class ClickHouseEvents:
     def _remove(self, shard: Client, chunk: OpenBatch) -> bool:
         to_be_removed = _IS_TO_BE_REMOVED.format(plan=self._plan)
         parameters = {"batch": chunk.token, "opened": chunk.opened_ms / 1_000}
-        under_way = self._rows("looking for deletes", _UNDER_WAY_SQL, parameters, shard)
+        under_way = rows_of(shard, "looking for deletes", _UNDER_WAY_SQL, parameters)
         for partition, problem in under_way:
             if problem:
                 raise StopError(
@@ -128,42 +117,10 @@ class ClickHouseEvents:
         if under_way:
             return True
         sql = _LEFT_SQL.format(plan=self._plan)
-        left = [str(row[0]) for row in self._rows("looking for rows to delete", sql, parameters, shard)]
+        left = [str(row[0]) for row in rows_of(shard, "looking for rows to delete", sql, parameters)]
         for partition in left:
             sql = f"DELETE FROM {RAW_EVENTS.name} IN PARTITION ID {{id:String}} WHERE {to_be_removed}"
-            calling(
-                f"deleting rows from {RAW_EVENTS.name}",
-                # Not to wait for it on the connection: it may take longer than an answer.
-                partial(
-                    shard.command,
-                    sql,
-                    parameters={**parameters, "id": partition},
-                    settings={"lightweight_deletes_sync": 0},
-                ),
-            )
+            # Not to wait for it on the connection: it may take longer than an answer.
+            settings = {"lightweight_deletes_sync": 0}
+            run_command(shard, f"deleting rows from {RAW_EVENTS.name}", sql, {**parameters, "id": partition}, settings)
         return bool(left)
-
-    def _rows(self, doing: str, sql: str, parameters: Mapping[str, Any], shard: Client) -> list[tuple[Any, ...]]:
-        return calling(doing, lambda: [tuple(r) for r in shard.query(sql, parameters=dict(parameters)).result_rows])
-
-    def _frame(self, doing: str, sql: str, parameters: Mapping[str, Any], **more: Any) -> pl.DataFrame:
-        answer = calling(
-            doing,
-            lambda: self._client.raw_query(
-                sql,
-                parameters=dict(parameters),
-                fmt="ArrowStream",
-                settings={"output_format_arrow_string_as_string": 1},
-                **more,
-            ),
-        )
-        return pl.read_ipc_stream(io.BytesIO(answer))
-
-
-def ranges_parameters(ranges: Sequence[OffsetRange]) -> dict[str, Any]:
-    """What `IN_RANGES` asks for."""
-    return {
-        "partitions": [r.partition for r in ranges],
-        "starts": [r.start for r in ranges],
-        "ends": [r.end for r in ranges],
-    }

@@ -1,7 +1,7 @@
 """The tables that a delivery writes besides the ledger: raw_events and dead_letters."""
 
 from metrics_pipeline.ddl.objects import Column, Table
-from metrics_pipeline.event.contract import IDENTITY, TABLE_COLUMNS
+from metrics_pipeline.event.contract import IDENTITY, LINEAGE, TABLE_COLUMNS
 from metrics_pipeline.event.contract import Column as EventColumn
 
 
@@ -41,9 +41,7 @@ DEAD_LETTERS = Table(
     columns=(
         Column("topic", "LowCardinality(String)"),
         Column("topic_id", "LowCardinality(String)"),
-        Column("kafka_partition", "UInt32"),
-        Column("kafka_offset", "UInt64"),
-        Column("kafka_timestamp", "DateTime64(3, 'UTC')"),
+        *(Column(c.name, c.clickhouse_type) for c in LINEAGE),
         Column("reason", "LowCardinality(String)", comment="A code; docs/event.md lists them"),
         Column("detail", "String", comment="What is wrong, with the field and its value"),
         Column("service", "LowCardinality(String)", comment="Sender, where it could be read"),

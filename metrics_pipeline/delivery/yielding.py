@@ -8,10 +8,11 @@ Batches that began later see them.
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import polars as pl
 
-from metrics_pipeline.delivery.hold import Hold
+from metrics_pipeline.delivery.ownership import Hold
 from metrics_pipeline.errors import RetryableError
 from metrics_pipeline.event.contract import IDENTITY
 from metrics_pipeline.kafka.intents import OffsetRange
@@ -22,25 +23,17 @@ logger = logging.getLogger(__name__)
 _CHECK_SECONDS = 0.05
 
 
+@dataclass(frozen=True, slots=True)
 class Yielding:
     """`under_way` says which batches of others are open and not in the ledger, by their tokens.
 
     `on_taken_back` hears of events that the rollups have counted twice.
     """
 
-    def __init__(
-        self,
-        hold: Hold,
-        run: Run,
-        under_way: Callable[[], frozenset[str]],
-        on_taken_back: Callable[[pl.DataFrame], None],
-    ) -> None:
-        self._warehouse = hold.warehouse
-        self._ownership = hold.ownership
-        self._clock = run.clock
-        self._retry = run.retry
-        self._under_way = under_way
-        self._on_taken_back = on_taken_back
+    hold: Hold
+    run: Run
+    under_way: Callable[[], frozenset[str]]
+    on_taken_back: Callable[[pl.DataFrame], None]
 
     def give_way(self, suspects: pl.DataFrame, landed: pl.DataFrame, ranges: Sequence[OffsetRange]) -> pl.DataFrame:
         """Those of `landed` that are stored by this batch alone; of `suspects` all others are taken back.
@@ -52,33 +45,35 @@ class Yielding:
         elsewhere = pl.concat([at_once, self._elsewhere(suspects, ranges)])
         if not len(elsewhere):
             return landed
-        unwanted = self._retry.call(lambda: self._warehouse.own(suspects.join(elsewhere, on=IDENTITY, how="semi")))
+        found = suspects.join(elsewhere, on=IDENTITY, how="semi")
+        unwanted = self.run.retry.call(lambda: self.hold.warehouse.own(found))
         if len(unwanted):
-            self._retry.call(lambda: self._take_back(unwanted))
+            self.run.retry.call(lambda: self._take_back(unwanted))
         kept = landed.join(elsewhere, on=IDENTITY, how="anti", maintain_order="left")
         # A merge may have taken the row before we did.
         counted = [unwanted.select(IDENTITY), landed.join(elsewhere, on=IDENTITY, how="semi").select(IDENTITY)]
         if len(doubled := pl.concat(counted).unique()):
             logger.warning("%d events were stored by others in the same moment: theirs count", len(doubled))
-            self._on_taken_back(doubled)
+            self.on_taken_back(doubled)
         return kept
 
     def _elsewhere(self, suspects: pl.DataFrame, ranges: Sequence[OffsetRange]) -> pl.DataFrame:
-        return self._retry.call(lambda: self._warehouse.existing(suspects, ranges))
+        return self.run.retry.call(lambda: self.hold.warehouse.existing(suspects, ranges))
 
     def _take_back(self, events: pl.DataFrame) -> None:
-        self._ownership.prove()
-        self._warehouse.remove_events(events)
+        self.hold.ownership.prove()
+        self.hold.warehouse.remove_events(events)
 
     def _await_landed(self) -> None:
-        waited_for = self._retry.call(self._under_way)
-        deadline_seconds = self._clock.monotonic_seconds() + self._retry.limit_seconds
+        waited_for = self.run.retry.call(self.under_way)
+        limit_seconds = self.run.retry.limit_seconds
+        deadline_seconds = self.run.clock.monotonic_seconds() + limit_seconds
         while waited_for:
-            if self._clock.monotonic_seconds() > deadline_seconds:
+            if self.run.clock.monotonic_seconds() > deadline_seconds:
                 raise RetryableError(
-                    f"the batches {sorted(waited_for)} have been open for {self._retry.limit_seconds:.0f} s, and may "
+                    f"the batches {sorted(waited_for)} have been open for {limit_seconds:.0f} s, and may "
                     "hold the same events: let a drain, or `dead-letters replay`, finish them; the next "
                     "backfill goes on"
                 )
-            self._clock.sleep(_CHECK_SECONDS)
-            waited_for &= self._retry.call(self._under_way)
+            self.run.clock.sleep(_CHECK_SECONDS)
+            waited_for &= self.run.retry.call(self.under_way)

@@ -18,7 +18,7 @@ import polars as pl
 
 from metrics_pipeline.delivery.batch import BatchLimits, MicroBatch, lost_batch
 from metrics_pipeline.delivery.delivery import Delivery
-from metrics_pipeline.delivery.hold import Hold
+from metrics_pipeline.delivery.ownership import Hold
 from metrics_pipeline.delivery.yielding import Yielding
 from metrics_pipeline.drain.ranges import RangeReader, already_lost
 from metrics_pipeline.drain.takeover import Takeover
@@ -75,8 +75,6 @@ class Backfill:
     ) -> None:
         self._log = hold.log
         self._run = run
-        self._retry = run.retry
-        self._stop = run.stop
         self._rules = rules
         self._limits = limits
         self._worker = worker
@@ -97,7 +95,7 @@ class Backfill:
         # With what an earlier backfill had begun.
         self.report.total = self.report.backfilled + sum(entry.offsets for entry in deferred)
         try:
-            while deferred and not self._stop():
+            while deferred and not self._run.stop():
                 backfilled_before = self.report.backfilled
                 for entry in deferred:
                     self._backfill(entry)
@@ -112,14 +110,14 @@ class Backfill:
         self.report.left = sum(entry.offsets for entry in deferred)
 
     def _read_deferred(self, ranges: Sequence[OffsetRange] | None) -> tuple[DeferredEntry, ...]:
-        deferred = self._retry.call(self._deferred)
+        deferred = self._run.retry.call(self._deferred)
         return deferred if ranges is None else deferred_within(deferred, ranges)
 
     def _backfill(self, entry: DeferredEntry) -> None:
         for ranges in _one_per_partition(entry.ranges):
-            if self._stop():
+            if self._run.stop():
                 return
-            marks = self._retry.call(lambda of=ranges: self._log.watermarks([r.partition for r in of]))  # type: ignore[misc]
+            marks = self._run.retry.call(lambda of=ranges: self._log.watermarks([r.partition for r in of]))  # type: ignore[misc]
             lost = already_lost(ranges, marks)
             if lost:
                 gone = tuple(OffsetRange(p, r.start, r.start + lost[p]) for r in ranges if (p := r.partition) in lost)
@@ -131,7 +129,7 @@ class Backfill:
     def _read(self, ranges: Sequence[OffsetRange]) -> None:
         reader = RangeReader(self._log, self._run, self._rules, ranges)
         try:
-            while not reader.is_done and not self._stop():
+            while not reader.is_done and not self._run.stop():
                 self._deliver(reader.next(self._limits))
         except OffsetOutOfRangeError as error:
             # The next reading of what is deferred finds the offsets lost.

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from metrics_pipeline.delivery.batch import BatchBuilder, BatchLimits
+from metrics_pipeline.delivery.batch import BatchBuilder, BatchLimits, MicroBatch
 from metrics_pipeline.delivery.delivery import Delivery
-from metrics_pipeline.delivery.hold import Hold
+from metrics_pipeline.delivery.ownership import Hold
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.drain.ending import Ending, Reason, Situation
 from metrics_pipeline.drain.skip_to_head import SkipToHead
@@ -89,9 +89,7 @@ class Drain:
         on_entry: Callable[[LedgerEntry], None],
     ) -> None:
         self._log = hold.log
-        self._clock = run.clock
-        self._stop = run.stop
-        self._observe = run.observe
+        self._run = run
         self._rules = rules
         self._policy = policy
         self._handover = handover
@@ -99,9 +97,7 @@ class Drain:
         self._on_entry = on_entry
         self._delivery = Delivery(hold, run)
         self._takeover = Takeover(hold, run, rules, self._delivery, on_entry)
-        self._skip_to_head: SkipToHead | None = None
-        if policy.skip_lag_offsets is not None:
-            self._skip_to_head = SkipToHead(hold.log, run, rules, self._delivery, policy.skip_lag_offsets, on_entry)
+        self._skip_to_head = SkipToHead(hold.log, run, rules, self._delivery, policy.skip_lag_offsets, on_entry)
         self._builder = BatchBuilder({}, policy.batches)
         self._delivering: Job[LedgerEntry | None] | None = None
         self._last_message_seconds = 0.0
@@ -120,8 +116,7 @@ class Drain:
             self._takeover.rehearse(partitions)
             self._await_release()
         try:
-            positions = self._takeover.start(partitions)
-            self._read_from(self._skip_to_head.ahead(positions) if self._skip_to_head else positions)
+            self._read_from(self._skip_to_head.ahead(self._takeover.start(partitions)))
             reason = self._pump(ending)
             self._flush()
         except FencedError as error:
@@ -136,12 +131,12 @@ class Drain:
     def _await_release(self) -> None:
         """Tell the predecessor that we are ready, and let it close its books; it may be gone, so not for long."""
         self._handover.announce()
-        deadline_seconds = self._clock.monotonic_seconds() + RELEASE_WAIT_SECONDS
+        deadline_seconds = self._run.clock.monotonic_seconds() + RELEASE_WAIT_SECONDS
         while not self._handover.is_released():
-            if self._clock.monotonic_seconds() > deadline_seconds or self._stop():
+            if self._run.clock.monotonic_seconds() > deadline_seconds or self._run.stop():
                 logger.warning("the predecessor did not close its books in %.0f s, fencing it", RELEASE_WAIT_SECONDS)
                 return
-            self._clock.sleep(RELEASE_CHECK_SECONDS)
+            self._run.clock.sleep(RELEASE_CHECK_SECONDS)
 
     def _read_from(self, positions: dict[int, int]) -> None:
         self._log.assign(positions)
@@ -150,11 +145,11 @@ class Drain:
         self._full_since_seconds = None
 
     def _pump(self, ending: Ending) -> Reason:
-        started_seconds = self._last_message_seconds = self._clock.monotonic_seconds()
+        started_seconds = self._last_message_seconds = self._run.clock.monotonic_seconds()
         while True:
             self._reap()
-            now_seconds = self._clock.monotonic_seconds()
-            if self._stop():
+            now_seconds = self._run.clock.monotonic_seconds()
+            if self._run.stop():
                 return Reason.STOPPED
             reason = ending.reason(
                 Situation(
@@ -183,7 +178,7 @@ class Drain:
             self._log.resume()
             self._is_paused = False
         self._full_since_seconds = None
-        self._observe(Step.FETCH)
+        self._run.observe(Step.FETCH)
         try:
             fetched = self._log.poll(self._builder.room_events, self._builder.room_bytes, POLL_SECONDS)
         except OffsetOutOfRangeError as error:
@@ -191,7 +186,7 @@ class Drain:
             self._flush()
             self._read_from(self._takeover.skip_lost(self._builder.positions))
             return
-        now_seconds = self._clock.monotonic_seconds()
+        now_seconds = self._run.clock.monotonic_seconds()
         if len(fetched.messages):
             self._last_message_seconds = now_seconds
             self._builder.add(fetched.messages, self._rules.decode(fetched.messages), now_seconds)
@@ -213,13 +208,17 @@ class Drain:
         self._reap()
         if self._delivering is not None:
             return
-        now_seconds = self._clock.monotonic_seconds()
+        now_seconds = self._run.clock.monotonic_seconds()
         if self._builder.is_due(now_seconds):
-            batch = self._builder.build()
-            self._builder = BatchBuilder(self._builder.positions, self._policy.batches)
-            self._delivering = self._worker.start(partial(self._delivery.deliver, batch, self._rules))
+            self._delivering = self._worker.start(partial(self._delivery.deliver, self._cut(), self._rules))
         elif self._delivery.has_unclosed_batch and self._is_quiet(now_seconds):
             self._delivering = self._worker.start(self._delivery.close)
+
+    def _cut(self) -> MicroBatch:
+        """The batch in hand; the next one begins where it ends."""
+        batch = self._builder.build()
+        self._builder = BatchBuilder(self._builder.positions, self._policy.batches)
+        return batch
 
     def _is_quiet(self, now_seconds: float) -> bool:
         return self._builder.is_empty and now_seconds - self._last_message_seconds > CLOSE_AFTER_SECONDS
@@ -229,9 +228,7 @@ class Drain:
         self._join()
         self._reap()
         if not self._builder.is_empty:
-            batch = self._builder.build()
-            self._builder = BatchBuilder(self._builder.positions, self._policy.batches)
-            self._on_entry(self._delivery.deliver(batch, self._rules))
+            self._on_entry(self._delivery.deliver(self._cut(), self._rules))
         self._delivery.close()
 
     def _reap(self) -> None:
@@ -248,7 +245,7 @@ class Drain:
             self._delivering.wait()
 
     def _successor_is_ready(self) -> bool:
-        now_seconds = self._clock.monotonic_seconds()
+        now_seconds = self._run.clock.monotonic_seconds()
         if self._successor is None and now_seconds - self._successor_checked_seconds >= SUCCESSOR_CHECK_SECONDS:
             self._successor_checked_seconds = now_seconds
             self._successor = self._handover.successor()

@@ -64,8 +64,7 @@ def backoff_seconds(failures: int, policy: RelayPolicy) -> float:
 
 def plan_launches(states: Iterable[ShardState], policy: RelayPolicy) -> list[Launch]:
     """At most one launch per shard."""
-    planned = (_plan_one(state, policy) for state in states)
-    return [launch for launch in planned if launch is not None]
+    return [launch for state in states if (launch := _plan_one(state, policy)) is not None]
 
 
 def _plan_one(state: ShardState, policy: RelayPolicy) -> Launch | None:

@@ -31,21 +31,23 @@ _MINUTE_MS = 60_000
 
 @dataclass(frozen=True, slots=True)
 class SkipToHead:
-    """Skips where a shard is more than `lag_offsets` behind. `on_entry` hears of each hour that was skipped."""
+    """Skips where a shard is more than `lag_offsets` behind; None: never. `on_entry` hears of each skipped hour."""
 
     log: Log
     run: Run
     rules: Rules
     delivery: Delivery
-    lag_offsets: int
+    lag_offsets: int | None
     on_entry: Callable[[LedgerEntry], None]
 
     def ahead(self, positions: Mapping[int, int]) -> dict[int, int]:
         """Partition -> where to read next: the head, or `positions` where they are near enough."""
+        reached = dict(positions)
+        if self.lag_offsets is None:
+            return reached
         marks = self.run.retry.call(lambda: self.log.watermarks(sorted(positions)))
         heads = {p: max(marks[p].high, position) for p, position in positions.items()}
         lag = sum(heads[p] - position for p, position in positions.items())
-        reached = dict(positions)
         if lag <= self.lag_offsets:
             return reached
         logger.warning("%d offsets behind: skipping them, they are deferred until a backfill has landed them", lag)

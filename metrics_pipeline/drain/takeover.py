@@ -8,12 +8,12 @@ all of it, under its one token, and closes the partitions of its own.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from metrics_pipeline.delivery.batch import MicroBatch, deferred_batch, lost_batch, noted_entry
 from metrics_pipeline.delivery.delivery import Delivery
-from metrics_pipeline.delivery.hold import Hold
+from metrics_pipeline.delivery.ownership import Hold
 from metrics_pipeline.delivery.steps import Step
 from metrics_pipeline.drain.ranges import UNLIMITED, RangeReader, already_lost
 from metrics_pipeline.errors import StopError, TopicMismatchError
@@ -21,9 +21,7 @@ from metrics_pipeline.event.deduplicate import deduplicate
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.event.rules import Rules
 from metrics_pipeline.kafka.intents import Commit, OffsetRange, OpenBatch, Watermarks, open_batches
-from metrics_pipeline.kafka.ports import Log
 from metrics_pipeline.ledger.entry import LedgerEntry
-from metrics_pipeline.runtime.retry import Retry
 from metrics_pipeline.runtime.run import Run
 
 logger = logging.getLogger(__name__)
@@ -48,30 +46,22 @@ class Takeover:
     delivery: Delivery
     on_entry: Callable[[LedgerEntry], None]
 
-    @property
-    def log(self) -> Log:
-        return self.hold.log
-
-    @property
-    def retry(self) -> Retry:
-        return self.run.retry
-
     def rehearse(self, partitions: Sequence[int]) -> None:
         """Do once, without effect, what the first batch will need: connections, compiled decoders, the look-up.
 
         What is slow the first time then happens while the predecessor still drains.
         """
-        self.retry.call(lambda: self.log.watermarks(partitions))
+        self._watermarks(partitions)
         self.hold.ownership.committed(partitions)
-        unique = deduplicate(self.rules.decode(_REHEARSAL).events).events
-        self.retry.call(lambda: self.hold.warehouse.existing(unique, ()))
+        unique = deduplicate(self.rules.decode(_REHEARSAL).events)
+        self.run.retry.call(lambda: self.hold.warehouse.existing(unique, ()))
 
     def start(self, partitions: Sequence[int]) -> dict[int, int]:
         """Own `partitions`; returns partition -> offset to read next, with nothing unfinished before it.
 
         Raises TopicMismatchError if what is committed belongs to another topic.
         """
-        positions = self._finish(partitions, self.hold.ownership.take_over(self.log.partitions()))
+        positions = self._finish(partitions, self.hold.ownership.take_over(self.hold.log.partitions()))
         unknown = self._unknown_starts([p for p in partitions if p not in positions])
         if unknown:
             self.delivery.claim(unknown)
@@ -82,9 +72,9 @@ class Takeover:
 
         What was left open of an earlier incarnation of the topic can't be finished any more.
         """
-        partitions = self.log.partitions()
+        partitions = self.hold.log.partitions()
         commits = self.hold.ownership.take_over(partitions)
-        present = {p: c for p, c in commits.items() if c.topic_id in ("", self.log.topic_id)}
+        present = {p: c for p, c in commits.items() if c.topic_id in ("", self.hold.log.topic_id)}
         if gone := [c.intent.token for p, c in commits.items() if p not in present and c.intent is not None]:
             logger.error(
                 "batches %s of a topic that is gone were left open: what of them had landed shows as drifting minutes "
@@ -96,10 +86,10 @@ class Takeover:
     def _finish(self, partitions: Sequence[int], commits: Mapping[int, Commit]) -> dict[int, int]:
         """Finish open batches of `partitions`; returns where these are then, as far as anything is committed."""
         for partition, commit in commits.items():
-            if commit.topic_id not in ("", self.log.topic_id):
+            if commit.topic_id not in ("", self.hold.log.topic_id):
                 raise TopicMismatchError(
                     f"the offset of partition {partition} was committed for topic id {commit.topic_id}, the topic's id "
-                    f"is now {self.log.topic_id}: it was deleted and recreated; {RESET_HINT}"
+                    f"is now {self.hold.log.topic_id}: it was deleted and recreated; {RESET_HINT}"
                 )
         positions = {p: c.offset for p, c in commits.items() if p in partitions}
         for batch in open_batches(commits):
@@ -110,7 +100,7 @@ class Takeover:
 
     def skip_lost(self, positions: Mapping[int, int]) -> dict[int, int]:
         """Put what lies before the log's first offset on record as lost; returns positions that exist."""
-        marks = self.retry.call(lambda: self.log.watermarks(sorted(positions)))
+        marks = self._watermarks(positions)
         for partition, position in positions.items():
             if position > marks[partition].high:
                 raise TopicMismatchError(
@@ -131,18 +121,21 @@ class Takeover:
         """Where to start without a committed offset: behind the ledger, else at the log's first offset."""
         if not partitions:
             return {}
-        ledger = self.retry.call(lambda: self.hold.warehouse.ledger_ends(partitions))
-        known = ledger.get(self.log.topic_id, {})
+        ledger = self.run.retry.call(lambda: self.hold.warehouse.ledger_ends(partitions))
+        known = ledger.get(self.hold.log.topic_id, {})
         if ledger and not known:
             raise TopicMismatchError(
                 f"nothing is committed for partitions {list(partitions)}, and the ledger knows this topic by other "
                 f"ids ({', '.join(sorted(ledger))}): it was deleted and recreated; {RESET_HINT}"
             )
-        marks = self.retry.call(lambda: self.log.watermarks(partitions))
+        marks = self._watermarks(partitions)
         return {p: known.get(p, marks[p].low) for p in partitions}
 
+    def _watermarks(self, partitions: Iterable[int]) -> Mapping[int, Watermarks]:
+        return self.run.retry.call(lambda: self.hold.log.watermarks(sorted(partitions)))
+
     def _has_landed(self, opened: OpenBatch) -> bool:
-        return self.retry.call(lambda: self.hold.warehouse.has_ledger_entry(opened.token))
+        return self.run.retry.call(lambda: self.hold.warehouse.has_ledger_entry(opened.token))
 
     def _closes(self, opened: OpenBatch) -> bool:
         """Close the batch if it has landed."""
@@ -177,15 +170,8 @@ class Takeover:
             logger.info("skipping %s, as an earlier run began to", opened.ranges)
             return deferred_batch(skipped)
         logger.info("rebuilding batch %s: %s", opened.token, opened.ranges)
-        marks = self.retry.call(lambda: self.log.watermarks(sorted(opened.ends)))
-        lost = already_lost(opened.ranges, marks)
-        rules = Rules.parse(opened.rules)
-        return RangeReader(self.log, self.run, rules, opened.ranges, lost).next(UNLIMITED)
-
-
-def closing_commits(positions: Mapping[int, int], topic_id: str) -> dict[int, Commit]:
-    """Commits that set every partition to a position with no intent open."""
-    return {p: Commit(offset, None, topic_id) for p, offset in positions.items()}
+        lost = already_lost(opened.ranges, self._watermarks(opened.ends))
+        return RangeReader(self.hold.log, self.run, Rules.parse(opened.rules), opened.ranges, lost).next(UNLIMITED)
 
 
 def reset_positions(

@@ -96,6 +96,12 @@ def _low_cardinality(name: str, comment: str) -> Column:
     return Column(name, pl.String(), "LowCardinality(String)", "", comment)
 
 
+def _word(path: str, comment: str, max_characters: int, *, required: bool = False, default: str = "") -> Field:
+    """A text of which few values exist, in a column of the same name."""
+    column = _low_cardinality(path.rpartition(".")[2], comment)
+    return Field(path, Kind.TEXT, column, required, default, max_characters)
+
+
 FIELDS = (
     Field(
         "event_id",
@@ -112,21 +118,9 @@ FIELDS = (
         minimum=MIN_TIMESTAMP_MS,
         maximum=MAX_TIMESTAMP_MS,
     ),
-    Field(
-        "service",
-        Kind.TEXT,
-        _low_cardinality("service", "Service that handled the request"),
-        required=True,
-        max_characters=128,
-    ),
-    Field(
-        "endpoint",
-        Kind.TEXT,
-        _low_cardinality("endpoint", "Route pattern, not the path with its ids"),
-        required=True,
-        max_characters=512,
-    ),
-    Field("method", Kind.TEXT, _low_cardinality("method", "HTTP method or kind of call"), max_characters=32),
+    _word("service", "Service that handled the request", 128, required=True),
+    _word("endpoint", "Route pattern, not the path with its ids", 512, required=True),
+    _word("method", "HTTP method or kind of call", 32),
     Field(
         "status",
         Kind.INTEGER,
@@ -149,15 +143,9 @@ FIELDS = (
         Column("customer_id", pl.String(), "String", "ZSTD(1)", "Customer that sent the request"),
         max_characters=256,
     ),
-    Field(
-        "customer.tier",
-        Kind.TEXT,
-        _low_cardinality("tier", "Customer's tier"),
-        default="unknown",
-        max_characters=64,
-    ),
-    Field("region", Kind.TEXT, _low_cardinality("region", "Region of the service"), max_characters=64),
-    Field("host", Kind.TEXT, _low_cardinality("host", "Host or pod of the service"), max_characters=256),
+    _word("customer.tier", "Customer's tier", 64, default="unknown"),
+    _word("region", "Region of the service", 64),
+    _word("host", "Host or pod of the service", 256),
     Field(
         "attributes",
         Kind.ATTRIBUTES,
@@ -194,8 +182,7 @@ def promoted(key: str, name: str = "", comment: str = "") -> Column:
     older version inserts.
     """
     text = key.replace("\\", "\\\\").replace("'", "\\'")
-    made = _low_cardinality(name or key, comment or f"Attribute {key}")
-    return replace(made, default=f"attributes['{text}']")
+    return replace(_low_cardinality(name or key, comment or f"Attribute {key}"), default=f"attributes['{text}']")
 
 
 PROMOTED: tuple[Column, ...] = ()
@@ -204,15 +191,11 @@ PROMOTED: tuple[Column, ...] = ()
 TABLE_COLUMNS: tuple[Column, ...] = (*RAW_COLUMNS, *PROMOTED)
 """The columns of raw_events, in order."""
 
-EVENT_SCHEMA = pl.Schema([(c.name, c.polars_type) for c in RAW_COLUMNS])
+EVENT_SCHEMA = pl.Schema({c.name: c.polars_type for c in RAW_COLUMNS})
 DEAD_LETTER_SCHEMA = pl.Schema(
-    [
-        *((c.name, c.polars_type) for c in LINEAGE),
-        ("reason", pl.String()),
-        ("detail", pl.String()),
-        ("service", pl.String()),
-        ("payload", pl.Binary()),
-    ]
+    {c.name: c.polars_type for c in LINEAGE}
+    | dict.fromkeys(("reason", "detail", "service"), pl.String())
+    | {"payload": pl.Binary()}
 )
 NO_EVENTS = pl.DataFrame(schema=EVENT_SCHEMA)
 NO_DEAD_LETTERS = pl.DataFrame(schema=DEAD_LETTER_SCHEMA)

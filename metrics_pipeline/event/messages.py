@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import compress
-from typing import Self
+from typing import Any, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Messages:
         return len(self.values)
 
     def __getitem__(self, rows: slice) -> Self:
-        return type(self)(self.partitions[rows], self.offsets[rows], self.timestamps_ms[rows], self.values[rows])
+        return type(self)(*(column[rows] for column in self._columns))
 
     @property
     def size_bytes(self) -> int:
@@ -40,28 +40,19 @@ class Messages:
         """All messages of `parts`, in order."""
         joined = cls([], [], [], [])
         for part in parts:
-            joined.partitions.extend(part.partitions)
-            joined.offsets.extend(part.offsets)
-            joined.timestamps_ms.extend(part.timestamps_ms)
-            joined.values.extend(part.values)
+            for column, more in zip(joined._columns, part._columns, strict=True):
+                column.extend(more)
         return joined
 
     def before(self, ends: Mapping[int, int]) -> Self:
         """The messages that lie before `ends` (partition -> offset); none of partitions that aren't in it."""
-        kept = [
-            offset < ends.get(partition, 0) for partition, offset in zip(self.partitions, self.offsets, strict=True)
-        ]
-        return type(self)(
-            list(compress(self.partitions, kept)),
-            list(compress(self.offsets, kept)),
-            list(compress(self.timestamps_ms, kept)),
-            list(compress(self.values, kept)),
-        )
+        kept = [offset < ends.get(p, 0) for p, offset in zip(self.partitions, self.offsets, strict=True)]
+        return type(self)(*(list(compress(column, kept)) for column in self._columns))
 
     def next_offsets(self) -> dict[int, int]:
         """partition -> offset behind its last message."""
         return {p: offset + 1 for p, offset in zip(self.partitions, self.offsets, strict=True)}
 
     @property
-    def _columns(self) -> tuple[list[int], list[int], list[int], list[bytes | None]]:
+    def _columns(self) -> tuple[list[Any], ...]:
         return self.partitions, self.offsets, self.timestamps_ms, self.values

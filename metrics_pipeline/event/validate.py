@@ -4,7 +4,7 @@ A value passes, is brought into the form of its column, or raises InvalidEventEr
 """
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from json import JSONEncoder
@@ -210,14 +210,6 @@ def _text(field: Field, value: Any) -> str:
     return value
 
 
-def _id(field: Field, value: Any) -> str:
-    return event_uuid(_text(field, value))
-
-
-def _timestamp(_field: Field, value: Any) -> int:
-    return timestamp_ms(value)
-
-
 def _integer(field: Field, value: Any) -> int:
     _check_number(field, value, "an integer")
     if type(value) is float and not value.is_integer():
@@ -230,9 +222,9 @@ def _number(field: Field, value: Any) -> float:
     return float(value)
 
 
-_CHECKS = {
-    Kind.ID: _id,
-    Kind.TIMESTAMP: _timestamp,
+_CHECKS: Mapping[Kind, Callable[[Field, Any], Any]] = {
+    Kind.ID: lambda field, value: event_uuid(_text(field, value)),
+    Kind.TIMESTAMP: lambda _field, value: timestamp_ms(value),
     Kind.TEXT: _text,
     Kind.INTEGER: _integer,
     Kind.NUMBER: _number,

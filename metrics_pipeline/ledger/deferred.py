@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from metrics_pipeline.kafka.intents import OffsetRange
+from metrics_pipeline.kafka.intents import OffsetRange, offsets_in
 from metrics_pipeline.runtime.timerange import HOUR_SECONDS
 
 GROUP_SUFFIX = ".deferred"
@@ -27,7 +27,7 @@ class DeferredEntry:
 
     @property
     def offsets(self) -> int:
-        return sum(r.offsets for r in self.ranges)
+        return offsets_in(self.ranges)
 
     @property
     def hour_seconds(self) -> int:
@@ -71,6 +71,15 @@ def merged(ranges: Iterable[OffsetRange]) -> tuple[OffsetRange, ...]:
         else:
             found.append(r)
     return tuple(found)
+
+
+def around(ranges: Iterable[OffsetRange]) -> tuple[OffsetRange, ...]:
+    """One range per partition, from the first of its offsets to the last."""
+    spans: dict[int, OffsetRange] = {}
+    for r in ranges:
+        known = spans.get(r.partition, r)
+        spans[r.partition] = OffsetRange(r.partition, min(known.start, r.start), max(known.end, r.end))
+    return tuple(spans.values())
 
 
 def subtracted(ranges: Iterable[OffsetRange], covered: Iterable[OffsetRange]) -> tuple[OffsetRange, ...]:

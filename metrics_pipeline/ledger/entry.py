@@ -47,8 +47,8 @@ class PartitionAccount:
 class Freshness:
     """How old events were when they became visible: `events[i]` of them at most `upper_ms[i]` (2% steps)."""
 
-    upper_ms: tuple[int, ...]
-    events: tuple[int, ...]
+    upper_ms: tuple[int, ...] = ()
+    events: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +71,20 @@ class LedgerEntry:
     topic_id: str
     shard: int
     run_id: str
-    accounts: tuple[PartitionAccount, ...]
-    size_bytes: int
     first_event_ms: int
     last_event_ms: int
     first_message_ms: int
     last_message_ms: int
     started_ms: int
     visible_ms: int
-    commit_duration_ms: int
-    look_up_duration_ms: int
-    insert_duration_ms: int
-    freshness: Freshness
     minutes: EventMinutes
     source: str = DRAIN
+    accounts: tuple[PartitionAccount, ...] = ()
+    size_bytes: int = 0
+    commit_duration_ms: int = 0
+    look_up_duration_ms: int = 0
+    insert_duration_ms: int = 0
+    freshness: Freshness = Freshness()
     restored: int = 0
     """Events inserted that an earlier entry has accounted for: they are in no minute of this one."""
     added_dead_letters: int = 0
@@ -136,12 +136,6 @@ class MessageCounts:
         self.duplicates += entry.duplicates
         self.dead_letters += entry.dead_letters
         self.lost += entry.lost
-
-
-def rows_per_partition(frame: pl.DataFrame) -> Mapping[int, int]:
-    """Number of rows per kafka_partition."""
-    counted = frame.group_by("kafka_partition").len()
-    return dict(zip(counted["kafka_partition"].to_list(), counted["len"].to_list(), strict=True))
 
 
 def minutes_of(timestamps: pl.Series) -> EventMinutes:

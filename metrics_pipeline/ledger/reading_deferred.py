@@ -8,9 +8,9 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.clickhouse.query import query_rows
 from metrics_pipeline.errors import StopError
 from metrics_pipeline.kafka.intents import OffsetRange
-from metrics_pipeline.ledger.deferred import DeferredEntry, still_deferred
+from metrics_pipeline.ledger.deferred import DeferredEntry, around, still_deferred
 from metrics_pipeline.ledger.entry import BACKFILL, DEFERRED
-from metrics_pipeline.ledger.tables import LedgerScope
+from metrics_pipeline.ledger.tables import OF_INCARNATION, LedgerScope, ranges_parameters
 
 MAX_ENTRIES = 20_000
 """Most entries that are read, the oldest first: more than two years of hours."""
@@ -18,7 +18,6 @@ MAX_ISLANDS = 200_000
 """Most covered stretches between what is deferred. If some were not read, offsets would land twice: more are
 refused."""
 
-_INCARNATION = "topic = {topic:String} AND topic_id = {topic_id:String} AND consumer_group = {group:String}"
 _NEWEST_INCARNATION = """
     SELECT topic_id FROM batches WHERE topic = {topic:String} AND consumer_group = {group:String}
     ORDER BY visible_at DESC LIMIT 1
@@ -26,11 +25,11 @@ _NEWEST_INCARNATION = """
 _ENTRIES = f"""
     SELECT toUnixTimestamp64Milli(first_message), toUnixTimestamp64Milli(last_message),
         partitions, partition_start, partition_end
-    FROM batches WHERE {_INCARNATION} AND source = '{DEFERRED}' ORDER BY first_message, batch LIMIT {{limit:UInt32}}
+    FROM batches WHERE {OF_INCARNATION} AND source = '{DEFERRED}' ORDER BY first_message, batch LIMIT {{limit:UInt32}}
 """
 _AROUND = f"""
     SELECT p, s, e FROM batches ARRAY JOIN partitions AS p, partition_start AS s, partition_end AS e
-    WHERE {_INCARNATION} AND s < transform(p, {{partitions:Array(UInt32)}}, {{ends:Array(UInt64)}}, toUInt64(0))
+    WHERE {OF_INCARNATION} AND s < transform(p, {{partitions:Array(UInt32)}}, {{ends:Array(UInt64)}}, toUInt64(0))
         AND e > transform(p, {{partitions:Array(UInt32)}}, {{starts:Array(UInt64)}}, toUInt64(0))"""
 
 
@@ -63,14 +62,8 @@ class ClickHouseDeferred:
 
     def _covered(self, ranges: Sequence[OffsetRange], source: str) -> tuple[OffsetRange, ...]:
         """Where rows of that source lie around `ranges`, as few ranges as there can be."""
-        starts: dict[int, int] = {}
-        ends: dict[int, int] = {}
-        for r in ranges:
-            starts[r.partition] = min(r.start, starts.get(r.partition, r.start))
-            ends[r.partition] = max(r.end, ends.get(r.partition, 0))
-        bounds = {"partitions": list(starts), "starts": list(starts.values()), "ends": [ends[p] for p in starts]}
         sql = f"{merged(f'{_AROUND} AND {source}')} LIMIT {{limit:UInt32}}"
-        rows = self._rows(sql, bounds | {"limit": MAX_ISLANDS})
+        rows = self._rows(sql, ranges_parameters(around(ranges)) | {"limit": MAX_ISLANDS})
         if len(rows) == MAX_ISLANDS:
             raise StopError(
                 f"the ledger has more than {MAX_ISLANDS:,} stretches between what is deferred: run `metrics-pipeline "

@@ -1,10 +1,17 @@
 """The ledger's tables."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from metrics_pipeline.ddl.objects import Column, Table
+from metrics_pipeline.kafka.intents import OffsetRange
 from metrics_pipeline.ledger.entry import BACKFILL, DRAIN
+
+_INSTANT = "DateTime64(3, 'UTC')"
+PROCESSED = ("consumed", "inserted", "duplicates", "dead_letters")
+"""Counts of the messages of a batch, and of each of its partitions."""
 
 BATCHES = Table(
     name="batches",
@@ -28,28 +35,14 @@ BATCHES = Table(
         Column("partitions", "Array(UInt32)", comment="One element per partition, here and in partition_*"),
         Column("partition_start", "Array(UInt64)", comment="First offset of the range"),
         Column("partition_end", "Array(UInt64)", comment="Offset behind the range"),
-        Column("partition_consumed", "Array(UInt64)"),
-        Column("partition_inserted", "Array(UInt64)"),
-        Column("partition_duplicates", "Array(UInt64)"),
-        Column("partition_dead_letters", "Array(UInt64)"),
+        *(Column(f"partition_{name}", "Array(UInt64)") for name in PROCESSED),
         Column("partition_skipped", "Array(UInt64)", comment="Offsets that held no message for us"),
         Column("partition_lost", "Array(UInt64)", comment="Offsets that the log dropped before they were read"),
-        Column("consumed", "UInt64"),
-        Column("inserted", "UInt64"),
-        Column("duplicates", "UInt64"),
-        Column("dead_letters", "UInt64"),
-        Column("skipped", "UInt64"),
-        Column("lost", "UInt64"),
-        Column("size_bytes", "UInt64"),
-        Column("first_event", "DateTime64(3, 'UTC')"),
-        Column("last_event", "DateTime64(3, 'UTC')"),
-        Column("first_message", "DateTime64(3, 'UTC')"),
-        Column("last_message", "DateTime64(3, 'UTC')"),
-        Column("started_at", "DateTime64(3, 'UTC')"),
-        Column("visible_at", "DateTime64(3, 'UTC')", comment="When its events could be queried"),
-        Column("commit_duration_ms", "UInt32"),
-        Column("look_up_duration_ms", "UInt32"),
-        Column("insert_duration_ms", "UInt32"),
+        *(Column(name, "UInt64") for name in (*PROCESSED, "skipped", "lost", "size_bytes")),
+        *(Column(name, _INSTANT) for name in ("first_event", "last_event", "first_message", "last_message")),
+        Column("started_at", _INSTANT),
+        Column("visible_at", _INSTANT, comment="When its events could be queried"),
+        *(Column(f"{step}_duration_ms", "UInt32") for step in ("commit", "look_up", "insert")),
         Column("freshness_ms", "Array(UInt64)", comment="Upper bounds of age classes, produced to visible"),
         Column("freshness_events", "Array(UInt32)", comment="Events in each class"),
         Column("minutes", "Array(DateTime('UTC'))", comment="Minutes of the timestamps of the events inserted"),
@@ -65,6 +58,13 @@ BATCHES = Table(
     ),
 )
 
+
+OF_INCARNATION = "topic = {topic:String} AND topic_id = {topic_id:String} AND consumer_group = {group:String}"
+"""A condition on rows of the ledger: of one incarnation of the topic, and one consumer group."""
+
+IN_RANGES = """arrayExists((p, s, e) -> kafka_partition = p AND kafka_offset >= s AND kafka_offset < e,
+    {partitions:Array(UInt32)}, {starts:Array(UInt64)}, {ends:Array(UInt64)})"""
+"""A condition on rows with the columns of a position; see `ranges_parameters`."""
 
 IS_BATCH = f"source IN ('{DRAIN}', '{BACKFILL}')"
 """A condition on rows of the ledger: of a micro-batch, the only ones that consume or lose messages."""
@@ -82,12 +82,12 @@ REPLAY_PLAN = Table(
             "LowCardinality(String)",
             comment="remove, insert, restore, letter, lost_letter; repaired: rollups count all chunks up to opened_at",
         ),
-        Column("opened_at", "DateTime64(3, 'UTC')", comment="When the chunk was opened"),
+        Column("opened_at", _INSTANT, comment="When the chunk was opened"),
         Column("batch", "String", comment="Token of the chunk"),
         Column("kafka_partition", "UInt32"),
         Column("kafka_offset", "UInt64", "Delta, ZSTD(1)"),
-        Column("kafka_timestamp", "DateTime64(3, 'UTC')", "Delta, ZSTD(1)"),
-        Column("timestamp", "DateTime64(3, 'UTC')", "Delta, ZSTD(1)", "Of the event that is removed or inserted"),
+        Column("kafka_timestamp", _INSTANT, "Delta, ZSTD(1)"),
+        Column("timestamp", _INSTANT, "Delta, ZSTD(1)", "Of the event that is removed or inserted"),
         Column("content", "UInt64", comment="Hash of the row that is removed"),
         Column("letter_batch", "String", comment="Micro-batch that has accounted for a lost dead letter"),
     ),
@@ -118,3 +118,12 @@ class LedgerScope:
 
     topic: str
     group: str
+
+
+def ranges_parameters(ranges: Sequence[OffsetRange]) -> dict[str, Any]:
+    """What `IN_RANGES` asks for."""
+    return {
+        "partitions": [r.partition for r in ranges],
+        "starts": [r.start for r in ranges],
+        "ends": [r.end for r in ranges],
+    }

@@ -1,9 +1,8 @@
 """What replays of hours read of the ledger, and their plans: a `ReplayBooks`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from itertools import groupby
 from typing import Any
 
 import polars as pl
@@ -13,16 +12,15 @@ from metrics_pipeline.audit.books import UNREPAIRED
 from metrics_pipeline.clickhouse.errors import calling
 from metrics_pipeline.clickhouse.insert import insert_once
 from metrics_pipeline.clickhouse.query import query_frame, query_rows
-from metrics_pipeline.delivery.stored import IN_RANGES, ranges_parameters
 from metrics_pipeline.delivery.tables import DEAD_LETTERS
 from metrics_pipeline.kafka.intents import OffsetRange, OpenBatch
+from metrics_pipeline.ledger.deferred import around
 from metrics_pipeline.ledger.entry import DEFERRED
 from metrics_pipeline.ledger.reading_deferred import merged
-from metrics_pipeline.ledger.tables import BATCHES, REPLAY_PLAN, PlanStep
+from metrics_pipeline.ledger.tables import BATCHES, IN_RANGES, OF_INCARNATION, REPLAY_PLAN, PlanStep, ranges_parameters
 from metrics_pipeline.replay.plan import PLAN_SCHEMA, LostLetters
 from metrics_pipeline.runtime.timerange import MINUTE_SECONDS
 
-_OF_GROUP = "topic = {topic:String} AND topic_id = {topic_id:String} AND consumer_group = {group:String}"
 _OVERLAPS = """arrayExists((p_, s_, e_) -> p = p_ AND s < e_ AND e > s_,
     {partitions:Array(UInt32)}, {starts:Array(UInt64)}, {ends:Array(UInt64)})"""
 _RANGES = "partitions AS p, partition_start AS s, partition_end AS e"
@@ -30,7 +28,7 @@ _RANGES = "partitions AS p, partition_start AS s, partition_end AS e"
 _ACCOUNTED = f"""
     SELECT p, s, e FROM {BATCHES.name}
     ARRAY JOIN {_RANGES}, partition_consumed AS c, partition_skipped AS sk, partition_lost AS l
-    WHERE {_OF_GROUP} AND c + sk + l > 0 AND {_OVERLAPS}
+    WHERE {OF_INCARNATION} AND c + sk + l > 0 AND {_OVERLAPS}
 """
 _MERGED = merged(_ACCOUNTED)
 """Neighbours put together: an hour has thousands of batches."""
@@ -38,7 +36,7 @@ _DROPPED = f"""
     SELECT p, min(s), max(least(e, low)) FROM (
         SELECT p, s, e, transform(p, {{partitions:Array(UInt32)}}, {{lows:Array(UInt64)}}, toUInt64(0)) AS low
         FROM {BATCHES.name} ARRAY JOIN {_RANGES}
-        WHERE {_OF_GROUP} AND source != '{DEFERRED}' AND last_message >= toDateTime64({{start:UInt32}}, 3, 'UTC')
+        WHERE {OF_INCARNATION} AND source != '{DEFERRED}' AND last_message >= toDateTime64({{start:UInt32}}, 3, 'UTC')
             AND first_message >= toDateTime64({{start:UInt32}}, 3, 'UTC')
             AND first_message < toDateTime64({{end:UInt32}}, 3, 'UTC'))
     WHERE s < low GROUP BY p ORDER BY p
@@ -46,7 +44,7 @@ _DROPPED = f"""
 _WITH_LETTERS = f"""
     SELECT batch, p, s, e, dl FROM {BATCHES.name} FINAL
     ARRAY JOIN {_RANGES}, partition_dead_letters AS dl
-    WHERE {_OF_GROUP} AND last_message >= {{first:DateTime64(3, 'UTC')}}
+    WHERE {OF_INCARNATION} AND last_message >= {{first:DateTime64(3, 'UTC')}}
         AND first_message <= {{last:DateTime64(3, 'UTC')}} AND dl > 0 AND {_OVERLAPS}
     ORDER BY p, s
 """
@@ -85,7 +83,7 @@ class ClickHouseReplayBooks:
         ]
         if not batches:
             return []
-        counted = self._rows(doing, _LETTERS, ranges_parameters(_joined([b.range for b in batches])))
+        counted = self._rows(doing, _LETTERS, ranges_parameters(around(b.range for b in batches)))
         found = {(str(batch), int(p)): int(count) for batch, p, count in counted}
         lost = [replace(b, count=b.count - found.get((b.batch, b.range.partition), 0)) for b in batches]
         return [b for b in lost if b.count > 0]
@@ -128,14 +126,3 @@ class ClickHouseReplayBooks:
     def _rows(self, doing: str, sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         named = {**self._named, **parameters}
         return query_rows(self._client, doing, sql, named)
-
-
-def _joined(ranges: Sequence[OffsetRange]) -> list[OffsetRange]:
-    """One range per partition, around those given in order: batches are neighbours."""
-
-    def around() -> Iterator[OffsetRange]:
-        for partition, found in groupby(ranges, key=lambda r: r.partition):
-            of_partition = list(found)
-            yield OffsetRange(partition, of_partition[0].start, max(r.end for r in of_partition))
-
-    return list(around())

@@ -56,43 +56,33 @@ class Read:
     decoded: Decoded
 
 
+@dataclass(frozen=True, slots=True)
 class Diff:
     """Reads for one replay. Not thread-safe: one thread calls it."""
 
-    def __init__(
-        self,
-        log: Log,
-        tables: Tables,
-        run: Run,
-        committed: Callable[[], Mapping[int, Commit]],
-        on_their_way: Callable[[], Sequence[OpenBatch]],
-    ) -> None:
-        self.topic_id = log.topic_id
-        self.tables = tables
-        self._log = log
-        self._run = run
-        self._clock = run.clock
-        self._retry = run.retry
-        self._committed = committed
-        self._on_their_way = on_their_way
+    log: Log
+    tables: Tables
+    run: Run
+    committed: Callable[[], Mapping[int, Commit]]
+    on_their_way: Callable[[], Sequence[OpenBatch]]
 
     def hour(self, start_seconds: int) -> HourPlan:
         """Which offsets an hour is, and whose they are."""
-        log, end_seconds = self._log, start_seconds + HOUR_SECONDS
+        log, end_seconds = self.log, start_seconds + HOUR_SECONDS
         partitions = log.partitions()
-        starts = self._retry.call(lambda: log.offsets_at(partitions, start_seconds * 1_000))
-        ends = self._retry.call(lambda: log.offsets_at(partitions, end_seconds * 1_000))
-        marks = self._retry.call(lambda: log.watermarks(partitions))
-        commits = self._retry.call(self._committed)
-        whole = plan_hour(start_seconds, starts, ends, marks, commits, self.topic_id)
-        accounted = self._retry.call(lambda: self.tables.plans.accounted(whole.ranges)) if whole.ranges else ()
+        starts = self.run.retry.call(lambda: log.offsets_at(partitions, start_seconds * 1_000))
+        ends = self.run.retry.call(lambda: log.offsets_at(partitions, end_seconds * 1_000))
+        marks = self.run.retry.call(lambda: log.watermarks(partitions))
+        commits = self.run.retry.call(self.committed)
+        whole = plan_hour(start_seconds, starts, ends, marks, commits, self.log.topic_id)
+        accounted = self.run.retry.call(lambda: self.tables.plans.accounted(whole.ranges)) if whole.ranges else ()
         lows = {p: m.low for p, m in marks.items()}
-        dropped = self._retry.call(lambda: self.tables.plans.dropped(lows, start_seconds, end_seconds))
+        dropped = self.run.retry.call(lambda: self.tables.plans.dropped(lows, start_seconds, end_seconds))
         return with_accounts(whole, accounted, dropped)
 
     def held(self, ranges: Sequence[OffsetRange]) -> tuple[OffsetRange, ...]:
         """What the log still holds of these ranges."""
-        marks = self._retry.call(lambda: self._log.watermarks(sorted({r.partition for r in ranges})))
+        marks = self.run.retry.call(lambda: self.log.watermarks(sorted({r.partition for r in ranges})))
         clipped = (OffsetRange(r.partition, min(max(r.start, marks[r.partition].low), r.end), r.end) for r in ranges)
         return tuple(r for r in clipped if r.offsets)
 
@@ -100,7 +90,7 @@ class Diff:
         """All messages of ranges that the log holds, one per partition."""
         if not ranges:
             return Read(Messages.concat(()), Decoded(NO_EVENTS, NO_DEAD_LETTERS))
-        batch = RangeReader(self._log, self._run, rules, ranges).next(UNLIMITED)
+        batch = RangeReader(self.log, self.run, rules, ranges).next(UNLIMITED)
         return Read(
             Messages.concat(batch.messages),
             Decoded(pl.concat([NO_EVENTS, *batch.events]), pl.concat([NO_DEAD_LETTERS, *batch.dead_letters])),
@@ -109,16 +99,16 @@ class Diff:
     def examine(self, read: Read, ranges: Sequence[OffsetRange], mode: Mode, now_ms: int) -> tuple[Found, int]:
         """What has to change for messages of these ranges; and how many dead letters among them are good today."""
         origins = lineage_frame(read.messages)
-        letters = self._retry.call(lambda: self.tables.letters.within(self.topic_id, ranges))
+        letters = self.run.retry.call(lambda: self.tables.letters.within(self.log.topic_id, ranges))
         decoded = without_letters(read.decoded, letters)
         if mode is Mode.FILL:
-            stored = self._stored(decoded.events)
+            stored = self.stored(decoded.events)
             window = Window(origins, self._rows_of(decoded, stored, ranges), letters, decoded)
             wrong = NO_ROWS
         else:
             window = Window(origins, self._rows_at(origins, ranges, with_content=True), letters, decoded)
-            wrong = wrong_rows(window, self._retry.call(lambda: self.tables.events.contents(decoded.events)))
-            stored = self._stored(without_right_row(window, wrong))
+            wrong = wrong_rows(window, self.run.retry.call(lambda: self.tables.events.contents(decoded.events)))
+            stored = self.stored(without_right_row(window, wrong))
         found = examine(window, wrong, stored, mode, closed_until(now_ms))
         return found, len(read.decoded.events.join(still_to_land(window), on=ORIGIN, how="semi"))
 
@@ -127,7 +117,7 @@ class Diff:
         lost: Sequence[LostLetters] = ()
         if len(found.bad):
             first, last = times_of(found.bad)
-            lost = self._retry.call(lambda: self.tables.plans.lost_letters(ranges, first, last))
+            lost = self.run.retry.call(lambda: self.tables.plans.lost_letters(ranges, first, last))
         return make_plan(found, lost, self._deficits(found), mode)
 
     def _rows_of(self, decoded: Decoded, stored: pl.DataFrame, ranges: Sequence[OffsetRange]) -> pl.DataFrame:
@@ -141,11 +131,12 @@ class Diff:
         if not len(origins):
             return NO_ROWS
         first, last = times_of(origins)
-        found = self._retry.call(lambda: self.tables.events.at(ranges, first, last, with_content=with_content))
+        found = self.run.retry.call(lambda: self.tables.events.at(ranges, first, last, with_content=with_content))
         return rows_of_messages(found, origins)
 
-    def _stored(self, events: pl.DataFrame) -> pl.DataFrame:
-        return self._retry.call(lambda: self.tables.events.of(events))
+    def stored(self, events: pl.DataFrame) -> pl.DataFrame:
+        """What raw_events has of these identities, each with its message."""
+        return self.run.retry.call(lambda: self.tables.events.of(events))
 
     def _deficits(self, found: Found) -> Mapping[int, int]:
         """Minute -> events that the ledger has accounted for and raw_events lacks; only minutes that can be judged."""
@@ -155,7 +146,7 @@ class Diff:
             if not pending:
                 break
             if at:
-                self._clock.sleep(PAUSE_SECONDS)
+                self.run.clock.sleep(PAUSE_SECONDS)
             known, pending = self._look(pending)
             judged |= known
         return judged
@@ -163,11 +154,12 @@ class Diff:
     def _look(self, minutes: frozenset[int]) -> tuple[dict[int, int], frozenset[int]]:
         """The deficits of the minutes that nothing lands in right now, and the others."""
         scope = Scope.around(minutes, NAMED_MINUTES)
-        before = self._retry.call(lambda: self.tables.minutes.ledger_minutes(scope))
-        distinct = self._retry.call(lambda: self.tables.minutes.raw_minutes(scope, distinct=True))
-        ranges = [r for batch in self._retry.call(self._on_their_way) for r in batch.ranges]
-        in_flux = self._retry.call(lambda: self.tables.minutes.open_minutes(scope, ranges)) if ranges else frozenset()
-        after = self._retry.call(lambda: self.tables.minutes.ledger_minutes(scope))
+        books, retry = self.tables.minutes, self.run.retry
+        before = retry.call(lambda: books.ledger_minutes(scope))
+        distinct = retry.call(lambda: books.raw_minutes(scope, distinct=True))
+        ranges = [r for batch in retry.call(self.on_their_way) for r in batch.ranges]
+        in_flux = retry.call(lambda: books.open_minutes(scope, ranges)) if ranges else frozenset()
+        after = retry.call(lambda: books.ledger_minutes(scope))
         return deficits(Look(before, distinct, distinct, after), minutes, in_flux)
 
 

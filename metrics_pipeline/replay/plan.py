@@ -29,6 +29,10 @@ PLAN_SCHEMA = pl.Schema(
 )
 
 
+_MINUTE = pl.col("timestamp").cast(pl.Int64) // 60_000 * 60
+"""Epoch seconds."""
+
+
 class Mode(StrEnum):
     """What a replay does about rows that are there."""
 
@@ -36,9 +40,6 @@ class Mode(StrEnum):
     """Leave them, and insert what is missing: what the ledger has accounted for, and raw_events lacks."""
     REPLACE = "replace"
     """Also remove those that aren't what today's rules make of their messages."""
-
-
-_INSERTS = (PlanStep.INSERT.value, PlanStep.RESTORE.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,22 +160,18 @@ def make_plan(found: Found, lost: Sequence[LostLetters], deficits: Mapping[int, 
     `deficits` says how many events of a minute (epoch seconds) the ledger has accounted for that raw_events lacks: as
     many of those inserted are restored. A minute that isn't in it lacks all of them.
     """
-    removals = _planned(found.remove, PlanStep.REMOVE, content=pl.col(CONTENT))
     is_new = found.insert.join(found.remove, on=POSITION, how="semi", maintain_order="left")
     rowless = found.insert.join(found.remove, on=POSITION, how="anti", maintain_order="left")
-    minute = (pl.col("timestamp").cast(pl.Int64) // 60_000 * 60).alias("minute")
-    limits = pl.DataFrame(
-        {"minute": list(deficits), "deficit": list(deficits.values())}, schema={"minute": pl.Int64, "deficit": pl.Int64}
-    )
+    limits = pl.DataFrame(list(deficits.items()), {"minute": pl.Int64, "deficit": pl.Int64}, orient="row")
     ranked = (
-        rowless.with_columns(minute)
+        rowless.with_columns(minute=_MINUTE)
         .with_columns(rank=pl.int_range(pl.len()).over("minute"))
         .join(limits, on="minute", how="left", maintain_order="left")
     )
     is_restored = pl.col("deficit").is_null() | (pl.col("rank") < pl.col("deficit"))
     return pl.concat(
         [
-            removals,
+            _planned(found.remove, PlanStep.REMOVE, content=pl.col(CONTENT)),
             _planned(is_new, PlanStep.INSERT),
             # Mode fill leaves what nobody misses: today's rules make another event of it than those that judged it.
             _planned(ranked.filter(~is_restored & (mode is Mode.REPLACE)), PlanStep.INSERT),
@@ -185,7 +182,7 @@ def make_plan(found: Found, lost: Sequence[LostLetters], deficits: Mapping[int, 
 
 
 def inserts(plan: pl.DataFrame) -> pl.DataFrame:
-    return plan.filter(pl.col("step").is_in(_INSERTS))
+    return of_step(plan, PlanStep.INSERT, PlanStep.RESTORE)
 
 
 def of_step(plan: pl.DataFrame, *steps: PlanStep) -> pl.DataFrame:
@@ -223,7 +220,7 @@ def minutes_of_plan(plan: pl.DataFrame, landed: pl.DataFrame, spent: pl.DataFram
 
 def minutes_of_events(events: pl.DataFrame) -> frozenset[int]:
     """The minutes (epoch seconds) of their timestamps."""
-    return frozenset((events["timestamp"].cast(pl.Int64) // 60_000 * 60).unique().to_list())
+    return frozenset(events.select(_MINUTE).to_series().unique())
 
 
 def deficits(look: Look, minutes: frozenset[int], in_flux: frozenset[int]) -> tuple[dict[int, int], frozenset[int]]:
@@ -251,14 +248,10 @@ def _letters(found: Found, lost: Sequence[LostLetters], mode: Mode) -> Iterator[
     """Those that are gone from the table first: as many as the ledger says, of messages without a row."""
     rest = found.bad
     for of_batch in lost:
-        within = (
-            (pl.col(POSITION[0]) == of_batch.range.partition)
-            & (pl.col(POSITION[1]) >= of_batch.range.start)
-            & (pl.col(POSITION[1]) < of_batch.range.end)
-        )
-        again = (
-            rest.filter(within).join(found.remove, on=POSITION, how="anti", maintain_order="left").head(of_batch.count)
-        )
+        partition, offset = map(pl.col, POSITION)
+        is_within = offset.is_between(of_batch.range.start, of_batch.range.end, closed="left")
+        rowless = rest.join(found.remove, on=POSITION, how="anti", maintain_order="left")
+        again = rowless.filter((partition == of_batch.range.partition) & is_within).head(of_batch.count)
         rest = rest.join(again, on=POSITION, how="anti", maintain_order="left")
         yield _planned(again, PlanStep.LOST_LETTER, letter_batch=pl.lit(of_batch.batch))
     if mode is Mode.REPLACE:
@@ -280,7 +273,7 @@ def _planned(
 
 def _per_minute(frame: pl.DataFrame, inserted: int, removed: int) -> pl.DataFrame:
     return frame.select(
-        minute=pl.col("timestamp").cast(pl.Int64) // 60_000 * 60,
+        minute=_MINUTE,
         inserted=pl.lit(inserted, pl.Int64),
         removed=pl.lit(removed, pl.Int64),
     )

@@ -10,7 +10,6 @@ from metrics_pipeline.kafka.intents import OffsetRange, offsets_in
 from metrics_pipeline.ledger.tables import PlanStep
 from metrics_pipeline.replay.hours import HourPlan
 from metrics_pipeline.replay.plan import Found, inserts, of_step
-from metrics_pipeline.replay.rollup_repair import Repaired
 
 
 @dataclass(slots=True)
@@ -94,10 +93,6 @@ class HourReport:
         self.removed += removed.n_unique(POSITION) - replaced
         self.dead_letters += len(of_step(plan, PlanStep.LETTER))
         self.restored_letters += len(of_step(plan, PlanStep.LOST_LETTER))
-
-    def note_repaired(self, repaired: Repaired) -> None:
-        self.units_repaired += repaired.units
-        self.units_left = repaired.left
 
 
 Progress = Callable[[HourReport], None]

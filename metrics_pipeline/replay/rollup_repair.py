@@ -7,12 +7,13 @@ replay_plan say which units those are, so the next replay repairs what an interr
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from metrics_pipeline.ledger.minutes import Scope
 from metrics_pipeline.replay.ports import Tables
 from metrics_pipeline.replay.units import UnitAccount, spans_of, unit_accounts
 from metrics_pipeline.rollups.grains import UNIT
-from metrics_pipeline.rollups.operate import Checked, Span
+from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.rollups.shards import RollupsOfShards
 from metrics_pipeline.runtime.retry import Retry
 
@@ -66,15 +67,12 @@ class RollupRepair:
             wanted = {unit: account for unit, account in accounts.items() if account.is_repairable}
             kept += len(units & accounts.keys() - wanted.keys())
             for span in spans_of(unit for unit, account in wanted.items() if not account.is_to_be_forgotten):
-                checked = self._check(Span(*span))
+                checked = self.retry.call(partial(self.rollups.check, Span(*span), repair=True))
                 repaired += len(checked.repaired)
                 in_flux |= set(checked.in_flux) | set(checked.unrepaired)
             for span in spans_of(unit for unit, account in wanted.items() if account.is_to_be_forgotten):
                 repaired += self._forget(Span(*span))
         return repaired, in_flux, kept
-
-    def _check(self, span: Span) -> Checked:
-        return self.retry.call(lambda: self.rollups.check(span, repair=True))
 
     def _forget(self, span: Span) -> int:
         """`check` ignores buckets without raw events, assuming that they were deleted on purpose; these were not."""

@@ -27,25 +27,20 @@ import polars as pl
 from metrics_pipeline.delivery.accounts import entry_of_chunk
 from metrics_pipeline.delivery.chunk import (
     ORIGIN,
-    PLACE,
     POSITION,
     SLOT,
-    closed_slot,
+    landed_and_duplicates,
     open_chunk,
     open_chunk_of,
-    own_rows,
     placed,
-    say_doubled,
     slot_commits,
-    stored_elsewhere,
 )
-from metrics_pipeline.delivery.hold import Hold
-from metrics_pipeline.delivery.landing import Landing, Refused, Rows
-from metrics_pipeline.delivery.refused_rows import refused_dead_letters
+from metrics_pipeline.delivery.landing import Landing, Refused
+from metrics_pipeline.delivery.ownership import Hold, closing_commits
+from metrics_pipeline.delivery.steps import HourStep
 from metrics_pipeline.event.decode.frame import lineage_frame
-from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.event.rules import Rules
-from metrics_pipeline.kafka.intents import Commit, OffsetRange, OpenBatch, offsets_in
+from metrics_pipeline.kafka.intents import OffsetRange, OpenBatch, offsets_in
 from metrics_pipeline.ledger.entry import LedgerEntry
 from metrics_pipeline.ledger.tables import PlanStep
 from metrics_pipeline.replay.diff import Diff, Read, times_of
@@ -53,8 +48,6 @@ from metrics_pipeline.replay.hours import HourPlan, windows
 from metrics_pipeline.replay.plan import SOURCE, Found, Mode, inserts, minutes_of_plan, of_step, planned_letters
 from metrics_pipeline.replay.report import HourReport, Progress
 from metrics_pipeline.replay.rollup_repair import RollupRepair
-from metrics_pipeline.replay.steps import HourStep
-from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.run import Run
 
 logger = logging.getLogger(__name__)
@@ -65,9 +58,7 @@ PAUSE_SHARE = 1.5
 LONGEST_PAUSE_SECONDS = 5.0
 
 
-def preview(
-    diff: Diff, hours: Iterable[int], mode: Mode, rules: Rules, clock: Clock, on_progress: Progress
-) -> HourReport:
+def preview(diff: Diff, hours: Iterable[int], mode: Mode, rules: Rules, on_progress: Progress) -> HourReport:
     """What a replay would do now; writes nothing. Copies of one event count as missing once per window."""
     report = HourReport()
     plans = [diff.hour(hour) for hour in hours]
@@ -75,7 +66,7 @@ def preview(
     for plan in plans:
         for ranges in windows(plan.ranges):
             held = diff.held(ranges)
-            found, good_letters = diff.examine(diff.read(held, rules), held, mode, clock.now_ms())
+            found, good_letters = diff.examine(diff.read(held, rules), held, mode, diff.run.clock.now_ms())
             report.find(found, good_letters)
             if found.has_changes:
                 report.change(found, diff.plan(found, held, mode))
@@ -87,26 +78,13 @@ def preview(
 class HourReplay:
     """One replay. Not thread-safe: one thread calls it."""
 
-    def __init__(
-        self,
-        hold: Hold,
-        run: Run,
-        rules: Rules,
-        diff: Diff,
-        rollups: RollupRepair,
-    ) -> None:
-        self._group = hold.group
-        self._ownership = hold.ownership
-        self._warehouse = hold.warehouse
+    def __init__(self, hold: Hold, run: Run, rules: Rules, diff: Diff, rollups: RollupRepair) -> None:
+        self._hold = hold
+        self._run = run
         self._rules = rules
         self._diff = diff
         self._tables = diff.tables
         self._rollups = rollups
-        self._run_id = run.id
-        self._clock = run.clock
-        self._retry = run.retry
-        self._stop = run.stop
-        self._observe = run.observe
         self._landing = Landing(hold.ownership, run, slot_commits)
         self._newest_ms = 0
 
@@ -122,27 +100,27 @@ class HourReplay:
         report.plan(plans)
         for plan in plans:
             vanishing = self._replay(plan, mode, report, on_progress)
-            if vanishing and not self._stop():
+            if vanishing and not self._run.stop():
                 # A message that was left as the duplicate of a row that is gone now is none any more.
                 again = HourReport()
                 self._replay(plan, Mode.REPLACE, again, lambda _again: None)
                 report.added += again.added
             self._repair_rollups(report)
             on_progress(report)
-            if self._stop():
+            if self._run.stop():
                 break
         return report
 
     def _recover(self, report: HourReport) -> None:
-        chunk = open_chunk_of(self._ownership.take_over((SLOT,)))
-        self._newest_ms = self._retry.call(self._tables.plans.newest_ms)
+        chunk = open_chunk_of(self._hold.ownership.take_over((SLOT,)))
+        self._newest_ms = self._run.retry.call(self._tables.plans.newest_ms)
         if chunk is None:
             return
-        self._observe(HourStep.RECOVER)
+        self._run.observe(HourStep.RECOVER)
         report.recovered = 1
         self._newest_ms = max(self._newest_ms, chunk.opened_ms)
         read = self._diff.read(self._diff.held(chunk.ranges), Rules.parse(chunk.rules))
-        plan = self._retry.call(lambda: self._tables.plans.plan(chunk))
+        plan = self._run.retry.call(lambda: self._tables.plans.plan(chunk))
         if not len(plan):
             # Nothing was changed yet, but another replay may be about to note its plan: this one has to be first.
             mode = Mode(chunk.note)
@@ -154,14 +132,14 @@ class HourReplay:
         """Bring the windows of an hour right, one after the other; returns how many identities vanished."""
         vanishing = 0
         for ranges in windows(plan.ranges):
-            if self._stop():
+            if self._run.stop():
                 break
-            began_seconds = self._clock.monotonic_seconds()
-            self._observe(HourStep.READ)
+            began_seconds = self._run.clock.monotonic_seconds()
+            self._run.observe(HourStep.READ)
             held = self._diff.held(ranges)
             report.dropped += offsets_in(ranges) - offsets_in(held)
             read = self._diff.read(held, self._rules)
-            now_ms = max(self._clock.now_ms(), self._newest_ms + 1)
+            now_ms = max(self._run.clock.now_ms(), self._newest_ms + 1)
             found, good_letters = self._diff.examine(read, held, mode, now_ms)
             report.find(found, good_letters)
             if found.has_changes:
@@ -174,8 +152,8 @@ class HourReplay:
 
     def _give_way(self, since_seconds: float) -> None:
         """Nobody waits for a replay, everybody for the drains beside it."""
-        took_seconds = self._clock.monotonic_seconds() - since_seconds
-        self._clock.sleep(min(LONGEST_PAUSE_SECONDS, PAUSE_SHARE * took_seconds))
+        took_seconds = self._run.clock.monotonic_seconds() - since_seconds
+        self._run.clock.sleep(min(LONGEST_PAUSE_SECONDS, PAUSE_SHARE * took_seconds))
 
     def _change(
         self,
@@ -190,17 +168,17 @@ class HourReplay:
         report.change(found, wanted)
         if not len(wanted):
             return
-        chunk = open_chunk(SOURCE, self._group, self._diff.topic_id, ranges, self._rules, now_ms, kind=mode.value)
+        chunk = open_chunk(SOURCE, self._hold.group, self._hold.log.topic_id, ranges, self._rules, now_ms, mode.value)
         self._newest_ms = now_ms
-        self._observe(HourStep.INTENT)
-        self._ownership.commit(slot_commits(chunk))
+        self._run.observe(HourStep.INTENT)
+        self._hold.ownership.commit(slot_commits(chunk))
         plan = self._noted(chunk, wanted)
         report.refused += self._finish(chunk, plan, read, is_repeat=False)
 
     def _noted(self, chunk: OpenBatch, plan: pl.DataFrame) -> pl.DataFrame:
         """Note the plan; returns what is noted: another replay of the chunk may have been faster."""
         if len(plan):
-            self._observe(HourStep.PLAN)
+            self._run.observe(HourStep.PLAN)
             self._landing.inserting.insert(
                 plan,
                 chunk.token,
@@ -208,12 +186,12 @@ class HourReplay:
                 lambda rows: rows if self._tables.plans.plan(chunk).is_empty() else rows.clear(),
                 is_repeat=False,
             )
-        return self._retry.call(lambda: self._tables.plans.plan(chunk))
+        return self._run.retry.call(lambda: self._tables.plans.plan(chunk))
 
     def _finish(self, chunk: OpenBatch, plan: pl.DataFrame, read: Read, *, is_repeat: bool) -> int:
         """Do what is planned, wherever an earlier try left it; returns how many rows the server refused."""
         refused = Refused()
-        if len(plan) and not self._retry.call(lambda: self._warehouse.has_ledger_entry(chunk.token)):
+        if len(plan) and not self._run.retry.call(lambda: self._hold.warehouse.has_ledger_entry(chunk.token)):
             self._remove(chunk, plan)
             events = read.decoded.events.join(inserts(plan), on=ORIGIN, how="semi", maintain_order="left")
             gone = of_step(plan, PlanStep.INSERT, PlanStep.RESTORE, PlanStep.LETTER).join(
@@ -224,48 +202,40 @@ class HourReplay:
                     "%d messages of a replay that broke off are gone from the topic, and what it had not made of them",
                     len(gone),
                 )
-            refused = self._insert(chunk, events, is_repeat=is_repeat)
-            refusals = _refusals(chunk, read.messages, events, refused)
+            stored = self._diff.stored(events)
+            only_missing = not self._run.retry.call(lambda: self._hold.warehouse.remembers(chunk.opened_ms))
+            refused = self._landing.insert_chunk(
+                self._hold.warehouse, chunk, events, stored, only_missing=only_missing, is_repeat=is_repeat
+            )
+            refusals = refused.dead_letters([read.messages], placed(chunk, events))
+            refusals = refusals.with_columns(batch=pl.lit(chunk.token))
             letters = pl.concat([planned_letters(plan, read.decoded.dead_letters, chunk.token), refusals])
             if len(letters):
-                self._observe(HourStep.DEAD)
+                self._run.observe(HourStep.DEAD)
                 self._landing.inserting.insert(
                     letters,
                     chunk.token,
                     lambda rows, token: self._tables.letters.add(chunk.topic_id, rows, token),
-                    self._warehouse.missing_dead_letters,
+                    self._hold.warehouse.missing_dead_letters,
                     is_repeat=is_repeat,
                 )
             made = len(letters.filter(pl.col("batch") == chunk.token))
             entry = self._entry(chunk, plan, events, refusals, gone, made)
-            self._observe(HourStep.LEDGER)
-            self._landing.inserting.insert_entry(self._warehouse, entry, is_repeat=is_repeat)
-        self._observe(HourStep.CLOSE)
-        self._ownership.commit(closed_slot(chunk))
+            self._run.observe(HourStep.LEDGER)
+            self._landing.inserting.insert_entry(self._hold.warehouse, entry, is_repeat=is_repeat)
+        self._run.observe(HourStep.CLOSE)
+        self._hold.ownership.commit(closing_commits({SLOT: 0}, chunk.topic_id))
         return len(refused.places)
 
     def _remove(self, chunk: OpenBatch, plan: pl.DataFrame) -> None:
-        if not len(of_step(plan, PlanStep.REMOVE)):
-            return
-        self._observe(HourStep.REMOVE)
-        while self._is_removing(chunk):
-            self._clock.sleep(REMOVAL_CHECK_SECONDS)
-
-    def _is_removing(self, chunk: OpenBatch) -> bool:
-        def attempt() -> bool:
-            self._ownership.prove()
+        def is_removing() -> bool:
+            self._hold.ownership.prove()
             return self._tables.events.remove(chunk)
 
-        return self._retry.call(attempt)
-
-    def _insert(self, chunk: OpenBatch, events: pl.DataFrame, *, is_repeat: bool) -> Refused:
-        """Insert events that no other message brought; if tokens are forgotten, without what has landed."""
-        stored = self._stored(events)
-        unwanted = stored_elsewhere(events, stored)
-        if not self._retry.call(lambda: self._warehouse.remembers(chunk.opened_ms)):
-            unwanted = pl.concat([unwanted, own_rows(events, stored)])
-        wanted = events.join(unwanted, on=ORIGIN, how="anti")
-        return self._landing.insert(self._warehouse, chunk, Rows(placed(chunk, wanted), chunk.offsets, is_repeat))
+        if len(of_step(plan, PlanStep.REMOVE)):
+            self._run.observe(HourStep.REMOVE)
+            while self._run.retry.call(is_removing):
+                self._run.clock.sleep(REMOVAL_CHECK_SECONDS)
 
     def _entry(
         self,
@@ -280,16 +250,13 @@ class HourReplay:
 
         `made` dead letters are its own. What an earlier try made of messages that are `gone` since is in the tables.
         """
-        stored = self._stored(events)
-        landed, elsewhere = own_rows(events, stored), stored_elsewhere(events, stored)
-        say_doubled(landed, elsewhere)
-        others = elsewhere.join(landed, on=ORIGIN, how="anti")
-        spent = pl.concat([frame.select(POSITION) for frame in (others, refused)])
+        landed, duplicates = landed_and_duplicates(events, self._diff.stored(events))
+        spent = pl.concat([frame.select(POSITION) for frame in (duplicates, refused)])
         origins = landed.select(ORIGIN)
         if len(gone):
             first, last = times_of(gone)
-            rows = self._retry.call(lambda: self._tables.events.at(chunk.ranges, first, last, with_content=False))
-            missing = self._retry.call(lambda: self._warehouse.missing_dead_letters(gone))
+            rows = self._run.retry.call(lambda: self._tables.events.at(chunk.ranges, first, last, with_content=False))
+            missing = self._run.retry.call(lambda: self._hold.warehouse.missing_dead_letters(gone))
             dead = gone.join(missing, on=ORIGIN, how="anti")
             made += len(dead)
             spent = pl.concat([spent, dead.select(POSITION)])
@@ -298,26 +265,19 @@ class HourReplay:
         return entry_of_chunk(
             chunk,
             SOURCE,
-            self._run_id,
-            self._clock.now_ms(),
+            self._run.id,
+            self._run.clock.now_ms(),
             minutes_of_plan(plan, origins, spent),
             restored=len(restored),
             added_dead_letters=made,
         )
 
     def _repair_rollups(self, report: HourReport) -> None:
-        self._observe(HourStep.REPAIR_ROLLUPS)
-        report.note_repaired(self._rollups.repair(self._assure_owner))
+        self._run.observe(HourStep.REPAIR_ROLLUPS)
+        repaired = self._rollups.repair(self._assure_owner)
+        report.units_repaired += repaired.units
+        report.units_left = repaired.left
 
     def _assure_owner(self) -> None:
         """Raise FencedError if another replay took over. No chunk is open: that is committed, if only once more."""
-        self._ownership.commit({SLOT: Commit(0, topic_id=self._diff.topic_id)})
-
-    def _stored(self, events: pl.DataFrame) -> pl.DataFrame:
-        return self._retry.call(lambda: self._tables.events.of(events))
-
-
-def _refusals(chunk: OpenBatch, messages: Messages, events: pl.DataFrame, refused: Refused) -> pl.DataFrame:
-    """Dead letters of the events that the server refused."""
-    rows = refused.among(placed(chunk, events))
-    return refused_dead_letters([messages], rows, refused.errors, PLACE).with_columns(batch=pl.lit(chunk.token))
+        self._hold.ownership.commit(closing_commits({SLOT: 0}, self._hold.log.topic_id))

@@ -22,6 +22,8 @@ from metrics_pipeline.rollups.views import source_of
 
 MAX_BUCKETS = 36
 """Built by one statement at most: some 100,000 states of a large company, a fraction of a GB."""
+MAX_LISTED = 100_000
+"""Listed by one look at most, oldest first."""
 SUPERSEDED_SECONDS = 3_600
 """Rows of a build that a newer one replaced, or that was not published, are kept this long: far longer than a query
 that began before, or a build of one chunk, takes."""
@@ -59,9 +61,7 @@ class RollupBuilder:
         self._client = client
         self._now_ns = now_ns
 
-    def buckets(
-        self, grain: Grain, start_seconds: int, end_seconds: int, *, only_stale: bool, limit: int = 100_000
-    ) -> list[Bucket]:
+    def buckets(self, grain: Grain, start_seconds: int, end_seconds: int, *, only_stale: bool) -> list[Bucket]:
         """Buckets with events that lie within [start, end), oldest first.
 
         With `only_stale` those that have no build, or one that doesn't count all events.
@@ -70,15 +70,9 @@ class RollupBuilder:
         sql = f"""SELECT toUnixTimestamp(minute), events FROM {BUCKETS.name}
             WHERE grain = {{grain:UInt32}} AND minute >= {{start:DateTime('UTC')}}
                 AND minute <= {{last:DateTime('UTC')}} AND events > 0 {stale}
-            ORDER BY minute LIMIT {{limit:UInt32}}"""
-        parameters = {
-            "grain": grain.seconds,
-            "start": start_seconds,
-            "last": end_seconds - grain.seconds,
-            "limit": limit,
-        }
-        rows = query_rows(self._client, "looking for buckets", sql, parameters)
-        return [Bucket(int(start), int(events)) for start, events in rows]
+            ORDER BY minute LIMIT {MAX_LISTED}"""
+        parameters = {"grain": grain.seconds, "start": start_seconds, "last": end_seconds - grain.seconds}
+        return [Bucket(*map(int, row)) for row in query_rows(self._client, "looking for buckets", sql, parameters)]
 
     def build(self, grain: Grain, buckets: Sequence[Bucket]) -> Iterator[Built]:
         """Build these buckets, ordered by start; yields after each chunk of them, for progress.

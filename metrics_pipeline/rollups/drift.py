@@ -5,7 +5,7 @@ drifted only if both say exactly the same, and nothing is known to be on its way
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
 
@@ -168,9 +168,6 @@ class Drift:
         }
         return f"{self.grain} from {minute_name(self.start_seconds)}: {self.said}{done[self.state]}"
 
-    def become(self, state: State) -> "Drift":
-        return replace(self, state=state)
-
 
 @dataclass(frozen=True, slots=True)
 class Judged:
@@ -230,13 +227,9 @@ def _drift(unit: UnitFigures) -> Drift:
         f"{BUILDS} counts {difference:+} too many or too few for the {grain} from {minute_name(start)}"
         for grain, start, difference in unit.mismatched
     ]
-    return Drift(
-        unit.start_seconds, UNIT.name, tables, ", ".join(parts), has_raw=unit.raw.requests > 0 or not _any_rows(unit)
-    )
-
-
-def _any_rows(unit: UnitFigures) -> bool:
-    return unit.events != 0 or any(count.requests for count in unit.current.values())
+    has_rows = unit.events != 0 or any(count.requests for count in unit.current.values())
+    has_raw = unit.raw.requests > 0 or not has_rows
+    return Drift(unit.start_seconds, UNIT.name, tables, ", ".join(parts), has_raw=has_raw)
 
 
 def _built_drift(figures: BuiltFigures) -> Drift:

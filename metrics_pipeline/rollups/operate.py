@@ -14,14 +14,12 @@ from metrics_pipeline.rollups.drift import BuiltFigures, Drift, Judged, Observat
 from metrics_pipeline.rollups.grains import BUILT, SETTLE_SECONDS, UNIT, Grain, grain_named
 from metrics_pipeline.rollups.observing import RollupObserver
 from metrics_pipeline.rollups.repair import MAX_EVENTS, MAX_UNITS, RollupRepairer
-from metrics_pipeline.rollups.retained_from import NOTHING_DROPPED, RetainedFrom
+from metrics_pipeline.rollups.retained_from import RetainedFrom
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.timerange import DAY_SECONDS, minute_name
 
 LONGEST_SPAN_DAYS = 4_000
 """Longest span of one call."""
-MAX_BUCKETS = 1_000_000
-"""Most buckets that are listed at once: more than the longest span has."""
 PAUSE_SECONDS = 2.0
 """Between two observations of a unit: longer than an insert takes from its first row to its last."""
 GRACE_SECONDS = 1.0
@@ -94,7 +92,7 @@ class Rebuilt:
         return sum(built.in_flux for built in self.built.values())
 
     def __add__(self, other: "Rebuilt") -> "Rebuilt":
-        grains = (*self.built, *(grain for grain in other.built if grain not in self.built))
+        grains = self.built | other.built
         return Rebuilt(
             self.units + other.units,
             self.units_in_flux + other.units_in_flux,
@@ -138,49 +136,40 @@ class Checked:
         )
 
 
+@dataclass(slots=True)
 class Rollups:
     """Operates the rollups of one database. Any number may work at once."""
 
-    def __init__(
-        self,
-        builder: RollupBuilder,
-        observer: RollupObserver,
-        repairer: RollupRepairer,
-        clock: Clock,
-        in_flight: InFlight = lambda _start, _end: frozenset(),
-        retained_from: RetainedFrom = NOTHING_DROPPED,
-    ) -> None:
-        self._builder = builder
-        self._observer = observer
-        self._repairer = repairer
-        self._clock = clock
-        self._in_flight = in_flight
-        self._retained_from = retained_from
+    builder: RollupBuilder
+    observer: RollupObserver
+    repairer: RollupRepairer
+    clock: Clock
+    in_flight: InFlight
+    retained_from: RetainedFrom
 
     def closed_until(self) -> int:
         """Buckets that end by then are closed; epoch seconds."""
-        return self._clock.now_ms() // 1_000 - SETTLE_SECONDS
+        return self.clock.now_ms() // 1_000 - SETTLE_SECONDS
 
     def planned(self, span: Span, grains: Sequence[Grain] = BUILT, *, only_stale: bool) -> dict[Grain, list[Bucket]]:
         """The closed buckets that overlap the span and have events; with `only_stale` those without a right build."""
         found = {}
         for grain in grains:
-            around = span.around(grain).until(self.closed_until()).since(self._retained_from.buildable_from(grain))
-            found[grain] = self._builder.buckets(grain, around.start_seconds, around.end_seconds, only_stale=only_stale)
+            around = span.around(grain).until(self.closed_until()).since(self.retained_from.buildable_from(grain))
+            found[grain] = self.builder.buckets(grain, around.start_seconds, around.end_seconds, only_stale=only_stale)
         return found
 
     def stale_units(self, span: Span) -> list[int]:
         """Closed units that were repaired and got events since."""
-        around = span.around(UNIT).until(self.closed_until()).since(self._retained_from.compared_from)
-        return self._repairer.stale(around.start_seconds, around.end_seconds)
+        around = span.around(UNIT).until(self.closed_until()).since(self.retained_from.compared_from)
+        return self.repairer.stale(around.start_seconds, around.end_seconds)
 
     def units_in_raw(self, span: Span) -> int:
         """Closed units of the span of which raw_events holds events."""
-        around = self._units_around(span)
         return sum(
             unit.raw.requests > 0
-            for day in around.days()
-            for unit in self._observer.observe(day.start_seconds, day.end_seconds).units
+            for day in self._units_around(span).days()
+            for unit in self.observer.observe(day.start_seconds, day.end_seconds).units
         )
 
     def rebuild(
@@ -199,12 +188,12 @@ class Rollups:
         at = 0
         for grain, buckets in plan.items():
             built = Built()
-            for part in self._builder.build(grain, buckets):
+            for part in self.builder.build(grain, buckets):
                 built += part
                 progress((at + built.published + built.in_flux) / todo)
             at += len(buckets)
             around = span.around(grain)
-            self._builder.prune(grain, around.start_seconds, around.end_seconds)
+            self.builder.prune(grain, around.start_seconds, around.end_seconds)
             done.built[grain.name] = built
             if built.in_flux:
                 done = replace(done, unpublished=(*done.unpublished, *self._unpublished(grain, buckets)))
@@ -221,7 +210,7 @@ class Rollups:
         Units of which raw_events holds nothing, while the rollups do, are left alone and named, unless forced. Raises
         ConfigurationError for a span that begins where retention dropped events.
         """
-        done, cutoff = Rebuilt(), self._retained_from.compared_from
+        done, cutoff = Rebuilt(), self.retained_from.compared_from
         if UNIT.floor(span.start_seconds) < cutoff:
             raise ConfigurationError(
                 f"retention dropped events before {minute_name(cutoff)}, so nothing before can be made again from "
@@ -229,7 +218,7 @@ class Rollups:
             )
         around = self._units_around(span)
         for day in around.days():
-            units = self._observer.observe(day.start_seconds, day.end_seconds).units
+            units = self.observer.observe(day.start_seconds, day.end_seconds).units
             todo = [u for u in units if (u.raw.requests or force) and not 0 < since_build <= u.repair]
             repaired, in_flux = self._repair(todo)
             refused = tuple(u.start_seconds for u in units if not (u.raw.requests or force))
@@ -261,10 +250,10 @@ class Rollups:
     def _units_around(self, span: Span) -> Span:
         """The closed units that overlap the span, and that can be compared with raw_events."""
         closed = self.closed_until() // UNIT.seconds * UNIT.seconds
-        return span.around(UNIT).until(closed).since(self._retained_from.compared_from)
+        return span.around(UNIT).until(closed).since(self.retained_from.compared_from)
 
     def _check_day(self, day: Span, *, repair: bool, force: bool) -> Checked:
-        first = self._observer.observe(day.start_seconds, day.end_seconds)
+        first = self.observer.observe(day.start_seconds, day.end_seconds)
         judged = self._judge(day, first)
         gone = len(first.gone)
         found = Checked(len(first.units) - gone, judged.drifts, judged.late, judged.in_flux, gone)
@@ -287,17 +276,17 @@ class Rollups:
         ]
         if not starts:
             return Judged()
-        self._clock.sleep(PAUSE_SECONDS)
+        self.clock.sleep(PAUSE_SECONDS)
         begin, end = min(starts), max(starts) + UNIT.seconds
-        in_flight = self._in_flight(begin, end) if suspects else frozenset()
-        return judge(first, self._observer.observe(begin, end), in_flight)
+        in_flight = self.in_flight(begin, end) if suspects else frozenset()
+        return judge(first, self.observer.observe(begin, end), in_flight)
 
     def _sweep(self, units: Iterable[UnitFigures]) -> None:
         """Delete rows that no reader takes: a repair may have ended before it did."""
-        before = self._now_ns() - ABANDONED_SECONDS * 1_000_000_000
+        before = (self.clock.now_ms() - ABANDONED_SECONDS * 1_000) * 1_000_000
         left = {unit.start_seconds: unit.repair for unit in units if unit.left_over(before)}
         if left:
-            self._repairer.forget(left, before)
+            self.repairer.forget(left, before)
 
     def _mend_units(self, judged: Judged, units: Sequence[UnitFigures], *, force: bool) -> list[Drift]:
         refused = {drift.start_seconds for drift in judged.drifts if not (drift.has_raw or force)}
@@ -306,21 +295,21 @@ class Rollups:
         if repaired:
             self.rebuild(Span(repaired[0], repaired[-1] + UNIT.seconds))
         states = dict.fromkeys(refused, State.REFUSED) | dict.fromkeys(repaired, State.REPAIRED)
-        return [drift.become(states.get(drift.start_seconds, State.FAILED)) for drift in judged.drifts]
+        return [replace(drift, state=states.get(drift.start_seconds, State.FAILED)) for drift in judged.drifts]
 
     def _mend_build(self, figures: BuiltFigures, drift: Drift) -> Drift:
         grain = grain_named(figures.grain)
         end = figures.start_seconds + grain.seconds
-        buckets = self._builder.buckets(grain, figures.start_seconds, end, only_stale=False)
-        built = sum(self._builder.build(grain, buckets), Built())
-        return drift.become(State.FAILED if built.in_flux else State.REPAIRED)
+        buckets = self.builder.buckets(grain, figures.start_seconds, end, only_stale=False)
+        built = sum(self.builder.build(grain, buckets), Built())
+        return replace(drift, state=State.FAILED if built.in_flux else State.REPAIRED)
 
     def _repair_starts(self, starts: Sequence[int]) -> tuple[list[int], list[int]]:
         repaired: list[int] = []
         in_flux: list[int] = []
         for _, of_day in groupby(starts, key=lambda start: start // DAY_SECONDS):
             wanted = set(of_day)
-            units = self._observer.observe(min(wanted), max(wanted) + UNIT.seconds).units
+            units = self.observer.observe(min(wanted), max(wanted) + UNIT.seconds).units
             done, left = self._repair([unit for unit in units if unit.start_seconds in wanted and unit.raw.requests])
             repaired += done
             in_flux += left
@@ -344,12 +333,12 @@ class Rollups:
 
     def _repair_once(self, starts: Sequence[int], *, has_rows: bool) -> list[int]:
         """Returns the units that are to be repaired again."""
-        published = self._repairer.make(starts)
+        published = self.repairer.make(starts)
         if published and has_rows:
-            self._clock.sleep(GRACE_SECONDS)
-            self._repairer.forget(published)
+            self.clock.sleep(GRACE_SECONDS)
+            self.repairer.forget(published)
         # Another repair at the same time may have corrected rollup_builds, too: only another look tells.
-        after = self._observer.observe(starts[0], starts[-1] + UNIT.seconds)
+        after = self.observer.observe(starts[0], starts[-1] + UNIT.seconds)
         wrong = {unit.start_seconds for unit in after.units if not unit.is_exact}
         return [start for start in starts if start in wrong or start not in published]
 
@@ -357,9 +346,6 @@ class Rollups:
         """Buckets that are still stale, while no event came."""
         planned = set(buckets)
         end = buckets[-1].start_seconds + grain.seconds
-        for bucket in self._builder.buckets(grain, buckets[0].start_seconds, end, only_stale=True):
+        for bucket in self.builder.buckets(grain, buckets[0].start_seconds, end, only_stale=True):
             if bucket in planned:
                 yield grain.name, bucket.start_seconds
-
-    def _now_ns(self) -> int:
-        return self._clock.now_ms() * 1_000_000

@@ -59,8 +59,7 @@ class RollupRepairer:
                 AND {REPAIR_IS_STALE}
             ORDER BY minute LIMIT {MAX_STALE}"""
         parameters = {"start": start_seconds, "last": end_seconds - UNIT.seconds}
-        rows = query_rows(self._client, "looking for stale repairs", sql, parameters)
-        return [int(row[0]) for row in rows]
+        return [int(row[0]) for row in query_rows(self._client, "looking for stale repairs", sql, parameters)]
 
     def make(self, units: Sequence[int]) -> dict[int, int]:
         """Make these units (ordered, of one day) again, and publish them; returns unit -> the build's number.
@@ -73,8 +72,8 @@ class RollupRepairer:
         for cube in CUBES:
             self._insert(cube, units, build)
         counted = self._count(units, build)
-        whole = {unit: counted[unit] for unit in units if counted[unit] is not None}
-        self._publish(builds, {unit: n for unit, n in whole.items() if n is not None}, build)
+        whole = {unit: n for unit, n in counted.items() if n is not None}
+        self._publish(builds, whole, build)
         return dict.fromkeys(whole, build)
 
     def forget(self, builds_by_unit: Mapping[int, int], before_build: int = 0) -> None:
@@ -86,8 +85,11 @@ class RollupRepairer:
         by_build: dict[int, list[int]] = defaultdict(list)
         for unit, build in sorted(builds_by_unit.items()):
             by_build[build].append(unit)
+        where = f"{_IN_UNITS} AND build != {{but:UInt64}} AND build < {{before:UInt64}}"
         for build, units in by_build.items():
-            self._delete(units, build, max(build, before_build))
+            parameters = {**_span(units), "but": build, "before": max(build, before_build)}
+            for cube in CUBES:
+                delete_rows(self._client, cube.table(LIVE), where, parameters)
 
     def _insert(self, cube: Cube, units: Sequence[int], build: int) -> None:
         columns = ("minute", *cube.dimensions, *(m.name for m in METRICS))
@@ -144,12 +146,6 @@ class RollupRepairer:
                     column_names=["grain", "minute", "events", "built", "repaired"],
                 ),
             )
-
-    def _delete(self, units: Sequence[int], but: int, before: int) -> None:
-        parameters = {**_span(units), "but": but, "before": before}
-        where = f"{_IN_UNITS} AND build != {{but:UInt64}} AND build < {{before:UInt64}}"
-        for cube in CUBES:
-            delete_rows(self._client, cube.table(LIVE), where, parameters)
 
 
 def _span(units: Sequence[int]) -> dict[str, Any]:

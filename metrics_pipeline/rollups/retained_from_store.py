@@ -37,8 +37,7 @@ CUTOFFS = f"""(SELECT maxMap(map(replaced_by, toUnixTimestamp(until))) FROM {RET
 def read_retained_from(client: Client) -> RetainedFrom:
     """What retention noted; of tables with a TTL also how far that may have dropped parts."""
     sql = f"SELECT what, toUnixTimestamp(max(until)) FROM {RETAINED_FROM.name} GROUP BY what"
-    rows = query_rows(client, "reading what was dropped", sql)
-    noted = {str(what): int(until) for what, until in rows}
+    noted = {str(what): int(until) for what, until in query_rows(client, "reading what was dropped", sql)}
     expired = {table: max(until, noted.get(table, 0)) for table, until in _expired(client).items()}
     return RetainedFrom(noted | expired)
 
@@ -56,8 +55,7 @@ def _expired(client: Client) -> Mapping[str, int]:
     """Table with a TTL -> the first midnight after which it has dropped nothing yet."""
     sql = f"""SELECT name, engine_full FROM system.tables
         WHERE {IS_OWN} AND name IN {{tables:Array(String)}}"""
-    parameters = {"tables": [RAW, DEAD_LETTERS]}
-    rows = query_rows(client, "reading what TTLs drop", sql, parameters)
+    rows = query_rows(client, "reading what TTLs drop", sql, {"tables": [RAW, DEAD_LETTERS]})
     now = time.time()
     found = {str(table): time_to_live_days(str(engine)) for table, engine in rows}
     return {table: _next_midnight(now - days * DAY_SECONDS) for table, days in found.items() if days is not None}

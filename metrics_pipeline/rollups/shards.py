@@ -1,7 +1,7 @@
 """Rollups operated: each shard has those of its own rows, so everything is done on one after the other. A single server
 is one shard."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from metrics_pipeline.rollups.building import Bucket
@@ -36,26 +36,23 @@ class RollupsOfShards:
         only_stale: bool = True,
         progress: Progress = lambda _share: None,
     ) -> Rebuilt:
-        done = Rebuilt()
-        for number, shard in enumerate(self.shards):
-            done += shard.rebuild(span, grains, only_stale=only_stale, progress=self._part(number, progress))
-        return done
+        parts = self._parts(progress)
+        return sum((s.rebuild(span, grains, only_stale=only_stale, progress=part) for s, part in parts), Rebuilt())
 
     def remake(
         self, span: Span, *, force: bool = False, since_build: int = 0, progress: Progress = lambda _share: None
     ) -> Rebuilt:
-        done = Rebuilt()
-        for number, shard in enumerate(self.shards):
-            done += shard.remake(span, force=force, since_build=since_build, progress=self._part(number, progress))
-        return done
+        parts = self._parts(progress)
+        made = (s.remake(span, force=force, since_build=since_build, progress=part) for s, part in parts)
+        return sum(made, Rebuilt())
 
     def check(
         self, span: Span, *, repair: bool = False, force: bool = False, progress: Progress = lambda _share: None
     ) -> Checked:
-        found = Checked()
-        for number, shard in enumerate(self.shards):
-            found += shard.check(span, repair=repair, force=force, progress=self._part(number, progress))
-        return found
+        parts = self._parts(progress)
+        return sum((s.check(span, repair=repair, force=force, progress=part) for s, part in parts), Checked())
 
-    def _part(self, number: int, progress: Progress) -> Progress:
-        return part_of(progress, number, len(self.shards))
+    def _parts(self, progress: Progress) -> Iterator[tuple[Rollups, Progress]]:
+        """Each shard, with what hears of its progress."""
+        for number, shard in enumerate(self.shards):
+            yield shard, part_of(progress, number, len(self.shards))

@@ -44,8 +44,7 @@ def read_state(client: Client, closed_until: int) -> tuple[GrainState, ...]:
     of_grain = {int(row[0]): [int(n) for n in row[1:]] for row in rows}
     sizes = _sizes(client)
     _, _, _, _, repaired, stale, oldest = of_grain.get(UNIT.seconds, [0] * 7)
-    live = GrainState(LIVE.name, repaired, stale, 0, oldest or None, *sizes[LIVE])
-    states = [live]
+    states = [GrainState(LIVE.name, repaired, stale, 0, oldest or None, *sizes[LIVE])]
     for grain in BUILT:
         built, stale, none, oldest, *_ = of_grain.get(grain.seconds, [0] * 7)
         states.append(GrainState(grain.name, built, stale, none, oldest or None, *sizes[grain]))
@@ -57,8 +56,7 @@ def read_stale(client: Client, closed_until: int, limit: int) -> list[Stale]:
     sql = f"""SELECT start, length, is_right, is_stale_repair FROM ({_BUCKETS})
         WHERE is_closed AND (NOT is_right OR is_stale_repair) AND start >= {CUTOFFS}[length]
         ORDER BY start, length LIMIT {{limit:UInt32}}"""
-    parameters = {"closed": closed_until, "limit": limit}
-    rows = query_rows(client, "looking for stale rollups", sql, parameters)
+    rows = query_rows(client, "looking for stale rollups", sql, {"closed": closed_until, "limit": limit})
     names = {grain.seconds: grain.name for grain in BUILT}
     found = []
     for start, length, is_right, is_stale_repair in rows:

@@ -14,7 +14,6 @@ class Clock(Protocol):
 
     def now_ms(self) -> int:
         """Wall clock, epoch milliseconds."""
-        ...
 
     def sleep(self, seconds: float) -> None: ...
 
@@ -26,11 +25,9 @@ class Job(Protocol[_T_co]):
 
     def wait(self, timeout_seconds: float | None = None) -> None:
         """Return when it is done, however it ended, or after the timeout."""
-        ...
 
     def result(self) -> _T_co:
         """What it returned; raises what it raised. To be called when it is done."""
-        ...
 
 
 class Worker(Protocol):

@@ -7,35 +7,32 @@ from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.retry import Retry, say_waiting
 
 
-def _never() -> bool:
-    return False
-
-
-def _nobody(_step: str) -> None:
-    pass
-
-
 @dataclass(frozen=True, slots=True)
 class Run:
     """One run of a drain, a backfill or a replay.
 
-    `stop` says whether to finish what is under way and end. `observe` hears of each step right before it begins: tests
-    end runs there.
+    `observe` hears of each step right before it begins: tests end runs there.
     """
 
     id: str
-    clock: Clock
     retry: Retry
-    stop: Callable[[], bool] = _never
-    observe: Callable[[str], None] = _nobody
+    observe: Callable[[str], None]
+
+    @property
+    def clock(self) -> Clock:
+        return self.retry.clock
+
+    def stop(self) -> bool:
+        """Is it time to finish what is under way and end?"""
+        return self.retry.is_stopping()
 
 
 def new_run(
     id_: str,
     clock: Clock,
     retry_seconds: float,
-    stop: Callable[[], bool] = _never,
-    observe: Callable[[str], None] = _nobody,
+    stop: Callable[[], bool] = lambda: False,
+    observe: Callable[[str], None] = lambda _step: None,
 ) -> Run:
     """A run that retries what passes by itself for `retry_seconds`, and logs each wait."""
-    return Run(id_, clock, Retry(clock, retry_seconds, stop, say_waiting), stop, observe)
+    return Run(id_, Retry(clock, retry_seconds, stop, say_waiting), observe)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.delivery.batch import BatchLimits
+from metrics_pipeline.delivery.ownership import closing_commits
 from metrics_pipeline.drain.drain import Drain, DrainPolicy, DrainReport
 from metrics_pipeline.drain.ending import AtOffsets, AtWindowEnd, Ending
 from metrics_pipeline.drain.shards import rules_of, shard_owner
-from metrics_pipeline.drain.takeover import closing_commits, reset_positions
+from metrics_pipeline.drain.takeover import reset_positions
 from metrics_pipeline.kafka.admin import ensure_topic
 from metrics_pipeline.kafka.handover import KafkaHandover
 from metrics_pipeline.kafka.log import KafkaLog

@@ -11,8 +11,7 @@ from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import connect_shards, shard_database, storage_of
 from metrics_pipeline.dead_letters.judge import GROUP_SUFFIX as LETTERS_SUFFIX
 from metrics_pipeline.delivery.chunk import SLOT
-from metrics_pipeline.delivery.hold import Hold
-from metrics_pipeline.delivery.ownership import Ownership
+from metrics_pipeline.delivery.ownership import Hold, Ownership
 from metrics_pipeline.delivery.warehouse import ClickHouseWarehouse
 from metrics_pipeline.errors import ConfigurationError, SchemaMismatchError
 from metrics_pipeline.kafka.committed import FencedOffsets

@@ -11,7 +11,7 @@ from metrics_pipeline.clickhouse.client import database_name
 from metrics_pipeline.clickhouse.cluster import connect_shards
 from metrics_pipeline.dead_letters.judge import GROUP_SUFFIX as LETTERS_SUFFIX
 from metrics_pipeline.dead_letters.store import ClickHouseDeadLetters
-from metrics_pipeline.delivery.hold import Hold
+from metrics_pipeline.delivery.ownership import Hold
 from metrics_pipeline.delivery.stored import ClickHouseEvents
 from metrics_pipeline.drain.shards import rules_of
 from metrics_pipeline.errors import ConfigurationError
@@ -49,7 +49,7 @@ def preview_hours(
     run = new_run("preview", SystemClock(), settings.drain.retry_seconds)
     deferred = _deferred_of(settings, hours)
     with _reading(settings, hours, run) as (_, diff):
-        report = preview(diff, hours, mode, rules_of(settings), run.clock, on_progress)
+        report = preview(diff, hours, mode, rules_of(settings), on_progress)
     report.deferred = offsets_in(deferred)
     # Nor does the ledger account for them: they are told apart from a gap.
     report.unaccounted -= min(report.deferred, report.unaccounted)

@@ -20,7 +20,6 @@ from metrics_pipeline.dead_letters.judge import (
     changed,
     chunks_of,
     judge,
-    landed_of,
     letter_filter,
     marks,
     position_of,
@@ -33,6 +32,7 @@ from metrics_pipeline.delivery.chunk import (
     SLOT,
     each_position,
     open_chunk_of,
+    own_rows,
     slot_commits,
     stored_elsewhere,
 )
@@ -115,7 +115,7 @@ def test_events_are_sorted_by_where_raw_events_has_them_from() -> None:
 def test_a_row_of_another_life_of_the_topic_is_another_message() -> None:
     events = judge(letters_of([early(1)]), LOOSE).events
     other_life = stored_of(events).with_columns(pl.col("kafka_timestamp") - timedelta(days=1))
-    assert len(landed_of(events, other_life)) == 0
+    assert len(own_rows(events, other_life)) == 0
     assert len(sort_out(events, other_life).duplicates) == 1
     assert len(stored_elsewhere(events, other_life)) == 1
     assert len(stored_elsewhere(events, stored_of(events))) == 0

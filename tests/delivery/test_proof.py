@@ -53,7 +53,7 @@ class SlowStore:
 def owner_with(*delays: float) -> tuple[Ownership, SlowStore]:
     clock = HandClock()
     store = SlowStore(clock)
-    owner = Ownership(Owner(1, 0), store, new_run("run", clock, 120), zombie_seconds=ZOMBIE_SECONDS)
+    owner = Ownership(Owner(1, 0), store, new_run("run", clock, 120), ZOMBIE_SECONDS)
     owner.take_over((0,))
     store.delays = list(delays)
     return owner, store

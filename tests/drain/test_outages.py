@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 
 from metrics_pipeline.clickhouse.client import connect
-from metrics_pipeline.delivery.steps import Step
+from metrics_pipeline.delivery.steps import HourStep, Step
 from metrics_pipeline.drain.drain import DrainReport
 from metrics_pipeline.errors import ClickHouseUnavailableError, KafkaUnavailableError, StuckClientError
 from metrics_pipeline.lab.chaos.staging import OwnEngines, altered, own_engines
-from metrics_pipeline.replay.steps import HourStep
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.settings import LocalSettings, Settings, load_settings

@@ -13,7 +13,7 @@ from metrics_pipeline.kafka.lag import read_lag
 from metrics_pipeline.kafka.log import KafkaLog
 from metrics_pipeline.kafka.producer import TopicProducer
 from metrics_pipeline.lab.loadgen.sender import EventSender
-from metrics_pipeline.settings import KafkaSettings
+from metrics_pipeline.settings import KafkaSettings, Settings
 
 NOBODY = "127.0.0.1:1"
 
@@ -30,7 +30,11 @@ def test_a_wrong_option_is_named(kind: Callable[[dict[str, Any]], object], optio
         new_client(kind, NOBODY, settings, **{"group.id": "g"})
 
 
-@pytest.mark.parametrize("opened", [read_lag, KafkaLog, TopicProducer, EventSender])
+def _sender(address: str, kafka: KafkaSettings) -> EventSender:
+    return EventSender(Settings(kafka=kafka.model_copy(update={"bootstrap_servers": address})))
+
+
+@pytest.mark.parametrize("opened", [read_lag, KafkaLog, TopicProducer, _sender])
 def test_whoever_opens_one_says_so(opened: Callable[[str, KafkaSettings], object]) -> None:
     with pytest.raises(ConfigurationError, match="METRICS_KAFKA__OPTIONS"):
         opened(NOBODY, KafkaSettings(options={"no.such.option": "x"}))

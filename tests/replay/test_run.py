@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from metrics_pipeline.delivery.steps import Step
+from metrics_pipeline.delivery.steps import HourStep, Step
 from metrics_pipeline.delivery.warehouse import ClickHouseWarehouse
 from metrics_pipeline.errors import FencedError
 from metrics_pipeline.event.contract import IDENTITY
@@ -20,7 +20,6 @@ from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import produce
 from metrics_pipeline.replay.plan import Mode
 from metrics_pipeline.replay.report import HourReport
-from metrics_pipeline.replay.steps import HourStep
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.settings import Settings
 from metrics_pipeline.wiring.audit import audit

@@ -110,7 +110,7 @@ def test_rows_that_no_reader_takes_are_deleted_once_they_are_old(filled: Client,
     assert builds() == 1
     assert_right(filled, rollups)
     builder(2)._insert(ENDPOINTS, UNIT_GRAIN, buckets, time.time_ns() - 3 * HOUR * 1_000_000_000)
-    rollups.shards[0]._builder = builder(2)
+    rollups.shards[0].builder = builder(2)
     rollups.rebuild(Span(SPAN.start_seconds - DAY, SPAN.end_seconds - DAY))
     assert builds() == 2, "of other spans nothing is deleted"
     rollups.rebuild(SPAN)
@@ -230,7 +230,7 @@ def test_figures_that_move_between_the_observations_are_no_drift(
 
 def test_a_unit_that_an_unfinished_batch_is_in_is_no_drift(filled: Client, rollups: RollupsOfShards) -> None:
     filled.command("TRUNCATE TABLE rollup_1m")
-    rollups.shards[0]._in_flight = lambda start, end: frozenset({NOON}) if start <= NOON < end else frozenset()
+    rollups.shards[0].in_flight = lambda start, end: frozenset({NOON}) if start <= NOON < end else frozenset()
     checked = rollups.check(SPAN)
     assert checked.in_flux == (NOON,)
     assert len(checked.drifts) == 11

@@ -17,13 +17,13 @@ from confluent_kafka.admin import AdminClient
 
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import connect_shards
+from metrics_pipeline.delivery.steps import HourStep
 from metrics_pipeline.event.decode import Decoded
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.event.rules import Rules
 from metrics_pipeline.replay.hours import hours_around
 from metrics_pipeline.replay.plan import Mode
 from metrics_pipeline.replay.report import HourReport
-from metrics_pipeline.replay.steps import HourStep
 from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.settings import Settings, kafka_address
 from metrics_pipeline.wiring.audit import audit

@@ -107,21 +107,19 @@ def _parse(values: Sequence[bytes | None]) -> tuple[list[int], list[Struct], lis
     rows, parsed, doubtful = [], [], []
     decode = _PARSER.decode
     for row, value in enumerate(values):
-        if value is None or len(value) > MAX_MESSAGE_BYTES:
+        event: Struct | None = None
+        if value is not None and len(value) <= MAX_MESSAGE_BYTES:
+            try:
+                event = decode(value)
+            except ValidationError:
+                event = _parse_despite_unknown_fields(value)
+            except (MsgspecError, UnicodeError):
+                event = None
+        if event is None:
             doubtful.append(row)
-            continue
-        try:
-            parsed.append(decode(value))
-        except ValidationError:
-            event = _parse_despite_unknown_fields(value)
-            if event is None:
-                doubtful.append(row)
-                continue
+        else:
+            rows.append(row)
             parsed.append(event)
-        except (MsgspecError, UnicodeError):
-            doubtful.append(row)
-            continue
-        rows.append(row)
     return rows, parsed, doubtful
 
 

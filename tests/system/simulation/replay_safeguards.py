@@ -10,7 +10,8 @@ from unittest.mock import patch
 import polars as pl
 
 from metrics_pipeline.dead_letters import replay as letters_replay
-from metrics_pipeline.delivery.chunk import open_chunk_of
+from metrics_pipeline.delivery.chunk import ORIGIN, open_chunk_of
+from metrics_pipeline.delivery.landing import Landing, Refused
 from metrics_pipeline.kafka.intents import Commit, OpenBatch, Owner
 from metrics_pipeline.replay import diff, plan
 from metrics_pipeline.replay import run as hours_replay
@@ -86,9 +87,24 @@ def _by_other_rules(commits: Mapping[int, Commit]) -> OpenBatch | None:
     return None if chunk is None else replace(chunk, rules=NARROW.encode())
 
 
-def _elsewhere_nothing(events: pl.DataFrame, stored: pl.DataFrame) -> pl.DataFrame:
-    del stored
-    return events.clear()
+_insert_chunk = Landing.insert_chunk
+
+
+def _unaware_of_others(side: str) -> Off:
+    """Replays of that side insert a chunk's events whether other messages brought them or not."""
+
+    def insert_all(
+        self: Landing,
+        warehouse: ModelWarehouse,
+        chunk: OpenBatch,
+        events: pl.DataFrame,
+        stored: pl.DataFrame,
+        **how: bool,
+    ) -> Refused:
+        known = stored.join(events, on=ORIGIN, how="semi") if side in self.run.id else stored
+        return _insert_chunk(self, warehouse, chunk, events, known, **how)
+
+    return replaced(Landing, "insert_chunk", insert_all)
 
 
 def _whole(hour: HourPlan, *_: Sequence[object]) -> HourPlan:
@@ -118,8 +134,8 @@ REPLAY_SAFEGUARDS = (
     ),
     _of("a chunk not in the ledger is repeated", replaced(ModelWarehouse, "has_ledger_entry", _find_an_account)),
     _of("a chunk in the ledger is not repeated", replaced(ModelWarehouse, "has_ledger_entry", _find_no_account)),
-    _of("letters that others stored are left out", replaced(letters_replay, "stored_elsewhere", _elsewhere_nothing)),
-    _of("messages that others stored are left out", replaced(hours_replay, "stored_elsewhere", _elsewhere_nothing)),
+    _of("letters that others stored are left out", _unaware_of_others("letters")),
+    _of("messages that others stored are left out", _unaware_of_others("hours")),
     _of(
         "letters of a chunk are judged by its rules",
         replaced(letters_replay, "open_chunk_of", _by_other_rules),

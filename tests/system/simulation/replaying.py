@@ -7,8 +7,7 @@ from unittest.mock import patch
 
 from metrics_pipeline.dead_letters.replay import Reading, Replay
 from metrics_pipeline.delivery.chunk import open_chunk_of
-from metrics_pipeline.delivery.hold import Hold
-from metrics_pipeline.delivery.ownership import Ownership
+from metrics_pipeline.delivery.ownership import Hold, Ownership
 from metrics_pipeline.event.rules import Rules
 from metrics_pipeline.kafka.intents import OpenBatch, decode_commit, open_batches
 from metrics_pipeline.ledger.minutes import Scope

@@ -5,11 +5,10 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from metrics_pipeline.delivery.steps import ReplayStep
+from metrics_pipeline.delivery.steps import HourStep, ReplayStep
 from metrics_pipeline.event.decode import EventLimits
 from metrics_pipeline.event.rules import Rules
 from metrics_pipeline.replay.plan import Mode
-from metrics_pipeline.replay.steps import HourStep
 from tests.models.scheduler import Incident
 
 MINUTE_MS = 60_000

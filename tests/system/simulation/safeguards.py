@@ -67,21 +67,21 @@ def _read_before_fencing(self: Ownership, partitions: Sequence[int]) -> Mapping[
 
 def _fence_rivals_first(self: Ownership, partitions: Sequence[int]) -> Mapping[int, Commit]:
     """`take_over` with its steps in another order."""
-    for rival in ownership.rivals(self.owner, self.owner.partitions(partitions), self._store.registered()):
+    for rival in ownership.rivals(self.owner, self.owner.partitions(partitions), self.store.registered()):
         self._fence(rival)
-    self._retry.call(lambda: self._store.register(self.owner.shards))
-    self._retry.call(lambda: self._store.fence(self.owner))
+    self.run.retry.call(lambda: self.store.register(self.owner.shards))
+    self.run.retry.call(lambda: self.store.fence(self.owner))
     commits = self.committed(partitions)
     self._last_commit = {p: commit for p, commit in commits.items() if self.owns(p)}
-    self._proved_at_seconds = self._clock.monotonic_seconds()
+    self._proved_at_seconds = self.run.clock.monotonic_seconds()
     return commits
 
 
 def _commit_dated_by_its_answer(self: Ownership, commits: Mapping[int, Commit]) -> None:
     ours = {p: commit for p, commit in commits.items() if self.owns(p)}
-    self._retry.call(lambda: self._store.commit(ours))
+    self.run.retry.call(lambda: self.store.commit(ours))
     self._last_commit = ours
-    self._proved_at_seconds = self._clock.monotonic_seconds()
+    self._proved_at_seconds = self.run.clock.monotonic_seconds()
 
 
 _insert_events = ModelWarehouse.insert_events

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 
 from metrics_pipeline.dead_letters.judge import LetterFilter
 from metrics_pipeline.delivery.batch import BatchLimits
-from metrics_pipeline.delivery.hold import Hold
-from metrics_pipeline.delivery.ownership import Ownership
+from metrics_pipeline.delivery.ownership import Hold, Ownership, closing_commits
 from metrics_pipeline.drain.backfill import Backfill
 from metrics_pipeline.drain.drain import Drain, DrainPolicy
 from metrics_pipeline.drain.ending import AtOffsets, AtWindowEnd, Ending, Reason
-from metrics_pipeline.drain.takeover import closing_commits, reset_positions
+from metrics_pipeline.drain.takeover import reset_positions
 from metrics_pipeline.errors import FencedError, RetryableError, TopicMismatchError
 from metrics_pipeline.event.contract import Reason as DeadReason
 from metrics_pipeline.event.rules import Rules
@@ -180,7 +179,7 @@ class World:
             return False
 
         retry = Retry(self.clock, RETRY_SECONDS, never, say_waiting)
-        return Run(name, self.clock, retry, never, lambda step: self.scheduler.step(f"[{step}]"))
+        return Run(name, retry, lambda step: self.scheduler.step(f"[{step}]"))
 
     def _hold(self, group: str, store: ModelOffsets, owner: Owner, run: Run, network: Network) -> Hold:
         log = ModelLog(self.broker, network, self.misread)

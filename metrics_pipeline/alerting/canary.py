@@ -17,6 +17,7 @@ from metrics_pipeline.alerting.canary_rules import Canary, Sighting, plan_canari
 from metrics_pipeline.alerting.reading import read_burn
 from metrics_pipeline.alerting.signals import BurnSignal
 from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.server_time import server_clock
 from metrics_pipeline.drain.shards import shard_owner
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.kafka.admin import describe_topic
@@ -68,12 +69,12 @@ def send_canaries(
             f"a limit of {limit_seconds:g} s is shorter than the objective, METRICS_ALERTS__FRESHNESS_SECONDS "
             f"({objective_seconds:g} s): a canary that is given up earlier would count as late; wait longer"
         )
-    clock = SystemClock()
     address = kafka_address(settings)
     scope = LedgerScope(settings.kafka.topic, settings.kafka.group)
     partitions = describe_topic(address, settings.kafka).partitions
     owners = [shard_owner(settings, shard, partitions) for shard in range(settings.drain.shards)]
     with connect(settings) as client:
+        clock = server_clock(client, SystemClock())
         producer = TopicProducer(address, settings.kafka)
         notes = CanaryNotes(client, scope, objective_seconds)
         ids = [str(uuid.uuid4()) for _ in owners]

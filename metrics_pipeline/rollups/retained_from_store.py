@@ -1,6 +1,5 @@
 """How far back the tables are whole: reading and noting it, and what a TTL says."""
 
-import time
 from collections.abc import Mapping
 
 from clickhouse_connect.driver.client import Client
@@ -53,12 +52,11 @@ def note_retained_from(client: Client, until: Mapping[str, int]) -> None:
 
 def _expired(client: Client) -> Mapping[str, int]:
     """Table with a TTL -> the first midnight after which it has dropped nothing yet."""
-    sql = f"""SELECT name, engine_full FROM system.tables
+    sql = f"""SELECT name, engine_full, toUnixTimestamp(now()) FROM system.tables
         WHERE {IS_OWN} AND name IN {{tables:Array(String)}}"""
     rows = query_rows(client, "reading what TTLs drop", sql, {"tables": [RAW, DEAD_LETTERS]})
-    now = time.time()
-    found = {str(table): time_to_live_days(str(engine)) for table, engine in rows}
-    return {table: _next_midnight(now - days * DAY_SECONDS) for table, days in found.items() if days is not None}
+    found = {str(table): (time_to_live_days(str(engine)), int(now)) for table, engine, now in rows}
+    return {table: _next_midnight(now - days * DAY_SECONDS) for table, (days, now) in found.items() if days is not None}
 
 
 def _next_midnight(moment_seconds: float) -> int:

@@ -6,6 +6,7 @@ from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.audit.run import Audit, not_landed
 from metrics_pipeline.audit.verdict import Verdict
 from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.server_time import server_clock
 from metrics_pipeline.dead_letters.judge import GROUP_SUFFIX as LETTERS_SUFFIX
 from metrics_pipeline.delivery.chunk import SLOT, open_chunk_of
 from metrics_pipeline.kafka.admin import TopicDescription, describe_topic
@@ -34,7 +35,7 @@ def audit(settings: Settings, scope: Scope = EVERYTHING, *, deep: bool = False) 
             books,
             lambda: committed_offsets(address, kafka, description.partitions),
             description.topic_id,
-            SystemClock(),
+            server_clock(client, SystemClock()),
             deep=deep,
             beside=lambda: open_beside_drains(settings, description),
             compared_from=retained_from.compared_from,

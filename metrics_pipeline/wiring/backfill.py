@@ -113,8 +113,8 @@ def backfill_deferred(
     run = new_run(run_id, clock or SystemClock(), drain.retry_seconds, stop, observe)
     with ExitStack() as stack:
         engines = stack.enter_context(open_engines(settings, run, is_gentle=True))
-        client, log = engines.client, engines.log
-        hold = stack.enter_context(backfills_hold(engines, run))
+        run, client, log = engines.run, engines.client, engines.log
+        hold = stack.enter_context(backfills_hold(engines))
         drains = stack.enter_context(CommittedOffsets(address, settings.kafka))
         replays = stack.enter_context(CommittedOffsets(address, letters_group(settings)))
         books = ClickHouseBooks(client, settings.kafka.topic, log.topic_id, settings.kafka.group)

@@ -9,6 +9,7 @@ from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
+from metrics_pipeline.clickhouse.server_time import server_clock
 from metrics_pipeline.dead_letters.expiry import expiry_warning, warning_end_ms
 from metrics_pipeline.dead_letters.judge import GROUP_SUFFIX, LetterFilter
 from metrics_pipeline.dead_letters.replay import Reading, Replay, ReplayReport, preview
@@ -25,7 +26,7 @@ from metrics_pipeline.runtime.run import new_run
 from metrics_pipeline.runtime.timerange import DAY_SECONDS
 from metrics_pipeline.settings import Settings, kafka_address
 from metrics_pipeline.wiring.audit import batches_under_way
-from metrics_pipeline.wiring.engines import check_schema, slot_owner, warehouse_of
+from metrics_pipeline.wiring.engines import by_server_time, check_schema, slot_owner, warehouse_of
 from metrics_pipeline.wiring.retention import load_policy
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ def replay_dead_letters(
     with ExitStack() as stack:
         client = run.retry.call(lambda: stack.enter_context(connect(settings)))
         run.retry.call(lambda: check_schema(client, settings))
+        run = run.retry.call(lambda: by_server_time(run, client))
         topic = run.retry.call(lambda: describe_topic(kafka_address(settings), settings.kafka))
         reading = _reading(settings, client, topic, run.retry)
         ownership = stack.enter_context(slot_owner(settings, GROUP_SUFFIX, run))
@@ -65,7 +67,7 @@ def replay_dead_letters(
 
 def dead_letter_warnings(settings: Settings, client: Client) -> tuple[str, ...]:
     """Sentences on dead letters that no replay has looked at, and that Kafka or the table drops soon."""
-    address, now_ms = kafka_address(settings), SystemClock().now_ms()
+    address, now_ms = kafka_address(settings), server_clock(client, SystemClock()).now_ms()
     letters = ClickHouseDeadLetters(client, settings.kafka.topic)
     found = []
     if (kept_ms := _topic_retention_ms(settings)) is not None:

@@ -92,9 +92,9 @@ def run_drain(
     _calm_garbage_collector()
     with ExitStack() as stack:
         engines = stack.enter_context(open_engines(settings, by))
-        log = engines.log
+        by, log = engines.run, engines.log
         owner = shard_owner(settings, run.shard, log.partitions())
-        hold = stack.enter_context(hold_of(engines, settings.kafka, owner, by))
+        hold = stack.enter_context(hold_of(engines, settings.kafka, owner))
         handover = by.retry.call(
             lambda: stack.enter_context(KafkaHandover(kafka_address(settings), settings.kafka, run.shard, run.run_id))
         )

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import connect_shards, shard_database, storage_of
+from metrics_pipeline.clickhouse.server_time import server_clock
 from metrics_pipeline.dead_letters.judge import GROUP_SUFFIX as LETTERS_SUFFIX
 from metrics_pipeline.delivery.chunk import SLOT
 from metrics_pipeline.delivery.ownership import Hold, Ownership
@@ -37,6 +38,8 @@ class Engines:
     settings: Settings
     client: Client
     log: KafkaLog
+    run: Run
+    """Of the one that they were opened for; its wall clock is the server's."""
 
     @property
     def warehouse(self) -> ClickHouseWarehouse:
@@ -55,21 +58,27 @@ def open_engines(settings: Settings, run: Run, *, is_gentle: bool = False) -> It
     with ExitStack() as stack:
         client = retry.call(lambda: stack.enter_context(connect(settings, **threads)))
         retry.call(lambda: check_schema(client, settings))
+        run = retry.call(lambda: by_server_time(run, client))
         retry.call(lambda: check_age(client, settings, run.clock))
         log = retry.call(lambda: stack.enter_context(KafkaLog(kafka_address(settings), settings.kafka)))
-        yield Engines(settings, client, log)
+        yield Engines(settings, client, log, run)
+
+
+def by_server_time(run: Run, client: Client) -> Run:
+    """What runs on several hosts write down can be compared only by one clock."""
+    return replace(run, retry=replace(run.retry, clock=server_clock(client, run.clock)))
 
 
 @contextmanager
-def hold_of(engines: Engines, group: KafkaSettings, owner: Owner, run: Run) -> Iterator[Hold]:
+def hold_of(engines: Engines, group: KafkaSettings, owner: Owner) -> Iterator[Hold]:
     """A drain's hold on the partitions of its shard, or a backfill's on all."""
-    with ownership_of(engines.settings, group, owner, engines.log.partitions(), run) as ownership:
+    with ownership_of(engines.settings, group, owner, engines.log.partitions(), engines.run) as ownership:
         yield Hold(group.group, engines.log, ownership, engines.warehouse)
 
 
-def backfills_hold(engines: Engines, run: Run) -> AbstractContextManager[Hold]:
+def backfills_hold(engines: Engines) -> AbstractContextManager[Hold]:
     """In a side group."""
-    return hold_of(engines, side_group(engines.settings, DEFERRED_SUFFIX), ONE_OWNER, run)
+    return hold_of(engines, side_group(engines.settings, DEFERRED_SUFFIX), ONE_OWNER)
 
 
 def slot_owner(settings: Settings, suffix: str, run: Run) -> AbstractContextManager[Ownership]:

@@ -74,9 +74,10 @@ def replay_hours(
     run = new_run(run_id, clock, settings.drain.retry_seconds, stop, observe)
     with ExitStack() as stack:
         engines, diff = stack.enter_context(_reading(settings, hours, run))
+        run = engines.run
         ownership = stack.enter_context(slot_owner(settings, HOURS_SUFFIX, run))
         hold = Hold(settings.kafka.group, engines.log, ownership, engines.warehouse)
-        repair = RollupRepair(diff.tables, stack.enter_context(open_rollups(settings, clock)), run.retry)
+        repair = RollupRepair(diff.tables, stack.enter_context(open_rollups(settings, run.clock)), run.retry)
         report = HourReplay(hold, run, rules_of(settings), diff, repair).run(hours, mode, on_progress)
     report.deferred = offsets_in(deferred)
     return report
@@ -112,7 +113,7 @@ def _reading(settings: Settings, hours: Sequence[int], run: Run) -> Iterator[tup
         committed = partial(committed_offsets, kafka_address(settings), kafka, log.partitions())
         # Not its own chunk: that is what is asked about.
         under_way = partial(batches_under_way, settings, books, topic, (LETTERS_SUFFIX,))
-        yield engines, Diff(log, tables, run, committed, under_way)
+        yield engines, Diff(log, tables, engines.run, committed, under_way)
 
 
 def _refuse_dropped(settings: Settings, client: Client, hours: Sequence[int]) -> None:

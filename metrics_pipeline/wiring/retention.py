@@ -6,6 +6,7 @@ from pathlib import Path
 
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import connect_shards
+from metrics_pipeline.clickhouse.server_time import server_clock
 from metrics_pipeline.errors import ConfigurationError
 from metrics_pipeline.kafka.admin import topic_retention_ms
 from metrics_pipeline.retention.plan import reach_days
@@ -23,13 +24,17 @@ MAX_POLICY_BYTES = 1 << 20
 @contextmanager
 def retention(settings: Settings, *, clock: Clock | None = None) -> Iterator[RetentionOfShards]:
     """Raises ConfigurationError for a wrong policy, SchemaMismatchError where tables are missing."""
-    policy, clock = load_policy(settings), clock or SystemClock()
+    policy = load_policy(settings)
     reach = reach_days(settings.events.max_age_days, topic_retention_ms(kafka_address(settings), settings.kafka))
     with connect(settings) as client:
         check_schema(client, settings)
     with connect_shards(settings) as shards:
+        clocks = [clock or server_clock(shard, SystemClock()) for shard in shards]
         yield RetentionOfShards(
-            [Retention(shard, rollups_of_shard(settings, shard, clock), policy, reach, clock) for shard in shards]
+            [
+                Retention(shard, rollups_of_shard(settings, shard, by), policy, reach, by)
+                for shard, by in zip(shards, clocks, strict=True)
+            ]
         )
 
 

@@ -1,6 +1,5 @@
 """Puts the rollups together from settings."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -10,6 +9,7 @@ from clickhouse_connect.driver.client import Client
 from metrics_pipeline.audit.books import ClickHouseBooks
 from metrics_pipeline.clickhouse.client import connect
 from metrics_pipeline.clickhouse.cluster import connect_shards
+from metrics_pipeline.clickhouse.server_time import server_clock
 from metrics_pipeline.kafka.admin import describe_topic
 from metrics_pipeline.ledger.minutes import Scope
 from metrics_pipeline.rollups.building import RollupBuilder
@@ -33,12 +33,12 @@ def rollups(settings: Settings, clock: Clock | None = None) -> Iterator[RollupsO
 
 def rollups_of_shard(settings: Settings, shard: Client, clock: Clock | None = None) -> Rollups:
     """The rollups of its own tables. Kafka is asked only where a check finds something: what is on its way?"""
-    observer = RollupObserver(shard)
+    observer, by_server = RollupObserver(shard), server_clock(shard, SystemClock())
     return Rollups(
-        RollupBuilder(shard, time.time_ns),
+        RollupBuilder(shard, by_server.now_ns),
         observer,
-        RollupRepairer(shard, observer, time.time_ns),
-        clock or SystemClock(),
+        RollupRepairer(shard, observer, by_server.now_ns),
+        clock or by_server,
         partial(_units_in_flight, settings),
         read_retained_from(shard),
     )

@@ -1,12 +1,12 @@
 """`schema apply` put together: the statements, and the work that other rooms know how to do."""
 
 import re
-import time
 from functools import partial
 
 from clickhouse_connect.driver.client import Client
 
 from metrics_pipeline.clickhouse.query import query_rows, run_command
+from metrics_pipeline.clickhouse.server_time import server_clock
 from metrics_pipeline.ddl.change import Plan, Work
 from metrics_pipeline.ddl.migrating import Progress
 from metrics_pipeline.ddl.objects import NOT_FILLED, quoted
@@ -14,6 +14,7 @@ from metrics_pipeline.delivery.tables import RAW_EVENTS
 from metrics_pipeline.rollups.grains import UNIT
 from metrics_pipeline.rollups.operate import Span
 from metrics_pipeline.rollups.retained_from_store import read_retained_from
+from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.runtime.timerange import DAY_SECONDS
 from metrics_pipeline.schema.targets import apply_everywhere
 from metrics_pipeline.settings import Settings
@@ -75,7 +76,7 @@ def _begun_ns(client: Client) -> int:
     noted = [_SINCE.search(comment) for _, comment in rows]
     if rows and all(noted):
         return max(int(found[1]) for found in noted if found)
-    now_ns = time.time_ns()
+    now_ns = server_clock(client, SystemClock()).now_ns()
     for table, comment in rows:
         note = f"{_SINCE.sub('', comment)} Remade since {now_ns}."
         run_command(client, f"noting that {table} is remade", f"ALTER TABLE {table} MODIFY COMMENT '{quoted(note)}'")

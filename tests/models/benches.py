@@ -1,5 +1,6 @@
 """Two benches with the same handles: one has the real engines, the other one the models."""
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -178,7 +179,7 @@ class ModelBench:
     def __init__(self) -> None:
         self._scheduler = Scheduler(seed=1)
         self._network = Network(self._scheduler, Faults())
-        self._server = Server(self._scheduler, 1_000)
+        self._server = Server(self._scheduler, 1_000, time.time_ns() // 1_000_000)
         self._broker = Broker("topic-1", {p: Partition() for p in range(PARTITIONS)})
 
     def warehouse(self, window: int = 1_000) -> Warehouse:

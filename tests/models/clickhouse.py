@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
+from metrics_pipeline.delivery.warehouse import CLOCKS_DIFFER_SECONDS
 from metrics_pipeline.errors import ClickHouseUnavailableError, ForeignViewError, RejectedError
 from metrics_pipeline.event.contract import IDENTITY
 from metrics_pipeline.kafka.intents import OffsetRange
@@ -103,6 +104,8 @@ class Server:
 
     scheduler: Scheduler
     window: int
+    epoch_ms: int = 0
+    """Its wall clock at the start."""
     refused: set[int] = field(default_factory=set)
     failing_in_view: set[int] = field(default_factory=set)
     """A view that throws on rows of these statuses: the insert lands, and fails all the same."""
@@ -380,6 +383,8 @@ class ModelWarehouse:
         )
 
     def remembers(self, since_ms: int) -> bool:
+        now_ms = self._server.epoch_ms + int(self._server.scheduler.now * 1_000)
+
         def count() -> int:
             return sum(
                 e.last_event_ms // DAY_MS - e.first_event_ms // DAY_MS + 1
@@ -387,7 +392,8 @@ class ModelWarehouse:
                 if e.inserted + e.restored and e.visible_ms >= since_ms
             )
 
-        return self._network.clickhouse("count the blocks since", count) < self._server.window / 2
+        blocks = self._network.clickhouse("count the blocks since", count)
+        return blocks < self._server.window / 2 and since_ms <= now_ms + CLOCKS_DIFFER_SECONDS * 1_000
 
     def ledger_ends(self, partitions: Sequence[int]) -> Mapping[str, Mapping[int, int]]:
         def read() -> dict[str, dict[int, int]]:

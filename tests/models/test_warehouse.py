@@ -1,6 +1,7 @@
 """Tokens, refusals and look-ups."""
 
 import random
+import time
 from functools import partial
 
 import polars as pl
@@ -143,6 +144,14 @@ def test_tokens_are_forgotten_beyond_the_window_and_remembers_says_so_before(ben
     warehouse.insert_events(block(), "first")
     # Of raw_events a merge may have dropped the doubles already; the rollup counts them.
     assert bench.stored()[1] == before_requests + 3, "the token is gone"
+
+
+def test_a_batch_that_was_opened_in_the_future_is_not_remembered(bench: Bench) -> None:
+    """By a host whose clock is ahead: nobody knows how long ago that was."""
+    now_ms = time.time_ns() // 1_000_000
+    warehouse = bench.warehouse()
+    assert warehouse.remembers(now_ms)
+    assert not warehouse.remembers(now_ms + 6 * 3_600_000)
 
 
 def test_the_ledger_is_found_by_token_and_by_partition(bench: Bench) -> None:

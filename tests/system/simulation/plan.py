@@ -41,7 +41,8 @@ class Kind(StrEnum):
 FIRST_SEED_WITH_REPLAYS = 1_000_000
 """Schedules from that seed on have replays of dead letters and of hours, beside all else that their seed says."""
 FIRST_SEED_ON_OTHER_MACHINES = 2_000_000
-"""Schedules from that seed on have late answers, and processes that stand still or die between effect and answer."""
+"""Schedules from that seed on have late answers, processes that stand still or die between effect and
+answer, and hosts whose wall clocks are hours apart."""
 JUMPING_KINDS = (Kind.PLAIN, Kind.REFUSALS, Kind.RETENTION)
 """Schedules in which runs may skip what is waiting, and backfills land it."""
 
@@ -105,6 +106,8 @@ class Plan:
     forgets_offsets: bool = field(default=False)
     backfills: tuple[BackfillPlan, ...] = ()
     replays: Replays | None = None
+    hosts_ahead_ms: tuple[int, ...] = (0,)
+    """The wall clocks of hosts, against the server's."""
 
 
 def draw(seed: int) -> Plan:
@@ -130,7 +133,8 @@ def _on_other_machines(plan: Plan, random_: random.Random) -> Plan:
         kafka_answers_late=random_.choice([0.0, 0.05, 0.15]),
         clickhouse_answers_late=random_.choice([0.0, 0.0, 0.05]),
     )
-    return replace(plan, runs=tuple(runs), backfills=tuple(backfills), faults=faults)
+    hosts_ahead_ms = (0, -6 * 3_600_000, 30_000, 6 * 3_600_000)
+    return replace(plan, runs=tuple(runs), backfills=tuple(backfills), faults=faults, hosts_ahead_ms=hosts_ahead_ms)
 
 
 def _after_effects(

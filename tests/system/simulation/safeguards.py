@@ -22,6 +22,7 @@ from metrics_pipeline.kafka.intents import Commit, OffsetRange, Owner
 from tests.models.clickhouse import ModelWarehouse
 from tests.models.kafka import Broker, ModelOffsets
 from tests.system.simulation.plan import FIRST_SEED_ON_OTHER_MACHINES, Kind, Plan
+from tests.system.simulation.world import World
 
 Off = Callable[[], AbstractContextManager[Any]]
 
@@ -152,6 +153,12 @@ SAFEGUARDS = (
         replaced(Ownership, "commit", _commit_dated_by_its_answer),
         {Kind.SHORT_MEMORY, Kind.RETENTION},
         first_seed=FIRST_SEED_ON_OTHER_MACHINES + 1_000,
+    ),
+    Safeguard(
+        "runs date by the server's clock",
+        replaced(World, "_clock_of", World._host_of),
+        {Kind.SHORT_MEMORY},
+        first_seed=FIRST_SEED_ON_OTHER_MACHINES,
     ),
     Safeguard("tokens are checked for being remembered", replaced(ModelWarehouse, "remembers", lambda *_: True)),
     Safeguard("search bits are written down", replaced(Landing, "_note_search_bits", lambda *_: None)),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from metrics_pipeline.clickhouse.server_time import ServerClock
 from metrics_pipeline.dead_letters.judge import LetterFilter
 from metrics_pipeline.delivery.batch import BatchLimits
 from metrics_pipeline.delivery.ownership import Hold, Ownership, closing_commits
@@ -19,6 +20,7 @@ from metrics_pipeline.kafka.intents import Owner, decode_commit
 from metrics_pipeline.ledger.deferred import DeferredEntry, still_deferred
 from metrics_pipeline.ledger.entry import DEFERRED
 from metrics_pipeline.replay.hours import hours_around
+from metrics_pipeline.runtime.ports import Clock
 from metrics_pipeline.runtime.retry import Retry
 from metrics_pipeline.runtime.run import Run, new_run
 from metrics_pipeline.wiring.engines import ONE_OWNER
@@ -63,7 +65,7 @@ class World:
         self.scheduler.trace = trace
         self.clock = VirtualClock(self.scheduler, EPOCH_MS)
         self.broker = Broker("topic-1", {p: Partition() for p in range(plan.partitions)})
-        self.server = Server(self.scheduler, plan.window)
+        self.server = Server(self.scheduler, plan.window, EPOCH_MS)
         self.produced = [Produced("topic-1")]
         self.outcomes: list[Outcome] = []
         self.final_outcomes: list[Outcome] = []
@@ -178,8 +180,16 @@ class World:
         def never() -> bool:
             return False
 
-        retry = Retry(self.clock, RETRY_SECONDS, never, say_waiting)
+        retry = Retry(self._clock_of(name), RETRY_SECONDS, never, say_waiting)
         return Run(name, retry, lambda step: self.scheduler.step(f"[{step}]"))
+
+    def _clock_of(self, run: str) -> Clock:
+        """What `server_clock` makes of the clock of the run's host, which may be wrong by hours."""
+        return ServerClock(self._host_of(run), self.clock.now_ms(), self.scheduler.now)
+
+    def _host_of(self, run: str) -> VirtualClock:
+        ahead_ms = random.Random(f"{self.plan.seed} {run}").choice(self.plan.hosts_ahead_ms)
+        return VirtualClock(self.scheduler, EPOCH_MS + ahead_ms)
 
     def _hold(self, group: str, store: ModelOffsets, owner: Owner, run: Run, network: Network) -> Hold:
         log = ModelLog(self.broker, network, self.misread)

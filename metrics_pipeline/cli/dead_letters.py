@@ -99,8 +99,8 @@ def replay(
 ) -> None:
     """Judge them by today's rules: land the good ones exactly once, keep the bad ones with their new reason.
 
-    Says first what would happen, and asks where it can; with --yes or --json it begins at once. May run beside drains,
-    be interrupted and be repeated; one replay at a time, the newest wins.
+    At a terminal it says first what would happen, and asks; elsewhere, or with --yes or --json, it begins at once. May
+    run beside drains, be interrupted and be repeated; one replay at a time, the newest wins.
     """
     settings, wanted = load_settings(), _filter(reason, service, when, start, end)
 
@@ -114,15 +114,13 @@ def replay(
                 settings, wanted, run_id(), stop=stop, on_progress=lambda r: show(r.looked_at, r.total)
             )
 
-    is_asked = not (as_json or yes)
     carefully(
         look,
         act,
         lambda report, _is_dry: answer(as_json, {**report.figures, "kept": report.kept}, _told(report)),
         lambda shown: f"Land {shown.landed} events?" if shown.landed else "",
         dry_run=dry_run,
-        looks=is_asked,
-        asks=is_asked,
+        asks=not (as_json or yes),
     )
 
 

@@ -36,8 +36,9 @@ def replay(
 ) -> None:
     """Read the topic once more and bring raw_events, dead_letters and rollups to what it says.
 
-    By the time of messages, in whole hours around the span. Says first what would happen, and asks where it can. May
-    run beside drains, be interrupted and be repeated: a second replay changes nothing. One at a time, the newest wins.
+    By the time of messages, in whole hours around the span. At a terminal it says first what would happen, and asks;
+    elsewhere, or with --yes or --json, it begins at once. May run beside drains, be interrupted and be repeated: a
+    second replay changes nothing. One at a time, the newest wins.
     """
     settings = load_settings()
     span = asked_span(when, start, end, now_in(timezone))
@@ -55,15 +56,13 @@ def replay(
                 settings, hours, mode, run_id(), stop=stop, on_progress=lambda r: show(r.looked_at, r.offsets)
             )
 
-    is_asked = not (as_json or yes)
     carefully(
         look,
         act,
         lambda report, is_dry: answer(as_json, _fields(report, hours, mode, is_dry), _told(report, mode, is_dry)),
         lambda shown: f"Change {shown.changed:,} rows?" if shown.changed else "",
         dry_run=dry_run,
-        looks=is_asked,
-        asks=is_asked,
+        asks=not (as_json or yes),
     )
 
 
@@ -98,7 +97,7 @@ def _told(report: HourReport, mode: Mode, is_dry: bool) -> Iterator[str]:
         (report.units_repaired, "units of ten minutes repaired in the rollups"),
     ]
     yield from (f"  {count:,} {words}" for count, words in changes if count)
-    if not report.changed and not report.recovered:
+    if not report.changed and not report.recovered and report.looked_at == report.offsets:
         yield "  nothing to change"
     yield from (f"{LATER} {line}" for line in _left(report, mode))
 

@@ -40,9 +40,9 @@ def retain(
 ) -> None:
     """Drop what the policy keeps no longer: whole partitions, and events that no override keeps.
 
-    Nothing is dropped that longer buckets don't count: what is stale is built first. Says first what would happen, and
-    asks where it can. May run beside drains, be interrupted and be repeated. Exit 1 if something stays until somebody
-    acts. Runs of Dagster are pruned by the asset `retention`.
+    Nothing is dropped that longer buckets don't count: what is stale is built first. At a terminal it says first what
+    would happen, and asks; elsewhere, or with --yes or --json, it begins at once. May run beside drains, be interrupted
+    and be repeated. Exit 1 if something stays until somebody acts. Runs of Dagster are pruned by the asset `retention`.
     """
     settings = load_settings()
     if show_policy:
@@ -55,8 +55,7 @@ def retain(
             lambda report, _is_dry: answer(as_json, _fields(report), _told(report)),
             lambda shown: f"Drop or move {len(shown.done)} partitions?" if shown.done else "",
             dry_run=dry_run,
-            looks=not as_json,
-            asks=not yes,
+            asks=not (as_json or yes),
         )
     if report.stuck:
         raise typer.Exit(1)

@@ -39,19 +39,18 @@ def carefully(
     question: Callable[[_T], str],
     *,
     dry_run: bool,
-    looks: bool,
     asks: bool,
 ) -> _T:
-    """Tell what would happen (True: of a dry run), ask where there is somebody to answer, act, and tell what happened.
+    """Tell what would happen (True: of a dry run) and ask, where there is somebody to answer; act, tell what happened.
 
     An empty question is not asked. A dry run ends before it.
     """
-    if dry_run or looks:
+    if dry_run or (asks and sys.stdin.isatty()):
         found = look()
         tell(found, True)
         if dry_run:
             return found
-        if asks and question(found) and sys.stdin.isatty():
+        if question(found):
             typer.confirm(question(found), abort=True)
     done = act()
     tell(done, False)
@@ -77,6 +76,8 @@ def stoppable(doing: str, total: int | None = None) -> Iterator[tuple[Callable[[
     """Likewise, of work that signals stop. Yields what says whether to stop, and what moves the bar."""
     with stop_on_signal() as stop, counting(doing, total) as show:
         yield stop.is_set, show
+    if stop.is_set():
+        typer.echo("stopped early: the same command goes on", err=True)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from metrics_pipeline.errors import ConfigurationError, RetryableError, StuckClientError
-from metrics_pipeline.kafka.config import calling, new_client, translate, within, without_errors
+from metrics_pipeline.kafka.config import Closing, calling, new_client, translate, within, without_errors
 from metrics_pipeline.kafka.intents import Commit, Owner, decode_commit, encode_metadata
 from metrics_pipeline.settings import KafkaSettings
 
@@ -23,7 +23,7 @@ _LOOK_SECONDS = 5.0
 """Time between two checks whether the account is refused."""
 
 
-class FencedOffsets:
+class FencedOffsets(Closing):
     """An `OffsetStore` of `owner`. Close it, or use it as a context manager."""
 
     def __init__(
@@ -38,12 +38,6 @@ class FencedOffsets:
         self._registry = self._reader(settings.group + REGISTRY_SUFFIX)
         self._producer = self._fencer(owner)
         self._stuck: StuckClientError | None = None
-
-    def __enter__(self) -> "FencedOffsets":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         self._consumer.close()
@@ -130,19 +124,13 @@ class FencedOffsets:
         return new_client(Producer, self._bootstrap_servers, self._settings, **more)
 
 
-class CommittedOffsets:
+class CommittedOffsets(Closing):
     """What the pipeline's group commits, for whoever only looks. Close it, or use it as a context manager."""
 
     def __init__(self, bootstrap_servers: str, settings: KafkaSettings) -> None:
         self._settings = settings
         more = {"group.id": settings.group, "enable.auto.commit": False}
         self._consumer = new_client(Consumer, bootstrap_servers, settings, **more)
-
-    def __enter__(self) -> "CommittedOffsets":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         self._consumer.close()

@@ -2,9 +2,10 @@
 
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
@@ -51,6 +52,19 @@ _MISCONFIGURED = {
     KafkaError._UNKNOWN_PARTITION: "the topic lost a partition: was it recreated?",
     KafkaError.OFFSET_METADATA_TOO_LARGE: "raise offset.metadata.max.bytes of the broker to 4096",
 }
+
+
+class Closing(ABC):
+    """A context manager that is closed at its end."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def close(self) -> None: ...
 
 
 def client_config(bootstrap_servers: str, settings: KafkaSettings, **more: Any) -> dict[str, Any]:

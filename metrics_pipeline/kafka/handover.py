@@ -5,13 +5,13 @@ import json
 from confluent_kafka import Consumer, TopicPartition
 
 from metrics_pipeline.kafka.committed import ask_committed
-from metrics_pipeline.kafka.config import calling, new_client
+from metrics_pipeline.kafka.config import Closing, calling, new_client
 from metrics_pipeline.settings import KafkaSettings
 
 GROUP_SUFFIX = ".handover"
 
 
-class KafkaHandover:
+class KafkaHandover(Closing):
     """A `Handover`: one record per shard, {"next": run, "released": bool}. Close it, or use it as a context manager."""
 
     def __init__(self, bootstrap_servers: str, settings: KafkaSettings, shard: int, run_id: str) -> None:
@@ -26,12 +26,6 @@ class KafkaHandover:
             **{"group.id": settings.group + GROUP_SUFFIX, "enable.auto.commit": False},
         )
         self._seen_at_start = self._read().get("next")
-
-    def __enter__(self) -> "KafkaHandover":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         self._consumer.close()

@@ -9,7 +9,7 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from metrics_pipeline.errors import KafkaUnavailableError
 from metrics_pipeline.event.messages import Messages
 from metrics_pipeline.kafka.admin import describe_topic
-from metrics_pipeline.kafka.config import calling, logger, new_client, translate, without_errors
+from metrics_pipeline.kafka.config import Closing, calling, logger, new_client, translate, without_errors
 from metrics_pipeline.kafka.intents import Watermarks
 from metrics_pipeline.kafka.ports import Fetched
 from metrics_pipeline.settings import KafkaSettings
@@ -18,7 +18,7 @@ _LARGEST_POLL_MESSAGES = 10_000
 _FIRST_GUESS_MESSAGE_BYTES = 512
 
 
-class KafkaLog:
+class KafkaLog(Closing):
     """Reads one topic without joining a group. Close it, or use it as a context manager."""
 
     def __init__(self, bootstrap_servers: str, settings: KafkaSettings) -> None:
@@ -29,12 +29,6 @@ class KafkaLog:
         self._assigned: list[TopicPartition] = []
         self._held: list[Message] = []
         self._mean_message_bytes = float(_FIRST_GUESS_MESSAGE_BYTES)
-
-    def __enter__(self) -> "KafkaLog":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         self._held = []

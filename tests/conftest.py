@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from clickhouse_connect.driver.client import Client
 
@@ -16,6 +17,9 @@ from metrics_pipeline.lab.local.kafka import KafkaServer, start_kafka
 from metrics_pipeline.settings import LocalSettings, Settings, load_settings
 from metrics_pipeline.wiring.drain import prepare
 from tests.suites import Until, mark, rank
+
+hypothesis.settings.register_profile("seeded", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("seeded")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,5 +1,6 @@
 """What a run has for itself: engines that it may kill, and a topic and a database; it touches no others."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
@@ -21,7 +22,7 @@ from metrics_pipeline.kafka.handover import GROUP_SUFFIX
 from metrics_pipeline.lab.local.clickhouse import start_clickhouse
 from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program, kafka_program
 from metrics_pipeline.lab.local.kafka import start_kafka
-from metrics_pipeline.lab.local.process import Engine
+from metrics_pipeline.lab.local.process import Engine, choose_port
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.runtime.retry import Retry
 from metrics_pipeline.settings import LocalSettings, Settings, clickhouse_url, kafka_address
@@ -55,6 +56,10 @@ class OwnEngine:
     def restart(self) -> None:
         """Start the killed engine again. Raises LocalEngineError, also if a stranger has taken its port."""
         port = urlsplit(self.address if "//" in self.address else f"//{self.address}").port
+        deadline_seconds = time.monotonic() + _STOP_SECONDS
+        # On a busy machine it takes a moment until the system has let go of a killed program's port.
+        while choose_port(port) != port and time.monotonic() < deadline_seconds:
+            time.sleep(0.05)
         self._engine = self._start(preferred_port=port)
         if self._engine.address != self.address:
             raise LocalEngineError(f"{self.address} came back at {self._engine.address}: another program took its port")

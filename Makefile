@@ -33,6 +33,7 @@ check: setup ## lint, formatting, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --explicit-package-bases benchmarks
 
 .PHONY: generated
 generated: setup ## write what deploy/generate makes: Grafana and Prometheus files, docs/metrics.md, docs/event.md

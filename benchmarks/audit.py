@@ -25,6 +25,8 @@ from metrics_pipeline.lab.local.clickhouse import start_clickhouse
 from metrics_pipeline.lab.local.fetch import cache_folder, clickhouse_program
 from metrics_pipeline.ledger.minutes import EVERYTHING, Scope
 from metrics_pipeline.ledger.tables import BATCHES
+from metrics_pipeline.rollups.cubes import ENDPOINTS
+from metrics_pipeline.rollups.grains import LIVE
 from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.schema import all as schema
 from metrics_pipeline.settings import ClickHouseSettings, LocalSettings, Settings
@@ -128,8 +130,8 @@ def main() -> None:
                 before = time.perf_counter()
                 fill(client, rows, days)
                 print(f"filled in {time.perf_counter() - before:.0f} s")
-                for table in (RAW_EVENTS, schema.ROLLUP_1M, BATCHES):
-                    print(describe(client, table.name))
+                for table in (RAW_EVENTS.name, ENDPOINTS.table(LIVE), BATCHES.name):
+                    print(describe(client, table))
                 measure(client, rows, days)
         finally:
             server.process.stop(20)

@@ -4,6 +4,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 from metrics_pipeline.kafka.committed import FencedOffsets
 from metrics_pipeline.kafka.intents import Commit, Intent, Owner
@@ -24,7 +25,7 @@ def main() -> None:
     with FencedOffsets(kafka_address(settings), kafka, owner, range(8)) as store:
         fence_ms = timed_ms(lambda: store.fence(owner))
         took = sorted(
-            timed_ms(lambda n=n: store.commit({p: Commit(n, Intent(n + 1, "0" * 32), "id") for p in range(8)}))
+            timed_ms(partial(store.commit, {p: Commit(n, Intent(n + 1, "0" * 32), "id") for p in range(8)}))
             for n in range(commits)
         )
     print(f"fence {fence_ms:.0f} ms; commit p50 {statistics.median(took):.1f} ms, max {took[-1]:.1f} ms, n {commits}")

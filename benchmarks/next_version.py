@@ -8,6 +8,7 @@ of 28 days). Constants are changed before what is made of them is imported.
 
 import sys
 from dataclasses import replace
+from typing import Any
 
 
 def promote() -> None:
@@ -27,7 +28,7 @@ def add_dimension() -> None:
 def add_grain() -> None:
     from metrics_pipeline.rollups import grains
 
-    grains.BUILT = (*grains.BUILT, grains.Grain("28d", 28 * 86_400, partition_days=448))
+    grains.BUILT = (*grains.BUILT, grains.Grain("28d", 28 * 86_400, partition_days=448))  # type: ignore[assignment]
     grains.GRAINS = (grains.LIVE, *grains.BUILT)
 
 
@@ -38,7 +39,7 @@ def change_tables() -> None:
     from metrics_pipeline.schema import all as schema
 
     raw, letters, plan = RAW_EVENTS, DEAD_LETTERS, REPLAY_PLAN
-    columns = {
+    columns: dict[str, dict[str, Any]] = {
         "status": {"type": "UInt32"},
         "latency_ms": {"codec": "Gorilla, ZSTD(1)"},
         "host": {"comment": "Host or pod"},
@@ -52,7 +53,7 @@ def change_tables() -> None:
         letters.name: replace(letters, columns=(*letters.columns, Column("team", "String", default="'nobody'"))),
         plan.name: replace(plan, ttl="toDateTime(opened_at) + INTERVAL 60 DAY"),
     }
-    schema.OBJECTS = tuple(wanted.get(o.name, o) for o in schema.OBJECTS)  # type: ignore[misc]
+    schema.OBJECTS = tuple(wanted.get(o.name, o) for o in schema.OBJECTS)
 
 
 CHANGES = {

@@ -9,15 +9,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from metrics_pipeline.lab.loadgen.block import BLOCK_MESSAGES
 from metrics_pipeline.lab.loadgen.plan import LoadPlan
 from metrics_pipeline.lab.loadgen.run import produce
 from metrics_pipeline.lab.loadgen.stream import EventStream
-from metrics_pipeline.settings import kafka_address, load_settings
+from metrics_pipeline.settings import Settings, kafka_address, load_settings
 
-MIXED = {"duplicates": 0.02, "late": 0.002, "malformed": 0.001}
+MIXED = LoadPlan(rate=40_000, duplicates=0.02, late=0.002, malformed=0.001)
 
 
 def measured(name: str, action: Callable[[], int]) -> None:
@@ -31,13 +33,17 @@ def measured(name: str, action: Callable[[], int]) -> None:
 
 
 def made(messages: int) -> int:
-    stream = EventStream(LoadPlan(rate=40_000, **MIXED), time.time_ns() // 1_000_000, 8)
+    stream = EventStream(MIXED, time.time_ns() // 1_000_000, 8)
     now_ms = time.time_ns() // 1_000_000
     for _ in range(messages // 2_000):
         stream.take(2_000, now_ms, now_ms + 50)
         now_ms += 50
         list(stream.settle())
     return messages // 2_000 * 2_000
+
+
+def _sent(plan: LoadPlan, settings: Settings, path: Path | None) -> int:
+    return produce(plan, settings, path).messages
 
 
 def main() -> None:
@@ -47,15 +53,15 @@ def main() -> None:
     kafka_address(settings)
     made(BLOCK_MESSAGES)
     measured("made, not sent", lambda: made(500_000))
-    plan = LoadPlan(rate=rate, duration_seconds=seconds, **MIXED)
+    plan = replace(MIXED, rate=rate, duration_seconds=seconds)
     with tempfile.TemporaryDirectory() as folder:
         for name, path in {
             "sent": None,
             "sent, NDJSON file": Path(folder, "sent.ndjson"),
             "sent, Parquet file": Path(folder, "sent.parquet"),
         }.items():
-            measured(name, lambda path=path: produce(plan, settings, path).messages)
-    measured("sent, no limit", lambda: produce(LoadPlan(rate=0, events=2_000_000, **MIXED), settings).messages)
+            measured(name, partial(_sent, plan, settings, path))
+    measured("sent, no limit", lambda: produce(replace(MIXED, rate=0, events=2_000_000), settings).messages)
     print(f"most memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB")
 
 

@@ -58,7 +58,7 @@ def watched(client: Client, name: str, since: float) -> float:
     ages, events = client.query(_AGES, parameters={"since": since, "until": time.time()}).result_rows[0]
     p50, p99, most = (age / 1_000 for age in ages)
     print(f"{name}: {events:,} live events, p50 {p50:.2f} s, p99 {p99:.2f} s, max {most:.2f} s", flush=True)
-    return p99
+    return float(p99)
 
 
 def told(reports: list[dict[str, object]], seconds: float) -> str:

@@ -24,7 +24,7 @@ from benchmarks.questions.series import EVENTS_PER_SECOND, make_series
 from benchmarks.questions.server import client_of, filled_until, note_filled, running
 from metrics_pipeline.rollups.cubes import CUBES, LATENCY_STATE, Cube
 from metrics_pipeline.rollups.grains import BUILT, GRAINS, LIVE, UNIT, Grain
-from metrics_pipeline.rollups.tables import BOOKS
+from metrics_pipeline.rollups.tables import BUILDS
 
 HOUR, DAY = 3_600, 86_400
 MONTHS_13 = 396 * DAY
@@ -76,7 +76,7 @@ FROM (
 SETTINGS max_block_size = 1024, min_insert_block_size_rows = 1000000, min_insert_block_size_bytes = 2000000000,
     max_threads = 1, max_insert_threads = 1, optimize_on_insert = 0, max_partitions_per_insert_block = 1000"""
 
-_EVENTS = f"""INSERT INTO {BOOKS.name} (grain, minute, events)
+_EVENTS = f"""INSERT INTO {BUILDS.name} (grain, minute, events)
 SELECT arrayJoin({[g.seconds for g in BUILT]})::UInt32 AS grain, toDateTime(unit - unit % grain, 'UTC') AS minute,
     sum(n)::Int64
 FROM (
@@ -85,8 +85,8 @@ FROM (
     FROM (SELECT arrayJoin(range({{start:UInt32}}, {{end:UInt32}}, 60)) AS m) GROUP BY unit
 ) GROUP BY grain, minute"""
 
-_PUBLISH = f"""INSERT INTO {BOOKS.name} (grain, minute, built)
-SELECT grain, minute, ({{build:UInt64}}, toUInt64(sum(events))) FROM {BOOKS.name}
+_PUBLISH = f"""INSERT INTO {BUILDS.name} (grain, minute, built)
+SELECT grain, minute, ({{build:UInt64}}, toUInt64(sum(events))) FROM {BUILDS.name}
 WHERE toUnixTimestamp(minute) + grain <= {{end:UInt32}} AND toUnixTimestamp(minute) >= {{first:UInt32}}
 GROUP BY grain, minute HAVING max(built).1 = 0"""
 

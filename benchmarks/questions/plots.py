@@ -6,6 +6,7 @@ import matplotlib as mpl
 
 mpl.use("svg")
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from benchmarks.questions.fill import RANGES_SECONDS
 from benchmarks.questions.report import Results, is_raw, load, quantile
@@ -63,7 +64,7 @@ def _by_states(results: Results, file: Path) -> None:
     _save(figure, file)
 
 
-def _save(figure: plt.Figure, file: Path) -> None:
+def _save(figure: Figure, file: Path) -> None:
     figure.tight_layout()
     figure.savefig(file, metadata={"Date": None})
     plt.close(figure)

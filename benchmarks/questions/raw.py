@@ -50,7 +50,8 @@ def _store_draws(client: Client) -> None:
         "log_median Float64, sigma Float64) ENGINE = MergeTree ORDER BY draw"
     )
     client.command("TRUNCATE TABLE bench_draws")
-    known, rows, seen = endpoints(), [], 0.0
+    rows: list[list[object]] = []
+    known, seen = endpoints(), 0.0
     total = sum(e.weight for e in known)
     for e in known:
         seen += e.weight

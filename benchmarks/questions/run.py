@@ -5,7 +5,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -31,7 +31,9 @@ def run(
     if filled is None:
         raise SystemExit(f"{home} is not filled: run `python -m benchmarks.questions fill --home {home}`")
     with running(home) as server, client_of(server) as client:
-        load = ingesting(home, server, EVENTS_PER_SECOND) if ingest else nullcontext([])
+        load: AbstractContextManager[list[tuple[float, int]]] = (
+            ingesting(home, server, EVENTS_PER_SECOND) if ingest else nullcontext([])
+        )
         with load as lags:
             if ingest:
                 time.sleep(_SETTLE_SECONDS)

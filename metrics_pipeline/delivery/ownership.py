@@ -25,6 +25,7 @@ from metrics_pipeline.kafka.ports import Log, OffsetStore
 from metrics_pipeline.runtime.run import Run
 
 MOST_PROOFS = 3
+"""Asked for in a row; brokers that are late with all of them are overloaded."""
 
 
 @dataclass(slots=True)

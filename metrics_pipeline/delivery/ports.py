@@ -48,7 +48,7 @@ class Warehouse(Protocol):
         """Did this batch land to its end?"""
 
     def remembers(self, since_ms: int) -> bool:
-        """Are the tokens of all inserts since then (wall clock, epoch milliseconds) still known?"""
+        """Are the tokens of all inserts since then (the server's wall clock, epoch milliseconds) still known?"""
 
     def ledger_ends(self, partitions: Sequence[int]) -> Mapping[str, Mapping[int, int]]:
         """Topic id -> partition -> the offset that the ledger accounts up to, for every id that the topic ever had."""

@@ -20,7 +20,6 @@ from metrics_pipeline.errors import (
 from metrics_pipeline.settings import KafkaSettings
 
 _T = TypeVar("_T")
-_Options = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 

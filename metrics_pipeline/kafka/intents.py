@@ -42,7 +42,7 @@ def offsets_in(ranges: Iterable[OffsetRange]) -> int:
 class Intent:
     """The promise to insert everything up to `end` as the batch `token`.
 
-    `opened_ms` is the wall clock when it was made, epoch milliseconds. `rules` are those that judge the batch, as
+    `opened_ms` is the server's wall clock when it was made, epoch milliseconds. `rules` judge the batch, as
     event/rules.py writes them. `search_bits` is what delivery/bisection.py needs to go on with a batch of which the
     server refused rows. `note` is what else it takes to build the batch again.
     """

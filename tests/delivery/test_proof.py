@@ -1,5 +1,6 @@
 """How old a proof of ownership is: as old as its question, whenever the answer comes."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -8,6 +9,7 @@ import pytest
 from metrics_pipeline.delivery.ownership import MOST_PROOFS, Ownership
 from metrics_pipeline.errors import KafkaUnavailableError
 from metrics_pipeline.kafka.intents import Commit, Owner
+from metrics_pipeline.runtime.clock import SystemClock
 from metrics_pipeline.runtime.run import new_run
 
 ZOMBIE_SECONDS = 20
@@ -81,3 +83,16 @@ def test_brokers_that_are_always_late_prove_nothing() -> None:
     with pytest.raises(KafkaUnavailableError, match="METRICS_DRAIN__ZOMBIE_SECONDS"):
         owner.prove()
     assert store.commits == 1 + MOST_PROOFS
+
+
+def test_time_in_which_the_machine_was_suspended_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = SlowStore(HandClock())
+    owner = Ownership(Owner(1, 0), store, new_run("run", SystemClock(), 120), ZOMBIE_SECONDS)
+    owner.take_over((0,))
+    owner.prove()
+    assert store.commits == 0
+    # Linux' CLOCK_MONOTONIC stands still meanwhile, CLOCK_BOOTTIME does not.
+    read = time.clock_gettime
+    monkeypatch.setattr(time, "clock_gettime", lambda kind: read(kind) + 3_600 * (kind == time.CLOCK_BOOTTIME))
+    owner.prove()
+    assert store.commits == 1

@@ -27,7 +27,7 @@ from metrics_pipeline.ledger.deferred import subtracted
 from metrics_pipeline.ledger.entry import BACKFILL, DEFERRED, PartitionAccount
 from metrics_pipeline.ledger.minutes import COUNTS_SCHEMA, Scope
 from metrics_pipeline.ledger.reading_deferred import ClickHouseDeferred
-from metrics_pipeline.ledger.tables import REPLAY_PLAN, PlanStep
+from metrics_pipeline.ledger.tables import IN_RANGES, REPLAY_PLAN, PlanStep, ranges_parameters
 from metrics_pipeline.rollups.tables import CURRENT_ROWS
 from metrics_pipeline.runtime.timerange import DAY_SECONDS, MINUTE_SECONDS
 
@@ -71,6 +71,7 @@ _OF_DRAINS = f"""batch NOT IN (
 """Dead letters that a replay made are in no account of a partition: their messages are, as something else."""
 
 _RAW_MINUTE = f"intDiv(toUnixTimestamp(timestamp), {MINUTE_SECONDS}) * {MINUTE_SECONDS}"
+_IN_DEFERRED = IN_RANGES.replace("{", "{deferred_")
 _FINAL_SETTINGS = {"do_not_merge_across_partitions_select_final": 1}
 """Rows with the same key are in the same partition: one that is a single merged part needs no merging."""
 
@@ -117,8 +118,8 @@ class ClickHouseBooks:
             parameters = {
                 "topic": topic,
                 "topic_id": topic_id,
-                **_arrays([OffsetRange(t.key.partition, t.start, t.end) for t in incarnation]),
-                **_arrays([r for t in incarnation for r in t.deferred], "deferred_"),
+                **ranges_parameters([OffsetRange(t.key.partition, t.start, t.end) for t in incarnation]),
+                **ranges_parameters([r for t in incarnation for r in t.deferred], "deferred_"),
             }
             where, bounds = _dead_letters_of(scope)
             sql = f"""SELECT kafka_partition, count() FROM dead_letters FINAL
@@ -127,9 +128,7 @@ class ClickHouseBooks:
                         kafka_partition, {{partitions:Array(UInt32)}}, {{starts:Array(UInt64)}}, toUInt64(0))
                     AND kafka_offset < transform(
                         kafka_partition, {{partitions:Array(UInt32)}}, {{ends:Array(UInt64)}}, toUInt64(0))
-                    AND NOT arrayExists((p, s, e) -> kafka_partition = p AND kafka_offset >= s AND kafka_offset < e,
-                        {{deferred_partitions:Array(UInt32)}}, {{deferred_starts:Array(UInt64)}},
-            {{deferred_ends:Array(UInt64)}})
+                    AND NOT {_IN_DEFERRED}
                     AND {where} AND {_OF_DRAINS}
                 GROUP BY kafka_partition"""
             for partition, count in self._rows("dead_letters", sql, parameters | bounds):
@@ -171,10 +170,8 @@ class ClickHouseBooks:
 
     def open_minutes(self, scope: Scope, ranges: Sequence[OffsetRange]) -> frozenset[int]:
         where, bounds = _raw_where(scope)
-        sql = f"""SELECT DISTINCT {_RAW_MINUTE} FROM raw_events WHERE {where} AND arrayExists(
-            (p, s, e) -> kafka_partition = p AND kafka_offset >= s AND kafka_offset < e,
-            {{partitions:Array(UInt32)}}, {{starts:Array(UInt64)}}, {{ends:Array(UInt64)}})"""
-        return frozenset(int(r[0]) for r in self._rows("raw_events", sql, bounds | _arrays(ranges)))
+        sql = f"SELECT DISTINCT {_RAW_MINUTE} FROM raw_events WHERE {where} AND {IN_RANGES}"
+        return frozenset(int(r[0]) for r in self._rows("raw_events", sql, bounds | ranges_parameters(ranges)))
 
     def replayed_minutes(self, scope: Scope) -> frozenset[int]:
         where, bounds = _raw_where(scope)
@@ -273,14 +270,6 @@ def _totals(row: Sequence[Any]) -> PartitionTotals:
     deferred = subtracted(skipped, backfilled)
     start, end, *counts = map(int, figures[:9])
     return PartitionTotals(key, start, end, Counts(*counts), deferred, letters_gone=int(figures[12]))
-
-
-def _arrays(ranges: Sequence[OffsetRange], prefix: str = "") -> dict[str, Any]:
-    return {
-        f"{prefix}partitions": [r.partition for r in ranges],
-        f"{prefix}starts": [r.start for r in ranges],
-        f"{prefix}ends": [r.end for r in ranges],
-    }
 
 
 def _within(scope: Scope, since: str, until: str, named: str) -> tuple[str, dict[str, Any]]:

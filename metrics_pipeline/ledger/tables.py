@@ -120,10 +120,10 @@ class LedgerScope:
     group: str
 
 
-def ranges_parameters(ranges: Sequence[OffsetRange]) -> dict[str, Any]:
-    """What `IN_RANGES` asks for."""
+def ranges_parameters(ranges: Sequence[OffsetRange], prefix: str = "") -> dict[str, Any]:
+    """What `IN_RANGES` asks for, under names that begin with the prefix."""
     return {
-        "partitions": [r.partition for r in ranges],
-        "starts": [r.start for r in ranges],
-        "ends": [r.end for r in ranges],
+        f"{prefix}partitions": [r.partition for r in ranges],
+        f"{prefix}starts": [r.start for r in ranges],
+        f"{prefix}ends": [r.end for r in ranges],
     }

@@ -77,7 +77,7 @@ def stoppable(doing: str, total: int | None = None) -> Iterator[tuple[Callable[[
     with stop_on_signal() as stop, counting(doing, total) as show:
         yield stop.is_set, show
     if stop.is_set():
-        typer.echo("stopped early: the same command goes on", err=True)
+        typer.echo("stopped early: run it again for the rest", err=True)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 URL_SHAPE = (
     "must look like http://user:password@host:8123/database; in the password write # / ? [ ] as %23 %2F %3F %5B %5D"
 )
-OPTIONS_SHAPE = 'must be JSON: {"client.rack": "eu-west-1a", "socket.timeout.ms": 30000}'
+OPTIONS_SHAPE = 'must be a JSON object: {"client.rack": "eu-west-1a", "socket.timeout.ms": 30000}'
 _OFFSETS = "the pipeline keeps offsets by itself, and would lose or repeat events"
 OWN_OPTIONS = {
     "bootstrap.servers": "set METRICS_KAFKA__BOOTSTRAP_SERVERS",

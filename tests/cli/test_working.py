@@ -91,7 +91,7 @@ def test_work_that_is_stopped_says_how_it_goes_on(capsys: pytest.CaptureFixture[
         assert not stop()
         os.kill(os.getpid(), number)
         assert stop()
-    assert "stopped early: the same command goes on" in capsys.readouterr().err
+    assert "stopped early: run it again for the rest" in capsys.readouterr().err
 
 
 def test_work_that_comes_to_its_end_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,8 +64,8 @@ def test_no_text_makes_a_url_fail_otherwise(text: str) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("socket.timeout.ms=60000", "must be JSON"),
-        ("[1]", "must be JSON"),
+        ("socket.timeout.ms=60000", "must be a JSON object"),
+        ("[1]", "must be a JSON object"),
         ('{"socket.timeout.ms": null}', "socket.timeout.ms must be a text"),
         ('{"socket.timeout.ms": {"a": "hidden"}}', "socket.timeout.ms must be a text"),
         *((json.dumps({name: "hidden"}), f"{name} is the pipeline's own: remove it") for name in OWN_OPTIONS),
